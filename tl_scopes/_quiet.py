@@ -1,0 +1,72 @@
+"""A context in which libraries neither chatter nor leave settings changed."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import sys
+import warnings
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
+    """Silence third-party prints, warnings and bars; put every global setting back on leaving.
+
+    Put back, on success and on error: torch's, numpy's and Python's random states, grad mode,
+    default dtype, the environment, transformers' verbosity and bars, the root logger's handlers.
+    Standard output is swallowed (`HookedTransformer` prints there); errors are not.
+    """
+    import numpy
+    import torch
+    from huggingface_hub.utils import are_progress_bars_disabled
+    from huggingface_hub.utils import disable_progress_bars as disable_hub_bars
+    from huggingface_hub.utils import enable_progress_bars as enable_hub_bars
+    from transformers.utils import logging as transformers_logging
+
+    environment = dict(os.environ)
+    random_states = random.getstate(), numpy.random.get_state(), torch.random.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    grad_mode, default_dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    verbosity = transformers_logging.get_verbosity()
+    bars, hub_bars_off = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    root = logging.getLogger()
+    # logging.warning() on a bare root logger installs a handler for good; a null one prevents it.
+    null = None if root.handlers else logging.NullHandler()
+    try:
+        if null:
+            root.addHandler(null)
+        transformers_logging.set_verbosity_error()
+        if not show_progress_bars:
+            transformers_logging.disable_progress_bar()
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(warnings.catch_warnings())
+            warnings.simplefilter("ignore")
+            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+            if not show_progress_bars:  # some bars have no other switch
+                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+            yield
+    finally:
+        if null:
+            root.removeHandler(null)
+        transformers_logging.set_verbosity(verbosity)
+        (transformers_logging.enable_progress_bar if bars else transformers_logging.disable_progress_bar)()
+        (disable_hub_bars if hub_bars_off else enable_hub_bars)()
+        torch.set_grad_enabled(grad_mode)
+        torch.set_default_dtype(default_dtype)
+        random.setstate(random_states[0])
+        numpy.random.set_state(random_states[1])
+        torch.random.set_rng_state(random_states[2])
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)
+
+
+def say(text: str) -> None:
+    """One line for the person at the terminal, on stderr, where it cannot spoil piped output."""
+    print(f"tl-scopes: {text}", file=sys.stderr, flush=True)

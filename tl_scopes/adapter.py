@@ -1,0 +1,212 @@
+"""One narrow view over HookedTransformer and TransformerBridge: nothing else asks which it is."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tl_scopes import guards
+from tl_scopes.errors import SiteError, UnsupportedModelError
+from tl_scopes.result import Provenance
+from tl_scopes.sites import Site, SiteRequest, parse_site, parse_sites
+from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
+
+Remove = Callable[[], None]
+Edit = Callable[[Tensor], Tensor]
+
+
+class ModelView:
+    """What the package needs of a model, the same for both TransformerLens classes.
+
+    Made by `view`, which refuses models whose scopes would be wrong. Facts that depend on weights
+    or flags are read afresh; what first use verifies (`embed_scale`, the output transform) is kept.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = weakref.ref(model)
+        self.is_bridge = guards.transformer_lens_class(model) == "TransformerBridge"
+        self.lock = threading.RLock()
+        self.verified = False
+        self.embed_scale = 1.0
+        self.batches_backward = True
+
+    @property
+    def model(self) -> Any:
+        return self._model()
+
+    @property
+    def cfg(self) -> Any:
+        return self.model.cfg
+
+    @property
+    def n_layers(self) -> int:
+        return int(self.cfg.n_layers)
+
+    @property
+    def d_model(self) -> int:
+        return int(self.cfg.d_model)
+
+    @property
+    def n_ctx(self) -> int | None:
+        n_ctx = getattr(self.cfg, "n_ctx", None)
+        return int(n_ctx) if n_ctx and n_ctx > 0 else None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.model.W_U.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids go: the device of the embedding."""
+        return next(iter(self.model.embed.parameters())).device
+
+    @property
+    def unembed(self) -> nn.Module:
+        return self.model.unembed
+
+    @property
+    def hooks(self) -> dict[str, Any]:
+        return self.model.hook_dict
+
+    def unembedding(self) -> Unembedding:
+        """`W_U`, `b_U` and output transform as they are now."""
+        with torch.no_grad():
+            return Unembedding(
+                self.model.W_U.detach(), self.model.b_U.detach(), self._output_transform()
+            )
+
+    def _output_transform(self) -> OutputTransform | None:
+        transform = getattr(getattr(self.model, "adapter", None), "apply_output_logits_transform", None)
+        if transform is None:
+            cap = float(getattr(self.cfg, "output_logits_soft_cap", None) or 0)
+            if cap <= 0:
+                return None
+            return lambda raw: cap * torch.tanh(raw / cap)
+        probe = torch.tensor([-7.5, 0.0, 2.25, 30.0], dtype=torch.float64)
+        return None if torch.equal(transform(probe), probe) else transform
+
+    def sites(self, request: SiteRequest) -> tuple[Site, ...]:
+        return parse_sites(request, self.n_layers, self.hooks.keys())
+
+    def site(self, request: str | int) -> Site:
+        return parse_site(request, self.n_layers, self.hooks.keys())
+
+    def tap(self, site: Site, edit: Edit) -> Remove:
+        """Let `edit` replace the activation at `site` in every forward pass until removed.
+
+        The edited tensor is always put back on its way: what is merely stored can lie off the
+        graph (a head-split copy on TransformerBridge).
+        """
+        if site.is_embed and getattr(self.cfg, "post_embedding_ln", False) and not self.is_bridge:
+            handle = self.model.embed.ln.register_forward_pre_hook(lambda _, args: (edit(args[0]),))
+            return handle.remove
+        name = "embed.hook_out" if site.is_embed and self.is_bridge else site.hook
+        if name not in self.hooks:
+            raise SiteError(
+                f"site {site.label!r} needs the hook {name!r}, which this model does not have; "
+                "give another site, or a name in model.hook_dict"
+            )
+        point = self.hooks[name]
+        # add_hook, not register_forward_hook: it applies the point's own head-splitting
+        # conversion, and some points are only called when TransformerLens knows of a hook.
+        before = list(point.fwd_hooks)
+        point.add_hook(lambda activation, hook: edit(activation), dir="fwd")
+        (handle,) = [h for h in point.fwd_hooks if all(h is not b for b in before)]
+
+        def remove() -> None:
+            handle.hook.remove()
+            if handle in point.fwd_hooks:
+                point.fwd_hooks.remove(handle)
+
+        return remove
+
+    def forward(self, tokens: Tensor) -> Any:
+        """The model's own forward pass to logits over right-padded rows of token ids.
+
+        Causal attention never looks right, so padding needs no mask; a mask of ones keeps
+        TransformerLens from deriving one out of pad tokens that belong to the prompt.
+        """
+        mask = torch.ones_like(tokens)
+        if self.is_bridge:
+            return self.model(tokens, attention_mask=mask, use_cache=False)
+        return self.model(tokens, attention_mask=mask)
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Every parameter, each once, those that the wrapped model alone holds included."""
+        found = {id(p): p for p in nn.Module.parameters(self.model)}
+        wrapped = getattr(self.model, "original_model", None)
+        if isinstance(wrapped, nn.Module):
+            found.update({id(p): p for p in wrapped.parameters()})
+        return list(found.values())
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Gradients on, parameters frozen, one caller at a time; everything put back on exit."""
+        with self.lock:
+            thawed = [p for p in self.parameters() if p.requires_grad]
+            try:
+                for p in thawed:
+                    p.requires_grad_(False)
+                with torch.inference_mode(False), torch.enable_grad():
+                    yield
+            finally:
+                for p in thawed:
+                    p.requires_grad_(True)
+
+    def provenance(self) -> Provenance:
+        dtype, precise = self.dtype, working_dtype(self.dtype)
+        short = {d: str(d).removeprefix("torch.") for d in (dtype, precise)}
+        return Provenance(
+            model=str(getattr(self.cfg, "model_name", None) or "custom"),
+            model_class=guards.transformer_lens_class(self.model) or type(self.model).__name__,
+            dtype=short[dtype],
+            device=str(self.device),
+            processing=guards.processing(self.model).description,
+            precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
+            versions=_versions(),
+        )
+
+
+_views: weakref.WeakKeyDictionary[Any, ModelView] = weakref.WeakKeyDictionary()
+
+
+def view(model: Any) -> ModelView:
+    """The view of `model`, after every check that does not need a prompt.
+
+    Raises `UnsupportedModelError` or `TrainingModeError`.
+    """
+    guards.refuse_unsupported(model)
+    found = _views.get(model)
+    if found is None:
+        found = _views.setdefault(model, ModelView(model))
+    return found
+
+
+def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> None:
+    """Refuse a model whose logits are not what `W_U`, `b_U` and the output transform give."""
+    scale = float(expected.abs().max().clamp_min(1e-6))
+    error = float((logits.to(expected) - expected).abs().max()) / scale
+    allowed = 1e-3 if view.dtype in (torch.float32, torch.float64) else 5e-2
+    if not error <= allowed and torch.isfinite(logits).all():
+        raise UnsupportedModelError(
+            f"the model's logits differ from y W_U + b_U (with its output transform) by {error:.1e} "
+            f"of their largest value, allowed {allowed:.0e}: an architecture with another last "
+            "step, or hooks that edit the logits; remove such hooks, or use another model"
+        )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("tl_scopes", "transformer_lens", "torch", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

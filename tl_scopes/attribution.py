@@ -1,0 +1,224 @@
+"""The main job: scores of every token, for one prompt, a batch, or every prediction of a sequence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, Union
+
+import torch
+
+from tl_scopes import guards
+from tl_scopes.adapter import ModelView, view
+from tl_scopes.encoding import Prompt, encode, resolve_position
+from tl_scopes.engine import Job, run
+from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.result import Attribution, SequenceAttribution
+from tl_scopes.scopes import Scope
+from tl_scopes.sites import SiteRequest
+from tl_scopes.vjp import default_chunk
+
+# Tokens, padding included, that share a forward pass of attribute_batch by default.
+BATCH_TOKENS = 4096
+
+
+def attribute(
+    model: Any,
+    prompt: Prompt,
+    scope: Scope,
+    *,
+    sites: SiteRequest = "embed",
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    chunk_size: int | None = None,
+) -> Attribution:
+    """Influence of every token of `prompt` on what `scope` explains, at one or more sites.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge, with raw weights where the scope needs them.
+        prompt: text, or token ids (list, or tensor [pos] or [1, pos]).
+        scope: what is explained, such as `FisherScope(rank=4)`.
+        sites: `"embed"`, `"all"` (embed, then resid(0)..resid(n_layers)), an int layer, a hook
+            name, or a list of these. All share one forward and one backward pass. A hook with a head
+            axis gives one row a head, labelled `hook_z[0]`, ...; ask for one as `"...hook_z[2]"`.
+        position: the read position, whose next-token prediction is explained.
+        prepend_bos: overrides the model's own default for text.
+        chunk_size: directions per backward pass; None chooses by memory.
+
+    Returns:
+        `Attribution` whose scores are Float[Tensor, "site pos"] in the scope's units.
+
+    Raises:
+        ScopesError: one of its named subclasses in `tl_scopes.errors`, for bad input.
+
+    Source: arXiv 2601.16407; score `||v^T J_t||` (squared and summed for Fisher).
+    """
+    found = attribute_batch(
+        model,
+        [prompt],
+        scope,
+        sites=sites,
+        position=position,
+        prepend_bos=prepend_bos,
+        chunk_size=chunk_size,
+    )
+    return found[0]
+
+
+def attribute_batch(
+    model: Any,
+    prompts: Sequence[Prompt],
+    scope: Scope | Sequence[Scope],
+    *,
+    sites: SiteRequest = "embed",
+    position: int | Sequence[int] = -1,
+    prepend_bos: bool | None = None,
+    chunk_size: int | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+) -> list[Attribution]:
+    """`attribute` for several prompts, of any lengths, that share forward and backward passes.
+
+    `scope` and `position` are one for all, or one a prompt. Prompts of similar length are run
+    together, padded on the right to `batch_tokens` tokens at most. Results come in the order of the
+    prompts; each equals its own `attribute` call to rounding. Arguments and errors otherwise as there.
+    """
+    engine = view(model)
+    listed = _listed(prompts)
+    scopes = _scopes(scope, len(listed))
+    jobs = []
+    for prompt, s, p in zip(listed, scopes, _positions(position, len(listed))):
+        ids = encode(engine, prompt, prepend_bos)
+        own = getattr(s, "position", None)
+        jobs.append(Job(ids, [(resolve_position(p if own is None else own, len(ids)), s)]))
+    _check_scopes(engine, scopes)
+    places = engine.sites(sites)
+    results: dict[int, Attribution] = {}
+    for group in _groups(jobs, batch_tokens):
+        answers = run(engine, [jobs[i] for i in group], places, _chunk(chunk_size))
+        for i, (answer,) in zip(group, answers):
+            results[i] = answer.attribution(engine, jobs[i].ids)
+    return [results[i] for i in range(len(jobs))]
+
+
+def attribute_sequence(
+    model: Any,
+    prompt: Prompt,
+    scope: Scope,
+    *,
+    positions: Literal["all"] | Sequence[int] = "all",
+    sites: SiteRequest = "embed",
+    prepend_bos: bool | None = None,
+    chunk_size: int | None = None,
+) -> SequenceAttribution:
+    """Influence of every token on the prediction at several read positions of one prompt.
+
+    `positions`: read positions, or "all". Use `SemanticScope(NEXT_TOKEN)` to explain the token that
+    follows each of them (the last position has none). Reads share forward passes over the shortest
+    prefix that holds them, and batched backward passes.
+
+    Returns:
+        `SequenceAttribution` whose scores are Float[Tensor, "read site pos"].
+
+    Arguments and errors otherwise as in `attribute`.
+    """
+    engine = view(model)
+    ids = encode(engine, prompt, prepend_bos)
+    wanted = range(len(ids)) if isinstance(positions, str) and positions == "all" else positions
+    reads = [resolve_position(p, len(ids)) for p in wanted]
+    if not reads:
+        raise EmptyPromptError('positions is empty: give read positions, or "all"')
+    _check_scopes(engine, [scope])
+    places = engine.sites(sites)
+    chunk = _chunk(chunk_size)
+    ordered = sorted(set(reads))
+    group = chunk or default_chunk(engine, 1, ordered[-1] + 1)
+    results: dict[int, Attribution] = {}
+    for start in range(0, len(ordered), group):
+        chosen = ordered[start : start + group]
+        (answers,) = run(engine, [Job(ids, [(p, scope) for p in chosen])], places, chunk)
+        for p, answer in zip(chosen, answers):
+            results[p] = answer.attribution(engine, ids)
+    each = [results[p] for p in reads]
+    first = each[0]
+    errors = [a.standard_error for a in each]
+    return SequenceAttribution(
+        scores=torch.stack([a.scores for a in each]),
+        positions=tuple(reads),
+        sites=first.sites,
+        tokens=first.tokens,
+        str_tokens=first.str_tokens,
+        has_bos=first.has_bos,
+        scope=first.scope,
+        targets=tuple(a.target for a in each),
+        units=first.units,
+        predictions=tuple(a.prediction for a in each),
+        fishers=tuple(a.fisher for a in each),
+        standard_error=None if errors[0] is None else torch.stack([e for e in errors if e is not None]),
+        provenance=first.provenance,
+    )
+
+
+def _chunk(size: int | None) -> int | None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ScopeParameterError(f"chunk_size is {size!r}; allowed: an int from 1, or None")
+    return size
+
+
+def _listed(prompts: Any) -> list[Prompt]:
+    if isinstance(prompts, (str, torch.Tensor)) or not isinstance(prompts, Sequence):
+        raise PromptError(
+            f"attribute_batch takes a list of prompts, not a {type(prompts).__name__}: put one "
+            "prompt into a list, or call attribute"
+        )
+    if not prompts:
+        raise EmptyPromptError("the list of prompts is empty: give at least one prompt")
+    kinds = {"text" if isinstance(p, str) else "token ids" for p in prompts}
+    if len(kinds) > 1:
+        raise PromptError(
+            "the list of prompts mixes text and token ids: give one kind, so that BOS is treated "
+            "alike in all of them"
+        )
+    return list(prompts)
+
+
+def _scopes(scope: Scope | Sequence[Scope], n: int) -> list[Scope]:
+    scopes = [scope] * n if isinstance(scope, Scope) else list(scope)
+    wrong = next((s for s in scopes if not isinstance(s, Scope)), None)
+    if wrong is not None or len(scopes) != n:
+        got = f"a {type(wrong).__name__}" if wrong is not None else f"{len(scopes)} scopes"
+        raise ScopeParameterError(f"got {got} for {n} prompts: give one Scope, or one a prompt")
+    return scopes
+
+
+def _positions(position: int | Sequence[int], n: int) -> list[Any]:
+    positions = list(position) if isinstance(position, (list, tuple)) else [position] * n
+    if len(positions) != n:
+        raise ScopeParameterError(
+            f"got {len(positions)} positions for {n} prompts: give one, or one a prompt"
+        )
+    return positions
+
+
+def _check_scopes(engine: ModelView, scopes: Sequence[Scope]) -> None:
+    for scope in dict.fromkeys(scopes):
+        if not isinstance(scope, Scope):
+            raise ScopeParameterError(
+                f"scope is a {type(scope).__name__}; give a Scope instance such as FisherScope()"
+            )
+        scope.validate(engine.d_model)
+        guards.check_scope(engine.model, scope)
+
+
+def _groups(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
+    """Indices of jobs that share a forward pass: one read site, similar lengths, bounded size."""
+
+    def read_site(i: int) -> str:
+        return repr(jobs[i].reads[0][1].read_site)
+
+    group: list[int] = []
+    for i in sorted(range(len(jobs)), key=lambda i: (read_site(i), jobs[i].length)):
+        full = (len(group) + 1) * jobs[i].length > batch_tokens
+        if group and (full or read_site(group[0]) != read_site(i)):
+            yield group
+            group = []
+        group.append(i)
+    yield group

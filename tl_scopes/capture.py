@@ -1,0 +1,206 @@
+"""A forward pass that roots the graph at the sites, stops at what is read, and leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from tl_scopes.adapter import ModelView, verify_head
+from tl_scopes.errors import NumericalError, SiteError
+from tl_scopes.sites import Site, embed_site, resid_site
+from tl_scopes.unembedding import working_dtype
+
+# Their position axis is not the second one, whatever sizes happen to coincide.
+_NO_POS_AXIS = ("hook_pattern", "hook_attn_scores")
+
+
+class _Stop(BaseException):
+    """Ends a forward pass early; not an Exception, so that no handler on the way swallows it."""
+
+
+class _Probe(torch.autograd.Function):
+    """Identity whose backward pass hands the squared norm of what flows through it to `slot`.
+
+    The gradient of `slot` is then `||v^T dy/dx||^2` per position, so that no gradient of the size
+    of an activation is ever kept, and one backward pass serves all sites.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, slot: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale
+        ctx.slot_dtype = slot.dtype
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):
+        squares = (grad.to(ctx.slot_dtype) / ctx.scale).square().sum(-1)
+        return grad if ctx.needs_input_grad[0] else None, squares, None
+
+
+@dataclass
+class Recording:
+    """What a forward pass left: the activation that is read, on the graph, and a slot a site.
+
+    `read`: [batch, pos, *d]. `slots[i]`: the zeros whose gradient is the squared norm at `sites[i]`,
+    [batch, pos] or [batch, pos, *component]; None where the pass ended before the site.
+    """
+
+    sites: tuple[Site, ...]
+    read: Tensor
+    slots: list[Tensor | None] = field(default_factory=list)
+
+
+def record(
+    view: ModelView, tokens: Int[Tensor, "batch pos"], sites: Sequence[Site], read: Site | None
+) -> Recording:
+    """Run the model over right-padded rows up to what is read (None: the final state).
+
+    Must be called inside `view.frozen()`. Raises `SiteError` for a site that is not reached, is
+    reached more than once, or has no position axis.
+    """
+    slots: list[Tensor | None] = [None] * len(sites)
+    found: list[Tensor] = []
+
+    def probe(i: int, site: Site, activation: Tensor) -> Tensor:
+        _check_axes(site.label, activation, tokens)
+        if slots[i] is not None:
+            raise SiteError(
+                f"site {site.label!r} is reached more than once in a forward pass (it is shared by "
+                "queries, keys and values, say): its influence is not one number; use the "
+                "residual stream before it"
+            )
+        slots[i] = torch.zeros(
+            activation.shape[:-1],
+            dtype=working_dtype(activation.dtype),
+            device=activation.device,
+            requires_grad=True,
+        )
+        scale = view.embed_scale if site.is_embed else 1.0
+        return _Probe.apply(activation, slots[i], scale)
+
+    def stop(activation: Tensor) -> Tensor:
+        found.append(activation)
+        raise _Stop
+
+    with ExitStack() as undo:
+        for i, site in enumerate(sites):
+            undo.callback(view.tap(site, lambda a, i=i, site=site: probe(i, site, a)))
+        if read is None:
+            undo.callback(
+                view.unembed.register_forward_pre_hook(lambda _, args: stop(args[0])).remove
+            )
+        else:
+            undo.callback(view.tap(read, stop))
+        try:
+            view.forward(tokens)
+        except _Stop:
+            pass
+    if not found:
+        raise SiteError(
+            f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
+            "some hooks fire only after a setting of the model such as set_use_attn_result(True)"
+        )
+    if read is not None:
+        _check_axes(read.label, found[0], tokens)
+    else:
+        for site, slot in zip(sites, slots):
+            if slot is None:
+                raise SiteError(
+                    f"the forward pass does not reach site {site.label!r} before the final state; "
+                    "some hooks fire only after a setting of the model such as "
+                    "set_use_attn_result(True), some never on this architecture"
+                )
+    return Recording(tuple(sites), found[0], slots)
+
+
+def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
+    """On a model's first use: check its last step and measure the scale of its embedding.
+
+    One forward pass over the first row, unembedding the last position only, tells whether the
+    logits are what `W_U`, `b_U` and the output transform give, and by which constant the first
+    block's stream exceeds the embedding hook's output (1 on nearly every architecture).
+    Raises `UnsupportedModelError`.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str, activation: Tensor) -> Tensor:
+        seen[name] = activation
+        return activation
+
+    def keep_last(_, args):
+        seen["y"] = args[0][:, -1:]
+        return (seen["y"], *args[1:])
+
+    with torch.no_grad(), ExitStack() as undo:
+        undo.callback(view.tap(embed_site(), lambda a: keep("embed", a)))
+        if view.n_layers:
+            undo.callback(view.tap(resid_site(0, view.n_layers), lambda a: keep("stream", a)))
+        undo.callback(view.unembed.register_forward_pre_hook(keep_last).remove)
+        logits = view.forward(tokens[:1])
+        head = view.unembedding()
+        verify_head(view, logits[:, -1], head.logits(head.raw_logits(seen["y"][:, 0])))
+        if "embed" in seen and "stream" in seen:
+            view.embed_scale = _constant_ratio(seen["stream"], seen["embed"])
+    view.verified = True
+
+
+def _constant_ratio(stream: Tensor, embed: Tensor) -> float:
+    """c where `stream = c * embed` throughout, else 1: positions or a norm come in between."""
+    a, b = stream.double().flatten(), embed.double().flatten()
+    if a.shape != b.shape or not b.any():
+        return 1.0
+    ratio = float(a @ b / (b @ b))
+    fits = torch.linalg.vector_norm(a - ratio * b) <= 1e-2 * torch.linalg.vector_norm(a)
+    return ratio if fits and abs(ratio - 1) > 1e-2 else 1.0
+
+
+def _check_axes(label: str, activation: Tensor, tokens: Tensor) -> None:
+    fits = activation.ndim >= 3 and activation.shape[:2] == tokens.shape
+    if not fits or label.split("[")[0].endswith(_NO_POS_AXIS):
+        raise SiteError(
+            f"site {label!r} has shape {tuple(activation.shape)}; allowed: [batch, pos, ..., d] "
+            f"with [batch, pos] = {list(tokens.shape)}. Use hook_z, hook_q, hook_k, hook_v for heads"
+        )
+
+
+def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | None:
+    """The first of embed, resid(0), .. where an activation is NaN or infinite, if there is one."""
+    bad: list[str] = []
+
+    def check(label: str, activation: Tensor) -> Tensor:
+        if not bad and not torch.isfinite(activation).all():
+            bad.append(label)
+        return activation
+
+    sites = [s for s in view.sites("all") if s.hook in view.hooks]
+    with torch.no_grad(), ExitStack() as undo:
+        for site in sites:
+            undo.callback(view.tap(site, lambda a, label=site.label: check(label, a)))
+
+        def stop(module, args):
+            check("final state", args[0])
+            raise _Stop
+
+        undo.callback(view.unembed.register_forward_pre_hook(stop).remove)
+        try:
+            view.forward(tokens)
+        except _Stop:
+            pass
+    return bad[0] if bad else None
+
+
+def refuse_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"], what: str) -> None:
+    """Raise `NumericalError` that names the first site with a NaN or infinity."""
+    site = first_nonfinite(view, tokens)
+    where = f"it first appears in the activation at {site}" if site else (
+        "every activation of the residual stream is finite, so it arises in the unembedding"
+    )
+    raise NumericalError(
+        f"NaN or infinity in {what}: {where}. Check the weights and hooks there; in float16 an "
+        "overflow is likely: load the model in bfloat16 or float32"
+    )

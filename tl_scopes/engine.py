@@ -1,0 +1,248 @@
+"""One forward pass over several rows of tokens, and the backward passes that answer their reads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import product
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_scopes import capture
+from tl_scopes.adapter import ModelView
+from tl_scopes.encoding import bos_id, resolve_token, texts
+from tl_scopes.errors import NumericalError, SiteError, UnsupportedModelError
+from tl_scopes.result import Attribution, Candidate, ScopeInfo
+from tl_scopes.scopes import Explained, Read, Scope
+from tl_scopes.sites import Site
+from tl_scopes.unembedding import working_dtype
+from tl_scopes.vjp import default_chunk, squared_norms
+
+N_CANDIDATES = 10
+
+
+@dataclass(frozen=True)
+class Job:
+    """One row of a forward pass: its ids, and what is read where, by ascending position."""
+
+    ids: list[int]
+    reads: list[tuple[int, Scope]]
+
+    @property
+    def length(self) -> int:
+        """Tokens that must be run: none after the last read can matter."""
+        return max(p for p, _ in self.reads) + 1
+
+
+@dataclass(eq=False)
+class Answer:
+    """One read: what was explained there, and the squared norms pulled back to each site row.
+
+    `exact[s]`: [pos], already weighted and summed. `sampled[s]`: [sample, pos].
+    """
+
+    row: int
+    position: int
+    scope: Scope
+    explained: Explained
+    norms: Float[Tensor, "k"]
+    prediction: tuple[Candidate, ...]
+    sites: list[str] = field(default_factory=list)
+    exact: list[Tensor] = field(default_factory=list)
+    sampled: list[Tensor] = field(default_factory=list)
+
+    def attribution(self, engine: ModelView, ids: list[int]) -> Attribution:
+        """The public result over the whole prompt `ids`. Raises `NumericalError`."""
+        n = self.explained.n_sampled
+        scores, errors = [], []
+        for label, exact, sampled in zip(self.sites, self.exact, self.sampled):
+            row = exact + sampled.mean(0) if n else exact
+            row = row if self.explained.squared else row.sqrt()
+            scores.append(self._whole(label, row, len(ids)))
+            if n > 1:
+                errors.append(self._whole(label, (sampled.var(0) / n).sqrt(), len(ids)))
+        return Attribution(
+            scores=torch.stack(scores),
+            sites=tuple(self.sites),
+            tokens=torch.tensor(ids),
+            str_tokens=texts(engine, ids),
+            has_bos=ids[0] == bos_id(engine),
+            position=self.position,
+            scope=ScopeInfo(self.scope.name, self.scope.parameters()),
+            target=self.explained.target,
+            units=self.scope.units,
+            prediction=self.prediction,
+            fisher=self.explained.fisher,
+            standard_error=torch.stack(errors) if errors else None,
+            provenance=engine.provenance(),
+        )
+
+    def _whole(self, label: str, row: Float[Tensor, "run"], length: int) -> Float[Tensor, "pos"]:
+        """In float32, with zeros for the tokens after the read, which cannot matter."""
+        row = row.float()
+        bad = (~torch.isfinite(row)).nonzero()
+        if len(bad):
+            raise NumericalError(
+                f"NaN or infinity in the gradient at site {label!r}, token {int(bad[0])}, although "
+                "the forward pass was finite. In float16 an overflow is likely: load the model in "
+                "bfloat16 or float32"
+            )
+        if row[self.position + 1 :].any():
+            raise UnsupportedModelError(
+                f"at site {label!r} tokens after the read position {self.position} have influence: "
+                "the model is not causal, and scopes explain causal language models only"
+            )
+        row = row[: self.position + 1]
+        return torch.cat([row, row.new_zeros(length - len(row))])
+
+
+def run(
+    engine: ModelView, jobs: list[Job], sites: tuple[Site, ...], chunk_size: int | None
+) -> list[list[Answer]]:
+    """Answer every read of every job. All scopes of one call read at the same site.
+
+    Raises `SiteError`, `TargetError`, `ScopeParameterError` or `NumericalError`.
+    """
+    width = max(job.length for job in jobs)
+    tokens = torch.zeros(len(jobs), width, dtype=torch.long, device=engine.device)
+    for row, job in enumerate(jobs):
+        tokens[row, : job.length] = torch.tensor(job.ids[: job.length])
+    request = jobs[0].reads[0][1].read_site
+    read_site = None if request is None else engine.site(request)
+    with engine.frozen():
+        if not engine.verified:
+            capture.verify(engine, tokens[:1, : jobs[0].length])
+        recording = capture.record(engine, tokens, sites, read_site)
+        rows = [row for row, job in enumerate(jobs) for _ in job.reads]
+        columns = [position for job in jobs for position, _ in job.reads]
+        read = recording.read[rows, columns]
+        if read_site is not None and read_site.component is not None:
+            read = read[(slice(None), *read_site.component)]
+        answers = _explain(engine, jobs, tokens, read.detach(), at_final=read_site is None)
+        _pull_back(engine, recording, read, answers, chunk_size)
+    remaining = iter(answers)
+    return [[next(remaining) for _ in job.reads] for job in jobs]
+
+
+def _explain(
+    engine: ModelView,
+    jobs: list[Job],
+    tokens: Int[Tensor, "batch pos"],
+    read: Float[Tensor, "read *d"],
+    at_final: bool,
+) -> list[Answer]:
+    head = engine.unembedding()
+    raw = head.raw_logits(read) if at_final else None
+    seen = read if raw is None else raw
+    if not torch.isfinite(seen).all():
+        what = "the activation that is read" if raw is None else "the logits"
+        capture.refuse_nonfinite(engine, tokens, what)
+    answers = []
+    for row, job in enumerate(jobs):
+        for position, scope in job.reads:
+            i = len(answers)
+            following = job.ids[position + 1] if position + 1 < len(job.ids) else None
+            own = None if raw is None else raw[i]
+            explained = scope.explain(
+                Read(read[i], own, head, lambda t: resolve_token(engine, t), following)
+            )
+            norms = torch.linalg.vector_norm(explained.vectors.flatten(1), dim=1).cpu().double()
+            prediction = () if own is None else _candidates(engine, head.logits(own))
+            answers.append(Answer(row, position, scope, explained, norms, prediction))
+    return answers
+
+
+def _candidates(engine: ModelView, logits: Float[Tensor, "d_vocab"]) -> tuple[Candidate, ...]:
+    p, ids = torch.softmax(logits, dim=-1).topk(min(N_CANDIDATES, logits.numel()))
+    names = texts(engine, ids.tolist())
+    return tuple(Candidate(*entry) for entry in zip(ids.tolist(), names, p.tolist()))
+
+
+def _pull_back(
+    engine: ModelView,
+    recording: capture.Recording,
+    read: Float[Tensor, "read *d"],
+    answers: list[Answer],
+    chunk_size: int | None,
+) -> None:
+    """Fill in the answers' squared norms.
+
+    Rows of a batch do not mix, so one backward pass serves one vector of every row; the reads of one
+    row take passes after each other.
+    """
+    starts, used = [], {row: 0 for row in {a.row for a in answers}}
+    for answer in answers:
+        starts.append(used[answer.row])
+        used[answer.row] += len(answer.norms)
+    live = [(i, slot) for i, slot in enumerate(recording.slots) if slot is not None]
+    batch, width = recording.read.shape[:2]
+    rows_of = [_components(site, slot) for site, slot in zip(recording.sites, recording.slots)]
+    for answer in answers:
+        answer.sites = [label for rows in rows_of for label, _ in rows]
+        n_exact = len(answer.norms) - answer.explained.n_sampled
+        answer.exact = [torch.zeros(width, dtype=torch.float64) for _ in answer.sites]
+        answer.sampled = [
+            torch.zeros(len(answer.norms) - n_exact, width, dtype=torch.float64) for _ in answer.sites
+        ]
+
+    def cotangents(passes: range) -> Tensor:
+        """Unit vectors, so that half precision neither overflows nor vanishes on the way back."""
+        out = torch.zeros(len(passes), *read.shape, dtype=read.dtype, device=read.device)
+        for i, (answer, start) in enumerate(zip(answers, starts)):
+            lo, hi = max(start, passes.start), min(start + len(answer.norms), passes.stop)
+            if lo < hi:
+                v = answer.explained.vectors[lo - start : hi - start]
+                norms = answer.norms[lo - start : hi - start].to(v)
+                norms = torch.where(norms > 0, norms, 1).reshape(-1, *[1] * (v.ndim - 1))
+                out[lo - passes.start : hi - passes.start, i] = (v / norms).to(out.dtype)
+        return out
+
+    slots = [slot for _, slot in live]
+    chunk = chunk_size or default_chunk(engine, batch, width)
+    for passes, squares in squared_norms(engine, read, slots, cotangents, max(used.values()), chunk):
+        for (i, _), found in zip(live, squares):
+            if found is None:
+                raise SiteError(
+                    f"site {recording.sites[i].label!r} has no path to what is read: its activation "
+                    "is a by-product on this architecture; use the residual stream, or another hook"
+                )
+            found = found.cpu().double()
+            first = sum(len(rows) for rows in rows_of[:i])
+            for offset, (_, index) in enumerate(rows_of[i]):
+                for answer, start in zip(answers, starts):
+                    part = found[(slice(None), answer.row, slice(None), *index)]
+                    _accumulate(answer, first + offset, part, start, passes)
+
+
+def _accumulate(answer: Answer, s: int, part: Tensor, start: int, passes: range) -> None:
+    lo, hi = max(start, passes.start), min(start + len(answer.norms), passes.stop)
+    if lo >= hi:
+        return
+    squares = part[lo - passes.start : hi - passes.start]
+    own = slice(lo - start, hi - start)
+    scaled = squares * (answer.norms[own, None] ** 2)
+    n_exact = len(answer.norms) - answer.explained.n_sampled
+    exact = max(0, min(hi - start, n_exact) - (lo - start))
+    answer.exact[s] += answer.explained.weights[own][:exact].double() @ scaled[:exact]
+    if exact < len(scaled):
+        at = lo - start + exact - n_exact
+        answer.sampled[s][at : at + len(scaled) - exact] = scaled[exact:]
+
+
+def _components(site: Site, slot: Tensor | None) -> list[tuple[str, tuple[int, ...]]]:
+    """The result rows of one site: a label and an index into the axes after `pos` for each."""
+    if slot is None or (slot.ndim == 2 and site.component is None):
+        return [(site.label, ())]
+    shape = slot.shape[2:]
+    every = list(product(*(range(n) for n in shape)))
+    if site.component is None:
+        return [(site.component_label(index), index) for index in every]
+    if site.component not in every:
+        raise SiteError(
+            f"site {site.label!r} does not exist: {site.hook} has "
+            + (f"axes {list(shape)} between pos and the last" if shape else "no head axis")
+            + f"; allowed: {site.hook!r}"
+            + (f", or with indices below {list(shape)}" if shape else "")
+        )
+    return [(site.label, site.component)]

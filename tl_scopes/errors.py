@@ -1,0 +1,73 @@
+"""Named errors and warnings: each message says what was got, what is allowed and what to do."""
+
+
+class ScopesError(Exception):
+    """Base class of every error that tl_scopes raises on purpose."""
+
+
+class UnsupportedModelError(ScopesError, TypeError):
+    """The model is not one whose scopes can be computed correctly."""
+
+
+class ModelUnavailableError(ScopesError, LookupError):
+    """A model was named that cannot be found or built on this machine."""
+
+
+class ProcessedWeightsError(ScopesError, ValueError):
+    """Weight processing changed the basis of the final state, so the scope would be meaningless."""
+
+
+class TrainingModeError(ScopesError, ValueError):
+    """The model is in training mode and has dropout: two runs would differ."""
+
+
+class EmptyPromptError(ScopesError, ValueError):
+    """The prompt, or the list of prompts, holds nothing to attribute."""
+
+
+class PromptError(ScopesError, ValueError):
+    """The prompt is neither text nor a row of token ids of this model."""
+
+
+class PromptTooLongError(PromptError):
+    """The prompt has more tokens than the model's context."""
+
+
+class DoubleBosError(PromptError):
+    """The prompt begins with two BOS tokens in a row."""
+
+
+class PositionError(ScopesError, IndexError):
+    """A read position lies outside the prompt."""
+
+
+class TargetError(ScopesError, ValueError):
+    """A target is not exactly one token of this model's vocabulary."""
+
+
+class SiteError(ScopesError, ValueError):
+    """A site does not exist, is not reached, or has no position axis."""
+
+
+class ScopeParameterError(ScopesError, ValueError):
+    """A scope's own parameter (rank, samples, direction, function) cannot be used."""
+
+
+class NumericalError(ScopesError, ArithmeticError):
+    """NaN or infinity appeared in an activation, a logit or a gradient."""
+
+
+class ResultFileError(ScopesError, ValueError):
+    """A saved result cannot be read: truncated, foreign, or written by a newer version."""
+
+
+class RenderError(ScopesError, ValueError):
+    """A drawing option is unknown, or the result has nothing to draw."""
+
+
+class ScopesWarning(UserWarning):
+    """Base class of the package's warnings."""
+
+
+class ProcessedWeightsWarning(ScopesWarning):
+    """The number returned is right but explains a processed quantity, such as a centred logit."""

@@ -1,0 +1,180 @@
+"""Refusals: models on which a scope would be wrong or meaningless, and what to do instead."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from tl_scopes.errors import (
+    ProcessedWeightsError,
+    ProcessedWeightsWarning,
+    TrainingModeError,
+    UnsupportedModelError,
+)
+from tl_scopes.scopes import Scope
+
+_SUPPORTED = ("HookedTransformer", "TransformerBridge")
+
+
+def transformer_lens_class(model: Any) -> str | None:
+    """The supported class that `model` is an instance of, by name: either may be missing from
+    the installed transformer-lens, and asking 4.x for HookedTransformer raises."""
+    for cls in type(model).__mro__:
+        if cls.__name__ in _SUPPORTED and cls.__module__.startswith("transformer_lens"):
+            return cls.__name__
+    return None
+
+
+def refuse_unsupported(model: Any) -> None:
+    """Raise `UnsupportedModelError` or `TrainingModeError` unless scopes are right on `model`."""
+    kind = transformer_lens_class(model)
+    if kind is None:
+        raise UnsupportedModelError(
+            f"got a {type(model).__module__}.{type(model).__name__}; allowed: a HookedTransformer "
+            "(transformer-lens 2.16 to 3.x) or a TransformerBridge (3.x, 4.x). Load one with "
+            "tl_scopes.models.load, or TransformerBridge.boot_transformers(name, hf_model=...)"
+        )
+    cfg = model.cfg
+    wrapped = getattr(model, "original_model", None)
+    config = getattr(wrapped, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        _refuse(cfg, "is an encoder-decoder model")
+    if getattr(cfg, "is_audio_model", False) or getattr(cfg, "is_visual_model", False):
+        _refuse(cfg, "does not read text")
+    adapter = getattr(model, "adapter", None)
+    if getattr(cfg, "attention_dir", "causal") != "causal" or (
+        adapter is not None and not getattr(adapter, "supports_generation", True)
+    ):
+        _refuse(cfg, "is an encoder, or otherwise not causal")
+    if not all(hasattr(model, name) for name in ("embed", "blocks", "unembed", "W_U")):
+        _refuse(cfg, "has no single stack of embed, blocks and unembed")
+    _refuse_quantised(model, cfg, wrapped, config)
+    _refuse_dropout(model, config)
+
+
+def _refuse(cfg: Any, what: str) -> None:
+    raise UnsupportedModelError(
+        f"model {getattr(cfg, 'model_name', None)!r} {what}; scopes explain the next-token "
+        "prediction of a decoder-only language model: use one of those"
+    )
+
+
+def _refuse_quantised(model: Any, cfg: Any, wrapped: Any, config: Any) -> None:
+    flagged = (
+        getattr(cfg, "load_in_4bit", False)
+        or getattr(cfg, "quantization_method", None)
+        or getattr(wrapped, "is_quantized", False)
+        or getattr(config, "quantization_config", None)
+    )
+    odd = None
+    if not flagged:
+        odd = next((n for n, p in model.named_parameters() if not p.dtype.is_floating_point), None)
+    if flagged or odd:
+        raise UnsupportedModelError(
+            f"model {getattr(cfg, 'model_name', None)!r} is quantised"
+            + (f" (parameter {odd} holds integers)" if odd else "")
+            + ": gradients through quantised weights are not those of the model. Load it "
+            "dequantised, in float32, bfloat16 or float16"
+        )
+
+
+def _refuse_dropout(model: nn.Module, config: Any) -> None:
+    if not any(module.training for module in model.modules()):
+        return
+    active = [
+        f"{name}.p = {module.p}"
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and module.training
+    ]
+    # Attention dropout is a plain function in most Hugging Face models: only the config knows.
+    values = vars(config).items() if config is not None else ()
+    active += [
+        f"config.{name} = {value}"
+        for name, value in values
+        if ("dropout" in name or name.endswith(("pdrop", "_drop")))
+        and isinstance(value, float)
+        and value > 0
+    ]
+    if active:
+        raise TrainingModeError(
+            f"the model is in training mode with dropout ({', '.join(sorted(set(active))[:4])}): "
+            "two runs would differ. Call model.eval() first"
+        )
+
+
+@dataclass(frozen=True)
+class Processing:
+    """What weight processing was found: a folded final norm, a mean-centred unembedding."""
+
+    folded: bool
+    centred: bool
+
+    @property
+    def description(self) -> str:
+        found = [
+            *(["final norm folded into W_U"] if self.folded else []),
+            *(["W_U mean-centred"] if self.centred else []),
+        ]
+        return "processed: " + ", ".join(found) if found else "raw"
+
+
+_centred = WeakIdKeyDictionary()
+
+
+def processing(model: Any) -> Processing:
+    """Which weight processing `model` has had."""
+    if transformer_lens_class(model) == "HookedTransformer":
+        folded = str(model.cfg.normalization_type or "").endswith("Pre")
+        return Processing(folded, _is_centred(model.unembed.W_U))
+    processed = bool(getattr(model, "_weights_processed", False))
+    if not processed:
+        return Processing(False, False)
+    return Processing(_gain_is_one(model), _is_centred(model.W_U))
+
+
+def _is_centred(W_U: torch.Tensor) -> bool:
+    """Whether the mean over the vocabulary is zero to rounding (raw: 1e-2 to 1e-1 of the largest
+    weight; processed: 1e-8, in float32). Remembered until the weights change in place."""
+    known = _centred.get(W_U)
+    if known is None or known[0] != W_U._version:
+        with torch.no_grad():
+            mean = W_U.mean(dim=-1, dtype=torch.float32).abs().max()
+            known = (W_U._version, bool(mean <= 1e-5 * W_U.abs().max()))
+        _centred[W_U] = known
+    return known[1]
+
+
+def _gain_is_one(bridge: Any) -> bool:
+    """Whether a processed bridge's final norm has lost its gain (Gemma stores gain - 1)."""
+    gain = getattr(getattr(bridge, "ln_final", None), "weight", None)
+    if gain is None:
+        return True
+    return bool((gain == 1).all()) or bool((gain == 0).all())
+
+
+def check_scope(model: Any, scope: Scope) -> None:
+    """Refuse a scope that weight processing made meaningless; warn where it only shifts it.
+
+    Raises `ProcessedWeightsError`; warns with `ProcessedWeightsWarning`.
+    """
+    found = processing(model)
+    if found.folded and scope.needs_raw_weights:
+        raise ProcessedWeightsError(
+            f"the model's weights are {found.description}, which changes the basis of the final "
+            f"state y; {scope.name}: {scope.needs_raw_weights}. Load raw weights: "
+            "HookedTransformer.from_pretrained_no_processing(...), a freshly booted "
+            "TransformerBridge, or tl_scopes.models.load(...)"
+        )
+    if found.centred and scope.explains_centred_logit:
+        warnings.warn(
+            f"the model's weights are {found.description}: {scope.name} explains the logit minus "
+            "the mean logit (about 1e-3 off). Logit differences and log-probabilities are "
+            "unchanged; for the raw logit load raw weights (from_pretrained_no_processing)",
+            ProcessedWeightsWarning,
+            stacklevel=4,
+        )

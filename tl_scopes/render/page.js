@@ -1,0 +1,78 @@
+// Tooltips with true scores, and marks and numbers that follow the row that circuitsvis shows.
+// `scope` holds the data; everything is written as text, never as markup.
+const root = document.getElementById(scope.id);
+const mount = document.getElementById(scope.id + "-tokens");
+const tip = root.querySelector(".tls-tip");
+const map = root.querySelector(".tls-heat img");
+const selectors = () => [...(mount.querySelector(":scope > div > div")?.children ?? [])];
+const shown = () =>
+  scope.rows.length === 1 ? 0 : Math.max(0, selectors().findIndex((e) => e.style.backgroundColor === "black"));
+
+function tell(event, row, position) {
+  const { label, scores, errors, read, plain } = scope.rows[row];
+  const parts = [
+    ["strong", scope.tokens[position]],
+    ["span", `position ${position}, id ${scope.ids[position]}`],
+    ["b", scores[position] + (errors && position <= read ? ` ± ${errors[position]}` : "")],
+    ["span", scope.units],
+  ];
+  if (scope.rows.length > 1) parts.push(["span", scope.kind === "site" ? `at ${label}` : `read at ${label}`]);
+  if (position > read) parts.push(["span", "after the read position: cannot matter"]);
+  else if (plain.includes(position)) parts.push(["span", "left out of the colours"]);
+  tip.replaceChildren(
+    ...parts.map(([tag, text]) => Object.assign(document.createElement(tag), { textContent: text })),
+  );
+  tip.hidden = false;
+  const box = tip.getBoundingClientRect();
+  tip.style.left = Math.max(4, Math.min(event.clientX + 12, innerWidth - box.width - 8)) + "px";
+  const below = event.clientY + 20;
+  tip.style.top = (below + box.height > innerHeight ? event.clientY - box.height - 12 : below) + "px";
+}
+
+mount.addEventListener("mousemove", (event) => {
+  const token = event.target.closest(".colored-tokens > span");
+  if (!token) return void (tip.hidden = true);
+  const all = [...token.parentElement.children].filter((e) => e.tagName === "SPAN");
+  tell(event, shown(), all.indexOf(token));
+});
+mount.addEventListener("mouseleave", () => (tip.hidden = true));
+
+function cell(event) {
+  const box = map.getBoundingClientRect();
+  const at = (offset, size, count) => Math.min(count - 1, Math.max(0, Math.floor((offset / size) * count)));
+  return [
+    at(event.clientY - box.top, box.height, scope.rows.length),
+    at(event.clientX - box.left, box.width, scope.tokens.length),
+  ];
+}
+map?.addEventListener("mousemove", (event) => tell(event, ...cell(event)));
+map?.addEventListener("mouseleave", () => (tip.hidden = true));
+map?.addEventListener("click", (event) => selectors()[cell(event)[0]]?.click());
+
+let started = scope.first === 0;
+function follow() {
+  if (!started && selectors()[scope.first]) {
+    started = true;
+    selectors()[scope.first].click(); // the component itself always begins with row 0
+    return;
+  }
+  const k = shown();
+  const row = scope.rows[k];
+  root.querySelectorAll(".tls-rows > span").forEach((e, i) => e.classList.toggle("tls-on", i === k));
+  const ticks = root.querySelector(".tls-ticks");
+  ticks.replaceChildren(
+    ...row.ticks.map(([at, text]) => {
+      const tick = Object.assign(document.createElement("span"), { textContent: text });
+      tick.style.left = 100 * at + "%";
+      return tick;
+    }),
+  );
+  if (scope.kind === "site") return;
+  root.querySelectorAll(".tls-side").forEach((e, i) => (e.hidden = i !== k));
+  [...mount.querySelectorAll(".colored-tokens > span")].forEach((e, t) => {
+    e.classList.toggle("tls-read", t === row.read);
+    e.classList.toggle("tls-later", t > row.read);
+  });
+}
+new MutationObserver(follow).observe(mount, { subtree: true, childList: true, attributes: true, attributeFilter: ["style"] });
+follow();

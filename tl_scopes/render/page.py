@@ -1,0 +1,185 @@
+"""The web page, whole or as one notebook output: words, legend and numbers around the tokens."""
+
+from __future__ import annotations
+
+import html
+from importlib.resources import files
+
+from tl_scopes.render.circuits import script_json, widget
+from tl_scopes.render.heat import heat_map
+from tl_scopes.render.picture import Picture, Row, facts, source
+from tl_scopes.render.scale import colour, number, percent
+from tl_scopes.render.tokens import escaped, visible
+
+# Whatever a token, a bundle or a later edit might try, the browser itself refuses to fetch.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval'; "
+    "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+
+
+def page(picture: Picture) -> str:
+    """A whole document."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(picture.title)}</title>\n"
+        "<style>html{color-scheme:light dark}body{margin:0;background:#fff}"
+        "@media (prefers-color-scheme:dark){body{background:#14161a}}</style>\n"
+        f"</head>\n<body>\n{fragment(picture, 'tls')}\n</body>\n</html>\n"
+    )
+
+
+def fragment(picture: Picture, id: str) -> str:
+    """The part of a document that shows `picture`; `id` must be unique in the document."""
+    inner = widget(picture, f"{id}-tokens")
+    several = len(picture.rows) > 1
+    what = "site" if picture.kind == "site" else "read position"
+    hint = (
+        f'<p class="tls-hint">Point at a {what} to see it, click to keep it.</p>' if several else ""
+    )
+    many = " tls-many" if several else ""
+    sections = [
+        f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>',
+        _legend(picture),
+        heat_map(picture) if several else "",
+    ]
+    return (
+        f"<style>{_style()}\n{_marks(picture, inner.id)}</style>\n"
+        f'<section class="tls" id="{id}">\n<header><h1>{html.escape(picture.title)}</h1>'
+        f"<p>{html.escape(picture.subtitle)}</p></header>\n"
+        f'<div class="tls-body"><div class="tls-main">{"".join(sections)}</div>\n'
+        f"<aside>{_asides(picture)}</aside></div>\n<footer>{html.escape(source(picture))}</footer>\n"
+        f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
+        f'<script type="module">\n{inner.script}\n{inner.call}\n'
+        f"const scope = {script_json(_data(picture, id))};\n{_asset('page.js')}</script>"
+    )
+
+
+def _asset(name: str) -> str:
+    return files("tl_scopes.render").joinpath(name).read_text(encoding="utf-8")
+
+
+def _style() -> str:
+    """Dark where the reader asks for it, unless a notebook says what its own theme is."""
+    dark = _asset("dark.css")
+    themed = 'body[data-jp-theme-light="false"],body.vscode-dark'
+    lit = 'body:not([data-jp-theme-light="true"],.vscode-light)'
+    return (
+        _asset("page.css")
+        + f"@media (prefers-color-scheme:dark){{{lit}{{{dark}}}}}\n{themed}{{{dark}}}"
+    )
+
+
+def _marks(picture: Picture, id: str) -> str:
+    """Rules that mark tokens by their place, for the marks that hold whatever row is shown."""
+    token = f"#{id} .colored-tokens>span:nth-of-type"
+    rules = []
+    if picture.has_bos and not picture.include_bos:
+        rules.append(f"{token}(1)>span{{border-style:dashed!important;opacity:.6}}")
+    if picture.kind == "site":
+        row = picture.rows[0]
+        # Positions count from 0, nth-of-type from 1.
+        rules.append(f"{token}({row.position + 1})>span{{box-shadow:0 0 0 2px #c2410c}}")
+        rules.append(f'{token}({row.position + 1})::after{{content:"read"}}')
+        rules.append(f"{token}(n+{row.position + 2})>span{{opacity:.5}}")
+        after = row.position + 1
+        if row.target and after < len(picture.ids) and picture.ids[after] == row.target.id:
+            rules.append(f'{token}({after + 1})::after{{content:"target"}}')
+    return "\n".join(rules)
+
+
+def _legend(picture: Picture) -> str:
+    signed = any(row.scale.signed for row in picture.rows)
+    low = -1.0 if signed else 0.0
+    stops = ",".join(
+        f"rgb({r},{g},{b}) {100 * i / 16:g}%"
+        for i in range(17)
+        for r, g, b in [colour(low + (1 - low) * i / 16)]
+    )
+    ticks = "".join(
+        f'<span style="left:{100 * at:.4g}%">{text}</span>'
+        for at, text in _ticks(picture.rows[picture.first], signed)
+    )
+    notes = [picture.scale_note]
+    left = picture.left_out()
+    if left:
+        notes.append(f"{' and '.join(left)} not coloured")
+    if picture.blank:
+        notes.append("every score in the colour scale is zero")
+    return (
+        f'<div class="tls-legend"><div class="tls-unit">{html.escape(picture.units)}</div>'
+        f'<div class="tls-bar" style="background:linear-gradient(90deg,{stops})"></div>'
+        f'<div class="tls-ticks">{ticks}</div><p>{html.escape("; ".join(notes))}.</p></div>'
+    )
+
+
+def _ticks(row: Row, signed: bool) -> list[tuple[float, str]]:
+    """Places on the bar, from 0 to 1, with what is written there."""
+    ticks = row.scale.ticks()
+    shown = []
+    for at, score in ticks:
+        lowest = row.scale.decades and at == 0
+        text = f"≤ {number(abs(score))}" if lowest else number(score)
+        shown.append(((at + 1) / 2 if signed else at, text))
+    return shown
+
+
+def _asides(picture: Picture) -> str:
+    """What is predicted. In a sequence each row predicts something else: one block a row."""
+    rows = picture.rows if picture.kind == "read" else picture.rows[:1]
+    return "".join(
+        f'<div class="tls-side"{"" if i == picture.first else " hidden"}>'
+        f"{_aside(picture, row)}</div>"
+        for i, row in enumerate(rows)
+    )
+
+
+def _aside(picture: Picture, row: Row) -> str:
+    top = max((c.probability for c in row.prediction), default=0.0) or 1.0
+    items, met = [], False
+    for c in row.prediction:
+        here = row.target is not None and c.id == row.target.id
+        met = met or here
+        items.append(
+            f"<li{' class=tls-target' if here else ''}>"
+            f'<span class="tls-token">{escaped(c.text)}</span>'
+            f'<span class="tls-prob"><b style="width:{100 * c.probability / top:.1f}%"></b></span>'
+            f"<span>{percent(c.probability)}</span></li>"
+        )
+    token = escaped(picture.tokens[row.position])
+    after = f"after {row.position} “<span class=tls-token>{token}</span>”"
+    parts = [f"<h2>Predicted next <small>{after}</small></h2><ol>{''.join(items)}</ol>"]
+    if row.target is not None:
+        token = f"<span class=tls-token>{escaped(row.target.text)}</span>"
+        where = "" if met else ", not among those above"
+        parts.append(f"<p><em class=tls-key>◆</em> explained: “{token}”{where}</p>")
+    parts += [f"<p>{html.escape(line)}</p>" for line in facts(row)]
+    return "".join(parts)
+
+
+def _data(picture: Picture, id: str) -> dict[str, object]:
+    """What the page's own script needs: numbers already written out, for tooltips and legend."""
+    signed = any(row.scale.signed for row in picture.rows)
+    rows = [
+        {
+            "label": row.label,
+            "read": row.position,
+            "scores": [number(float(x)) for x in row.scores],
+            "errors": None if row.error is None else [number(float(x)) for x in row.error],
+            "ticks": _ticks(row, signed),
+            "plain": [t for t, seen in enumerate(row.included) if not seen],
+        }
+        for row in picture.rows
+    ]
+    tokens = [visible(token) for token in picture.tokens]
+    return {
+        "id": id,
+        "kind": picture.kind,
+        "first": picture.first,
+        "units": picture.units,
+        "tokens": tokens,
+        "ids": list(picture.ids),
+        "rows": rows,
+    }

@@ -1,0 +1,279 @@
+"""What is drawn, apart from how: a result and its options as rows of scores with their scales."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tl_scopes.errors import RenderError
+from tl_scopes.render.scale import Scale, number, percent
+from tl_scopes.render.tokens import clipped, words
+from tl_scopes.result import (
+    Attribution,
+    Candidate,
+    FisherInfo,
+    Provenance,
+    ScopeInfo,
+    SequenceAttribution,
+    Token,
+    site_index,
+)
+
+Result = Attribution | SequenceAttribution
+Site = int | str
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of scores: a site of an `Attribution`, or a read position of a sequence.
+
+    `scores`, `error`, `colours`, `included`: [pos]. `colours` are in [-1, 1], zero where a token
+    is not `included` in the colour scale (BOS, the read position, what comes after it).
+    """
+
+    label: str
+    position: int
+    scores: np.ndarray
+    error: np.ndarray | None
+    included: np.ndarray
+    scale: Scale
+    colours: np.ndarray
+    prediction: tuple[Candidate, ...]
+    target: Token | None
+    fisher: FisherInfo | None
+
+    def strongest(self, k: int) -> list[int]:
+        """Positions of the `k` largest magnitudes inside the colour scale, zeros left out."""
+        size = np.where(self.included, np.abs(self.scores), 0.0)
+        order = np.argsort(-size, kind="stable")[: max(k, 0)]
+        return [int(t) for t in order if size[t] > 0]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Everything that a page, a terminal or a figure shows. `kind`: what a row is."""
+
+    kind: str
+    site: str
+    rows: tuple[Row, ...]
+    tokens: tuple[str, ...]
+    ids: tuple[int, ...]
+    has_bos: bool
+    scope: ScopeInfo
+    units: str
+    provenance: Provenance
+    log: bool
+    common: bool
+    include_bos: bool
+    include_read: bool
+
+    @property
+    def title(self) -> str:
+        """What is explained, in a few words."""
+        row, name = self.rows[0], self.scope.name
+        target = f" “{clipped(row.target.text, 40)}”" if row.target and self.kind == "site" else ""
+        known = {
+            "semantic": f"the logit of the next token{target}",
+            "logit_difference": "a logit difference",
+            "temperature": "the confidence of the prediction",
+            "fisher": "the next-token distribution",
+            "function": "a function of the logits",
+            "direction": "the reading along a direction",
+        }
+        return f"What moves {known.get(name, f'{words(name)}{target}')}"
+
+    @property
+    def subtitle(self) -> str:
+        """Scope, place and size of what is shown."""
+        n = len(self.tokens)
+        scope = words(str(self.scope))
+        scope = scope if len(scope) <= 120 else scope[:119] + "…"
+        size = f"{n} token{'s' * (n != 1)}"
+        if self.kind == "read":
+            place = f"{len(self.rows)} read position{'s' * (len(self.rows) != 1)}"
+            return f"{scope} · at {self.site} · {place} · {size}"
+        where = self.site if len(self.rows) == 1 else f"{len(self.rows)} sites"
+        p = self.rows[0].position
+        return f"{scope} · at {where} · read at {p} “{clipped(self.tokens[p], 40)}” · {size}"
+
+    @property
+    def scale_note(self) -> str:
+        """Which scale and normalisation the colours follow."""
+        kind = "logarithmic colours" if self.log else "linear colours"
+        if len(self.rows) == 1:
+            return kind
+        each = "site" if self.kind == "site" else "read position"
+        if self.common:
+            return f"{kind}, one scale for every {each}"
+        return f"{kind}, each {each} by its own largest score"
+
+    @property
+    def first(self) -> int:
+        """The row to show before anything is chosen: the last read position sees the most."""
+        return len(self.rows) - 1 if self.kind == "read" else 0
+
+    @property
+    def blank(self) -> bool:
+        """Whether there is no colour at all."""
+        return not any(row.scale.limit for row in self.rows)
+
+    def left_out(self) -> list[str]:
+        """Which tokens have no colour although they have a score, one phrase each."""
+        notes = []
+        if self.has_bos and not self.include_bos:
+            notes.append(f"BOS “{clipped(self.tokens[0], 24)}”")
+        if not self.include_read:
+            notes.append("the read position")
+        return notes
+
+
+def facts(row: Row) -> list[str]:
+    """Sentences on how much of the Fisher information, and how surely, the scores hold."""
+    lines = []
+    if row.fisher is not None:
+        f = row.fisher
+        kept = f"the top {len(f.eigenvalues)} hold" if f.eigenvalues else "its exact part holds"
+        rest = f"; {f.samples} random directions estimate the rest" if f.samples else ""
+        lines.append(
+            f"Fisher information: {kept} {percent(f.share)} of the trace {number(f.trace)}{rest}."
+        )
+    if row.error is not None:
+        strongest = row.strongest(1)
+        if strongest:
+            t = strongest[0]
+            share = percent(row.error[t] / abs(row.scores[t]))
+            lines.append(
+                f"Sampled: the largest score is {number(row.scores[t])} ± {number(row.error[t])} "
+                f"(one standard error, {share})."
+            )
+    return lines
+
+
+def source(picture: Picture) -> str:
+    """Where the result comes from, on one line."""
+    p = picture.provenance
+    parts = [
+        p.model,
+        p.model_class,
+        f"{p.dtype} on {p.device}",
+        f"weights {p.processing}",
+        p.precision,
+    ]
+    parts += [f"{name} {version}" for name, version in p.versions.items()]
+    return words(" · ".join(part for part in parts if part))
+
+
+def build(
+    result: Result,
+    *,
+    scale: str = "linear",
+    normalise: str = "site",
+    include_bos: bool = False,
+    include_read: bool = True,
+    sites: Site | Sequence[Site] | None = None,
+    site: Site | None = None,
+) -> Picture:
+    """Check `result` and the options, and lay out the rows. See `tl_scopes.render.html`."""
+    if not isinstance(result, (Attribution, SequenceAttribution)):
+        raise RenderError(
+            f"got a {type(result).__name__}; only an Attribution or a SequenceAttribution can be "
+            "drawn: pass what tl_scopes.attribute or attribute_sequence returned"
+        )
+    _one_of("scale", scale, ("linear", "log"))
+    _one_of("normalise", normalise, ("site", "all"))
+    _one_of("include_bos", include_bos, (False, True))
+    _one_of("include_read", include_read, (False, True))
+    _check(result)
+    chosen = _choose(result, sites, site)
+    if isinstance(result, Attribution):
+        parts = [(words(result.sites[s]), result, s) for s in chosen]
+    else:
+        reads = [result.at(p) for p in result.positions]
+        parts = [
+            (f"{a.position} {clipped(a.str_tokens[a.position], 24)}", a, chosen[0]) for a in reads
+        ]
+    lines = [
+        (label, a, s, a.scores[s].double().numpy(), _included(a, include_bos, include_read))
+        for label, a, s in parts
+    ]
+    shared = Scale.fit(np.concatenate([x[inside] for *_, x, inside in lines]), scale)
+    rows = []
+    for label, a, s, scores, inside in lines:
+        own = shared if normalise == "all" else Scale.fit(scores[inside], scale)
+        error = None if a.standard_error is None else a.standard_error[s].double().numpy()
+        colours = np.where(inside, own(scores), 0.0)
+        extra = (a.prediction, a.target, a.fisher)
+        rows.append(Row(label, a.position, scores, error, inside, own, colours, *extra))
+    return Picture(
+        kind="site" if isinstance(result, Attribution) else "read",
+        site=words(result.sites[chosen[0]]),
+        rows=tuple(rows),
+        tokens=tuple(result.str_tokens),
+        ids=tuple(result.tokens.tolist()),
+        has_bos=bool(result.has_bos),
+        scope=result.scope,
+        units=words(result.units),
+        provenance=result.provenance,
+        log=scale == "log",
+        common=normalise == "all" or len(rows) == 1,
+        include_bos=include_bos,
+        include_read=include_read,
+    )
+
+
+def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if not any(type(value) is type(a) and value == a for a in allowed):
+        choices = " or ".join(repr(a) for a in allowed)
+        raise RenderError(f"{name}={value!r} is unknown; it is {choices}: pass one of these")
+
+
+def _check(result: Result) -> None:
+    n, shape = len(result.str_tokens), tuple(result.scores.shape)
+    reads = () if isinstance(result, Attribution) else (len(result.positions),)
+    if not shape or 0 in shape:
+        raise RenderError(f"scores of shape {shape} hold nothing to draw: attribute a prompt first")
+    if shape != (*reads, len(result.sites), n) or result.tokens.numel() != n:
+        raise RenderError(
+            f"scores of shape {shape} do not fit {len(result.sites)} sites and {n} tokens: draw "
+            "the result as tl_scopes returned it"
+        )
+    bad = ~result.scores.isfinite()
+    if result.standard_error is not None:
+        bad = bad | ~result.standard_error.isfinite()
+    if bad.any():
+        where = [int(i) for i in bad.nonzero()[0]]
+        raise RenderError(
+            f"{int(bad.sum())} of {bad.numel()} scores are NaN or infinite (first: site "
+            f"{result.sites[where[-2]]!r}, position {where[-1]}); only finite scores can be drawn: "
+            "attribute again, in float32 or wider"
+        )
+
+
+def _choose(result: Result, sites: Site | Sequence[Site] | None, site: Site | None) -> list[int]:
+    if sites is not None and site is not None:
+        raise RenderError(f"got sites={sites!r} and site={site!r}; they mean the same: pass one")
+    wanted = site if site is not None else sites
+    if wanted is None:
+        return list(range(len(result.sites))) if isinstance(result, Attribution) else [0]
+    names = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
+    if not names:
+        raise RenderError(
+            f"sites={wanted!r} chooses nothing; name at least one of {list(result.sites)}"
+        )
+    if len(names) > 1 and isinstance(result, SequenceAttribution):
+        raise RenderError(
+            f"sites={wanted!r} names {len(names)} sites; a SequenceAttribution is drawn at one, "
+            "with a row for each read position: pass site=..., or draw .at(position)"
+        )
+    return [site_index(result.sites, name) for name in names]
+
+
+def _included(a: Attribution, include_bos: bool, include_read: bool) -> np.ndarray:
+    inside = np.arange(len(a.str_tokens)) <= a.position
+    if a.has_bos and not include_bos:
+        inside[0] = False
+    if not include_read:
+        inside[a.position] = False
+    return inside

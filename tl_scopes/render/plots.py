@@ -1,0 +1,154 @@
+"""matplotlib figures: bars over the tokens of one row, a map for several rows."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from tl_scopes.render.picture import Picture, Row
+from tl_scopes.render.scale import colour, number
+from tl_scopes.render.tokens import clipped, escape
+
+# Families that draw what DejaVu Sans cannot; those that are installed are used, in this order.
+FAMILIES = (
+    "DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP",
+    "Noto Sans SC", "Noto Sans KR", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji",
+    "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
+    "Segoe UI Symbol", "Arial Unicode MS",
+)  # fmt: skip
+PER_LINE = 48
+INK, SOFT, READ = "#1c1e21", "#63676e", "#c2410c"
+
+
+def draw(picture: Picture) -> Figure:
+    """The figure of `picture`; it belongs to no pyplot state."""
+    figure = _bars(picture, picture.rows[0]) if len(picture.rows) == 1 else _map(picture)
+    _write(figure.suptitle(""), f"{picture.title}\n{picture.subtitle}", size=10)
+    return figure
+
+
+def _bars(picture: Picture, row: Row) -> Figure:
+    n = len(picture.tokens)
+    lines = -(-n // PER_LINE)
+    per_line = -(-n // lines)
+    size = (max(0.21 * per_line + 1.6, 6.0), 2.2 * lines + 1.0)
+    figure = Figure(figsize=size, layout="constrained")
+    low, high = _limits(row, picture.log)
+    for i, ax in enumerate(figure.subplots(lines, 1, squeeze=False)[:, 0]):
+        span = np.arange(i * per_line, min((i + 1) * per_line, n))
+        ax.set_yscale("log" if row.scale.decades else "linear")
+        ax.set_ylim(low, high)
+        for inside in (True, False):
+            part = span[row.included[span] == inside]
+            shades = [_css(float(row.colours[t])) for t in part] if inside else "#f1f2f4"
+            start = low if row.scale.decades else 0.0
+            heights = np.clip(row.scores[part], low, high) - start
+            ax.bar(part, heights, bottom=start, width=0.8, color=shades, edgecolor=SOFT,
+                   linewidth=0.5, hatch=None if inside else "////")  # fmt: skip
+            if inside and row.error is not None:
+                ax.errorbar(part, row.scores[part], yerr=row.error[part], fmt="none", ecolor=INK,
+                            elinewidth=0.8, capsize=1.5)  # fmt: skip
+        for t in span[row.scores[span] > high]:  # out of the colour scale, cut off by the top
+            _write(ax.text(t, high, ""), f"↑ {number(float(row.scores[t]))}", size=7, color=SOFT)
+        ax.set_xlim(span[0] - 0.7, span[0] + per_line - 0.3)
+        _label_tokens(ax, picture, span, row)
+        ax.tick_params(axis="y", labelsize=8)
+        ax.spines[["top", "right"]].set_visible(False)
+    _write(figure.supylabel(""), picture.units, size=9)
+    return figure
+
+
+def _map(picture: Picture) -> Figure:
+    n_row, n = len(picture.rows), len(picture.tokens)
+    size = (min(max(0.2 * n + 3.5, 7.0), 40.0), min(max(0.17 * n_row + 2.2, 3.4), 40.0))
+    figure = Figure(figsize=size, layout="constrained")
+    ax = figure.subplots()
+    ax.set_facecolor("#dfe2e6")  # shows where a score has no colour
+    later = np.array([np.arange(n) > row.position for row in picture.rows])
+    plain = ~np.array([row.included for row in picture.rows]) & ~later
+    values = np.ma.array(np.array([row.colours for row in picture.rows]), mask=plain)
+    signed = any(row.scale.signed for row in picture.rows)
+    low = -1.0 if signed else 0.0
+    ramp = [_css(float(value)) for value in np.linspace(low, 1.0, 65)]
+    colours = LinearSegmentedColormap.from_list("tl_scopes", ramp)
+    image = ax.imshow(
+        values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=1
+    )
+    _label_tokens(ax, picture, np.arange(n), picture.rows[0])
+    ax.set_yticks(range(n_row), [_drawable(row.label[-40:]) for row in picture.rows])
+    for text in ax.get_yticklabels():
+        _style(text, size=7 if n_row > 40 else 8)
+    ax.tick_params(length=0)
+    bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, aspect=30)
+    if picture.common:
+        ticks = picture.rows[0].scale.ticks()
+        bar.set_ticks([at for at, _ in ticks], labels=[number(score) for _, score in ticks])
+        title = picture.units
+    else:
+        each = "site" if picture.kind == "site" else "read position"
+        log = ", logarithmic" if picture.log else ""
+        title = f"of the largest of each {each}{log}\n({picture.units})"
+        bar.set_ticks([-1.0, 0.0, 1.0] if signed else [0.0, 0.5, 1.0])
+        if picture.log:
+            bar.set_ticks([low, 1.0], labels=["−max" if signed else "low", "max"])
+    bar.ax.tick_params(labelsize=8)
+    _write(bar.ax.yaxis.label, title, size=8)
+    bar.outline.set_linewidth(0.4)
+    return figure
+
+
+def _limits(row: Row, log: bool) -> tuple[float, float]:
+    limit = row.scale.limit or 1.0
+    if row.scale.decades:
+        return limit / 10.0**row.scale.decades, limit * 1.4
+    return (-1.08 * limit if row.scale.signed else 0.0), 1.08 * limit
+
+
+def _label_tokens(ax: Axes, picture: Picture, span: np.ndarray, row: Row) -> None:
+    ax.set_xticks(span, [_drawable(clipped(picture.tokens[t], 14)) for t in span])
+    for text, t in zip(ax.get_xticklabels(), span):
+        _style(text, size=8)
+        text.set_rotation(90)
+        if picture.kind == "site" and t == row.position:
+            text.set(color=READ, fontweight="bold")
+        elif picture.kind == "site" and not row.included[t]:
+            text.set(color="#8b9098")
+    ax.tick_params(axis="x", length=0)
+
+
+def _write(text: Text, content: str, size: float, color: str = INK) -> None:
+    text.set_text(_drawable(content))
+    _style(text, size, color)
+
+
+def _style(text: Text, size: float, color: str = INK) -> None:
+    """Literal text: neither mathtext nor TeX, whatever the user's settings are."""
+    text.set(parse_math=False, usetex=False, fontfamily=list(_fonts()), fontsize=size, color=color)
+
+
+def _drawable(content: str) -> str:
+    """Characters that no installed font has become escapes: matplotlib would warn for each."""
+    return "".join(char if _has_glyph(char) else escape(char) for char in content)
+
+
+@lru_cache(maxsize=1)
+def _fonts() -> tuple[str, ...]:
+    """Naming a family that is not installed would make matplotlib warn at every text."""
+    installed = set(font_manager.fontManager.get_font_names())
+    return tuple(name for name in FAMILIES if name in installed)
+
+
+@lru_cache(maxsize=4096)
+def _has_glyph(char: str) -> bool:
+    paths = (font_manager.findfont(name) for name in _fonts())
+    return char == "\n" or any(font_manager.get_font(p).get_char_index(ord(char)) for p in paths)
+
+
+def _css(value: float) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*colour(value))

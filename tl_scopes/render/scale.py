@@ -1,0 +1,127 @@
+"""From scores to colour values and colours: one rule for page, terminal and figure."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+RGB = tuple[int, int, int]
+
+WHITE: RGB = (255, 255, 255)
+# circuitsvis paints its tokens in these two (its multi-site component takes no others), so
+# everything beside them does too. Red and blue stay apart for every kind of colour blindness.
+POSITIVE: RGB = (0, 0, 255)
+NEGATIVE: RGB = (255, 0, 0)
+
+MAX_DECADES = 4
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How one set of scores becomes colour values in [-1, 1] (at or above 0 for usual scores).
+
+    `limit`: the largest magnitude in the scale; it and everything beyond gets full colour.
+    `decades`: 0 for a linear scale; else a logarithmic one, colourless at `limit / 10**decades`.
+    `signed`: some score is negative, so the scale runs to both sides of zero.
+    """
+
+    limit: float
+    decades: int = 0
+    signed: bool = False
+
+    @classmethod
+    def fit(cls, scores: np.ndarray, kind: str) -> Scale:
+        """The scale that `scores` fill. A logarithmic one spans 1 to 4 whole decades."""
+        size = np.abs(scores[scores != 0])
+        limit = float(size.max()) if size.size else 0.0
+        signed = bool((scores < 0).any())
+        if kind == "linear" or not limit:
+            return cls(limit, 0, signed)
+        decades = math.ceil(math.log10(limit) - math.log10(float(size.min())) + 1e-9)
+        return cls(limit, min(max(decades, 1), MAX_DECADES), signed)
+
+    def __call__(self, scores: np.ndarray) -> np.ndarray:
+        """Colour values of `scores`, same shape; all zero for a scale that nothing fills."""
+        if not self.limit:
+            return np.zeros_like(scores, dtype=float)
+        share = np.clip(np.abs(scores) / self.limit, 0.0, 1.0)
+        if self.decades:
+            small = share <= 10.0**-self.decades
+            share = 1 + np.log10(np.where(small, 1.0, share)) / self.decades
+            share = np.where(small, 0.0, share)
+        return np.copysign(share, scores)
+
+    def ticks(self) -> list[tuple[float, float]]:
+        """`(colour value, score)` pairs to label a legend with, from the lowest."""
+        if not self.limit:
+            return [(0.0, 0.0)]
+        if self.decades:
+            up = [(1 - i / self.decades, self.limit / 10.0**i) for i in range(self.decades, -1, -1)]
+        else:
+            up = [(x, x * self.limit) for x in (0.0, 0.5, 1.0)]
+        down = [(-x, -score) for x, score in reversed(up) if x > 0] if self.signed else []
+        return down + up
+
+
+def number(value: float) -> str:
+    """Three significant digits, short: 0.0123, 1.2e-5, 48200."""
+    if value and not 1e-3 <= abs(value) < 1e5:
+        mantissa, _, exponent = f"{value:.2e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    text = f"{value:.{max(digits, 0)}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def percent(share: float) -> str:
+    """A share of 1 as a percentage that never rounds something to nothing."""
+    if 0 < share < 0.001:
+        return "<0.1%"
+    return f"{100 * share:.1f}%"
+
+
+def colour(value: float) -> RGB:
+    """The colour of a colour value in [-1, 1]: white mixed with blue or red in CIELAB."""
+    end = POSITIVE if value >= 0 else NEGATIVE
+    return mix(WHITE, end, min(abs(value), 1.0))
+
+
+def mix(start: RGB, end: RGB, share: float) -> RGB:
+    """`share` of the way from `start` to `end` in CIELAB (D50, as the colord library mixes)."""
+    if share <= 0 or share >= 1:
+        return start if share <= 0 else end
+    a, b = _to_lab(start), _to_lab(end)
+    return _from_lab(a + (b - a) * share)
+
+
+# sRGB (linear) to XYZ under D65, Bradford-adapted to D50, and back.
+_D50 = np.array([0.96422, 1.0, 0.82521])
+_TO_XYZ = np.array(
+    [
+        [0.4360747, 0.3850649, 0.1430804],
+        [0.2225045, 0.7168786, 0.0606169],
+        [0.0139322, 0.0971045, 0.7141733],
+    ]
+)
+_FROM_XYZ = np.linalg.inv(_TO_XYZ)
+_EPSILON, _KAPPA = 216 / 24389, 24389 / 27
+
+
+def _to_lab(rgb: RGB) -> np.ndarray:
+    c = np.array(rgb) / 255
+    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
+    f = _TO_XYZ @ linear / _D50
+    f = np.where(f > _EPSILON, np.cbrt(f), (_KAPPA * f + 16) / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def _from_lab(lab: np.ndarray) -> RGB:
+    y = (lab[0] + 16) / 116
+    f = np.array([y + lab[1] / 500, y, y - lab[2] / 200])
+    xyz = np.where(f**3 > _EPSILON, f**3, (116 * f - 16) / _KAPPA) * _D50
+    linear = np.clip(_FROM_XYZ @ xyz, 0, 1)
+    c = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    r, g, b = (round(float(x) * 255) for x in np.clip(c, 0, 1))
+    return r, g, b

@@ -1,0 +1,293 @@
+"""Results: scores with their labels, and everything needed to read or repeat them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Union
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from typing_extensions import Self
+
+from tl_scopes.errors import PositionError, ResultFileError, SiteError
+from tl_scopes.storage import read_file, write_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Token:
+    """A vocabulary entry: its id, and its text as the tokenizer decodes it alone."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One predicted next token with its probability."""
+
+    id: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ScopeInfo:
+    """Which scope made a result: its name (`"fisher"`, ...) and its parameters as plain values."""
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items() if v is not None)
+        return f"{self.name}({inside})"
+
+
+@dataclass(frozen=True)
+class FisherInfo:
+    """How much of the Fisher information `F` of the next-token distribution a result holds.
+
+    `eigenvalues`: those kept exactly, largest first (nats per unit^2 of the final state).
+    `trace`: tr F. `share`: kept eigenvalues over the trace, in [0, 1]. `samples`: random
+    directions used for the rest (0: the rest is left out).
+    """
+
+    eigenvalues: tuple[float, ...]
+    trace: float
+    share: float
+    samples: int = 0
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from.
+
+    `processing`: "raw", or which weight processing was found. `precision`: the dtype that was
+    differentiated in and the one that norms were reduced in.
+    """
+
+    model: str
+    model_class: str
+    dtype: str
+    device: str
+    processing: str
+    precision: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+class _Drawn:
+    """What every result can do: files, and pictures (drawn by `tl_scopes.render` when asked)."""
+
+    def save(self, path: str | Path) -> Path:
+        """Write to one safetensors file (never pickle), atomically. Returns the path."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
+        payload = {k: _plain(v) for k, v in values.items() if k not in tensors}
+        return write_file(path, type(self).__name__, tensors, payload)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read what `save` wrote. Raises `ResultFileError` for any other file."""
+        tensors, payload = read_file(path, cls.__name__)
+        try:
+            return cls(**tensors, **{k: _rebuild(v) for k, v in payload.items()})
+        except (TypeError, KeyError) as error:
+            raise ResultFileError(
+                f"{path} does not describe a whole {cls.__name__} ({error}): save it again"
+            ) from error
+
+    def to_html(self, path: str | Path | None = None, **options: Any) -> str:
+        """One self-contained HTML page; written to `path` if given. Options: `tl_scopes.render.html`."""
+        from tl_scopes import render
+
+        return render.html(self, path, **options)
+
+    def show(self, **options: Any) -> Any:
+        """The notebook view. Options: `tl_scopes.render.html`."""
+        from tl_scopes import render
+
+        return render.notebook(self, **options)
+
+    def plot(self, **options: Any) -> Figure:
+        """A matplotlib figure. Options: `tl_scopes.render.figure`."""
+        from tl_scopes import render
+
+        return render.figure(self, **options)
+
+    def print(self, **options: Any) -> None:
+        """Coloured tokens in the terminal. Options: `tl_scopes.render.terminal`."""
+        from tl_scopes import render
+
+        render.terminal(self, **options)
+
+    def _repr_html_(self) -> str:
+        from tl_scopes import render
+
+        return render.notebook(self).data
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(_Drawn):
+    """Influence of every token of one prompt on one explained quantity, at one or more sites.
+
+    `scores[s, t]` is the influence of token `t` at `sites[s]`, in `units`; zero after the read
+    `position`. `tokens` and `str_tokens` hold the whole prompt as it was fed, BOS included
+    (`has_bos`). `target` is None for scopes without one. `standard_error` is there where the
+    scores are a sampled estimate.
+    """
+
+    scores: Float[Tensor, "site pos"]
+    sites: tuple[str, ...]
+    tokens: Int[Tensor, "pos"]
+    str_tokens: tuple[str, ...]
+    has_bos: bool
+    position: int
+    scope: ScopeInfo
+    target: Token | None
+    units: str
+    prediction: tuple[Candidate, ...]
+    fisher: FisherInfo | None
+    standard_error: Float[Tensor, "site pos"] | None
+    provenance: Provenance
+
+    def top(self, k: int = 5, site: int | str = 0) -> list[tuple[int, str, float]]:
+        """The `k` tokens with the highest scores at `site` as `(position, text, score)`.
+
+        `site` is a label of `sites` or an index into it. BOS and tokens after the read position
+        are counted like any other. Raises `SiteError` for a site that the result does not hold.
+        """
+        row = self.scores[site_index(self.sites, site)]
+        order = torch.sort(row, descending=True, stable=True).indices[: max(k, 0)].tolist()
+        return [(t, self.str_tokens[t], float(row[t])) for t in order]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Long-form pandas table: one row a site and token."""
+        import pandas as pd
+
+        n_site, n_pos = self.scores.shape
+        columns: dict[str, Any] = {
+            "site": [site for site in self.sites for _ in range(n_pos)],
+            "position": list(range(n_pos)) * n_site,
+            "token_id": self.tokens.tolist() * n_site,
+            "token": list(self.str_tokens) * n_site,
+            "score": self.scores.flatten().tolist(),
+        }
+        if self.standard_error is not None:
+            columns["standard_error"] = self.standard_error.flatten().tolist()
+        return pd.DataFrame(columns)
+
+    def __repr__(self) -> str:
+        target = f", target={self.target.text!r}" if self.target else ""
+        where = self.sites[0] if len(self.sites) == 1 else f"{len(self.sites)} sites"
+        top = ", ".join(f"{text!r} {score:.3g}" for _, text, score in self.top(3))
+        return (
+            f"Attribution({self.scope}{target}, {where}, {len(self.str_tokens)} tokens, "
+            f"read at {self.position}; top: {top})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SequenceAttribution(_Drawn):
+    """Influence of every token on several read positions of one prompt.
+
+    `scores[r, s, t]` is the influence of token `t` at `sites[s]` on what is predicted at read
+    position `positions[r]`; zero for `t > positions[r]`. `targets`, `predictions`, `fishers`
+    hold one entry a read position.
+    """
+
+    scores: Float[Tensor, "read site pos"]
+    positions: tuple[int, ...]
+    sites: tuple[str, ...]
+    tokens: Int[Tensor, "pos"]
+    str_tokens: tuple[str, ...]
+    has_bos: bool
+    scope: ScopeInfo
+    targets: tuple[Union[Token, None], ...]
+    units: str
+    predictions: tuple[tuple[Candidate, ...], ...]
+    fishers: tuple[Union[FisherInfo, None], ...]
+    standard_error: Float[Tensor, "read site pos"] | None
+    provenance: Provenance
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def at(self, position: int) -> Attribution:
+        """The `Attribution` of one read position. Raises `PositionError` if it was not read."""
+        if position not in self.positions:
+            raise PositionError(
+                f"read position {position} is not in this result, which holds "
+                f"{list(self.positions)}; ask for one of these"
+            )
+        r = self.positions.index(position)
+        return Attribution(
+            scores=self.scores[r],
+            sites=self.sites,
+            tokens=self.tokens,
+            str_tokens=self.str_tokens,
+            has_bos=self.has_bos,
+            position=position,
+            scope=self.scope,
+            target=self.targets[r],
+            units=self.units,
+            prediction=self.predictions[r],
+            fisher=self.fishers[r],
+            standard_error=None if self.standard_error is None else self.standard_error[r],
+            provenance=self.provenance,
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Long-form pandas table: one row a read position, site and token."""
+        import pandas as pd
+
+        frames = [self.at(p).to_frame().assign(read_position=p) for p in self.positions]
+        table = pd.concat(frames, ignore_index=True)
+        return table[["read_position", *[c for c in table.columns if c != "read_position"]]]
+
+    def __repr__(self) -> str:
+        where = self.sites[0] if len(self.sites) == 1 else f"{len(self.sites)} sites"
+        return (
+            f"SequenceAttribution({self.scope}, {where}, {len(self.positions)} read positions, "
+            f"{len(self.str_tokens)} tokens)"
+        )
+
+
+def site_index(sites: tuple[str, ...], site: int | str) -> int:
+    """The row of `site` (a label or an index) in `sites`. Raises `SiteError` if there is none."""
+    if isinstance(site, str) and site in sites:
+        return sites.index(site)
+    if isinstance(site, int) and -len(sites) <= site < len(sites):
+        return site % len(sites)
+    raise SiteError(
+        f"this result has no site {site!r}; it holds {list(sites)}: give one of these labels "
+        f"or an index below {len(sites)}"
+    )
+
+
+_NESTED = {c.__name__: c for c in (Token, Candidate, ScopeInfo, FisherInfo, Provenance)}
+
+
+def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        inside = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
+        return {"__type__": type(value).__name__, **inside}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _rebuild(value: Any) -> Any:
+    if isinstance(value, dict):
+        inside = {k: _rebuild(v) for k, v in value.items() if k != "__type__"}
+        return _NESTED[value["__type__"]](**inside) if "__type__" in value else inside
+    if isinstance(value, list):
+        return tuple(_rebuild(v) for v in value)
+    return value

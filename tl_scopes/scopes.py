@@ -1,0 +1,392 @@
+"""Scopes: what is explained. Each yields its row vectors at one read position."""
+
+from __future__ import annotations
+
+import operator
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, Union
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.errors import ScopeParameterError, TargetError
+from tl_scopes.fisher import FisherGeometry, smallest_rank
+from tl_scopes.result import FisherInfo, Token
+from tl_scopes.sites import SiteRequest
+from tl_scopes.unembedding import Unembedding, working_dtype
+
+
+class _NextToken:
+    def __repr__(self) -> str:
+        return "NEXT_TOKEN"
+
+
+NEXT_TOKEN = _NextToken()
+"""Target of a scope: the token that follows the read position in the prompt."""
+
+Target = Union[str, int, _NextToken, None]
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """What a scope sees at its read position.
+
+    `value`: the final state `y_p`, or the activation at a `DirectionScope`'s own site. `raw`: its
+    raw logits `y_p W_U + b_U` (None at another site). `next_id`: the following prompt token.
+    """
+
+    value: Tensor
+    raw: Float[Tensor, "d_vocab"] | None
+    head: Unembedding
+    token_of: Callable[[str | int], Token]
+    next_id: int | None
+
+    def resolve(self, target: Target) -> Token:
+        """The vocabulary entry that `target` means here. Raises `TargetError`."""
+        if target is None:
+            assert self.raw is not None
+            return self.token_of(int(self.head.logits(self.raw).argmax()))
+        if isinstance(target, _NextToken):
+            if self.next_id is None:
+                raise TargetError(
+                    "NEXT_TOKEN asks for the token after the read position, but the prompt ends "
+                    "there: read an earlier position, or name the target"
+                )
+            return self.token_of(self.next_id)
+        return self.token_of(target)
+
+
+@dataclass(frozen=True, eq=False)
+class Explained:
+    """Frozen row vectors, and how their squared pulled-back norms become a score.
+
+    Score: the root (`squared=False`, one vector) or the value (`squared=True`) of
+    `sum_i weights[i] ||v_i^T J_t||^2`. The last `n_sampled` vectors are random; their spread gives
+    the standard error.
+    """
+
+    vectors: Float[Tensor, "k *d"]
+    weights: Float[Tensor, "k"]
+    squared: bool = False
+    n_sampled: int = 0
+    target: Token | None = None
+    fisher: FisherInfo | None = None
+
+    @classmethod
+    def single(cls, vector: Tensor, target: Token | None = None) -> Explained:
+        return cls(vector[None], torch.ones(1, dtype=torch.float64), target=target)
+
+
+class Scope(ABC):
+    """A choice of what is explained, given as row vectors in the space of what is read.
+
+    Subclasses are small frozen dataclasses. `needs_raw_weights` says why weight processing would
+    make the scope meaningless (None: it does not matter).
+    """
+
+    name: str
+    units: str
+    read_site: SiteRequest | None = None
+
+    @abstractmethod
+    def explain(self, read: Read) -> Explained:
+        """The vectors at one read position. Raises `TargetError` or `ScopeParameterError`."""
+
+    @abstractmethod
+    def parameters(self) -> dict[str, Any]:
+        """Plain values for the result's record."""
+
+    @property
+    def needs_raw_weights(self) -> str | None:
+        return None
+
+    @property
+    def explains_centred_logit(self) -> bool:
+        """Whether a mean-centred unembedding changes what the scope explains."""
+        return False
+
+    def validate(self, d_model: int) -> None:
+        """Check the parameters that depend on the model's width. Raises `ScopeParameterError`."""
+
+
+@dataclass(frozen=True)
+class SemanticScope(Scope):
+    """Influence on one target logit: `v = W_U[:, target]`, score `||v^T J_t||_2`.
+
+    `target`: a string that is one token, a token id, `NEXT_TOKEN` (the token that follows in the
+    prompt), or None for the model's top prediction. Units: logit per unit of residual.
+    arXiv 2601.16407, Semantic Scope.
+    """
+
+    target: Target = None
+    name = "semantic"
+    units = "logit per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"target": _plain_target(self.target)}
+
+    @property
+    def explains_centred_logit(self) -> bool:
+        return True
+
+    def explain(self, read: Read) -> Explained:
+        token = read.resolve(self.target)
+        return Explained.single(read.head.column(token.id), token)
+
+
+@dataclass(frozen=True)
+class LogitDifferenceScope(Scope):
+    """Influence on the difference of two logits: `v = W_U[:, a] - W_U[:, b]`.
+
+    `a`, `b`: targets as in `SemanticScope`. Units: logit per unit of residual. The result's target
+    is `a`; `b` stands in its scope's parameters.
+    """
+
+    a: Target
+    b: Target
+    name = "logit_difference"
+    units = "logit per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"a": _plain_target(self.a), "b": _plain_target(self.b)}
+
+    def explain(self, read: Read) -> Explained:
+        a, b = read.resolve(self.a), read.resolve(self.b)
+        if a.id == b.id:
+            raise TargetError(
+                f"both targets are token {a.id} ({a.text!r}), whose difference is zero everywhere: "
+                "give two different tokens"
+            )
+        return Explained.single(read.head.column(a.id) - read.head.column(b.id), a)
+
+
+@dataclass(frozen=True)
+class TemperatureScope(Scope):
+    """Influence on confidence: `v = y / ||y||`, so that the score is `||grad_t ||y|| ||_2`.
+
+    `||y||` is the effective inverse temperature of the prediction. Units: norm of y per unit of
+    residual. Needs raw weights. arXiv 2601.16407, Temperature Scope.
+    """
+
+    name = "temperature"
+    units = "norm of y per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def needs_raw_weights(self) -> str | None:
+        return "with the final norm's gain folded away ||y|| is constant, so only noise would remain"
+
+    def explain(self, read: Read) -> Explained:
+        y = read.value.to(working_dtype(read.value.dtype))
+        return Explained.single(y / torch.linalg.vector_norm(y))
+
+
+@dataclass(frozen=True)
+class FisherScope(Scope):
+    """Influence on the whole predicted distribution: `tr(J_t^T F J_t)`, or a part of it.
+
+    `rank`: an int k keeps the top k eigenpairs of F, `"full"` all of them, a float in (0, 1] the
+    fewest that hold that share of tr F. `samples=n`: n random vectors instead, an unbiased
+    estimate of the full score with a standard error; with both, the top k exactly and the samples
+    projected off their span (Hutch++). Neither: rank 1, as published.
+    `tail`: the share of tr F that unlikely tokens may hold and be left out of the eigenproblem (0:
+    none); what is left out can only lower scores. `seed` and `distribution` ("rademacher" or
+    "normal") belong to the samples. Units: nats per unit^2 (twice the second-order KL).
+    Low rank and temperature need raw weights. arXiv 2601.16407, Fisher Scope; Hutch++: Meyer,
+    Musco, Musco, Woodruff, arXiv 2010.09649.
+    """
+
+    rank: int | float | Literal["full"] | None = None
+    samples: int | None = None
+    seed: int = 0
+    distribution: Literal["rademacher", "normal"] = "rademacher"
+    tail: float = 1e-6
+    name = "fisher"
+    units = "nats per unit^2 of residual"
+
+    def __post_init__(self) -> None:
+        if self.rank is None and self.samples is None:
+            object.__setattr__(self, "rank", 1)
+        rank_is_number = isinstance(self.rank, (int, float)) and not isinstance(self.rank, bool)
+        if not (self.rank is None or self.rank == "full" or rank_is_number):
+            raise ScopeParameterError(
+                f'rank is {self.rank!r}; allowed: an int from 1 to d_model, a share in (0, 1], "full"'
+            )
+        if isinstance(self.rank, int) and self.rank < 1:
+            raise ScopeParameterError(f"rank is {self.rank}; allowed: 1 to d_model")
+        if isinstance(self.rank, float) and not 0 < self.rank <= 1:
+            raise ScopeParameterError(
+                f"rank is the float {self.rank}; a share of tr F lies in (0, 1]; "
+                "give an int for a number of eigenpairs"
+            )
+        if self.samples is not None and (
+            isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1
+        ):
+            raise ScopeParameterError(
+                f"samples is {self.samples!r}; allowed: a whole number from 1, or None for none"
+            )
+        if self.rank == "full" and self.samples is not None:
+            raise ScopeParameterError(
+                'rank="full" is exact and leaves nothing to sample: drop samples, or give a rank'
+            )
+        if self.distribution not in ("rademacher", "normal"):
+            raise ScopeParameterError(
+                f'distribution is {self.distribution!r}; allowed: "rademacher", "normal"'
+            )
+        if not 0 <= self.tail < 1:
+            raise ScopeParameterError(f"tail is {self.tail}; allowed: a share from 0 to below 1")
+
+    def parameters(self) -> dict[str, Any]:
+        sampled = {"samples": self.samples, "seed": self.seed, "distribution": self.distribution}
+        return {"rank": self.rank, **(sampled if self.samples else {}), "tail": self.tail}
+
+    @property
+    def needs_raw_weights(self) -> str | None:
+        if self.samples is not None or self.rank == "full":
+            return None
+        return (
+            "with the final norm's gain folded away F is another quadratic form, whose leading "
+            'eigenvectors differ (rank="full" and samples=n stay right)'
+        )
+
+    def validate(self, d_model: int) -> None:
+        if isinstance(self.rank, int) and self.rank > d_model:
+            raise ScopeParameterError(
+                f"rank {self.rank} is over d_model: F of this model has rank {d_model} at most; "
+                f'give 1 to {d_model}, or "full"'
+            )
+
+    def explain(self, read: Read) -> Explained:
+        assert read.raw is not None
+        geometry = FisherGeometry.at(read.head, read.raw)
+        values = read.raw.new_zeros(0)
+        vectors = read.raw.new_zeros(0, read.head.d_model)
+        if self.rank is not None:
+            tail = self.tail
+            if isinstance(self.rank, float):
+                tail = min(tail, (1 - self.rank) / 10)
+            values, vectors = geometry.eigenpairs(tail)
+            kept = len(values)
+            if isinstance(self.rank, float):
+                kept = smallest_rank(values, geometry.trace, self.rank)
+            elif isinstance(self.rank, int):
+                kept = self.rank
+            values, vectors = values[:kept], vectors[:kept]
+        info = FisherInfo(
+            eigenvalues=tuple(values.double().tolist()),
+            trace=geometry.trace,
+            share=min(1.0, float(values.double().sum()) / geometry.trace) if geometry.trace else 1.0,
+            samples=self.samples or 0,
+        )
+        weights = values.double().cpu()
+        if self.samples is not None:
+            generator = torch.Generator().manual_seed(self.seed)
+            g = geometry.sample(self.samples, generator, self.distribution)
+            g = g - (g @ vectors.T) @ vectors
+            vectors = torch.cat([vectors, g])
+            even = torch.full((self.samples,), 1 / self.samples, dtype=torch.float64)
+            weights = torch.cat([weights, even])
+        return Explained(vectors, weights, True, self.samples or 0, fisher=info)
+
+
+@dataclass(frozen=True)
+class FunctionScope(Scope):
+    """Influence on any scalar of the logits: `v` is the gradient of `fn` at `y`.
+
+    `fn` takes the logits of one position, Float[Tensor, "d_vocab"] after the model's output
+    transform, in float32 at least, and returns a differentiable scalar: entropy, a margin, a
+    log-probability, KL to a reference. `label` names it in results. Units: fn per unit of residual.
+    """
+
+    fn: Callable[[Float[Tensor, "d_vocab"]], Tensor]
+    label: str | None = None
+    name = "function"
+    units = "fn per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"fn": self.label or getattr(self.fn, "__name__", type(self.fn).__name__)}
+
+    @property
+    def explains_centred_logit(self) -> bool:
+        return True
+
+    def explain(self, read: Read) -> Explained:
+        assert read.raw is not None
+        with torch.enable_grad():
+            raw = read.raw.detach().requires_grad_()
+            value = self.fn(read.head.logits(raw))
+            if not isinstance(value, Tensor) or value.numel() != 1:
+                got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+                raise ScopeParameterError(
+                    f"fn returned {got}; it must return a tensor with one number"
+                )
+            if not value.requires_grad:
+                raise ScopeParameterError(
+                    "fn's value does not depend differentiably on the logits: use torch operations "
+                    "on the tensor it is given, without .detach(), .item() or argmax"
+                )
+            (slope,) = torch.autograd.grad(value.sum(), raw, allow_unused=True)
+        if slope is None or not torch.isfinite(slope).all():
+            what = "none" if slope is None else "one that is not finite"
+            raise ScopeParameterError(
+                f"fn has {what} as its gradient with respect to the logits of this prompt; "
+                "check it at these logits (0 * log 0 in an entropy, say)"
+            )
+        return Explained.single(read.head.pull(slope[:, None])[0])
+
+
+@dataclass(frozen=True, eq=False)
+class DirectionScope(Scope):
+    """Influence on `<v, h>`, a given direction read at any site: probe, steering vector, SAE row.
+
+    `v`: Float[Tensor, "d"] of the width of the activation at `site` (with heads, [head_index,
+    d_head]). `site`: a layer, hook name or `"resid(l)"`; None reads the final state `y`.
+    `position`: the read position; None takes the call's. Score `||v^T dh/dr_t||_2`. Units: unit of
+    `<v, h>` per unit of residual. The model is run no further than `site`, so results at other
+    sites than the final state carry no prediction.
+    """
+
+    v: Float[Tensor, "*d"]
+    site: str | int | None = None
+    position: int | None = None
+    label: str | None = field(default=None, kw_only=True)
+    name = "direction"
+    units = "unit of <v, h> per unit of residual"
+
+    def __post_init__(self) -> None:
+        v = torch.as_tensor(self.v).detach()
+        if not v.dtype.is_floating_point:
+            v = v.float()
+        if v.ndim == 0 or not torch.isfinite(v).all():
+            raise ScopeParameterError(
+                f"the direction has shape {tuple(v.shape)} and "
+                f"{int((~torch.isfinite(v)).sum())} entries that are not finite; "
+                "give a finite vector of the site's width"
+            )
+        object.__setattr__(self, "v", v)
+        object.__setattr__(self, "read_site", self.site)
+
+    def parameters(self) -> dict[str, Any]:
+        shape = list(self.v.shape)
+        return {"label": self.label, "site": self.site, "shape": shape, "norm": float(self.v.norm())}
+
+    def explain(self, read: Read) -> Explained:
+        if self.v.shape != read.value.shape:
+            where = "the final state" if self.site is None else f"site {self.site!r}"
+            raise ScopeParameterError(
+                f"the direction has shape {tuple(self.v.shape)}, the activation at {where} has "
+                f"{tuple(read.value.shape)} per position: give a vector of that shape"
+            )
+        precise = working_dtype(read.value.dtype)
+        return Explained.single(self.v.to(read.value.device, precise))
+
+
+def _plain_target(target: Target) -> str | int | None:
+    if isinstance(target, _NextToken):
+        return repr(target)
+    return target if target is None or isinstance(target, str) else operator.index(target)

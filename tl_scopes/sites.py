@@ -1,0 +1,113 @@
+"""Sites: where in the model influence is measured. Parsing, labels, order."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Union
+
+from tl_scopes.errors import SiteError
+
+SiteRequest = Union[str, int, Sequence[Union[str, int]]]
+
+_RESID = re.compile(r"resid\((-?\d+)\)")
+_COMPONENT = re.compile(r"(?P<hook>.+?)(?P<index>(\[\d+\])+)")
+
+
+@dataclass(frozen=True)
+class Site:
+    """One named place in the model.
+
+    `label` is what results show: `embed`, `resid(l)`, or the hook name. `hook` is the
+    TransformerLens hook name that is recorded there. `component` picks one entry of the axes
+    between `pos` and the last one (a head, for `hook_z`); None keeps them all, one label each.
+    """
+
+    label: str
+    hook: str
+    component: tuple[int, ...] | None = None
+
+    @property
+    def is_embed(self) -> bool:
+        return self.label == "embed"
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the site was given as a hook name, whose shape is known only when it fires."""
+        return self.label.startswith(self.hook)
+
+    def component_label(self, index: tuple[int, ...]) -> str:
+        """The label of one component, such as `blocks.3.attn.hook_z[2]`."""
+        return self.hook + "".join(f"[{i}]" for i in index)
+
+
+def embed_site() -> Site:
+    """The token-embedding output as the first block's stream receives it."""
+    return Site("embed", "hook_embed")
+
+
+def resid_site(layer: int, n_layers: int) -> Site:
+    """The residual stream entering block `layer`, or the final norm for `layer == n_layers`."""
+    if layer < n_layers:
+        return Site(f"resid({layer})", f"blocks.{layer}.hook_resid_pre")
+    return Site(f"resid({layer})", f"blocks.{layer - 1}.hook_resid_post")
+
+
+def parse_sites(request: SiteRequest, n_layers: int, hooks: Collection[str]) -> tuple[Site, ...]:
+    """Turn what a user asks for into sites, in the order asked for, each once.
+
+    `request`: `"embed"`, `"all"` (embed, then resid(0)..resid(n_layers)), an int layer (negative
+    ones count back from resid(n_layers), as -1), `"resid(l)"`, a hook name in `hooks`, or a list of
+    these. Raises `SiteError`, with the nearest names, for anything else.
+    """
+    items: list[str | int] = []
+    for item in [request] if isinstance(request, (str, int)) else list(request):
+        if item == "all":
+            items += ["embed", *range(n_layers + 1)]
+        else:
+            items.append(item)
+    if not items:
+        raise SiteError('no site was given; allowed: "embed", "all", a layer, a hook name, a list')
+    return tuple(dict.fromkeys(parse_site(item, n_layers, hooks) for item in items))
+
+
+def parse_site(item: str | int, n_layers: int, hooks: Collection[str]) -> Site:
+    """One site from `"embed"`, a layer, `"resid(l)"` or a hook name. Raises `SiteError`."""
+    if isinstance(item, bool) or not isinstance(item, str):
+        try:
+            if isinstance(item, bool):
+                raise TypeError
+            layer = operator.index(item)
+        except TypeError:
+            raise SiteError(
+                f"a site is a string or an int layer, not {item!r} of type {type(item).__name__}"
+            ) from None
+        return _layer_site(layer, n_layers)
+    if item == "embed":
+        return embed_site()
+    if match := _RESID.fullmatch(item):
+        return _layer_site(int(match[1]), n_layers)
+    if item in hooks:
+        return Site(item, item)
+    if (match := _COMPONENT.fullmatch(item)) and match["hook"] in hooks:
+        component = tuple(int(i) for i in re.findall(r"\d+", match["index"]))
+        return Site(item, match["hook"], component)
+    names = ["embed", "all", *(f"resid({layer})" for layer in range(n_layers + 1)), *hooks]
+    near = difflib.get_close_matches(item, names, n=3, cutoff=0.4)
+    hint = f"; the nearest names are {', '.join(map(repr, near))}" if near else ""
+    raise SiteError(
+        f'the model has no site {item!r}{hint}. Allowed: "embed", "all", a layer from 0 to '
+        f"{n_layers}, or a name in model.hook_dict"
+    )
+
+
+def _layer_site(layer: int, n_layers: int) -> Site:
+    if not -n_layers - 1 <= layer <= n_layers:
+        raise SiteError(
+            f"layer {layer} is out of range: the model has {n_layers} blocks, so resid(0) to "
+            f"resid({n_layers}) exist (resid({n_layers}) enters the final norm)"
+        )
+    return resid_site(layer % (n_layers + 1), n_layers)

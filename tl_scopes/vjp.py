@@ -1,0 +1,67 @@
+"""Vector-Jacobian products in chunks of directions, reduced to scores as the backward pass goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.adapter import ModelView
+
+# Memory that the gradients of one batched backward pass may take, as far as can be estimated.
+BUDGET_BYTES = 1 << 30
+
+
+def default_chunk(view: ModelView, rows: int, width: int) -> int:
+    """Directions per backward pass, so that the live gradients stay near `BUDGET_BYTES`."""
+    cfg = view.cfg
+    widest = max(view.d_model, int(getattr(cfg, "d_mlp", 0) or 0), int(cfg.n_heads) * width)
+    per_direction = rows * width * widest * view.dtype.itemsize * 4
+    return max(1, min(64, BUDGET_BYTES // per_direction))
+
+
+def squared_norms(
+    view: ModelView,
+    read: Float[Tensor, "read *d"],
+    slots: list[Tensor],
+    cotangents: Callable[[range], Float[Tensor, "direction read *d"]],
+    total: int,
+    chunk: int,
+) -> Iterator[tuple[range, list[Tensor | None]]]:
+    """Pull `total` cotangents, made chunk by chunk, back from `read` to the slots.
+
+    Yields, chunk by chunk, the directions done and the squared norms at each slot,
+    [direction, batch, pos, ...] (None for a slot with no path to what is read). Directions of one chunk
+    share a batched backward pass where every operation of the model allows it, else they loop.
+    """
+    for start in range(0, total, chunk):
+        done = range(start, min(start + chunk, total))
+        yield done, _pull(view, read, slots, cotangents(done), retain=done.stop < total)
+
+
+def _pull(
+    view: ModelView, read: Tensor, slots: list[Tensor], v: Tensor, retain: bool
+) -> list[Tensor | None]:
+    if not read.requires_grad:
+        return [None] * len(slots)
+    if len(v) > 1 and view.batches_backward:
+        try:
+            return list(
+                torch.autograd.grad(
+                    read, slots, v, retain_graph=True, is_grads_batched=True, allow_unused=True
+                )
+            )
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError, ValueError):
+            # An operation without a batching rule. A real fault shows again in the loop below.
+            view.batches_backward = False
+    each = [
+        torch.autograd.grad(
+            read, slots, row, retain_graph=retain or i + 1 < len(v), allow_unused=True
+        )
+        for i, row in enumerate(v)
+    ]
+    return [None if column[0] is None else torch.stack(column) for column in zip(*each)]
