@@ -4,18 +4,24 @@
 a prompt and a scope; see each scope for what it explains. Source: arXiv 2601.16407.
 """
 
-from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
-from tl_scopes.result import Attribution, SequenceAttribution
-from tl_scopes.scopes import (
-    NEXT_TOKEN,
-    DirectionScope,
-    FisherScope,
-    FunctionScope,
-    LogitDifferenceScope,
-    Scope,
-    SemanticScope,
-    TemperatureScope,
-)
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
+    from tl_scopes.result import Attribution, SequenceAttribution
+    from tl_scopes.scopes import (
+        NEXT_TOKEN,
+        DirectionScope,
+        FisherScope,
+        FunctionScope,
+        LogitDifferenceScope,
+        Scope,
+        SemanticScope,
+        TemperatureScope,
+    )
 
 __version__ = "0.1.0"
 
@@ -34,3 +40,29 @@ __all__ = [
     "attribute_batch",
     "attribute_sequence",
 ]
+
+# Imported when first asked for: torch takes seconds, which `tl-scopes --help` must not.
+_HOMES = {name: "scopes" for name in __all__} | {
+    "Attribution": "result",
+    "SequenceAttribution": "result",
+    "attribute": "attribution",
+    "attribute_batch": "attribution",
+    "attribute_sequence": "attribution",
+}
+
+
+_MODULES = ("errors", "models", "render")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_MODULES})

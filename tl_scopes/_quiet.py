@@ -7,7 +7,10 @@ import io
 import logging
 import os
 import random
+import socket
 import sys
+import urllib.parse
+import urllib.request
 import warnings
 from collections.abc import Iterator
 
@@ -32,7 +35,8 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
     cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
     grad_mode, default_dtype = torch.is_grad_enabled(), torch.get_default_dtype()
     verbosity = transformers_logging.get_verbosity()
-    bars, hub_bars_off = transformers_logging.is_progress_bar_enabled(), are_progress_bars_disabled()
+    bars = transformers_logging.is_progress_bar_enabled()
+    hub_bars_off = are_progress_bars_disabled()
     root = logging.getLogger()
     # logging.warning() on a bare root logger installs a handler for good; a null one prevents it.
     null = None if root.handlers else logging.NullHandler()
@@ -53,8 +57,10 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
         if null:
             root.removeHandler(null)
         transformers_logging.set_verbosity(verbosity)
-        (transformers_logging.enable_progress_bar if bars else transformers_logging.disable_progress_bar)()
-        (disable_hub_bars if hub_bars_off else enable_hub_bars)()
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if are_progress_bars_disabled() != hub_bars_off:
+            (disable_hub_bars if hub_bars_off else enable_hub_bars)()
         torch.set_grad_enabled(grad_mode)
         torch.set_default_dtype(default_dtype)
         random.setstate(random_states[0])
@@ -65,6 +71,35 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
         for name in set(os.environ) - set(environment):
             del os.environ[name]
         os.environ.update(environment)
+
+
+@contextlib.contextmanager
+def local_only_if_unreachable() -> Iterator[None]:
+    """Look only into the hub's local cache when its address cannot even be resolved.
+
+    Otherwise each file is asked for six times, with 23 s of pauses, before the failure is told.
+    """
+    from huggingface_hub import constants
+    from transformers.utils import hub as transformers_hub
+
+    host = urllib.parse.urlparse(constants.ENDPOINT).hostname or ""
+    try:
+        if not urllib.request.getproxies():  # behind a proxy, names need not resolve here
+            socket.getaddrinfo(host, 443)
+        reachable = True
+    except OSError:
+        reachable = False
+    # transformers 4 keeps a copy of the switch.
+    switches = [(constants, "HF_HUB_OFFLINE"), (transformers_hub, "_is_offline_mode")]
+    saved = [(m, name, getattr(m, name)) for m, name in switches if hasattr(m, name)]
+    try:
+        if not reachable:
+            for module, name, _ in saved:
+                setattr(module, name, True)
+        yield
+    finally:
+        for module, name, value in saved:
+            setattr(module, name, value)
 
 
 def say(text: str) -> None:

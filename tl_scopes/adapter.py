@@ -26,14 +26,15 @@ class ModelView:
     """What the package needs of a model, the same for both TransformerLens classes.
 
     Made by `view`, which refuses models whose scopes would be wrong. Facts that depend on weights
-    or flags are read afresh; what first use verifies (`embed_scale`, the output transform) is kept.
+    or flags are read afresh. What `capture.verify` finds (`embed_scale`, that the last step is
+    known) is kept as long as the hooks on the last step are those it was found under.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = weakref.ref(model)
         self.is_bridge = guards.transformer_lens_class(model) == "TransformerBridge"
         self.lock = threading.RLock()
-        self.verified = False
+        self.verified_under: tuple[int, ...] | None = None
         self.embed_scale = 1.0
         self.batches_backward = True
 
@@ -68,10 +69,6 @@ class ModelView:
         return next(iter(self.model.embed.parameters())).device
 
     @property
-    def unembed(self) -> nn.Module:
-        return self.model.unembed
-
-    @property
     def hooks(self) -> dict[str, Any]:
         return self.model.hook_dict
 
@@ -104,6 +101,7 @@ class ModelView:
         The edited tensor is always put back on its way: what is merely stored can lie off the
         graph (a head-split copy on TransformerBridge).
         """
+        edit = _own_thread(edit)
         if site.is_embed and getattr(self.cfg, "post_embedding_ln", False) and not self.is_bridge:
             handle = self.model.embed.ln.register_forward_pre_hook(lambda _, args: (edit(args[0]),))
             return handle.remove
@@ -138,6 +136,35 @@ class ModelView:
             return self.model(tokens, attention_mask=mask, use_cache=False)
         return self.model(tokens, attention_mask=mask)
 
+    def tap_final(self, edit: Edit) -> Remove:
+        """Let `edit` replace the final state, the input of the unembedding, until removed.
+
+        A pre-hook on the module sees it on both classes and all versions: hook_normalized comes
+        before the norm's gain, and unembed.hook_in is missing in 2.x.
+        """
+        edit = _own_thread(edit)
+        unembed: nn.Module = self.model.unembed
+        return unembed.register_forward_pre_hook(lambda _, args: (edit(args[0]), *args[1:])).remove
+
+    def last_step_hooks(self) -> tuple[int, ...]:
+        """Ids of the torch hooks that can edit the logits after the final state was read."""
+        model = self.model
+        modules = [model, *model.unembed.modules()]
+        modules += [m for m in [getattr(model, "original_model", None)] if m is not None]
+        hooks = [(*m._forward_pre_hooks, *m._forward_hooks) for m in modules]
+        return tuple(h for own in hooks for h in own)
+
+    def tap_stream(self, keep: Callable[[Tensor], Any]) -> Remove:
+        """Show `keep` what enters the first block, before any hook point there can edit it."""
+
+        def look(_: nn.Module, args: tuple, kwargs: dict) -> None:
+            found = args[0] if args else kwargs.get("hidden_states")
+            if isinstance(found, Tensor) and threading.get_ident() == owner:
+                keep(found)
+
+        owner = threading.get_ident()
+        return self.model.blocks[0].register_forward_pre_hook(look, with_kwargs=True).remove
+
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter, each once, those that the wrapped model alone holds included."""
         found = {id(p): p for p in nn.Module.parameters(self.model)}
@@ -154,7 +181,9 @@ class ModelView:
             try:
                 for p in thawed:
                     p.requires_grad_(False)
-                with torch.inference_mode(False), torch.enable_grad():
+                # Autocast would compute in another dtype than the one the result names.
+                plain = torch.autocast(self.device.type, enabled=False)
+                with torch.inference_mode(False), torch.enable_grad(), plain:
                     yield
             finally:
                 for p in thawed:
@@ -172,6 +201,12 @@ class ModelView:
             precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
             versions=_versions(),
         )
+
+
+def _own_thread(edit: Edit) -> Edit:
+    """`edit` for this thread's forward passes only: others may run the model meanwhile."""
+    owner = threading.get_ident()
+    return lambda a: edit(a) if threading.get_ident() == owner else a
 
 
 _views: weakref.WeakKeyDictionary[Any, ModelView] = weakref.WeakKeyDictionary()

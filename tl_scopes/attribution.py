@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, Union
 
 import torch
@@ -11,7 +11,7 @@ from tl_scopes import guards
 from tl_scopes.adapter import ModelView, view
 from tl_scopes.encoding import Prompt, encode, resolve_position
 from tl_scopes.engine import Job, run
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
 from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.scopes import Scope
 from tl_scopes.sites import SiteRequest
@@ -55,9 +55,9 @@ def attribute(
     found = attribute_batch(
         model,
         [prompt],
-        scope,
+        [scope],
         sites=sites,
-        position=position,
+        position=[position],
         prepend_bos=prepend_bos,
         chunk_size=chunk_size,
     )
@@ -83,6 +83,8 @@ def attribute_batch(
     """
     engine = view(model)
     listed = _listed(prompts)
+    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
+        raise ScopeParameterError(f"batch_tokens is {batch_tokens!r}; allowed: an int from 1")
     scopes = _scopes(scope, len(listed))
     jobs = []
     for prompt, s, p in zip(listed, scopes, _positions(position, len(listed))):
@@ -122,8 +124,13 @@ def attribute_sequence(
     """
     engine = view(model)
     ids = encode(engine, prompt, prepend_bos)
-    wanted = range(len(ids)) if isinstance(positions, str) and positions == "all" else positions
-    reads = [resolve_position(p, len(ids)) for p in wanted]
+    _check_is_scope(scope)
+    if getattr(scope, "position", None) is not None:
+        raise ScopeParameterError(
+            f"the scope has its own position {getattr(scope, 'position', None)}, but "
+            "attribute_sequence reads at `positions`: drop one of the two"
+        )
+    reads = _reads(positions, len(ids))
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     _check_scopes(engine, [scope])
@@ -163,6 +170,17 @@ def _chunk(size: int | None) -> int | None:
     return size
 
 
+def _reads(positions: Any, length: int) -> list[int]:
+    if isinstance(positions, str) and positions == "all":
+        return list(range(length))
+    if isinstance(positions, str) or not isinstance(positions, Iterable):
+        raise PositionError(
+            f'positions is {positions!r} of type {type(positions).__name__}; allowed: "all", or a '
+            "list of positions"
+        )
+    return [resolve_position(p, length) for p in positions]
+
+
 def _listed(prompts: Any) -> list[Prompt]:
     if isinstance(prompts, (str, torch.Tensor)) or not isinstance(prompts, Sequence):
         raise PromptError(
@@ -181,12 +199,26 @@ def _listed(prompts: Any) -> list[Prompt]:
 
 
 def _scopes(scope: Scope | Sequence[Scope], n: int) -> list[Scope]:
-    scopes = [scope] * n if isinstance(scope, Scope) else list(scope)
-    wrong = next((s for s in scopes if not isinstance(s, Scope)), None)
-    if wrong is not None or len(scopes) != n:
-        got = f"a {type(wrong).__name__}" if wrong is not None else f"{len(scopes)} scopes"
-        raise ScopeParameterError(f"got {got} for {n} prompts: give one Scope, or one a prompt")
+    scopes = list(scope) if isinstance(scope, (list, tuple)) else [scope] * n
+    for s in scopes:
+        _check_is_scope(s)
+    if len(scopes) != n:
+        raise ScopeParameterError(
+            f"got {len(scopes)} scopes for {n} prompts: give one Scope, or one a prompt"
+        )
     return scopes
+
+
+def _check_is_scope(scope: Any) -> None:
+    if isinstance(scope, Scope):
+        return
+    if isinstance(scope, type) and issubclass(scope, Scope):
+        raise ScopeParameterError(
+            f"scope is the class {scope.__name__}; give an instance: {scope.__name__}()"
+        )
+    raise ScopeParameterError(
+        f"scope is {scope!r} of type {type(scope).__name__}; give a Scope such as FisherScope()"
+    )
 
 
 def _positions(position: int | Sequence[int], n: int) -> list[Any]:
@@ -199,11 +231,7 @@ def _positions(position: int | Sequence[int], n: int) -> list[Any]:
 
 
 def _check_scopes(engine: ModelView, scopes: Sequence[Scope]) -> None:
-    for scope in dict.fromkeys(scopes):
-        if not isinstance(scope, Scope):
-            raise ScopeParameterError(
-                f"scope is a {type(scope).__name__}; give a Scope instance such as FisherScope()"
-            )
+    for scope in {id(s): s for s in scopes}.values():
         scope.validate(engine.d_model)
         guards.check_scope(engine.model, scope)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tl_scopes.adapter import ModelView, verify_head
 from tl_scopes.errors import NumericalError, SiteError
-from tl_scopes.sites import Site, embed_site, resid_site
+from tl_scopes.sites import Site, embed_site
 from tl_scopes.unembedding import working_dtype
 
 # Their position axis is not the second one, whatever sizes happen to coincide.
@@ -91,9 +91,7 @@ def record(
         for i, site in enumerate(sites):
             undo.callback(view.tap(site, lambda a, i=i, site=site: probe(i, site, a)))
         if read is None:
-            undo.callback(
-                view.unembed.register_forward_pre_hook(lambda _, args: stop(args[0])).remove
-            )
+            undo.callback(view.tap_final(stop))
         else:
             undo.callback(view.tap(read, stop))
         try:
@@ -105,48 +103,71 @@ def record(
             f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
             "some hooks fire only after a setting of the model such as set_use_attn_result(True)"
         )
+    missing = [site for site, slot in zip(sites, slots) if slot is None]
     if read is not None:
         _check_axes(read.label, found[0], tokens)
-    else:
-        for site, slot in zip(sites, slots):
-            if slot is None:
-                raise SiteError(
-                    f"the forward pass does not reach site {site.label!r} before the final state; "
-                    "some hooks fire only after a setting of the model such as "
-                    "set_use_attn_result(True), some never on this architecture"
-                )
+        # The pass ended early: sites that come later have no influence, those that never come err.
+        missing = [site for site in missing if site.is_named and not _fires(view, tokens, site)]
+    if missing:
+        raise SiteError(
+            f"the forward pass does not reach site {missing[0].label!r} before the final state; "
+            "some hooks fire only after a setting of the model such as "
+            "set_use_attn_result(True), some never on this architecture"
+        )
     return Recording(tuple(sites), found[0], slots)
 
 
+def _fires(view: ModelView, tokens: Tensor, site: Site) -> bool:
+    """Whether a forward pass to the final state reaches `site`."""
+
+    seen: list[Tensor] = []
+
+    def note(activation: Tensor) -> Tensor:
+        seen.append(activation)
+        return activation
+
+    def stop(_: Tensor) -> Tensor:
+        raise _Stop
+
+    with torch.no_grad(), ExitStack() as undo:
+        undo.callback(view.tap(site, note))
+        undo.callback(view.tap_final(stop))
+        try:
+            view.forward(tokens[:1])
+        except _Stop:
+            pass
+    return bool(seen)
+
+
 def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
-    """On a model's first use: check its last step and measure the scale of its embedding.
+    """On a model's first use, or under new hooks: check its last step, measure its embedding scale.
 
     One forward pass over the first row, unembedding the last position only, tells whether the
     logits are what `W_U`, `b_U` and the output transform give, and by which constant the first
     block's stream exceeds the embedding hook's output (1 on nearly every architecture).
     Raises `UnsupportedModelError`.
     """
+    hooks = view.last_step_hooks()
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, activation: Tensor) -> Tensor:
         seen[name] = activation
         return activation
 
-    def keep_last(_, args):
-        seen["y"] = args[0][:, -1:]
-        return (seen["y"], *args[1:])
-
     with torch.no_grad(), ExitStack() as undo:
         undo.callback(view.tap(embed_site(), lambda a: keep("embed", a)))
         if view.n_layers:
-            undo.callback(view.tap(resid_site(0, view.n_layers), lambda a: keep("stream", a)))
-        undo.callback(view.unembed.register_forward_pre_hook(keep_last).remove)
+            undo.callback(view.tap_stream(lambda a: keep("stream", a)))
+        undo.callback(view.tap_final(lambda y: keep("y", y[:, -1:])))
         logits = view.forward(tokens[:1])
         head = view.unembedding()
-        verify_head(view, logits[:, -1], head.logits(head.raw_logits(seen["y"][:, 0])))
+        expected = head.logits(head.raw_logits(seen["y"][:, 0]))
+        if not torch.isfinite(expected).all():
+            return
+        verify_head(view, logits[:, -1], expected)
         if "embed" in seen and "stream" in seen:
             view.embed_scale = _constant_ratio(seen["stream"], seen["embed"])
-    view.verified = True
+    view.verified_under = hooks
 
 
 def _constant_ratio(stream: Tensor, embed: Tensor) -> float:
@@ -155,7 +176,7 @@ def _constant_ratio(stream: Tensor, embed: Tensor) -> float:
     if a.shape != b.shape or not b.any():
         return 1.0
     ratio = float(a @ b / (b @ b))
-    fits = torch.linalg.vector_norm(a - ratio * b) <= 1e-2 * torch.linalg.vector_norm(a)
+    fits = ratio > 0 and torch.linalg.vector_norm(a - ratio * b) <= 1e-2 * torch.linalg.vector_norm(a)
     return ratio if fits and abs(ratio - 1) > 1e-2 else 1.0
 
 
@@ -182,11 +203,11 @@ def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | 
         for site in sites:
             undo.callback(view.tap(site, lambda a, label=site.label: check(label, a)))
 
-        def stop(module, args):
-            check("final state", args[0])
+        def stop(y: Tensor) -> Tensor:
+            check("final state", y)
             raise _Stop
 
-        undo.callback(view.unembed.register_forward_pre_hook(stop).remove)
+        undo.callback(view.tap_final(stop))
         try:
             view.forward(tokens)
         except _Stop:
@@ -201,6 +222,11 @@ def refuse_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"], what: st
         "every activation of the residual stream is finite, so it arises in the unembedding"
     )
     raise NumericalError(
-        f"NaN or infinity in {what}: {where}. Check the weights and hooks there; in float16 an "
-        "overflow is likely: load the model in bfloat16 or float32"
+        f"NaN or infinity in {what}: {where}. Check the weights and hooks there{overflow_hint(view)}"
     )
+
+
+def overflow_hint(view: ModelView) -> str:
+    if view.dtype != torch.float16:
+        return ""
+    return "; in float16 an overflow is likely: load the model in bfloat16 or float32"

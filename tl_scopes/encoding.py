@@ -28,6 +28,8 @@ def encode(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> list[in
 
     Raises `EmptyPromptError`, `PromptError`, `PromptTooLongError` or `DoubleBosError`.
     """
+    if prepend_bos is not None and not isinstance(prepend_bos, bool):
+        raise PromptError(f"prepend_bos is {prepend_bos!r}; allowed: True, False, None (the default)")
     if isinstance(prompt, str):
         ids = _encode_text(view, prompt, prepend_bos)
     else:
@@ -55,7 +57,8 @@ def encode(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> list[in
 def _encode_text(view: ModelView, text: str, prepend_bos: bool | None) -> list[int]:
     if not text:
         raise EmptyPromptError("the prompt is an empty string: give some text")
-    _need_tokenizer(view)
+    if getattr(view.model, "tokenizer", None) is None:
+        raise PromptError("the model has no tokenizer: give token ids instead of text")
     if prepend_bos and bos_id(view) is None:
         raise PromptError(
             "prepend_bos=True, but the model's tokenizer has no BOS token: drop prepend_bos"
@@ -76,6 +79,8 @@ def _check_ids(view: ModelView, prompt: Any) -> list[int]:
             )
         prompt = prompt.tolist()
     try:
+        if not isinstance(prompt, (list, tuple, range)) and not hasattr(prompt, "__array__"):
+            raise TypeError
         ids = [_index(i) for i in prompt]
     except TypeError:
         raise PromptError(
@@ -93,13 +98,6 @@ def _index(value: Any) -> int:
     if isinstance(value, bool):
         raise TypeError
     return operator.index(value)
-
-
-def _need_tokenizer(view: ModelView) -> Any:
-    tokenizer = getattr(view.model, "tokenizer", None)
-    if tokenizer is None:
-        raise PromptError("the model has no tokenizer: give token ids instead of text")
-    return tokenizer
 
 
 def bos_id(view: ModelView) -> int | None:
@@ -144,7 +142,10 @@ def resolve_token(view: ModelView, target: str | int) -> Token:
         if not 0 <= index < d_vocab:
             raise TargetError(f"target id {index} is outside the vocabulary, 0 to {d_vocab - 1}")
         return Token(index, texts(view, [index])[0])
-    tokenizer = _need_tokenizer(view)
+    tokenizer = getattr(view.model, "tokenizer", None)
+    if tokenizer is None or not target:
+        got = "the model has no tokenizer to read it" if target else "it has no token"
+        raise TargetError(f"target {target!r} cannot be used: {got}; give a token id instead")
     ids = tokenizer(target, add_special_tokens=False)["input_ids"]
     if len(ids) != 1 or ids[0] == getattr(tokenizer, "unk_token_id", None):
         pieces = list(texts(view, ids))

@@ -56,14 +56,14 @@ class Answer:
         """The public result over the whole prompt `ids`. Raises `NumericalError`."""
         n = self.explained.n_sampled
         scores, errors = [], []
-        for label, exact, sampled in zip(self.sites, self.exact, self.sampled):
+        for exact, sampled in zip(self.exact, self.sampled):
             row = exact + sampled.mean(0) if n else exact
-            row = row if self.explained.squared else row.sqrt()
-            scores.append(self._whole(label, row, len(ids)))
+            scores.append(row if self.explained.squared else row.sqrt())
             if n > 1:
-                errors.append(self._whole(label, (sampled.var(0) / n).sqrt(), len(ids)))
+                errors.append((sampled.var(0) / n).sqrt())
+        self._check(engine, scores)
         return Attribution(
-            scores=torch.stack(scores),
+            scores=self._whole(scores, len(ids)),
             sites=tuple(self.sites),
             tokens=torch.tensor(ids),
             str_tokens=texts(engine, ids),
@@ -74,27 +74,30 @@ class Answer:
             units=self.scope.units,
             prediction=self.prediction,
             fisher=self.explained.fisher,
-            standard_error=torch.stack(errors) if errors else None,
+            standard_error=self._whole(errors, len(ids)) if errors else None,
             provenance=engine.provenance(),
         )
 
-    def _whole(self, label: str, row: Float[Tensor, "run"], length: int) -> Float[Tensor, "pos"]:
+    def _check(self, engine: ModelView, scores: list[Tensor]) -> None:
+        # From the site nearest to what is read: a NaN there reaches all the earlier ones.
+        for label, row in zip(reversed(self.sites), reversed(scores)):
+            bad = (~torch.isfinite(row.float())).nonzero()
+            if len(bad):
+                raise NumericalError(
+                    f"NaN or infinity in the gradient at site {label!r}, token {int(bad[0])}, "
+                    "although the forward pass was finite: check the weights and hooks between "
+                    f"there and what is read{capture.overflow_hint(engine)}"
+                )
+            if row[self.position + 1 :].any():
+                raise UnsupportedModelError(
+                    f"at site {label!r} tokens after the read position {self.position} have "
+                    "influence: the model is not causal, and scopes explain causal models only"
+                )
+
+    def _whole(self, rows: list[Tensor], length: int) -> Float[Tensor, "site pos"]:
         """In float32, with zeros for the tokens after the read, which cannot matter."""
-        row = row.float()
-        bad = (~torch.isfinite(row)).nonzero()
-        if len(bad):
-            raise NumericalError(
-                f"NaN or infinity in the gradient at site {label!r}, token {int(bad[0])}, although "
-                "the forward pass was finite. In float16 an overflow is likely: load the model in "
-                "bfloat16 or float32"
-            )
-        if row[self.position + 1 :].any():
-            raise UnsupportedModelError(
-                f"at site {label!r} tokens after the read position {self.position} have influence: "
-                "the model is not causal, and scopes explain causal language models only"
-            )
-        row = row[: self.position + 1]
-        return torch.cat([row, row.new_zeros(length - len(row))])
+        read = torch.stack(rows)[:, : self.position + 1].float()
+        return torch.nn.functional.pad(read, (0, length - read.shape[1]))
 
 
 def run(
@@ -111,14 +114,17 @@ def run(
     request = jobs[0].reads[0][1].read_site
     read_site = None if request is None else engine.site(request)
     with engine.frozen():
-        if not engine.verified:
+        if engine.verified_under != engine.last_step_hooks():
             capture.verify(engine, tokens[:1, : jobs[0].length])
         recording = capture.record(engine, tokens, sites, read_site)
         rows = [row for row, job in enumerate(jobs) for _ in job.reads]
         columns = [position for job in jobs for position, _ in job.reads]
         read = recording.read[rows, columns]
+        if read_site is not None and read_site.is_embed and engine.embed_scale != 1:
+            read = read * engine.embed_scale
         if read_site is not None and read_site.component is not None:
-            read = read[(slice(None), *read_site.component)]
+            ((_, index),) = _components(read_site, recording.read[..., 0])
+            read = read[(slice(None), *index)]
         answers = _explain(engine, jobs, tokens, read.detach(), at_final=read_site is None)
         _pull_back(engine, recording, read, answers, chunk_size)
     remaining = iter(answers)

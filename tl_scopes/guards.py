@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +54,11 @@ def refuse_unsupported(model: Any) -> None:
         _refuse(cfg, "is an encoder, or otherwise not causal")
     if not all(hasattr(model, name) for name in ("embed", "blocks", "unembed", "W_U")):
         _refuse(cfg, "has no single stack of embed, blocks and unembed")
+    if any(p.is_inference() for p in model.parameters()):
+        raise UnsupportedModelError(
+            "the model's weights are inference tensors, which cannot take part in a gradient: load "
+            "the model outside torch.inference_mode()"
+        )
     _refuse_quantised(model, cfg, wrapped, config)
     _refuse_dropout(model, config)
 
@@ -144,7 +150,9 @@ def _is_centred(W_U: torch.Tensor) -> bool:
     if known is None or known[0] != W_U._version:
         with torch.no_grad():
             mean = W_U.mean(dim=-1, dtype=torch.float32).abs().max()
-            known = (W_U._version, bool(mean <= 1e-5 * W_U.abs().max()))
+            largest = W_U.abs().max()
+            centred = bool(mean <= 1e-5 * largest) and bool(torch.isfinite(largest))
+            known = (W_U._version, centred)
         _centred[W_U] = known
     return known[1]
 
@@ -155,6 +163,17 @@ def _gain_is_one(bridge: Any) -> bool:
     if gain is None:
         return True
     return bool((gain == 1).all()) or bool((gain == 0).all())
+
+
+def _level_outside() -> int:
+    """The stacklevel of a warning that shall point at the line that called this package."""
+    package = __name__.partition(".")[0]
+    frame, level, found = sys._getframe(1), 1, 1
+    while frame.f_back is not None:
+        if frame.f_globals.get("__name__", "").partition(".")[0] == package:
+            found = level + 1
+        frame, level = frame.f_back, level + 1
+    return found
 
 
 def check_scope(model: Any, scope: Scope) -> None:
@@ -176,5 +195,5 @@ def check_scope(model: Any, scope: Scope) -> None:
             "the mean logit (about 1e-3 off). Logit differences and log-probabilities are "
             "unchanged; for the raw logit load raw weights (from_pretrained_no_processing)",
             ProcessedWeightsWarning,
-            stacklevel=4,
+            stacklevel=_level_outside(),
         )

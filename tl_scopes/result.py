@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Union
+from typing import TYPE_CHECKING, Any, TypeVar, Union
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from typing_extensions import Self
 
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
 from tl_scopes.storage import read_file, write_file
@@ -81,6 +80,9 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
+_R = TypeVar("_R", bound="_Drawn")
+
+
 class _Drawn:
     """What every result can do: files, and pictures (drawn by `tl_scopes.render` when asked)."""
 
@@ -92,7 +94,7 @@ class _Drawn:
         return write_file(path, type(self).__name__, tensors, payload)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[_R], path: str | Path) -> _R:
         """Read what `save` wrote. Raises `ResultFileError` for any other file."""
         tensors, payload = read_file(path, cls.__name__)
         try:

@@ -194,10 +194,10 @@ class FisherScope(Scope):
     fewest that hold that share of tr F. `samples=n`: n random vectors instead, an unbiased
     estimate of the full score with a standard error; with both, the top k exactly and the samples
     projected off their span (Hutch++). Neither: rank 1, as published.
-    `tail`: the share of tr F that unlikely tokens may hold and be left out of the eigenproblem (0:
-    none); what is left out can only lower scores. `seed` and `distribution` ("rademacher" or
-    "normal") belong to the samples. Units: nats per unit^2 (twice the second-order KL).
-    Low rank and temperature need raw weights. arXiv 2601.16407, Fisher Scope; Hutch++: Meyer,
+    `tail`: with a share or "full", how much of tr F the unlikeliest tokens may hold and be left out
+    (0: nothing); that can only lower scores. An int rank always takes the whole vocabulary.
+    `seed` and `distribution` ("rademacher" or "normal") belong to the samples. Units: nats per unit^2
+    (twice the second-order KL). An int or share as rank, alone, needs raw weights. arXiv 2601.16407, Fisher Scope; Hutch++: Meyer,
     Musco, Musco, Woodruff, arXiv 2010.09649.
     """
 
@@ -238,8 +238,10 @@ class FisherScope(Scope):
             raise ScopeParameterError(
                 f'distribution is {self.distribution!r}; allowed: "rademacher", "normal"'
             )
-        if not 0 <= self.tail < 1:
-            raise ScopeParameterError(f"tail is {self.tail}; allowed: a share from 0 to below 1")
+        if not isinstance(self.tail, (int, float)) or not 0 <= self.tail < 1:
+            raise ScopeParameterError(f"tail is {self.tail!r}; allowed: a share from 0 to below 1")
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 63:
+            raise ScopeParameterError(f"seed is {self.seed!r}; allowed: an int from 0 to 2**63 - 1")
 
     def parameters(self) -> dict[str, Any]:
         sampled = {"samples": self.samples, "seed": self.seed, "distribution": self.distribution}
@@ -267,16 +269,14 @@ class FisherScope(Scope):
         values = read.raw.new_zeros(0)
         vectors = read.raw.new_zeros(0, read.head.d_model)
         if self.rank is not None:
-            tail = self.tail
-            if isinstance(self.rank, float):
-                tail = min(tail, (1 - self.rank) / 10)
-            values, vectors = geometry.eigenpairs(tail)
-            kept = len(values)
-            if isinstance(self.rank, float):
+            if isinstance(self.rank, int):
+                values, vectors = geometry.leading(self.rank)
+            elif isinstance(self.rank, float):
+                values, vectors = geometry.eigenpairs(min(self.tail, (1 - self.rank) / 10))
                 kept = smallest_rank(values, geometry.trace, self.rank)
-            elif isinstance(self.rank, int):
-                kept = self.rank
-            values, vectors = values[:kept], vectors[:kept]
+                values, vectors = values[:kept], vectors[:kept]
+            else:
+                values, vectors = geometry.eigenpairs(self.tail)
         info = FisherInfo(
             eigenvalues=tuple(values.double().tolist()),
             trace=geometry.trace,
@@ -308,6 +308,12 @@ class FunctionScope(Scope):
     name = "function"
     units = "fn per unit of residual"
 
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise ScopeParameterError(
+                f"fn is {self.fn!r}; give a function from the logits [d_vocab] to a scalar tensor"
+            )
+
     def parameters(self) -> dict[str, Any]:
         return {"fn": self.label or getattr(self.fn, "__name__", type(self.fn).__name__)}
 
@@ -319,7 +325,8 @@ class FunctionScope(Scope):
         assert read.raw is not None
         with torch.enable_grad():
             raw = read.raw.detach().requires_grad_()
-            value = self.fn(read.head.logits(raw))
+            # A clone: fn may edit in place, to ban a token, say.
+            value = self.fn(read.head.logits(raw.clone()))
             if not isinstance(value, Tensor) or value.numel() != 1:
                 got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
                 raise ScopeParameterError(
@@ -359,7 +366,15 @@ class DirectionScope(Scope):
     units = "unit of <v, h> per unit of residual"
 
     def __post_init__(self) -> None:
-        v = torch.as_tensor(self.v).detach()
+        try:
+            v = torch.as_tensor(self.v).detach()
+        except (TypeError, ValueError, RuntimeError):
+            v = None
+        if v is None or v.dtype.is_complex:
+            raise ScopeParameterError(
+                f"the direction is {self.v!r} of type {type(self.v).__name__}; give a real vector "
+                "(tensor, array or list) of the site's width"
+            )
         if not v.dtype.is_floating_point:
             v = v.float()
         if v.ndim == 0 or not torch.isfinite(v).all():
@@ -382,8 +397,13 @@ class DirectionScope(Scope):
                 f"the direction has shape {tuple(self.v.shape)}, the activation at {where} has "
                 f"{tuple(read.value.shape)} per position: give a vector of that shape"
             )
-        precise = working_dtype(read.value.dtype)
-        return Explained.single(self.v.to(read.value.device, precise))
+        v = self.v.to(read.value.device, working_dtype(read.value.dtype))
+        if not torch.isfinite(torch.linalg.vector_norm(v)):
+            raise ScopeParameterError(
+                f"the direction's norm {float(self.v.double().norm()):.3g} is too large for the "
+                f"model's {v.dtype}: scale it down, the score is linear in it"
+            )
+        return Explained.single(v)
 
 
 def _plain_target(target: Target) -> str | int | None:

@@ -7,7 +7,7 @@ import operator
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Union
+from typing import Any, Union
 
 from tl_scopes.errors import SiteError
 
@@ -63,9 +63,14 @@ def parse_sites(request: SiteRequest, n_layers: int, hooks: Collection[str]) -> 
     ones count back from resid(n_layers), as -1), `"resid(l)"`, a hook name in `hooks`, or a list of
     these. Raises `SiteError`, with the nearest names, for anything else.
     """
-    items: list[str | int] = []
-    for item in [request] if isinstance(request, (str, int)) else list(request):
-        if item == "all":
+    single = isinstance(request, str) or hasattr(request, "__index__")
+    try:
+        listed = [request] if single else list(request)
+    except TypeError:
+        raise _not_a_site(request) from None
+    items: list[Any] = []
+    for item in listed:
+        if isinstance(item, str) and item == "all":
             items += ["embed", *range(n_layers + 1)]
         else:
             items.append(item)
@@ -76,16 +81,16 @@ def parse_sites(request: SiteRequest, n_layers: int, hooks: Collection[str]) -> 
 
 def parse_site(item: str | int, n_layers: int, hooks: Collection[str]) -> Site:
     """One site from `"embed"`, a layer, `"resid(l)"` or a hook name. Raises `SiteError`."""
-    if isinstance(item, bool) or not isinstance(item, str):
+    if not isinstance(item, str):
         try:
-            if isinstance(item, bool):
-                raise TypeError
             layer = operator.index(item)
         except TypeError:
-            raise SiteError(
-                f"a site is a string or an int layer, not {item!r} of type {type(item).__name__}"
-            ) from None
+            raise _not_a_site(item) from None
+        if isinstance(item, bool):
+            raise _not_a_site(item)
         return _layer_site(layer, n_layers)
+    if item == "all":
+        raise SiteError('"all" means every layer, but one site is needed here: name one')
     if item == "embed":
         return embed_site()
     if match := _RESID.fullmatch(item):
@@ -101,6 +106,13 @@ def parse_site(item: str | int, n_layers: int, hooks: Collection[str]) -> Site:
     raise SiteError(
         f'the model has no site {item!r}{hint}. Allowed: "embed", "all", a layer from 0 to '
         f"{n_layers}, or a name in model.hook_dict"
+    )
+
+
+def _not_a_site(item: object) -> SiteError:
+    return SiteError(
+        f"a site is a string or an int layer, or a list of these, not {item!r} of type "
+        f"{type(item).__name__}"
     )
 
 

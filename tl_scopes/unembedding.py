@@ -11,6 +11,8 @@ from torch import Tensor
 
 # Columns of W_U handled at once: 8,192 x 4,096 float32 numbers are 128 MiB.
 CHUNK = 8192
+# Columns that pass through the cache together.
+SPAN = 1024
 
 
 OutputTransform = Callable[[Tensor], Tensor]
@@ -36,10 +38,15 @@ class Unembedding:
         return self.W_U.shape[1]
 
     def raw_logits(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
-        """`y W_U + b_U`, in float32 at least."""
+        """`y W_U + b_U`, in float32 at least: logits rounded to bfloat16 would blur the Fisher
+        information of a distribution."""
         precise = working_dtype(self.W_U.dtype)
-        product = y.to(self.W_U.dtype) @ self.W_U
-        return product.to(precise) + self.b_U.to(precise)
+        if self.W_U.dtype == precise:
+            return y.to(precise) @ self.W_U + self.b_U
+        out = torch.empty(len(y), self.d_vocab, dtype=precise, device=y.device)
+        for span, rows in self.spans(None):
+            out[:, span] = y.to(precise) @ rows.T
+        return out + self.b_U.to(precise)
 
     def logits(self, raw: Tensor) -> Tensor:
         """What the model returns for raw logits: soft-capped or scaled where it does so."""
@@ -74,14 +81,22 @@ class Unembedding:
             total += (part @ coefficients[start : start + CHUNK]).T
         return total
 
-    def square_norms(self) -> Float[Tensor, "d_vocab"]:
-        """`||W_U[:, v]||^2` of every token, in float32 at least."""
+    def square_distances(
+        self, centre: Float[Tensor, "d_model"], slope: Tensor | None
+    ) -> Float[Tensor, "d_vocab"]:
+        """`||slope_v W_U[:, v] - centre||^2` of every token, without cancellation."""
+        out = torch.empty(self.d_vocab, dtype=centre.dtype, device=centre.device)
+        for span, rows in self.spans(slope):
+            out[span] = (rows - centre).square_().sum(1)
+        return out
+
+    def spans(self, slope: Tensor | None) -> Iterator[tuple[slice, Float[Tensor, "chunk d_model"]]]:
+        """All columns of `W_U D` in turn, as rows in float32 at least, few enough to stay in cache."""
         precise = working_dtype(self.W_U.dtype)
-        norms = torch.empty(self.d_vocab, dtype=precise, device=self.W_U.device)
-        for start in range(0, self.d_vocab, CHUNK):
-            part = self.W_U[:, start : start + CHUNK].to(precise)
-            norms[start : start + CHUNK] = torch.linalg.vector_norm(part, dim=0) ** 2
-        return norms
+        for start in range(0, self.d_vocab, SPAN):
+            span = slice(start, min(start + SPAN, self.d_vocab))
+            rows = self.W_U[:, span].T.to(precise)
+            yield span, rows if slope is None else rows * slope[span, None]
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

