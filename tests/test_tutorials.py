@@ -38,9 +38,10 @@ def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     shown = [output.data for output in outputs if output.output_type == "execute_result"]
     pages = [data["text/html"] for data in shown if "text/html" in data]
     pictures = [data for data in shown if "image/png" in data]
-    assert pages and all("colored-tokens" in page.lower() or "tls-" in page for page in pages)
+    assert pages and all("tls-" in page for page in pages), "no coloured tokens were drawn"
     assert pictures, "no figure was drawn"
     assert len(pages) + len(pictures) == len(shown), "an output is shown as bare text"
-    errors = [output.text for output in outputs if output.get("name") == "stderr"]
-    assert not errors, f"a reader would see: {errors}"
+    warned = [output.text for output in outputs if output.get("name") == "stderr"]
+    warned = [text for text in warned if "IProgress" not in text]  # tqdm's wish for ipywidgets
+    assert not warned, f"a reader would see: {warned}"
     assert sum("assert" in cell.source for cell in code) >= 3, "claims go unchecked"

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -18,7 +19,6 @@ from tl_scopes.result import Provenance
 from tl_scopes.sites import Site, SiteRequest, parse_site, parse_sites
 from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
 
-Remove = Callable[[], None]
 Edit = Callable[[Tensor], Tensor]
 
 
@@ -37,6 +37,8 @@ class ModelView:
         self.verified_under: tuple[int, ...] | None = None
         self.embed_scale = 1.0
         self.batches_backward = True
+        self._hooks: dict[str, Any] | None = None
+        self._stacks: list[ExitStack] = []
 
     @property
     def model(self) -> Any:
@@ -70,7 +72,8 @@ class ModelView:
 
     @property
     def hooks(self) -> dict[str, Any]:
-        return self.model.hook_dict
+        """Hook points by name; gathered once a call, since a bridge rebuilds them at each access."""
+        return self.model.hook_dict if self._hooks is None else self._hooks
 
     def unembedding(self) -> Unembedding:
         """`W_U`, `b_U` and output transform as they are now."""
@@ -95,16 +98,21 @@ class ModelView:
     def site(self, request: str | int) -> Site:
         return parse_site(request, self.n_layers, self.hooks.keys())
 
-    def tap(self, site: Site, edit: Edit) -> Remove:
-        """Let `edit` replace the activation at `site` in every forward pass until removed.
+    def taps(self) -> ExitStack:
+        """What undoes taps. `frozen` closes it too, should Ctrl-C strike on the line that leaves it."""
+        self._stacks.append(ExitStack())
+        return self._stacks[-1]
+
+    def tap(self, undo: ExitStack, site: Site, edit: Edit) -> None:
+        """Let `edit` replace the activation at `site` in every forward pass until `undo`.
 
         The edited tensor is always put back on its way: what is merely stored can lie off the
         graph (a head-split copy on TransformerBridge).
         """
         edit = _own_thread(edit)
         if site.is_embed and getattr(self.cfg, "post_embedding_ln", False) and not self.is_bridge:
-            handle = self.model.embed.ln.register_forward_pre_hook(lambda _, args: (edit(args[0]),))
-            return handle.remove
+            self._pre_hook(undo, self.model.embed.ln, edit)
+            return
         name = "embed.hook_out" if site.is_embed and self.is_bridge else site.hook
         if name not in self.hooks:
             raise SiteError(
@@ -114,16 +122,37 @@ class ModelView:
         point = self.hooks[name]
         # add_hook, not register_forward_hook: it applies the point's own head-splitting
         # conversion, and some points are only called when TransformerLens knows of a hook.
-        before = list(point.fwd_hooks)
+        _put_back_hooks(undo, point)
         point.add_hook(lambda activation, hook: edit(activation), dir="fwd")
-        (handle,) = [h for h in point.fwd_hooks if all(h is not b for b in before)]
 
-        def remove() -> None:
-            handle.hook.remove()
-            if handle in point.fwd_hooks:
-                point.fwd_hooks.remove(handle)
+    def tap_final(self, undo: ExitStack, edit: Edit) -> None:
+        """Let `edit` replace the final state, the input of the unembedding, until `undo`.
 
-        return remove
+        A pre-hook on the module sees it on both classes and all versions: hook_normalized comes
+        before the norm's gain, and unembed.hook_in is missing in 2.x.
+        """
+        self._pre_hook(undo, self.model.unembed, _own_thread(edit))
+
+    def tap_stream(self, undo: ExitStack, edit: Edit) -> None:
+        """The same for what enters the first block, before any hook point there can edit it."""
+        self._pre_hook(undo, self.model.blocks[0], _own_thread(edit))
+
+    def _pre_hook(self, undo: ExitStack, module: nn.Module, edit: Edit) -> None:
+        def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+            if args:
+                return (edit(args[0]), *args[1:]), kwargs
+            return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+
+        _put_back_hooks(undo, module)
+        module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def last_step_hooks(self) -> tuple[int, ...]:
+        """Ids of the torch hooks that can edit the logits after the final state was read."""
+        model = self.model
+        modules = [model, *model.unembed.modules()]
+        modules += [m for m in [getattr(model, "original_model", None)] if m is not None]
+        hooks = [(*m._forward_pre_hooks, *m._forward_hooks) for m in modules]
+        return tuple(h for own in hooks for h in own)
 
     def forward(self, tokens: Tensor) -> Any:
         """The model's own forward pass to logits over right-padded rows of token ids.
@@ -135,35 +164,6 @@ class ModelView:
         if self.is_bridge:
             return self.model(tokens, attention_mask=mask, use_cache=False)
         return self.model(tokens, attention_mask=mask)
-
-    def tap_final(self, edit: Edit) -> Remove:
-        """Let `edit` replace the final state, the input of the unembedding, until removed.
-
-        A pre-hook on the module sees it on both classes and all versions: hook_normalized comes
-        before the norm's gain, and unembed.hook_in is missing in 2.x.
-        """
-        edit = _own_thread(edit)
-        unembed: nn.Module = self.model.unembed
-        return unembed.register_forward_pre_hook(lambda _, args: (edit(args[0]), *args[1:])).remove
-
-    def last_step_hooks(self) -> tuple[int, ...]:
-        """Ids of the torch hooks that can edit the logits after the final state was read."""
-        model = self.model
-        modules = [model, *model.unembed.modules()]
-        modules += [m for m in [getattr(model, "original_model", None)] if m is not None]
-        hooks = [(*m._forward_pre_hooks, *m._forward_hooks) for m in modules]
-        return tuple(h for own in hooks for h in own)
-
-    def tap_stream(self, keep: Callable[[Tensor], Any]) -> Remove:
-        """Show `keep` what enters the first block, before any hook point there can edit it."""
-
-        def look(_: nn.Module, args: tuple, kwargs: dict) -> None:
-            found = args[0] if args else kwargs.get("hidden_states")
-            if isinstance(found, Tensor) and threading.get_ident() == owner:
-                keep(found)
-
-        owner = threading.get_ident()
-        return self.model.blocks[0].register_forward_pre_hook(look, with_kwargs=True).remove
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter, each once, those that the wrapped model alone holds included."""
@@ -179,6 +179,7 @@ class ModelView:
         with self.lock:
             thawed = [p for p in self.parameters() if p.requires_grad]
             try:
+                self._hooks = self.model.hook_dict
                 for p in thawed:
                     p.requires_grad_(False)
                 # Autocast would compute in another dtype than the one the result names.
@@ -186,6 +187,10 @@ class ModelView:
                 with torch.inference_mode(False), torch.enable_grad(), plain:
                     yield
             finally:
+                self._hooks = None
+                for stack in self._stacks:
+                    stack.close()
+                self._stacks.clear()
                 for p in thawed:
                     p.requires_grad_(True)
 
@@ -199,8 +204,32 @@ class ModelView:
             device=str(self.device),
             processing=guards.processing(self.model).description,
             precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
-            versions=_versions(),
+            versions=dict(_versions()),
         )
+
+
+def _put_back_hooks(undo: ExitStack, module: nn.Module) -> None:
+    """Have `undo` take away every forward hook that `module` gets from now on.
+
+    Asked for before the hook is added, so that Ctrl-C on any line in between leaves none behind.
+    """
+    stores = (module._forward_hooks, module._forward_pre_hooks)
+    flags = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
+    visible = getattr(module, "fwd_hooks", [])
+    known = {key for store in stores for key in store}
+    seen = {id(handle) for handle in visible}
+
+    def remove() -> None:
+        for store in stores:
+            for key in list(store):
+                if key not in known:
+                    for each in (*stores, *flags):
+                        each.pop(key, None)
+        for handle in list(visible):
+            if id(handle) not in seen:
+                visible.remove(handle)
+
+    undo.callback(remove)
 
 
 def _own_thread(edit: Edit) -> Edit:
@@ -237,6 +266,7 @@ def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> None:
         )
 
 
+@functools.cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in ("tl_scopes", "transformer_lens", "torch", "transformers"):

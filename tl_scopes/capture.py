@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -87,13 +86,13 @@ def record(
         found.append(activation)
         raise _Stop
 
-    with ExitStack() as undo:
+    with view.taps() as undo:
         for i, site in enumerate(sites):
-            undo.callback(view.tap(site, lambda a, i=i, site=site: probe(i, site, a)))
+            view.tap(undo, site, lambda a, i=i, site=site: probe(i, site, a))
         if read is None:
-            undo.callback(view.tap_final(stop))
+            view.tap_final(undo, stop)
         else:
-            undo.callback(view.tap(read, stop))
+            view.tap(undo, read, stop)
         try:
             view.forward(tokens)
         except _Stop:
@@ -129,9 +128,9 @@ def _fires(view: ModelView, tokens: Tensor, site: Site) -> bool:
     def stop(_: Tensor) -> Tensor:
         raise _Stop
 
-    with torch.no_grad(), ExitStack() as undo:
-        undo.callback(view.tap(site, note))
-        undo.callback(view.tap_final(stop))
+    with torch.no_grad(), view.taps() as undo:
+        view.tap(undo, site, note)
+        view.tap_final(undo, stop)
         try:
             view.forward(tokens[:1])
         except _Stop:
@@ -154,11 +153,11 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
         seen[name] = activation
         return activation
 
-    with torch.no_grad(), ExitStack() as undo:
-        undo.callback(view.tap(embed_site(), lambda a: keep("embed", a)))
+    with torch.no_grad(), view.taps() as undo:
+        view.tap(undo, embed_site(), lambda a: keep("embed", a))
         if view.n_layers:
-            undo.callback(view.tap_stream(lambda a: keep("stream", a)))
-        undo.callback(view.tap_final(lambda y: keep("y", y[:, -1:])))
+            view.tap_stream(undo, lambda a: keep("stream", a))
+        view.tap_final(undo, lambda y: keep("y", y[:, -1:]))
         logits = view.forward(tokens[:1])
         head = view.unembedding()
         expected = head.logits(head.raw_logits(seen["y"][:, 0]))
@@ -199,15 +198,15 @@ def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | 
         return activation
 
     sites = [s for s in view.sites("all") if s.hook in view.hooks]
-    with torch.no_grad(), ExitStack() as undo:
+    with torch.no_grad(), view.taps() as undo:
         for site in sites:
-            undo.callback(view.tap(site, lambda a, label=site.label: check(label, a)))
+            view.tap(undo, site, lambda a, label=site.label: check(label, a))
 
         def stop(y: Tensor) -> Tensor:
             check("final state", y)
             raise _Stop
 
-        undo.callback(view.tap_final(stop))
+        view.tap_final(undo, stop)
         try:
             view.forward(tokens)
         except _Stop:

@@ -36,7 +36,7 @@ class _Commands(TyperGroup):
                 stream.reconfigure(errors="replace")
         with _cli.interrupts() as pressed:
             code = self._run(*args, pressed=pressed, **extra)
-        if pressed and code:
+        if code and (pressed or code == 130):
             # Under python -m, CPython takes an interrupt that hit text run by exec (dataclasses do
             # that) for unhandled and ends by the signal; running text again clears its memory.
             exec("")
@@ -50,8 +50,8 @@ class _Commands(TyperGroup):
             code = super().main(*args, standalone_mode=False, **extra) or 0
             sys.stdout.flush()
             return int(code)
-        except (KeyboardInterrupt, typer.Abort):
-            pressed.append(0)
+        except (KeyboardInterrupt, typer.Abort):  # newer versions of typer return 130 themselves
+            return 130
         except BrokenPipeError:
             # What is still buffered goes nowhere, so that Python's own last flush is silent too.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -102,10 +102,11 @@ def main() -> None:
     app(prog_name="tl-scopes")
 
 
-def _version(wanted: bool) -> None:
+def _version(wanted: bool) -> bool:
     if wanted:
         print(f"tl-scopes {__version__}")
         raise typer.Exit()
+    return wanted
 
 
 @app.callback()

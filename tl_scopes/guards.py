@@ -19,6 +19,8 @@ from tl_scopes.errors import (
 )
 from tl_scopes.scopes import Scope
 
+# Dropouts of heads that a language model does not have, though its config names them.
+_NOT_IN_LANGUAGE_MODELS = ("summary_first_dropout", "classifier_dropout")
 _SUPPORTED = ("HookedTransformer", "TransformerBridge")
 
 
@@ -103,6 +105,7 @@ def _refuse_dropout(model: nn.Module, config: Any) -> None:
         f"config.{name} = {value}"
         for name, value in values
         if ("dropout" in name or name.endswith(("pdrop", "_drop")))
+        and name not in _NOT_IN_LANGUAGE_MODELS
         and isinstance(value, float)
         and value > 0
     ]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.errors import ScopeParameterError, TargetError
+from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
 from tl_scopes.fisher import FisherGeometry, smallest_rank
 from tl_scopes.result import FisherInfo, Token
 from tl_scopes.sites import SiteRequest
@@ -183,7 +183,13 @@ class TemperatureScope(Scope):
 
     def explain(self, read: Read) -> Explained:
         y = read.value.to(working_dtype(read.value.dtype))
-        return Explained.single(y / torch.linalg.vector_norm(y))
+        norm = torch.linalg.vector_norm(y)
+        if norm == 0:
+            raise NumericalError(
+                "the final state y is zero here, so y / ||y|| does not exist: check the final norm's "
+                "gain and the hooks before it"
+            )
+        return Explained.single(y / norm)
 
 
 @dataclass(frozen=True)
@@ -212,8 +218,13 @@ class FisherScope(Scope):
     def __post_init__(self) -> None:
         if self.rank is None and self.samples is None:
             object.__setattr__(self, "rank", 1)
+        for name in ("rank", "samples", "seed"):
+            value = getattr(self, name)
+            if hasattr(value, "__index__") and not isinstance(value, bool):
+                object.__setattr__(self, name, operator.index(value))
         rank_is_number = isinstance(self.rank, (int, float)) and not isinstance(self.rank, bool)
-        if not (self.rank is None or self.rank == "full" or rank_is_number):
+        full = isinstance(self.rank, str) and self.rank == "full"
+        if not (self.rank is None or full or rank_is_number):
             raise ScopeParameterError(
                 f'rank is {self.rank!r}; allowed: an int from 1 to d_model, a share in (0, 1], "full"'
             )
@@ -371,9 +382,10 @@ class DirectionScope(Scope):
         except (TypeError, ValueError, RuntimeError):
             v = None
         if v is None or v.dtype.is_complex:
+            got = f"a {type(self.v).__name__}" if v is None else f"{v.dtype} of shape {list(v.shape)}"
             raise ScopeParameterError(
-                f"the direction is {self.v!r} of type {type(self.v).__name__}; give a real vector "
-                "(tensor, array or list) of the site's width"
+                f"the direction is {got}; give a real vector (tensor, array or list) of the site's "
+                "width"
             )
         if not v.dtype.is_floating_point:
             v = v.float()

@@ -15,7 +15,7 @@
 # # Your first scope
 #
 # A language model reads a sentence and bets on the next token. **Which of the tokens it read moved
-# the bet?** Here you answer that three times: by hand in ten lines of PyTorch, then with
+# the bet?** Here you answer that three times: by hand in a dozen lines of PyTorch, then with
 # `tl_scopes`, then with two other questions in place of the first.
 #
 # You need to have seen a neural network. You do not need to know what a Jacobian is. Every
@@ -159,16 +159,16 @@ assert words[" South"] < words["."]
 assert [text for _, text, _ in semantic.top(2)] == [tokens[0], " a"]
 
 # %% [markdown]
-# **What about the first token?** `<bos>` stands before every text. It has the highest score of all,
-# and it is left out of the colours. Look where the last position pays its attention: half of it is
-# parked on `<bos>`, in this prompt and in one that has nothing to do with it. What is looked at so
-# much has influence, but it tells you about the model's habits and not about the sentence, and its
-# score would pale the words. (`include_bos=True` puts it back.)
+# **What about the first token?** `<bos>` stands before every text. Here it has the highest score of
+# all, and it is left out of the colours. Look where the last position pays its attention: half of
+# it is parked on `<bos>`, in this prompt and in one that has nothing to do with it. What is looked
+# at so much has influence, but it tells you about the model's habits and not about the sentence,
+# and its score would pale the words. (`include_bos=True` puts it back.)
 
 
 # %%
 def attention_on_bos(text):
-    """Share of the last position's attention that goes to the first one, over all layers and heads."""
+    """Share of the last position's attention that goes to the first, over all layers and heads."""
     _, cache = model.run_with_cache(text, names_filter=lambda name: name.endswith("hook_pattern"))
     layers = range(model.cfg.n_layers)
     patterns = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in layers])
@@ -191,9 +191,9 @@ assert all(0.4 < share < 0.6 for share in shares)
 #   unit of nudge.
 # - **Fisher** asks: *what moves the whole bet?* Nudge `y` in some direction, and all probabilities
 #   shift; the *Fisher matrix* `F` says how far, for every direction. Its leading eigenvector `u₁`
-#   is the direction in which they shift most, its eigenvalue `λ₁` how much. The score is `λ₁ ‖u₁ᵀ
-#   Jₜ‖²`. Unit: nats per unit², twice the KL divergence between the bets before and after a small
-#   nudge.
+#   is the direction in which they shift most, its eigenvalue `λ₁` how much: twice the KL divergence
+#   between the bets before and after, per squared unit. The score is `λ₁‖u₁ᵀJₜ‖²`. Unit: nats per
+#   squared unit of nudge.
 #
 # **Predict.** One of the two maps is led by the last two words, *is* and *a*. In the other a single
 # word of the prompt outshines everything, the last token and even `<bos>` included. Which is which,
@@ -233,6 +233,13 @@ order = (p * pull).argsort(descending=True).tolist()
 texts = [model.tokenizer.decode([int(likely[i])]) for i in order[:4] + order[-4:]]
 print(texts[:4], "against", texts[4:])
 
+before, after = ((y + d) @ model.W_U.detach() for d in (0 * u1, 0.1 * u1))
+kl = torch.distributions.kl_divergence(
+    *(torch.distributions.Categorical(logits=bet.double()) for bet in (before, after))
+)
+print(f"λ₁ = {strengths[-1]:.4f}; twice the KL, per squared unit: {2 * kl / 0.1**2:.4f}")
+
+assert abs(2 * kl / 0.1**2 / strengths[-1] - 1) < 0.05
 assert p.sum() > 0.999 and len(logits) == 262_144
 assert texts[0] == " Korean" and " foodie" in texts[:4] and {" big", " great"} < set(texts[4:])
 assert logits.argmax() == model.to_single_token(" Korean")
@@ -318,7 +325,8 @@ fisher_layers.plot(include_read=False)
 
 # %%
 leaders = [tokens[1 + i] for i in fisher_layers.scores[:-1, 1:-1].argmax(1).tolist()]
-print(f"Korean leads at {leaders.count(' Korean')} of {len(leaders)} sites; elsewhere:", set(leaders) - {" Korean"})
+print(f"Korean leads at {leaders.count(' Korean')} of {len(leaders)} sites")
+print("elsewhere:", sorted(set(leaders) - {" Korean"}))
 
 assert leaders.count(" Korean") >= 14
 assert leaders[fisher_layers.sites.index("resid(6)")] == "."
@@ -353,7 +361,8 @@ assert swap > 26 and reached[swap] < reached[10] < by_hand[columbia] / 2
 # top.
 
 # %%
-print(f"length at the last position: {r[0, -1].norm():.0f} at embed, {stream.norm():.0f} at resid(18)")
+print(f"length of the last position: {r[0, -1].norm():.0f} at embed")
+print(f"                             {stream.norm():.0f} at resid(18)")
 assert stream.norm() > 1000 * r[0, -1].norm()
 
 # %% [markdown]
@@ -363,10 +372,11 @@ assert stream.norm() > 1000 * r[0, -1].norm()
 # one:
 
 # %%
-ranks = [found.scores[0, 1:].argsort().argsort().double() for found in (semantic, temperature)]
-agreement = torch.corrcoef(torch.stack(ranks))[0, 1]
-print(f"rank correlation of the semantic and the temperature map, <bos> aside: {agreement:.2f}")
-assert agreement > 0.9
+maps = torch.stack([found.scores[0, 1:] for found in (semantic, temperature, fisher)])
+agreement = torch.corrcoef(maps.argsort(1).argsort(1).double())
+print("rank correlations between semantic, temperature and Fisher, <bos> aside:")
+print(agreement.numpy().round(2))
+assert agreement.min() > 0.9
 
 # %% [markdown]
 # ## Next

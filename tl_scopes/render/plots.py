@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from functools import lru_cache
 
 import numpy as np
@@ -26,6 +27,15 @@ PER_LINE = 48
 INK, SOFT, READ = "#1c1e21", "#63676e", "#c2410c"
 
 
+class _NotebookFigure(Figure):
+    """Shows itself in a notebook in which pyplot was never imported."""
+
+    def _repr_png_(self) -> bytes:
+        picture = io.BytesIO()
+        self.savefig(picture, format="png", dpi=110, bbox_inches="tight")
+        return picture.getvalue()
+
+
 def draw(picture: Picture) -> Figure:
     """The figure of `picture`; it belongs to no pyplot state."""
     figure = _bars(picture, picture.rows[0]) if len(picture.rows) == 1 else _map(picture)
@@ -38,7 +48,7 @@ def _bars(picture: Picture, row: Row) -> Figure:
     lines = -(-n // PER_LINE)
     per_line = -(-n // lines)
     size = (max(0.21 * per_line + 1.6, 6.0), 2.2 * lines + 1.0)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _NotebookFigure(figsize=size, layout="constrained")
     low, high = _limits(row, picture.log)
     for i, ax in enumerate(figure.subplots(lines, 1, squeeze=False)[:, 0]):
         span = np.arange(i * per_line, min((i + 1) * per_line, n))
@@ -67,7 +77,7 @@ def _bars(picture: Picture, row: Row) -> Figure:
 def _map(picture: Picture) -> Figure:
     n_row, n = len(picture.rows), len(picture.tokens)
     size = (min(max(0.2 * n + 3.5, 7.0), 40.0), min(max(0.17 * n_row + 2.2, 3.4), 40.0))
-    figure = Figure(figsize=size, layout="constrained")
+    figure = _NotebookFigure(figsize=size, layout="constrained")
     ax = figure.subplots()
     ax.set_facecolor("#dfe2e6")  # shows where a score has no colour
     later = np.array([np.arange(n) > row.position for row in picture.rows])

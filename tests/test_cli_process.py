@@ -1,0 +1,139 @@
+"""The command line as a process: pipes, terminals, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+import zoo
+from cli_calls import FISHER, call, parsed, save_tiny
+
+COMMAND = [sys.executable, "-m", "tl_scopes.cli"]
+COLOUR = r"\x1b\[[0-9;]*[34]8;2;"
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
+
+
+def environment(**more: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
+    return kept | {"TERM": "xterm-256color", "PYTHONWARNINGS": "always"} | more
+
+
+def test_a_pipe_gets_json_and_nothing_else(folder):
+    args = [*COMMAND, "attribute", "-", "--model", folder, "--json"]
+    done = subprocess.run(
+        args, input=zoo.TEXT.encode(), capture_output=True, env=environment(), check=True
+    )
+    assert parsed(done.stdout.decode())["str_tokens"][-1] == " is"
+    assert done.stderr == b""
+
+
+def test_a_pipe_closed_early_is_silent_and_files_are_there(folder, tmp_path):
+    path = tmp_path / "a.html"
+    args = [*COMMAND, "attribute", zoo.TEXT, "--model", folder, "--html", str(path)]
+    process = subprocess.Popen(
+        args, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+    )
+    process.stdout.close()
+    assert process.stderr.read() == f"tl-scopes: wrote {path}\n"
+    process.stderr.close()
+    assert process.wait(60) == 1
+    assert path.stat().st_size > 10_000
+
+
+def test_an_error_of_a_process_is_one_line(folder):
+    args = [*COMMAND, "attribute", zoo.TEXT, "--model", folder + "/nowhere"]
+    done = subprocess.run(args, capture_output=True, text=True, env=environment())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+
+
+class Terminal:
+    """A process whose standard streams, those named, are a terminal."""
+
+    def __init__(self, args: list[str], *streams: str, **more: str) -> None:
+        self.end, other = pty.openpty()
+        rest = {s: subprocess.PIPE for s in ("stdout", "stderr") if s not in streams}
+        self.process = subprocess.Popen(
+            [*COMMAND, *args], **rest, **dict.fromkeys(streams, other), env=environment(**more)
+        )
+        os.close(other)
+        self.text = ""
+
+    def read(self, until: str | None = None) -> str:
+        """What the terminal showed, until `until` comes up or the process ends."""
+        while until is None or until not in self.text:
+            try:
+                more = os.read(self.end, 4096)
+            except OSError:  # how Linux tells that the other end is closed
+                more = b""
+            if not more:
+                break
+            self.text += more.decode("utf-8", "replace")
+        return self.text
+
+    def interrupt(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+        self.read()
+        assert self.process.wait(60) == 130
+        assert self.text.splitlines()[-1] == "tl-scopes: interrupted"
+        assert "Traceback" not in self.text
+        self.process.stdout.close()
+        os.close(self.end)
+
+
+def test_colours_on_a_terminal(folder):
+    args = ["attribute", zoo.TEXT, "--model", folder]
+    terminal = Terminal(args, "stdout", COLORTERM="truecolor")
+    shown = terminal.read()
+    assert terminal.process.wait(60) == 0
+    assert terminal.process.stderr.read() == b""
+    terminal.process.stderr.close()
+    os.close(terminal.end)
+    assert "Predicted next" in shown
+    assert re.search(COLOUR, shown)
+
+
+@pytest.mark.parametrize("no_colour", ["", "1"])
+def test_no_color_is_respected(folder, monkeypatch, no_colour):
+    for name, value in {
+        "FORCE_COLOR": "1",
+        "COLORTERM": "truecolor",
+        "NO_COLOR": no_colour,
+    }.items():
+        monkeypatch.setenv(name, value)
+    shown = call("attribute", zoo.TEXT, "--model", folder).stdout
+    assert bool(re.search(COLOUR, shown)) == (not no_colour)
+
+
+def test_ctrl_c_at_the_prompt(folder):
+    terminal = Terminal(["attribute", "-", "--model", folder, "--json"], "stdin", "stderr")
+    assert "Ctrl-D" in terminal.read(until="\n")
+    terminal.interrupt()
+
+
+def test_ctrl_c_at_work(folder, tmp_path):
+    args = ["attribute", zoo.TEXT, "--model", folder, *FISHER, "--samples", "1000000"]
+    terminal = Terminal([*args, "--html", str(tmp_path / "a.html")], "stderr")
+    assert "loading" in terminal.read(until="\n")
+    terminal.interrupt()
+    assert os.listdir(tmp_path) == []
+
+
+def test_help_needs_no_torch():
+    code = (
+        "import sys, tl_scopes.cli as cli\n"
+        "try: cli.app(['attribute', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "heavy = {'torch', 'transformers', 'transformer_lens', 'matplotlib', 'pandas'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)

@@ -1,0 +1,137 @@
+"""What a call runs: one forward pass, one backward pass, no unembedding, no token that cannot matter."""
+
+from __future__ import annotations
+
+import contextlib
+
+import pytest
+import torch
+import zoo
+from reference import TOKENS
+
+import tl_scopes as ts
+from tl_scopes.unembedding import Unembedding
+
+SAME = len(TOKENS)
+
+
+class Counts:
+    """Widths of what entered block 0, passes through the unembedding, backward passes, rows multiplied by W_U."""
+
+    def __init__(self) -> None:
+        self.forwards: list[tuple[int, int]] = []
+        self.unembedded: list[tuple[int, int]] = []
+        self.backwards: list[int] = []
+        self.multiplied: list[int] = []
+
+
+@contextlib.contextmanager
+def counting(model, monkeypatch):
+    counts = Counts()
+    gradient, raw_logits = torch.autograd.grad, Unembedding.raw_logits
+
+    def grad(outputs, inputs, grad_outputs=None, *args, **kwargs):
+        batched = kwargs.get("is_grads_batched", False)
+        if grad_outputs is not None:  # the slope of an output transform is no pass through the model
+            counts.backwards.append(len(grad_outputs) if batched else 1)
+        return gradient(outputs, inputs, grad_outputs, *args, **kwargs)
+
+    def counted(self, y):
+        counts.multiplied.append(len(y))
+        return raw_logits(self, y)
+
+    def block(_, args, kwargs):
+        counts.forwards.append(tuple((args[0] if args else kwargs["hidden_states"]).shape[:2]))
+
+    def unembedding(self, y, *args, own=type(model.unembed).forward, **kwargs):
+        if self is model.unembed:
+            counts.unembedded.append(tuple(y.shape[:2]))
+        return own(self, y, *args, **kwargs)
+
+    handle = model.blocks[0].register_forward_pre_hook(block, with_kwargs=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.autograd, "grad", grad)
+        patch.setattr(Unembedding, "raw_logits", counted)
+        # Not a hook on the module: that would ask for another check of the last step.
+        patch.setattr(type(model.unembed), "forward", unembedding)
+        try:
+            yield counts
+        finally:
+            handle.remove()
+
+
+def ready(name: str):
+    """A model that has been used before."""
+    model = zoo.shared(name)
+    ts.attribute(model, TOKENS, ts.SemanticScope(3))
+    return model
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_one_forward_and_one_backward_pass_whatever_the_sites(name, monkeypatch):
+    model = ready(name)
+    for scope, directions in ((ts.SemanticScope(), 1), (ts.FisherScope(rank=8), 8)):
+        for sites in ("embed", "all"):
+            with counting(model, monkeypatch) as counts:
+                ts.attribute(model, TOKENS, scope, sites=sites)
+            assert counts.forwards == [(1, SAME)]
+            assert counts.backwards == [directions]
+            assert counts.unembedded == [], "the forward pass went past the final state"
+            assert counts.multiplied == [1], "W_U belongs to the read position alone"
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_tokens_after_the_last_read_are_not_run(name, monkeypatch):
+    model = ready(name)
+    with counting(model, monkeypatch) as counts:
+        ts.attribute(model, TOKENS, ts.SemanticScope(), position=2)
+        ts.attribute_sequence(model, TOKENS, ts.SemanticScope(), positions=[0, 3])
+    assert counts.forwards == [(1, 3), (1, 4)]
+    assert counts.multiplied == [1, 2]
+    assert counts.unembedded == []
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_prompts_of_a_batch_share_their_passes(name, monkeypatch):
+    model = ready(name)
+    prompts = [TOKENS, TOKENS[:3], TOKENS[:5]]
+    with counting(model, monkeypatch) as counts:
+        ts.attribute_batch(model, prompts, ts.SemanticScope(), sites="all")
+    assert counts.forwards == [(3, SAME)] and counts.backwards == [1] and counts.multiplied == [3]
+    with counting(model, monkeypatch) as counts:
+        ts.attribute_batch(model, prompts, ts.SemanticScope(), batch_tokens=1)
+    assert counts.forwards == [(1, 3), (1, 5), (1, SAME)] and counts.backwards == [1, 1, 1]
+
+
+@pytest.mark.parametrize("name", zoo.names())
+def test_a_direction_inside_the_model_runs_no_further(name, monkeypatch):
+    model = ready(name)
+    later = []
+    handle = model.blocks[2].register_forward_pre_hook(lambda *args: later.append(1), with_kwargs=True)
+    try:
+        with counting(model, monkeypatch) as counts:
+            # What enters block 2 leaves block 1; its hook may sit at either end.
+            ts.attribute(model, TOKENS, ts.DirectionScope(torch.ones(16), site="resid(1)"), sites=["embed", 0])
+    finally:
+        handle.remove()
+    assert counts.forwards == [(1, SAME)] and counts.backwards == [1]
+    assert not later and counts.multiplied == [] and counts.unembedded == []
+
+
+@pytest.mark.parametrize("chunk_size, passes", [(1, [1] * 8), (3, [3, 3, 2]), (None, [8])])
+@pytest.mark.parametrize("name", zoo.names("hooked")[:1] + zoo.names("bridge")[:1])
+def test_directions_share_backward_passes_in_chunks(name, chunk_size, passes, monkeypatch):
+    model = ready(name)
+    with counting(model, monkeypatch) as counts:
+        ts.attribute(model, TOKENS, ts.FisherScope(rank=8), chunk_size=chunk_size)
+    assert counts.backwards == passes and counts.forwards == [(1, SAME)]
+
+
+@pytest.mark.parametrize("name", zoo.names("hooked")[:1] + zoo.names("bridge", "softcap"))
+def test_first_use_checks_the_unembedding_at_one_position(name, monkeypatch):
+    model = zoo.build(name)
+    for first in (True, False):
+        with counting(model, monkeypatch) as counts:
+            ts.attribute(model, TOKENS, ts.SemanticScope(3))
+        assert counts.forwards == [(1, SAME)] * (2 if first else 1)
+        assert counts.unembedded == ([(1, 1)] if first else [])

@@ -1,0 +1,172 @@
+"""A user's own hooks are part of the model: honoured exactly, or refused where they would be passed over."""
+
+from __future__ import annotations
+
+import pytest
+import tl_scopes as ts
+import torch
+import zoo
+from test_guards import by_hand
+from tl_scopes.errors import NumericalError, UnsupportedModelError
+
+T = zoo.TEXT
+MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
+each_class = pytest.mark.parametrize("name", MODELS)
+SCOPE = ts.SemanticScope(5)
+
+
+def no_head(z, hook):
+    z = z.clone()
+    z[:, :, 1] = 0
+    return z
+
+
+def twice(activation, hook):
+    return activation * 2
+
+
+def nothing(activation, hook):
+    return activation * 0
+
+
+def halve_gradient(grad, hook):
+    return (grad[0] / 2,) if isinstance(grad, tuple) else grad / 2
+
+
+EDITS = {
+    "ablated head": ("blocks.1.attn.hook_z", no_head),
+    "ablated MLP": ("blocks.0.hook_mlp_out", nothing),
+    "steered stream": ("blocks.1.hook_resid_pre", lambda a, hook: a + 1),
+    "scaled stream": ("blocks.0.hook_resid_pre", twice),
+    "edited last state": ("blocks.2.hook_resid_post", lambda a, hook: a + a.roll(1, -1)),
+}
+
+
+@each_class
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_edits_change_the_scores_as_they_change_the_model(name, edit, used):
+    model = zoo.build(name)
+    tokens = model.to_tokens(T)
+    plain = by_hand(model, tokens, target=5)
+    if used:
+        ts.attribute(model, tokens, SCOPE)
+    with model.hooks([EDITS[edit]]):
+        expected = by_hand(model, tokens, target=5)
+        found = ts.attribute(model, tokens, SCOPE, sites="all")
+    torch.testing.assert_close(found.scores[0], expected, rtol=2e-5, atol=1e-6)
+    assert not torch.allclose(expected, plain, rtol=1e-3)
+    after = ts.attribute(model, tokens, SCOPE)
+    torch.testing.assert_close(after.scores[0], plain, rtol=2e-5, atol=1e-6)
+
+
+@each_class
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_a_stream_ablated_from_the_start_has_no_influence(name, used):
+    """And what the package measures of a model on first use is not what a hook made of it."""
+    model = zoo.build(name)
+    expected = ts.attribute(zoo.shared(name), T, SCOPE).scores
+    if used:
+        ts.attribute(model, T, SCOPE)
+    with model.hooks([("blocks.0.hook_resid_pre", nothing)]):
+        assert not ts.attribute(model, T, SCOPE).scores.any()
+    torch.testing.assert_close(ts.attribute(model, T, SCOPE).scores, expected)
+
+
+@pytest.mark.parametrize("name", zoo.names("bridge", "embed_scale"))
+def test_a_first_call_that_fails_teaches_nothing(name):
+    model = zoo.build(name)
+    with (
+        model.hooks([("blocks.2.hook_resid_pre", lambda a, hook: a * float("nan"))]),
+        pytest.raises(NumericalError, match=r"resid\(2\)"),
+    ):
+        ts.attribute(model, T, SCOPE)
+    found = ts.attribute(model, T, SCOPE).scores
+    torch.testing.assert_close(found, ts.attribute(zoo.shared(name), T, SCOPE).scores)
+
+
+@each_class
+def test_backward_hooks_are_honoured(name):
+    model = zoo.build(name)
+    plain = ts.attribute(model, T, SCOPE, sites="all").scores
+    with model.hooks(bwd_hooks=[("blocks.1.hook_resid_pre", halve_gradient)]):
+        halved = ts.attribute(model, T, SCOPE, sites=["embed", 0, 2]).scores
+    torch.testing.assert_close(halved[:2], plain[:2] / 2)
+    torch.testing.assert_close(halved[2], plain[3])
+
+
+@each_class
+def test_hooks_added_with_torch_are_honoured(name):
+    model = zoo.build(name)
+    tokens = model.to_tokens(T)
+    handle = model.blocks[1].mlp.register_forward_hook(lambda module, args, output: output * 0.5)
+    try:
+        expected = by_hand(model, tokens, target=5)
+        torch.testing.assert_close(ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=2e-5, atol=1e-6)
+    finally:
+        handle.remove()
+    assert not torch.allclose(ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=1e-3)
+
+
+def last_step_edits(model) -> dict:
+    """Ways to edit what comes after the final state was read."""
+    return {
+        "unembed.hook_in": lambda: model.hooks([("unembed.hook_in", twice)]),
+        "unembed.hook_out": lambda: model.hooks([("unembed.hook_out", twice)]),
+        "module unembed": lambda: model.unembed.register_forward_hook(lambda m, a, out: out * 2),
+        "module model": lambda: model.register_forward_hook(lambda m, a, out: out * 2),
+    }
+
+
+@each_class
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@pytest.mark.parametrize("edit", ["unembed.hook_in", "unembed.hook_out", "module unembed", "module model"])
+def test_edited_logits_are_refused_not_ignored(name, edit, used):
+    model = zoo.build(name)
+    if edit in ("unembed.hook_in", "unembed.hook_out") and edit not in model.hook_dict:
+        pytest.skip("this version has no such hook")
+    expected = ts.attribute(model, T, SCOPE).scores if used else None
+    with (
+        last_step_edits(model)[edit](),
+        pytest.raises(UnsupportedModelError, match="logits.*hooks that edit the logits.*remove"),
+    ):
+        ts.attribute(model, T, SCOPE)
+    found = ts.attribute(model, T, SCOPE).scores
+    if expected is not None:
+        assert torch.equal(found, expected)
+
+
+@each_class
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_hooks_that_only_look_at_the_logits_are_welcome(name, used):
+    model = zoo.build(name)
+    expected = ts.attribute(zoo.shared(name), T, SCOPE).scores
+    if used:
+        ts.attribute(model, T, SCOPE)
+    seen = []
+    with model.unembed.register_forward_hook(lambda m, a, out: seen.append(out.shape)):
+        torch.testing.assert_close(ts.attribute(model, T, SCOPE).scores, expected)
+
+
+@each_class
+def test_an_unknown_last_step_is_refused(name, monkeypatch):
+    """An output transform that neither the configuration nor the bridge's adapter tells of."""
+    model = zoo.build(name)
+    unembed = type(model.unembed)
+    original = unembed.forward
+    monkeypatch.setattr(unembed, "forward", lambda self, *a, **k: original(self, *a, **k).sin() * 3)
+    with pytest.raises(UnsupportedModelError, match=r"differ from y W_U \+ b_U.*allowed"):
+        ts.attribute(model, T, SCOPE)
+
+
+@each_class
+def test_influence_that_looks_ahead_is_refused(name):
+    """A patch that carries a later token to an earlier position makes the model non-causal."""
+    model = zoo.build(name)
+
+    def back(activation, hook):
+        return activation.flip(1)
+
+    prompts = [T, "The cat"]  # the shorter one reads where the longer one goes on
+    with model.hooks([("blocks.1.hook_resid_pre", back)]), pytest.raises(UnsupportedModelError, match="not causal"):
+        ts.attribute_batch(model, prompts, SCOPE)

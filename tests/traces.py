@@ -1,0 +1,107 @@
+"""What a call must leave as it was, as values to compare: a model's flags and hooks, and the process around it."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import sys
+
+import numpy
+import pytest
+import tl_scopes as ts
+import torch
+import zoo
+
+# The embedding is tapped in another way where a norm follows it (bloom).
+MODELS = [
+    n for n in ("hooked/llama", "bridge/llama", "hooked/bloom", "bridge/bloom") if n in zoo.names()
+]
+PLAIN = [n for n in MODELS if n.endswith("llama")]
+each_model = pytest.mark.parametrize("name", MODELS)
+each_class = pytest.mark.parametrize("name", PLAIN)
+
+MLP = "blocks.1.hook_mlp_out"
+HOOKS = (
+    "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks",
+)  # fmt: skip
+
+
+SCOPES = [
+    ts.SemanticScope(" Paris"), ts.TemperatureScope(), ts.FisherScope(rank=2, samples=2), ts.FisherScope(rank="full"),
+    ts.FunctionScope(lambda z: z.logsumexp(0)), ts.DirectionScope(torch.ones(16), site=2),
+]  # fmt: skip
+
+
+def modules(model) -> list[torch.nn.Module]:
+    """Every module once, those that only the wrapped Hugging Face model lists included."""
+    found = {id(m): m for m in model.modules()}
+    found.update({id(m): m for m in getattr(model, "original_model", torch.nn.Module()).modules()})
+    return list(found.values())
+
+
+def parameters(model) -> list[torch.nn.Parameter]:
+    return list({id(p): p for m in modules(model) for p in m.parameters(recurse=False)}.values())
+
+
+def model_state(model) -> dict[str, object]:
+    return {
+        "requires_grad": [p.requires_grad for p in parameters(model)],
+        "grad": [None if p.grad is None else (id(p.grad), p.grad._version) for p in parameters(model)],
+        "written to": [p._version for p in parameters(model)],
+        "torch hooks": [
+            (type(m).__name__, h, [(k, id(f)) for k, f in getattr(m, h).items()]) for m in modules(model) for h in HOOKS
+        ],
+        "TransformerLens hooks": [
+            [id(h) for h in (*m.fwd_hooks, *m.bwd_hooks)] for m in modules(model) if hasattr(m, "fwd_hooks")
+        ],
+        "training": [m.training for m in modules(model)],
+        "context_level": getattr(model, "context_level", None),
+        "cfg": repr(vars(model.cfg)),
+    }
+
+
+def process_state() -> dict[str, object]:
+    return {
+        "torch random": torch.get_rng_state().tolist(),
+        "numpy random": repr(numpy.random.get_state()),
+        "python random": random.getstate(),
+        "grad": torch.is_grad_enabled(),
+        "inference": torch.is_inference_mode_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "threads": torch.get_num_threads(),
+        "autocast": torch.is_autocast_enabled("cpu"),
+        "trace": sys.gettrace(),
+    }
+
+
+@contextlib.contextmanager
+def traceless(model):
+    """Everything named above, and the model's outputs bit for bit, equal on entry and on exit."""
+    tokens = model.to_tokens(zoo.TEXT)
+    with torch.no_grad():
+        logits = model(tokens)
+    before = model_state(model) | process_state()
+    yield
+    after = model_state(model) | process_state()
+    assert {k for k in before if before[k] != after[k]} == set()
+    with torch.no_grad():
+        assert torch.equal(model(tokens), logits)
+
+
+def lived_in(name: str):
+    """A model in the middle of somebody's work: odd flags, gradients of its own, hooks of every kind."""
+    model = zoo.build(name)
+    with torch.no_grad():  # some models grow ALiBi tables or install hooks of their own in their first forward passes
+        model(model.to_tokens(zoo.LONG_TEXT))
+    for i, parameter in enumerate(parameters(model)):
+        parameter.requires_grad_(i % 3 > 0)
+        if i % 2:
+            parameter.grad = torch.full_like(parameter, float(i))
+    model.blocks[1].train()  # none of these models has dropout
+    model.seen = []
+    model.add_hook("blocks.0.hook_resid_pre", lambda a, hook: model.seen.append("TransformerLens") or a)
+    model.add_hook("blocks.2.hook_resid_pre", lambda g, hook: None, dir="bwd")
+    model.blocks[0].register_forward_hook(lambda *_: model.seen.append("torch"))
+    model.blocks[2].register_forward_pre_hook(lambda *_: None)
+    return model
