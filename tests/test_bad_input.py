@@ -7,9 +7,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-import tl_scopes as ts
 import torch
 import zoo
+
+import tl_scopes as ts
 from tl_scopes.errors import (
     DoubleBosError,
     EmptyPromptError,
@@ -51,7 +52,11 @@ PROMPTS = {
     "float array": (np.array([1.0, 2.0]), PromptError, ["ndarray", "int"]),
     "float tensor": (torch.tensor([1.0]), PromptError, ["float32", "integer"]),
     "bool tensor": (torch.tensor([True]), PromptError, ["bool", "integer"]),
-    "two rows": (torch.zeros(2, 3, dtype=torch.long), PromptError, [r"\(2, 3\)", "attribute_batch"]),
+    "two rows": (
+        torch.zeros(2, 3, dtype=torch.long),
+        PromptError,
+        [r"\(2, 3\)", "attribute_batch"],
+    ),
     "scalar tensor": (torch.tensor(3), PromptError, [r"\[pos\]"]),
     "None": (None, PromptError, ["NoneType", "allowed"]),
     "number": (7, PromptError, ["int", "allowed"]),
@@ -72,17 +77,33 @@ def test_prompts(name, case):
     refused(lambda: ts.attribute_sequence(zoo.shared(name), prompt, S), error, *words)
 
 
-@pytest.mark.parametrize("ids", [np.array([0, 5, 6]), (0, 5, 6), torch.tensor([[0, 5, 6]], dtype=torch.int32), [np.int64(0), 5, 6]])
+@pytest.mark.parametrize(
+    "ids",
+    [
+        np.array([0, 5, 6]),
+        (0, 5, 6),
+        torch.tensor([[0, 5, 6]], dtype=torch.int32),
+        [np.int64(0), 5, 6],
+    ],
+)
 def test_ids_in_any_integer_container_work(name, ids):
     model = zoo.shared(name)
     assert torch.equal(ts.attribute(model, ids, S).scores, ts.attribute(model, [0, 5, 6], S).scores)
 
 
-@pytest.mark.parametrize("position", [True, "1", 1.0, None, 10**9, 6, -7, [1, 2], ts.NEXT_TOKEN], ids=repr)
+@pytest.mark.parametrize(
+    "position", [True, "1", 1.0, None, 10**9, 6, -7, [1, 2], ts.NEXT_TOKEN], ids=repr
+)
 def test_positions(name, position):
-    message = refused(lambda: ts.attribute(zoo.shared(name), T, S, position=position), PositionError)
+    message = refused(
+        lambda: ts.attribute(zoo.shared(name), T, S, position=position), PositionError
+    )
     if isinstance(position, int) and not isinstance(position, bool):
-        assert f"{position} is out of range" in message and "-6 to 5" in message and "6 tokens" in message
+        assert (
+            f"{position} is out of range" in message
+            and "-6 to 5" in message
+            and "6 tokens" in message
+        )
     else:
         assert "int" in message
 
@@ -106,18 +127,30 @@ TARGETS = {
 @pytest.mark.parametrize("case", TARGETS)
 def test_targets(name, case):
     target, words = TARGETS[case]
-    refused(lambda: ts.attribute(zoo.shared(name), T, ts.SemanticScope(target)), TargetError, *words)
+    refused(
+        lambda: ts.attribute(zoo.shared(name), T, ts.SemanticScope(target)), TargetError, *words
+    )
 
 
 def test_targets_of_a_difference_differ(name):
-    refused(lambda: ts.attribute(zoo.shared(name), T, ts.LogitDifferenceScope(5, 5)), TargetError, "zero", "different")
+    refused(
+        lambda: ts.attribute(zoo.shared(name), T, ts.LogitDifferenceScope(5, 5)),
+        TargetError,
+        "zero",
+        "different",
+    )
 
 
 def test_without_a_tokenizer(name):
     model = zoo.build(name)
     model.tokenizer = None
     refused(lambda: ts.attribute(model, T, S), PromptError, "no tokenizer", "token ids")
-    refused(lambda: ts.attribute(model, [5, 6], ts.SemanticScope(" Paris")), TargetError, "no tokenizer", "id")
+    refused(
+        lambda: ts.attribute(model, [5, 6], ts.SemanticScope(" Paris")),
+        TargetError,
+        "no tokenizer",
+        "id",
+    )
     found = ts.attribute(model, [5, 6], ts.SemanticScope())
     assert found.str_tokens == ("<5>", "<6>") and found.target is not None
 
@@ -161,56 +194,35 @@ def test_layers_of_any_integer_type_work(name, layer):
 def test_a_hook_that_fires_three_times(name):
     site = "blocks.0.ln1.hook_normalized"  # once each for queries, keys and values on HookedTransformer
     if name.startswith("hooked"):
-        refused(lambda: ts.attribute(zoo.shared(name), T, S, sites=site), SiteError, "more than once", "residual stream")
+        refused(
+            lambda: ts.attribute(zoo.shared(name), T, S, sites=site),
+            SiteError,
+            "more than once",
+            "residual stream",
+        )
     else:
         assert ts.attribute(zoo.shared(name), T, S, sites=site).scores.any()
 
 
-@pytest.mark.parametrize("scope", [ts.FisherScope, None, 3, "fisher", {}, [S, S], [], [None]], ids=repr)
+@pytest.mark.parametrize(
+    "scope", [ts.FisherScope, None, 3, "fisher", {}, [S, S], [], [None]], ids=repr
+)
 def test_scopes(name, scope):
     for call in (ts.attribute, ts.attribute_sequence):
-        refused(lambda: call(zoo.shared(name), T, scope), ScopeParameterError, "Scope", "give")
-    refused(lambda: ts.attribute_batch(zoo.shared(name), [T], scope), ScopeParameterError, "Scope|scopes", "give")
+        refused(
+            lambda call=call: call(zoo.shared(name), T, scope), ScopeParameterError, "Scope", "give"
+        )
+    refused(
+        lambda: ts.attribute_batch(zoo.shared(name), [T], scope),
+        ScopeParameterError,
+        "Scope|scopes",
+        "give",
+    )
 
 
-BATCHES = {
-    "text": (dict(prompts=T), PromptError, ["list", "str", "attribute"]),
-    "tensor": (dict(prompts=torch.zeros(2, 3, dtype=torch.long)), PromptError, ["list", "Tensor"]),
-    "ids": (dict(prompts=[1, 2, 3]), PromptError, ["int", "allowed"]),
-    "None": (dict(prompts=None), PromptError, ["list", "NoneType"]),
-    "empty": (dict(prompts=[]), EmptyPromptError, ["empty", "at least one"]),
-    "holds an empty one": (dict(prompts=[T, ""]), EmptyPromptError, ["empty", "give"]),
-    "mixed": (dict(prompts=[T, [5, 6]]), PromptError, ["mixes", "text", "ids", "one kind"]),
-    "scopes": (dict(scope=[S]), ScopeParameterError, ["1 scopes?", "2 prompts", "one a prompt"]),
-    "positions": (dict(position=[1, 2, 3]), ScopeParameterError, ["3 positions", "2 prompts", "one a prompt"]),
-    "batch_tokens 0": (dict(batch_tokens=0), ScopeParameterError, ["batch_tokens is 0", "allowed"]),
-    "batch_tokens -1": (dict(batch_tokens=-1), ScopeParameterError, ["batch_tokens is -1", "allowed"]),
-    "batch_tokens 1.5": (dict(batch_tokens=1.5), ScopeParameterError, ["batch_tokens is 1.5", "allowed"]),
-    "batch_tokens text": (dict(batch_tokens="a"), ScopeParameterError, ["batch_tokens is 'a'", "allowed"]),
-    "chunk_size 0": (dict(chunk_size=0), ScopeParameterError, ["chunk_size is 0", "allowed", "None"]),
-    "chunk_size True": (dict(chunk_size=True), ScopeParameterError, ["chunk_size is True", "allowed"]),
-    "BOS for ids": (dict(prompts=[[5], [6]], prepend_bos=True), PromptError, ["prepend_bos=True", "ids", "drop"]),
-}
-
-
-@pytest.mark.parametrize("case", BATCHES)
-def test_batches(name, case):
-    changes, error, words = BATCHES[case]
-    arguments = dict(prompts=[T, "The cat"], scope=S) | changes
-    refused(lambda: ts.attribute_batch(zoo.shared(name), **arguments), error, *words)
-
-
-@pytest.mark.parametrize("positions", [3, None, "first", [1.0], [99], [True], [[1]]], ids=repr)
-def test_positions_of_a_sequence(name, positions):
-    refused(lambda: ts.attribute_sequence(zoo.shared(name), T, S, positions=positions), PositionError)
-
-
-def test_no_positions_of_a_sequence(name):
-    with pytest.raises(ScopesError, match="positions is empty.*give"):
-        ts.attribute_sequence(zoo.shared(name), T, S, positions=[])
-
-
-@pytest.mark.parametrize("ids, position", [([5], -1), ([0], -1), ([0, 5, 6], 0), ([0, 5, 6], -3)])
+@pytest.mark.parametrize(
+    ("ids", "position"), [([5], -1), ([0], -1), ([0, 5, 6], 0), ([0, 5, 6], -3)]
+)
 def test_shortest_prompts_and_first_position_work(name, ids, position):
     for scope in (S, ts.TemperatureScope(), ts.FisherScope(rank="full")):
         scores = ts.attribute(zoo.shared(name), ids, scope, position=position, sites="all").scores

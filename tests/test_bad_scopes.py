@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import tl_scopes as ts
 import torch
 import zoo
 from test_bad_input import MODELS, T, refused
-from tl_scopes.errors import NumericalError, PositionError, ScopeParameterError, SiteError
 from zoo_tables import D_MODEL, N_LAYERS
+
+import tl_scopes as ts
+from tl_scopes.errors import NumericalError, PositionError, ScopeParameterError, SiteError
 
 pytestmark = pytest.mark.wrong_types
 each_class = pytest.mark.parametrize("name", MODELS)
@@ -52,7 +53,13 @@ def test_fisher_parameters_are_refused_when_the_scope_is_made(case):
 @each_class
 def test_rank_over_d_model(name):
     for call in (ts.attribute, ts.attribute_sequence):
-        refused(lambda: call(zoo.shared(name), T, ts.FisherScope(rank=17)), ScopeParameterError, "rank 17", "d_model", "16")
+        refused(
+            lambda call=call: call(zoo.shared(name), T, ts.FisherScope(rank=17)),
+            ScopeParameterError,
+            "rank 17",
+            "d_model",
+            "16",
+        )
     assert ts.attribute(zoo.shared(name), T, ts.FisherScope(rank=16)).scores.any()
 
 
@@ -80,7 +87,12 @@ FUNCTIONS = {
 @pytest.mark.parametrize("case", FUNCTIONS)
 def test_functions(name, case):
     fn, words = FUNCTIONS[case]
-    refused(lambda: ts.attribute(zoo.shared(name), T, ts.FunctionScope(fn)), ScopeParameterError, "fn", *words)
+    refused(
+        lambda: ts.attribute(zoo.shared(name), T, ts.FunctionScope(fn)),
+        ScopeParameterError,
+        "fn",
+        *words,
+    )
 
 
 @pytest.mark.parametrize("fn", [None, "entropy", 3], ids=repr)
@@ -135,7 +147,11 @@ def test_directions_of_a_wrong_width(name):
         (torch.ones(4, 4), f"{z}[2]", r"\(4,\)"),
     ]:
         words = ["direction has shape", shape, "give a vector"]
-        refused(lambda: ts.attribute(model, T, ts.DirectionScope(v, site=site)), ScopeParameterError, *words)
+        refused(
+            lambda v=v, site=site: ts.attribute(model, T, ts.DirectionScope(v, site=site)),
+            ScopeParameterError,
+            *words,
+        )
 
 
 @each_class
@@ -144,7 +160,9 @@ def test_directions_of_a_wrong_width(name):
              "blocks.0.attn.hook_pattern", "blocks.0.attn.hook_result", "blocks.1.hook_resid"], ids=repr,
 )  # fmt: skip
 def test_directions_at_sites_that_do_not_exist(name, site):
-    message = refused(lambda: ts.attribute(zoo.shared(name), T, ts.DirectionScope(ones, site=site)), SiteError)
+    message = refused(
+        lambda: ts.attribute(zoo.shared(name), T, ts.DirectionScope(ones, site=site)), SiteError
+    )
     assert "nearest names are 'all'" not in message
 
 
@@ -154,24 +172,37 @@ def test_directions_see_nothing_after_their_site_and_hide_no_error(name):
     scope = ts.DirectionScope(ones, site=1)
     scores = ts.attribute(model, T, scope, sites="all").scores
     assert (scores[:3, -1] > 0).all() and not scores[3:].any()
-    torch.testing.assert_close(scores[2], torch.tensor([0, 0, 0, 0, 0, 4.0]))  # ||ones|| where it is read
+    torch.testing.assert_close(
+        scores[2], torch.tensor([0, 0, 0, 0, 0, 4.0])
+    )  # ||ones|| where it is read
     # A hook that never fires is not one that comes later.
     words = ["does not reach|never"]
-    refused(lambda: ts.attribute(model, T, scope, sites=["embed", "blocks.0.hook_mlp_in"]), SiteError, *words)
+    refused(
+        lambda: ts.attribute(model, T, scope, sites=["embed", "blocks.0.hook_mlp_in"]),
+        SiteError,
+        *words,
+    )
 
 
 @each_class
 def test_directions_may_be_integers_or_zero(name):
     model = zoo.shared(name)
-    whole = ts.attribute(model, T, ts.DirectionScope(torch.ones(D_MODEL, dtype=torch.int64)), sites="all")
-    torch.testing.assert_close(whole.scores, ts.attribute(model, T, ts.DirectionScope(ones), sites="all").scores)
+    whole = ts.attribute(
+        model, T, ts.DirectionScope(torch.ones(D_MODEL, dtype=torch.int64)), sites="all"
+    )
+    torch.testing.assert_close(
+        whole.scores, ts.attribute(model, T, ts.DirectionScope(ones), sites="all").scores
+    )
     assert not ts.attribute(model, T, ts.DirectionScope(ones * 0), sites="all").scores.any()
 
 
 @each_class
 @pytest.mark.parametrize("position", [99, "a", 1.0, True], ids=repr)
 def test_positions_of_directions(name, position):
-    refused(lambda: ts.attribute(zoo.shared(name), T, ts.DirectionScope(ones, position=position)), PositionError)
+    refused(
+        lambda: ts.attribute(zoo.shared(name), T, ts.DirectionScope(ones, position=position)),
+        PositionError,
+    )
 
 
 @each_class
@@ -185,7 +216,11 @@ def test_a_direction_with_a_position_is_not_silently_read_elsewhere(name):
 @each_class
 def test_a_direction_beyond_the_model_s_dtype(name):
     scope = ts.DirectionScope(torch.full((D_MODEL,), 1e300, dtype=torch.float64))
-    message = refused(lambda: ts.attribute(zoo.build(name, torch.float32), T, scope), ScopeParameterError, "direction")
+    message = refused(
+        lambda: ts.attribute(zoo.build(name, torch.float32), T, scope),
+        ScopeParameterError,
+        "direction",
+    )
     assert "float16" not in message
 
 
@@ -206,11 +241,19 @@ def spoilt(name: str, place: str, value: float):
 @pytest.mark.filterwarnings("error")  # weights full of infinity are not "mean-centred"
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 @pytest.mark.parametrize("sites", ["embed", "all", 3])
-@pytest.mark.parametrize("place, word", [("embed", "at embed"), ("block 1", r"at resid\(2\)"), ("W_U", "in the unembedding")])
+@pytest.mark.parametrize(
+    ("place", "word"),
+    [("embed", "at embed"), ("block 1", r"at resid\(2\)"), ("W_U", "in the unembedding")],
+)
 def test_weights_that_are_not_numbers(name, place, word, sites, value):
     model = spoilt(name, place, value)
     for _ in range(2):  # the second call finds a model that the first has already seen
-        message = refused(lambda: ts.attribute(model, T, ts.SemanticScope(5), sites=sites), NumericalError, "NaN or inf", word)
+        message = refused(
+            lambda: ts.attribute(model, T, ts.SemanticScope(5), sites=sites),
+            NumericalError,
+            "NaN or inf",
+            word,
+        )
         assert "float16" not in message
 
 
@@ -219,15 +262,24 @@ def test_gradients_that_are_not_numbers(name):
     model = zoo.build(name)
 
     def spoil(grad, hook):
-        return (torch.full_like(grad[0], float("nan")),) if isinstance(grad, tuple) else grad * float("nan")
+        return (
+            (torch.full_like(grad[0], float("nan")),)
+            if isinstance(grad, tuple)
+            else grad * float("nan")
+        )
 
     with model.hooks(bwd_hooks=[("blocks.1.hook_mlp_out", spoil)]):
         message = refused(
-            lambda: ts.attribute(model, T, ts.SemanticScope(5), sites="all"), NumericalError, "gradient", "forward .* finite"
+            lambda: ts.attribute(model, T, ts.SemanticScope(5), sites="all"),
+            NumericalError,
+            "gradient",
+            "forward .* finite",
         )
         assert "resid(1)" in message, "the last place on the way back that was fine is resid(2)"
         assert "float16" not in message
-        assert ts.attribute(model, T, ts.SemanticScope(5), sites=[2, N_LAYERS]).scores.isfinite().all()
+        assert (
+            ts.attribute(model, T, ts.SemanticScope(5), sites=[2, N_LAYERS]).scores.isfinite().all()
+        )
 
 
 @each_class
@@ -235,7 +287,13 @@ def test_half_precision_that_overflows(name):
     model = zoo.build(name, torch.float16)
     with torch.no_grad():
         next(p for n, p in model.blocks[1].named_parameters() if "mlp" in n).data.fill_(6e4)
-    refused(lambda: ts.attribute(model, T, ts.SemanticScope(5)), NumericalError, r"resid\(2\)", "float16", "bfloat16 or float32")
+    refused(
+        lambda: ts.attribute(model, T, ts.SemanticScope(5)),
+        NumericalError,
+        r"resid\(2\)",
+        "float16",
+        "bfloat16 or float32",
+    )
 
 
 def test_numpy_integers_are_integers():

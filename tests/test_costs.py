@@ -13,6 +13,12 @@ import tl_scopes as ts
 from tl_scopes.unembedding import Unembedding
 
 SAME = len(TOKENS)
+# The architectures that differ in how they run: others take the same path as one of these.
+NAMES = [
+    name
+    for name in zoo.names()
+    if name.split("/")[1] in ("ln", "softcap", "shortformer", "bloom", "gpt2", "opt", "gemma2", "mixtral", "native")
+]
 
 
 class Counts:
@@ -67,7 +73,7 @@ def ready(name: str):
     return model
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_one_forward_and_one_backward_pass_whatever_the_sites(name, monkeypatch):
     model = ready(name)
     for scope, directions in ((ts.SemanticScope(), 1), (ts.FisherScope(rank=8), 8)):
@@ -80,7 +86,7 @@ def test_one_forward_and_one_backward_pass_whatever_the_sites(name, monkeypatch)
             assert counts.multiplied == [1], "W_U belongs to the read position alone"
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_tokens_after_the_last_read_are_not_run(name, monkeypatch):
     model = ready(name)
     with counting(model, monkeypatch) as counts:
@@ -91,7 +97,7 @@ def test_tokens_after_the_last_read_are_not_run(name, monkeypatch):
     assert counts.unembedded == []
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_prompts_of_a_batch_share_their_passes(name, monkeypatch):
     model = ready(name)
     prompts = [TOKENS, TOKENS[:3], TOKENS[:5]]
@@ -103,7 +109,7 @@ def test_prompts_of_a_batch_share_their_passes(name, monkeypatch):
     assert counts.forwards == [(1, 3), (1, 5), (1, SAME)] and counts.backwards == [1, 1, 1]
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", NAMES)
 def test_a_direction_inside_the_model_runs_no_further(name, monkeypatch):
     model = ready(name)
     later = []

@@ -8,11 +8,21 @@ import threading
 from pathlib import Path
 
 import pytest
-import tl_scopes as ts
 import torch
 import zoo
+from traces import (
+    MLP,
+    SCOPES,
+    each_class,
+    each_model,
+    lived_in,
+    model_state,
+    process_state,
+    traceless,
+)
+
+import tl_scopes as ts
 from tl_scopes.errors import SiteError, TargetError
-from traces import MLP, SCOPES, each_class, each_model, lived_in, model_state, process_state, traceless
 
 # beartype draws from Python's own generator to choose which elements of a list to check.
 pytestmark = pytest.mark.wrong_types
@@ -50,7 +60,9 @@ def test_success_leaves_no_trace(name, scope):
     model = lived_in(name)
     with traceless(model):
         ts.attribute(model, zoo.TEXT, scope, sites="all")
-        ts.attribute_batch(model, [zoo.TEXT, zoo.LONG_TEXT], scope, sites=["embed", "blocks.1.attn.hook_z"])
+        ts.attribute_batch(
+            model, [zoo.TEXT, zoo.LONG_TEXT], scope, sites=["embed", "blocks.1.attn.hook_z"]
+        )
         ts.attribute_sequence(model, zoo.TEXT, scope, positions=[1, 3])
 
 
@@ -75,7 +87,11 @@ def test_bad_arguments_leave_no_trace(name, used):
             (TargetError, ts.SemanticScope(zoo.SPLIT_WORD), "all"),
             (SiteError, ts.SemanticScope(), ["embed", 1, "blocks.0.hook_misspelt"]),
             (SiteError, ts.SemanticScope(), ["embed", 1, "blocks.0.attn.hook_pattern"]),
-            (SiteError, ts.SemanticScope(), ["embed", "blocks.0.attn.hook_result", 2]),  # never reached
+            (
+                SiteError,
+                ts.SemanticScope(),
+                ["embed", "blocks.0.attn.hook_result", 2],
+            ),  # never reached
         ]:
             with pytest.raises(error):
                 ts.attribute(model, zoo.TEXT, scope, sites=sites)

@@ -8,11 +8,13 @@ import threading
 import weakref
 
 import pytest
-import tl_scopes as ts
 import torch
 import zoo
-from tl_scopes.errors import SiteError, TargetError
 from traces import SCOPES, each_class, traceless
+
+import tl_scopes as ts
+from tl_scopes.errors import SiteError, TargetError
+from tl_scopes.explain import Explained
 
 # beartype draws from Python's own generator to choose which elements of a list to check.
 pytestmark = pytest.mark.wrong_types
@@ -20,7 +22,9 @@ pytestmark = pytest.mark.wrong_types
 
 @each_class
 @pytest.mark.parametrize(
-    "mode", [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)], ids=["no_grad", "inference", "off"]
+    "mode",
+    [torch.no_grad, torch.inference_mode, lambda: torch.set_grad_enabled(False)],
+    ids=["no_grad", "inference", "off"],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_global_modes_neither_matter_nor_change(name, mode, dtype):
@@ -142,3 +146,53 @@ def test_a_plain_forward_in_another_thread_is_left_alone(name):
     assert found, "the other thread's forward pass raised"
     assert all(torch.equal(f, logits) for f in found)
     torch.testing.assert_close(scores, expected)
+
+
+@each_class
+def test_default_device_neither_matters_nor_changes(name):
+    """ "meta" stands for the "cuda" that people set: what is made there by mistake has no values."""
+    model, scope = zoo.build(name), ts.FisherScope(rank=2, samples=2)
+    ids = model.to_tokens(zoo.TEXT)[0].tolist()
+    expected = ts.attribute(model, ids, scope, sites="all")
+    try:
+        torch.set_default_device("meta")
+        found = ts.attribute(model, ids, scope, sites="all")
+    finally:
+        torch.set_default_device(None)
+    assert torch.equal(found.scores, expected.scores)
+    assert found.tokens.tolist() == ids
+
+
+@each_class
+def test_vectors_of_a_custom_scope_may_carry_a_graph(name):
+    probe = torch.nn.Parameter(torch.ones(16, dtype=torch.float64))
+
+    class Probe(ts.Scope):
+        name = "probe"
+        units = "unit of the probe per unit"
+
+        def explain(self, read):
+            return Explained.single(probe * 2)
+
+        def parameters(self):
+            return {}
+
+    model = zoo.build(name)
+    found = ts.attribute(model, zoo.TEXT, Probe()).scores
+    assert not found.requires_grad
+    assert probe.grad is None
+    direction = ts.DirectionScope(probe * 2)
+    torch.testing.assert_close(found, ts.attribute(model, zoo.TEXT, direction).scores)
+
+
+@each_class
+def test_padding_uses_no_foreign_token(name):
+    """Shorter rows of a batch are filled up; what fills them must not bring trouble of its own."""
+    model = zoo.build(name)
+    prompts = [[5, 6], [7, 8, 9]]
+    expected = [ts.attribute(model, p, ts.SemanticScope(5)).scores for p in prompts]
+    with torch.no_grad():
+        model.embed.W_E.data[[0, 2]] = float("nan")  # BOS and <pad>, which neither prompt holds
+    found = ts.attribute_batch(model, prompts, ts.SemanticScope(5))
+    for a, scores in zip(found, expected):
+        torch.testing.assert_close(a.scores, scores)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import tl_scopes as ts
 import torch
 import zoo
-from test_guards import by_hand
+from by_hand import by_hand
+
+import tl_scopes as ts
 from tl_scopes.errors import NumericalError, UnsupportedModelError
 
 T = zoo.TEXT
@@ -102,7 +103,9 @@ def test_hooks_added_with_torch_are_honoured(name):
     handle = model.blocks[1].mlp.register_forward_hook(lambda module, args, output: output * 0.5)
     try:
         expected = by_hand(model, tokens, target=5)
-        torch.testing.assert_close(ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=2e-5, atol=1e-6)
+        torch.testing.assert_close(
+            ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=2e-5, atol=1e-6
+        )
     finally:
         handle.remove()
     assert not torch.allclose(ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=1e-3)
@@ -120,7 +123,9 @@ def last_step_edits(model) -> dict:
 
 @each_class
 @pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
-@pytest.mark.parametrize("edit", ["unembed.hook_in", "unembed.hook_out", "module unembed", "module model"])
+@pytest.mark.parametrize(
+    "edit", ["unembed.hook_in", "unembed.hook_out", "module unembed", "module model"]
+)
 def test_edited_logits_are_refused_not_ignored(name, edit, used):
     model = zoo.build(name)
     if edit in ("unembed.hook_in", "unembed.hook_out") and edit not in model.hook_dict:
@@ -128,7 +133,7 @@ def test_edited_logits_are_refused_not_ignored(name, edit, used):
     expected = ts.attribute(model, T, SCOPE).scores if used else None
     with (
         last_step_edits(model)[edit](),
-        pytest.raises(UnsupportedModelError, match="logits.*hooks that edit the logits.*remove"),
+        pytest.raises(UnsupportedModelError, match=r"logits.*hooks that edit the logits.*remove"),
     ):
         ts.attribute(model, T, SCOPE)
     found = ts.attribute(model, T, SCOPE).scores
@@ -168,5 +173,8 @@ def test_influence_that_looks_ahead_is_refused(name):
         return activation.flip(1)
 
     prompts = [T, "The cat"]  # the shorter one reads where the longer one goes on
-    with model.hooks([("blocks.1.hook_resid_pre", back)]), pytest.raises(UnsupportedModelError, match="not causal"):
+    with (
+        model.hooks([("blocks.1.hook_resid_pre", back)]),
+        pytest.raises(UnsupportedModelError, match="not causal"),
+    ):
         ts.attribute_batch(model, prompts, SCOPE)

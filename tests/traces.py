@@ -8,9 +8,10 @@ import sys
 
 import numpy
 import pytest
-import tl_scopes as ts
 import torch
 import zoo
+
+import tl_scopes as ts
 
 # The embedding is tapped in another way where a norm follows it (bloom).
 MODELS = [
@@ -47,13 +48,19 @@ def parameters(model) -> list[torch.nn.Parameter]:
 def model_state(model) -> dict[str, object]:
     return {
         "requires_grad": [p.requires_grad for p in parameters(model)],
-        "grad": [None if p.grad is None else (id(p.grad), p.grad._version) for p in parameters(model)],
+        "grad": [
+            None if p.grad is None else (id(p.grad), p.grad._version) for p in parameters(model)
+        ],
         "written to": [p._version for p in parameters(model)],
         "torch hooks": [
-            (type(m).__name__, h, [(k, id(f)) for k, f in getattr(m, h).items()]) for m in modules(model) for h in HOOKS
+            (type(m).__name__, h, [(k, id(f)) for k, f in getattr(m, h).items()])
+            for m in modules(model)
+            for h in HOOKS
         ],
         "TransformerLens hooks": [
-            [id(h) for h in (*m.fwd_hooks, *m.bwd_hooks)] for m in modules(model) if hasattr(m, "fwd_hooks")
+            [id(h) for h in (*m.fwd_hooks, *m.bwd_hooks)]
+            for m in modules(model)
+            if hasattr(m, "fwd_hooks")
         ],
         "training": [m.training for m in modules(model)],
         "context_level": getattr(model, "context_level", None),
@@ -92,7 +99,9 @@ def traceless(model):
 def lived_in(name: str):
     """A model in the middle of somebody's work: odd flags, gradients of its own, hooks of every kind."""
     model = zoo.build(name)
-    with torch.no_grad():  # some models grow ALiBi tables or install hooks of their own in their first forward passes
+    with (
+        torch.no_grad()
+    ):  # some models grow ALiBi tables or install hooks of their own in their first forward passes
         model(model.to_tokens(zoo.LONG_TEXT))
     for i, parameter in enumerate(parameters(model)):
         parameter.requires_grad_(i % 3 > 0)
@@ -100,7 +109,9 @@ def lived_in(name: str):
             parameter.grad = torch.full_like(parameter, float(i))
     model.blocks[1].train()  # none of these models has dropout
     model.seen = []
-    model.add_hook("blocks.0.hook_resid_pre", lambda a, hook: model.seen.append("TransformerLens") or a)
+    model.add_hook(
+        "blocks.0.hook_resid_pre", lambda a, hook: model.seen.append("TransformerLens") or a
+    )
     model.add_hook("blocks.2.hook_resid_pre", lambda g, hook: None, dir="bwd")
     model.blocks[0].register_forward_hook(lambda *_: model.seen.append("torch"))
     model.blocks[2].register_forward_pre_hook(lambda *_: None)

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
+    from tl_scopes.explain import NEXT_TOKEN, Scope
     from tl_scopes.result import Attribution, SequenceAttribution
     from tl_scopes.scopes import (
-        NEXT_TOKEN,
         DirectionScope,
         FisherScope,
         FunctionScope,
         LogitDifferenceScope,
-        Scope,
         SemanticScope,
         TemperatureScope,
     )
@@ -43,6 +42,8 @@ __all__ = [
 
 # Imported when first asked for: torch takes seconds, which `tl-scopes --help` must not.
 _HOMES = {name: "scopes" for name in __all__} | {
+    "NEXT_TOKEN": "explain",
+    "Scope": "explain",
     "Attribution": "result",
     "SequenceAttribution": "result",
     "attribute": "attribution",

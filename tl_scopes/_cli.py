@@ -199,8 +199,8 @@ def write(result: Attribution, kind: str, path: Path, scale: str) -> None:
 
 
 def as_json(result: Attribution) -> str:
-    """One line of valid JSON with every field. What is not finite (the standard error of a single
-    sample) is null."""
+    """One line of valid JSON with every field. JSON has no infinity: one (a Fisher score that
+    overflows float32, say) is null."""
 
     def finite(value: Any) -> Any:
         if isinstance(value, list):

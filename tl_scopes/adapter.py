@@ -89,7 +89,7 @@ class ModelView:
             if cap <= 0:
                 return None
             return lambda raw: cap * torch.tanh(raw / cap)
-        probe = torch.tensor([-7.5, 0.0, 2.25, 30.0], dtype=torch.float64)
+        probe = torch.tensor([-7.5, 0.0, 2.25, 30.0], dtype=torch.float64, device="cpu")
         return None if torch.equal(transform(probe), probe) else transform
 
     def sites(self, request: SiteRequest) -> tuple[Site, ...]:

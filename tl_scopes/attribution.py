@@ -13,7 +13,7 @@ from tl_scopes.encoding import Prompt, encode, resolve_position
 from tl_scopes.engine import Job, run
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
 from tl_scopes.result import Attribution, SequenceAttribution
-from tl_scopes.scopes import Scope
+from tl_scopes.explain import Scope
 from tl_scopes.sites import SiteRequest
 from tl_scopes.vjp import default_chunk
 

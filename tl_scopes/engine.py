@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 
 import torch
@@ -14,7 +14,7 @@ from tl_scopes.adapter import ModelView
 from tl_scopes.encoding import bos_id, resolve_token, texts
 from tl_scopes.errors import NumericalError, SiteError, UnsupportedModelError
 from tl_scopes.result import Attribution, Candidate, ScopeInfo
-from tl_scopes.scopes import Explained, Read, Scope
+from tl_scopes.explain import Explained, Read, Scope
 from tl_scopes.sites import Site
 from tl_scopes.unembedding import working_dtype
 from tl_scopes.vjp import default_chunk, squared_norms
@@ -65,7 +65,7 @@ class Answer:
         return Attribution(
             scores=self._whole(scores, len(ids)),
             sites=tuple(self.sites),
-            tokens=torch.tensor(ids),
+            tokens=torch.tensor(ids, device="cpu"),
             str_tokens=texts(engine, ids),
             has_bos=ids[0] == bos_id(engine),
             position=self.position,
@@ -108,9 +108,9 @@ def run(
     Raises `SiteError`, `TargetError`, `ScopeParameterError` or `NumericalError`.
     """
     width = max(job.length for job in jobs)
-    tokens = torch.zeros(len(jobs), width, dtype=torch.long, device=engine.device)
-    for row, job in enumerate(jobs):
-        tokens[row, : job.length] = torch.tensor(job.ids[: job.length])
+    # Padded with a token of the row's own: the embedding of another may be unused, or NaN.
+    rows = [job.ids[: job.length] + [job.ids[0]] * (width - job.length) for job in jobs]
+    tokens = torch.tensor(rows, device=engine.device)
     request = jobs[0].reads[0][1].read_site
     read_site = None if request is None else engine.site(request)
     with engine.frozen():
@@ -153,6 +153,7 @@ def _explain(
             explained = scope.explain(
                 Read(read[i], own, head, lambda t: resolve_token(engine, t), following)
             )
+            explained = replace(explained, vectors=explained.vectors.detach())
             norms = torch.linalg.vector_norm(explained.vectors.flatten(1), dim=1).cpu().double()
             prediction = () if own is None else _candidates(engine, head.logits(own))
             answers.append(Answer(row, position, scope, explained, norms, prediction))
@@ -186,11 +187,9 @@ def _pull_back(
     rows_of = [_components(site, slot) for site, slot in zip(recording.sites, recording.slots)]
     for answer in answers:
         answer.sites = [label for rows in rows_of for label, _ in rows]
-        n_exact = len(answer.norms) - answer.explained.n_sampled
-        answer.exact = [torch.zeros(width, dtype=torch.float64) for _ in answer.sites]
-        answer.sampled = [
-            torch.zeros(len(answer.norms) - n_exact, width, dtype=torch.float64) for _ in answer.sites
-        ]
+        empty = torch.zeros(width, dtype=torch.float64, device="cpu")
+        answer.exact = [empty.clone() for _ in answer.sites]
+        answer.sampled = [empty.repeat(answer.explained.n_sampled, 1) for _ in answer.sites]
 
     def cotangents(passes: range) -> Tensor:
         """Unit vectors, so that half precision neither overflows nor vanishes on the way back."""

@@ -113,6 +113,15 @@ class FisherGeometry:
             return values[:k], vectors[:k]
         coarse_values, basis = (x.to(self.p) for x in _eigh(self.matrix(_COARSE_TAIL)))
         V = basis[:, : k + guards]
+        # What the likely tokens do not show at all must be looked for: the part of F left out,
+        # applied to random vectors, points there.
+        shape = (self.head.d_model, guards)
+        generator = torch.Generator().manual_seed(0)
+        blind = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(self.p)
+        left_out = self.apply(blind) - basis @ (coarse_values[:, None] * (basis.T @ blind))
+        for _ in range(2):
+            left_out = torch.linalg.qr(left_out - V @ (V.T @ left_out)).Q
+        V = torch.cat([V, left_out], 1)
         FV = self.apply(V)
         resolution = _RESOLUTION[self.p.dtype]
         for _ in range(_MOST_PASSES):
@@ -144,10 +153,10 @@ class FisherGeometry:
         for start in range(0, n, _SAMPLES_AT_ONCE):
             shape = (self.p.numel(), min(_SAMPLES_AT_ONCE, n - start))
             if distribution == "rademacher":
-                e = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8)
+                e = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device="cpu")
                 e = e.to(self.p) * 2 - 1
             else:
-                e = torch.randn(shape, generator=generator, dtype=self.p.dtype).to(self.p)
+                e = torch.randn(shape, generator=generator, dtype=self.p.dtype, device="cpu").to(self.p)
             e *= self.p.sqrt()[:, None]
             e -= self.p[:, None] * e.sum(0)
             if self.slope is not None:

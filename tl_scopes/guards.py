@@ -17,7 +17,7 @@ from tl_scopes.errors import (
     TrainingModeError,
     UnsupportedModelError,
 )
-from tl_scopes.scopes import Scope
+from tl_scopes.explain import Scope
 
 # Dropouts of heads that a language model does not have, though its config names them.
 _NOT_IN_LANGUAGE_MODELS = ("summary_first_dropout", "classifier_dropout")

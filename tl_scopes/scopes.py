@@ -3,114 +3,19 @@
 from __future__ import annotations
 
 import operator
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
+from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
 from tl_scopes.fisher import FisherGeometry, smallest_rank
-from tl_scopes.result import FisherInfo, Token
-from tl_scopes.sites import SiteRequest
-from tl_scopes.unembedding import Unembedding, working_dtype
-
-
-class _NextToken:
-    def __repr__(self) -> str:
-        return "NEXT_TOKEN"
-
-
-NEXT_TOKEN = _NextToken()
-"""Target of a scope: the token that follows the read position in the prompt."""
-
-Target = Union[str, int, _NextToken, None]
-
-
-@dataclass(frozen=True, eq=False)
-class Read:
-    """What a scope sees at its read position.
-
-    `value`: the final state `y_p`, or the activation at a `DirectionScope`'s own site. `raw`: its
-    raw logits `y_p W_U + b_U` (None at another site). `next_id`: the following prompt token.
-    """
-
-    value: Tensor
-    raw: Float[Tensor, "d_vocab"] | None
-    head: Unembedding
-    token_of: Callable[[str | int], Token]
-    next_id: int | None
-
-    def resolve(self, target: Target) -> Token:
-        """The vocabulary entry that `target` means here. Raises `TargetError`."""
-        if target is None:
-            assert self.raw is not None
-            return self.token_of(int(self.head.logits(self.raw).argmax()))
-        if isinstance(target, _NextToken):
-            if self.next_id is None:
-                raise TargetError(
-                    "NEXT_TOKEN asks for the token after the read position, but the prompt ends "
-                    "there: read an earlier position, or name the target"
-                )
-            return self.token_of(self.next_id)
-        return self.token_of(target)
-
-
-@dataclass(frozen=True, eq=False)
-class Explained:
-    """Frozen row vectors, and how their squared pulled-back norms become a score.
-
-    Score: the root (`squared=False`, one vector) or the value (`squared=True`) of
-    `sum_i weights[i] ||v_i^T J_t||^2`. The last `n_sampled` vectors are random; their spread gives
-    the standard error.
-    """
-
-    vectors: Float[Tensor, "k *d"]
-    weights: Float[Tensor, "k"]
-    squared: bool = False
-    n_sampled: int = 0
-    target: Token | None = None
-    fisher: FisherInfo | None = None
-
-    @classmethod
-    def single(cls, vector: Tensor, target: Token | None = None) -> Explained:
-        return cls(vector[None], torch.ones(1, dtype=torch.float64), target=target)
-
-
-class Scope(ABC):
-    """A choice of what is explained, given as row vectors in the space of what is read.
-
-    Subclasses are small frozen dataclasses. `needs_raw_weights` says why weight processing would
-    make the scope meaningless (None: it does not matter).
-    """
-
-    name: str
-    units: str
-    read_site: SiteRequest | None = None
-
-    @abstractmethod
-    def explain(self, read: Read) -> Explained:
-        """The vectors at one read position. Raises `TargetError` or `ScopeParameterError`."""
-
-    @abstractmethod
-    def parameters(self) -> dict[str, Any]:
-        """Plain values for the result's record."""
-
-    @property
-    def needs_raw_weights(self) -> str | None:
-        return None
-
-    @property
-    def explains_centred_logit(self) -> bool:
-        """Whether a mean-centred unembedding changes what the scope explains."""
-        return False
-
-    def validate(self, d_model: int) -> None:
-        """Check the parameters that depend on the model's width. Raises `ScopeParameterError`."""
-
+from tl_scopes.result import FisherInfo
+from tl_scopes.unembedding import working_dtype
 
 @dataclass(frozen=True)
 class SemanticScope(Scope):
@@ -126,7 +31,7 @@ class SemanticScope(Scope):
     units = "logit per unit of residual"
 
     def parameters(self) -> dict[str, Any]:
-        return {"target": _plain_target(self.target)}
+        return {"target": plain_target(self.target)}
 
     @property
     def explains_centred_logit(self) -> bool:
@@ -151,7 +56,7 @@ class LogitDifferenceScope(Scope):
     units = "logit per unit of residual"
 
     def parameters(self) -> dict[str, Any]:
-        return {"a": _plain_target(self.a), "b": _plain_target(self.b)}
+        return {"a": plain_target(self.a), "b": plain_target(self.b)}
 
     def explain(self, read: Read) -> Explained:
         a, b = read.resolve(self.a), read.resolve(self.b)
@@ -300,7 +205,7 @@ class FisherScope(Scope):
             g = geometry.sample(self.samples, generator, self.distribution)
             g = g - (g @ vectors.T) @ vectors
             vectors = torch.cat([vectors, g])
-            even = torch.full((self.samples,), 1 / self.samples, dtype=torch.float64)
+            even = weights.new_full((self.samples,), 1 / self.samples)
             weights = torch.cat([weights, even])
         return Explained(vectors, weights, True, self.samples or 0, fisher=info)
 
@@ -416,9 +321,3 @@ class DirectionScope(Scope):
                 f"model's {v.dtype}: scale it down, the score is linear in it"
             )
         return Explained.single(v)
-
-
-def _plain_target(target: Target) -> str | int | None:
-    if isinstance(target, _NextToken):
-        return repr(target)
-    return target if target is None or isinstance(target, str) else operator.index(target)

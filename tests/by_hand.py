@@ -1,0 +1,28 @@
+"""A scope worked out with plain hooks and nothing of the package."""
+
+from __future__ import annotations
+
+import torch
+
+
+def by_hand(
+    model, tokens: torch.Tensor, vector=None, target: int | None = None, embed="hook_embed"
+) -> torch.Tensor:
+    """Norms at the embedding of `vector` (or of `W_U[:, target]`) pulled back from the final state, by plain hooks."""
+    leaf: list[torch.Tensor] = []
+    final: list[torch.Tensor] = []
+
+    def cut(activation, hook):
+        leaf.append(activation.detach().requires_grad_())
+        return leaf[0]
+
+    handle = model.unembed.register_forward_pre_hook(lambda _, args: final.append(args[0]))
+    try:
+        with model.hooks([(embed, cut)]):
+            model(tokens)
+    finally:
+        handle.remove()
+    y = final[0][0, -1]
+    v = model.W_U[:, target].detach() if vector is None else vector(y.detach())
+    (grad,) = torch.autograd.grad(y @ v, leaf[0])
+    return grad[0].norm(dim=-1).float()

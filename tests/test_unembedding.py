@@ -1,0 +1,101 @@
+"""The unembedding in pieces equals the unembedding whole, in every dtype."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from tl_scopes import unembedding
+from tl_scopes.unembedding import Unembedding, working_dtype
+
+D_MODEL, D_VOCAB = 6, 23
+PIECES = [1, 5, 23, 100]
+
+
+def soft_cap(raw: torch.Tensor) -> torch.Tensor:
+    return 2 * torch.tanh(raw / 2)
+
+
+@pytest.fixture(params=[torch.float64, torch.float32, torch.bfloat16, torch.float16], ids=str)
+def head(request) -> Unembedding:
+    generator = torch.Generator().manual_seed(0)
+    W_U = torch.randn(D_MODEL, D_VOCAB, generator=generator, dtype=torch.float64)
+    b_U = torch.randn(D_VOCAB, generator=generator, dtype=torch.float64)
+    return Unembedding(W_U.to(request.param), b_U.to(request.param), soft_cap)
+
+
+@pytest.fixture(params=PIECES)
+def pieces(request, monkeypatch):
+    monkeypatch.setattr(unembedding, "CHUNK", request.param)
+    monkeypatch.setattr(unembedding, "SPAN", request.param)
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor, head: Unembedding) -> None:
+    """To the rounding of the working dtype, whatever the dtype of the weights: nothing is rounded to half."""
+    assert got.dtype == working_dtype(head.W_U.dtype)
+    tolerance = 1e-12 if got.dtype == torch.float64 else 2e-6
+    torch.testing.assert_close(got.double(), wanted, rtol=tolerance, atol=tolerance)
+
+
+def test_sizes(head):
+    assert (head.d_model, head.d_vocab) == (D_MODEL, D_VOCAB)
+
+
+def test_logits(head, pieces):
+    y = torch.linspace(-1, 1, 2 * D_MODEL).reshape(2, D_MODEL).to(head.W_U.dtype)
+    wanted = y.double() @ head.W_U.double() + head.b_U.double()
+    raw = head.raw_logits(y)
+    close(raw, wanted, head)
+    close(head.logits(raw), soft_cap(wanted), head)
+    plain = Unembedding(head.W_U, head.b_U)
+    assert plain.logits(raw) is raw
+
+
+def test_pull(head, pieces):
+    coefficients = torch.randn(D_VOCAB, 3, dtype=torch.float64).to(working_dtype(head.W_U.dtype))
+    close(head.pull(coefficients), (head.W_U.double() @ coefficients.double()).T, head)
+
+
+def test_columns_come_in_the_order_asked_for(head, pieces):
+    tokens = torch.tensor([22, 0, 5, 4, 6, 5, 7])
+    ids, rows = zip(*head.columns(tokens))
+    assert torch.cat(ids).equal(tokens)
+    close(torch.cat(rows), head.W_U.double().T[tokens], head)
+    close(head.column(5), head.W_U.double()[:, 5], head)
+
+
+@pytest.mark.parametrize("sloped", [False, True])
+def test_spans_and_distances(head, pieces, sloped):
+    slope = torch.linspace(0.1, 1, D_VOCAB).to(working_dtype(head.W_U.dtype)) if sloped else None
+    wanted = head.W_U.double().T * (1 if slope is None else slope.double()[:, None])
+    spans, rows = zip(*head.spans(slope))
+    close(torch.cat(rows), wanted, head)
+    assert [i for span in spans for i in range(D_VOCAB)[span]] == list(range(D_VOCAB))
+    centre = torch.linspace(-1, 2, D_MODEL).to(working_dtype(head.W_U.dtype))
+    close(head.square_distances(centre, slope), (wanted - centre.double()).square().sum(1), head)
+
+
+def test_slope_is_the_derivative_of_the_transform(head):
+    raw = torch.linspace(-5, 5, D_VOCAB).to(working_dtype(head.W_U.dtype))
+    with torch.no_grad():
+        slope = head.slope(raw)
+    close(slope, 1 - torch.tanh(raw.double() / 2) ** 2, head)
+    assert not slope.requires_grad and not raw.requires_grad
+    assert Unembedding(head.W_U, head.b_U).slope(raw) is None
+
+
+def test_distances_do_not_cancel():
+    """Rows that differ from the centre in the sixth digit: `||w||^2 - 2 w.c + ||c||^2` would lose them."""
+    centre = torch.full((D_MODEL,), 1.0)
+    W_U = (centre[:, None] + 1e-4 * torch.randn(D_MODEL, D_VOCAB, generator=torch.Generator().manual_seed(1)))
+    head = Unembedding(W_U, torch.zeros(D_VOCAB))
+    wanted = (W_U.double().T - centre.double()).square().sum(1)
+    torch.testing.assert_close(head.square_distances(centre, None).double(), wanted, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    "dtype, working",
+    [(torch.float64, torch.float64), *((d, torch.float32) for d in (torch.float32, torch.bfloat16, torch.float16))],
+)
+def test_working_dtype(dtype, working):
+    assert working_dtype(dtype) == working
