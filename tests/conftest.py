@@ -18,7 +18,9 @@ from beartype import BeartypeConf, beartype
 
 # An int is allowed where a float is asked for, as in mypy.
 typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))
-assert "tl_scopes" not in sys.modules, "something imported tl_scopes before its annotations could be checked"
+assert "tl_scopes" not in sys.modules, (
+    "something imported tl_scopes before its annotations could be checked"
+)
 jaxtyping.install_import_hook("tl_scopes", "conftest.typecheck")
 
 import hypothesis
@@ -26,7 +28,14 @@ import pytest
 import torch
 
 # The same examples on every run, and no clock: a failure must be a failure of the code.
-hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
+Phase = hypothesis.Phase
+hypothesis.settings.register_profile(
+    "tests",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=(Phase.explicit, Phase.generate, Phase.shrink),
+)
 hypothesis.settings.load_profile("tests")
 
 

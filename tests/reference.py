@@ -43,7 +43,9 @@ def _pre_hook(module: torch.nn.Module, edit: Callable[[Tensor], Tensor]) -> Call
 class Reference:
     """Forward passes of one zoo model over copies of one prompt, and derivatives at one read position."""
 
-    def __init__(self, name: str, tokens: Sequence[int] = TOKENS, position: int = POSITION, model=None) -> None:
+    def __init__(
+        self, name: str, tokens: Sequence[int] = TOKENS, position: int = POSITION, model=None
+    ) -> None:
         self.model = zoo.shared(name) if model is None else model
         self.traits = zoo.traits(name)
         self.hooked = name.startswith("hooked")
@@ -67,7 +69,9 @@ class Reference:
         if isinstance(site, int):
             return _pre_hook(model.blocks[site], edit)
         stack = contextlib.ExitStack()
-        stack.enter_context(model.hooks(fwd_hooks=[(site, lambda activation, hook: edit(activation))]))
+        stack.enter_context(
+            model.hooks(fwd_hooks=[(site, lambda activation, hook: edit(activation))])
+        )
         return stack.close
 
     def forward(
@@ -104,9 +108,16 @@ class Reference:
     def jacobians(self, of: RefSite) -> dict[RefSite, Tensor]:
         """d(what is read at the read position) / d(activation), [output, pos, *d], at all of `SITES` before it."""
         n = self.at_read(of).numel()
-        sites = [site for site in SITES if site != of and not (isinstance(of, int) and site in range(of, 99))]
+        sites = [
+            site
+            for site in SITES
+            if site != of and not (isinstance(of, int) and site in range(of, 99))
+        ]
         sites = [site for site in sites if of == "logits" or site != "final"]
-        deltas = {s: torch.zeros(n, *self.shape(s), dtype=torch.float64, requires_grad=True) for s in sites}
+        deltas = {
+            s: torch.zeros(n, *self.shape(s), dtype=torch.float64, requires_grad=True)
+            for s in sites
+        }
         seen = self.forward(deltas, [] if of == "logits" else [of], copies=n)
         diagonal = seen[of][:, self.position].reshape(n, n).diagonal().sum()
         return dict(zip(sites, torch.autograd.grad(diagonal, list(deltas.values()))))
@@ -125,7 +136,9 @@ class Reference:
             seen = self.forward({site: many}, [2], copies=4 * n)
         return {of: seen[of][:, self.position].chunk(4) for of in (2, "final", "logits")}
 
-    def finite_difference(self, site: RefSite, fn: Callable[[Tensor], Tensor], of: RefSite = "final") -> Tensor:
+    def finite_difference(
+        self, site: RefSite, fn: Callable[[Tensor], Tensor], of: RefSite = "final"
+    ) -> Tensor:
         """The gradient of the scalar `fn` (over the last axis of what is read) at `site`, [pos, *d]."""
         far_down, down, up, far_up = (fn(value) for value in self.perturbed(site)[of])
         return ((8 * (up - down) - (far_up - far_down)) / (12 * STEP)).reshape(self.shape(site))

@@ -20,7 +20,18 @@ except ImportError:
 TARGET = 7
 # Not cohere, whose bridge is not the Hugging Face model in transformer-lens 3.9 (rotary convention), and not granite
 # at the input, where Hugging Face scales `inputs_embeds` once more.
-HUGGING_FACE = ["gpt2", "opt", "pythia", "llama", "qwen3", "mistral", "gemma", "gemma2", "gemma3", "olmo2"]
+HUGGING_FACE = [
+    "gpt2",
+    "opt",
+    "pythia",
+    "llama",
+    "qwen3",
+    "mistral",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "olmo2",
+]
 NAMES = [n for n in zoo.names() if n.split("/")[1] in HUGGING_FACE]
 
 
@@ -40,7 +51,9 @@ def close(got: torch.Tensor, gradient: torch.Tensor) -> None:
 
 def scores(name: str, scope: ts.Scope, site) -> torch.Tensor:
     with zoo.exact_float64():
-        return ts.attribute(zoo.shared(name), TOKENS, scope, sites=site, position=POSITION).scores[0]
+        return ts.attribute(zoo.shared(name), TOKENS, scope, sites=site, position=POSITION).scores[
+            0
+        ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -61,8 +74,10 @@ def test_input_level_scores_equal_captums_saliency(name):
 
 @pytest.mark.parametrize("name", [n for n in NAMES if n.split("/")[1] not in ("gpt2", "pythia")])
 def test_layer_scores_equal_captums_layer_gradient(name):
-    """resid(1) by captum's gradient x activation at the input of block 1, divided by the activation (gpt2 and pythia name
-    their blocks otherwise)."""
+    """resid(1) by captum's gradient x activation at the input of block 1, divided by the activation.
+
+    Without gpt2 and pythia, which name their blocks otherwise.
+    """
     model = source(name)
     backbone = model.model.decoder if "opt" in name else model.model
     block, ids = backbone.layers[1], torch.tensor([TOKENS])
@@ -75,7 +90,9 @@ def test_layer_scores_equal_captums_layer_gradient(name):
         product = LayerGradientXActivation(forward, block).attribute(
             embedded, target=TARGET, attribute_to_layer_input=True
         )
-        activation = LayerActivation(forward, block).attribute(embedded, attribute_to_layer_input=True)
+        activation = LayerActivation(forward, block).attribute(
+            embedded, attribute_to_layer_input=True
+        )
     product, activation = (x[0] if isinstance(x, tuple) else x for x in (product, activation))
     assert activation.abs().min() > 1e-5
     gradient = (product / activation)[0].detach()

@@ -53,7 +53,8 @@ def compare(hooked, bridge, tolerance: float, exact: bool) -> None:
             if x is not None:
                 torch.testing.assert_close(x, y, rtol=0, atol=tolerance * float(x.abs().max()))
     assert (left[0].provenance.model_class, right[0].provenance.model_class) == (
-        "HookedTransformer", "TransformerBridge",
+        "HookedTransformer",
+        "TransformerBridge",
     )
 
 

@@ -15,7 +15,16 @@ A = 7
 SILENCED = [
     name
     for kind in ("hooked", "bridge")
-    for trait in ("learned", "alibi", "embed_scale", "logit_scale", "softcap", "native", "post_norm", "parallel")
+    for trait in (
+        "learned",
+        "alibi",
+        "embed_scale",
+        "logit_scale",
+        "softcap",
+        "native",
+        "post_norm",
+        "parallel",
+    )
     for name in zoo.names(kind, trait)[-1:]
     if "embed_norm" not in zoo.traits(name)
 ]
@@ -36,10 +45,14 @@ def by_hand(name: str, model, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     centred = eye @ x
     scale = 1 / (centred.square().mean() + eps).sqrt()
     value = gain * scale * centred + (0 if bias is None else bias.detach())
-    return value, (gain * scale)[:, None] * (eye - scale**2 * torch.outer(centred, centred) / len(x))
+    return value, (gain * scale)[:, None] * (
+        eye - scale**2 * torch.outer(centred, centred) / len(x)
+    )
 
 
-def explained(model, y: torch.Tensor, p: torch.Tensor, slope: torch.Tensor) -> list[tuple[ts.Scope, torch.Tensor]]:
+def explained(
+    model, y: torch.Tensor, p: torch.Tensor, slope: torch.Tensor
+) -> list[tuple[ts.Scope, torch.Tensor]]:
     """Scopes, and for each a matrix `V` whose rows make up its score, `||V J||^2`."""
     W_U = model.W_U.detach()
     w = (W_U * slope).T
@@ -111,7 +124,7 @@ def test_uniform_attention_by_hand(name):
             parameter.zero_()
     ref = reference.Reference(name, model=model)
     moved = torch.einsum("hde,hef->fd", attention.W_V, attention.W_O).detach() / (POSITION + 1)
-    jacobians = {t: moved for t in range(POSITION + 1)}
+    jacobians = dict.fromkeys(range(POSITION + 1), moved)
     jacobians[POSITION] = moved + torch.eye(len(moved), dtype=torch.float64)
     check(name, model, ref, jacobians, ["embed", 0])
 
@@ -121,7 +134,9 @@ def test_uniform_attention_by_hand(name):
     got = ts.attribute(model, TOKENS, ts.SemanticScope(A), sites=sites, position=POSITION)
     at_v, at_z, last = got.scores[:2], got.scores[2:4], got.scores[4]
     upto = torch.arange(len(TOKENS)) <= POSITION
-    torch.testing.assert_close(at_v.double(), through[:, None] * upto / (POSITION + 1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        at_v.double(), through[:, None] * upto / (POSITION + 1), rtol=1e-6, atol=0
+    )
     only = torch.arange(len(TOKENS)) == POSITION
     torch.testing.assert_close(at_z.double(), through[:, None] * only, rtol=1e-6, atol=0)
     torch.testing.assert_close(last.double(), v.norm() * only, rtol=1e-6, atol=0)

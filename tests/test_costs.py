@@ -17,7 +17,8 @@ SAME = len(TOKENS)
 NAMES = [
     name
     for name in zoo.names()
-    if name.split("/")[1] in ("ln", "softcap", "shortformer", "bloom", "gpt2", "opt", "gemma2", "mixtral", "native")
+    if name.split("/")[1]
+    in ("ln", "softcap", "shortformer", "bloom", "gpt2", "opt", "gemma2", "mixtral", "native")
 ]
 
 
@@ -35,10 +36,13 @@ class Counts:
 def counting(model, monkeypatch):
     counts = Counts()
     gradient, raw_logits = torch.autograd.grad, Unembedding.raw_logits
+    last_step = type(model.unembed).forward
 
     def grad(outputs, inputs, grad_outputs=None, *args, **kwargs):
         batched = kwargs.get("is_grads_batched", False)
-        if grad_outputs is not None:  # the slope of an output transform is no pass through the model
+        if (
+            grad_outputs is not None
+        ):  # the slope of an output transform is no pass through the model
             counts.backwards.append(len(grad_outputs) if batched else 1)
         return gradient(outputs, inputs, grad_outputs, *args, **kwargs)
 
@@ -49,10 +53,10 @@ def counting(model, monkeypatch):
     def block(_, args, kwargs):
         counts.forwards.append(tuple((args[0] if args else kwargs["hidden_states"]).shape[:2]))
 
-    def unembedding(self, y, *args, own=type(model.unembed).forward, **kwargs):
+    def unembedding(self, y, *args, **kwargs):
         if self is model.unembed:
             counts.unembedded.append(tuple(y.shape[:2]))
-        return own(self, y, *args, **kwargs)
+        return last_step(self, y, *args, **kwargs)
 
     handle = model.blocks[0].register_forward_pre_hook(block, with_kwargs=True)
     with monkeypatch.context() as patch:
@@ -113,11 +117,18 @@ def test_prompts_of_a_batch_share_their_passes(name, monkeypatch):
 def test_a_direction_inside_the_model_runs_no_further(name, monkeypatch):
     model = ready(name)
     later = []
-    handle = model.blocks[2].register_forward_pre_hook(lambda *args: later.append(1), with_kwargs=True)
+    handle = model.blocks[2].register_forward_pre_hook(
+        lambda *args: later.append(1), with_kwargs=True
+    )
     try:
         with counting(model, monkeypatch) as counts:
             # What enters block 2 leaves block 1; its hook may sit at either end.
-            ts.attribute(model, TOKENS, ts.DirectionScope(torch.ones(16), site="resid(1)"), sites=["embed", 0])
+            ts.attribute(
+                model,
+                TOKENS,
+                ts.DirectionScope(torch.ones(16), site="resid(1)"),
+                sites=["embed", 0],
+            )
     finally:
         handle.remove()
     assert counts.forwards == [(1, SAME)] and counts.backwards == [1]

@@ -16,8 +16,13 @@ def weights(seed: int = 0, d_vocab: int = D_VOCAB) -> torch.Tensor:
     """Columns with a common mean and a decaying spectrum, as unembeddings have."""
     generator = torch.Generator().manual_seed(seed)
     spectrum = torch.linspace(0, -2, D_MODEL, dtype=torch.float64).exp()[:, None]
-    turn = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=generator, dtype=torch.float64)).Q
-    return turn @ (spectrum * torch.randn(D_MODEL, d_vocab, generator=generator, dtype=torch.float64)) + 1.0
+    turn = torch.linalg.qr(
+        torch.randn(D_MODEL, D_MODEL, generator=generator, dtype=torch.float64)
+    ).Q
+    return (
+        turn @ (spectrum * torch.randn(D_MODEL, d_vocab, generator=generator, dtype=torch.float64))
+        + 1.0
+    )
 
 
 def logits(kind: str, d_vocab: int = D_VOCAB) -> torch.Tensor:
@@ -27,7 +32,9 @@ def logits(kind: str, d_vocab: int = D_VOCAB) -> torch.Tensor:
     return raw * {"flat": 0.1, "peaked": 3.0, "confident": 1.0}[kind]
 
 
-def geometry(kind: str, dtype=torch.float64, transform=None, W_U: torch.Tensor | None = None) -> FisherGeometry:
+def geometry(
+    kind: str, dtype=torch.float64, transform=None, W_U: torch.Tensor | None = None
+) -> FisherGeometry:
     W_U = weights() if W_U is None else W_U
     head = Unembedding(W_U.to(dtype), torch.zeros(W_U.shape[1], dtype=dtype), transform)
     return FisherGeometry.at(head, logits(kind, W_U.shape[1]).to(dtype))
@@ -59,7 +66,9 @@ def test_matrix_trace_and_product(kind, transform):
     second = (found.head.W_U * (1 if found.slope is None else found.slope)).double()
     uncentred = second * p @ second.T - torch.outer(second @ p, second @ p)
     scale = float(F.abs().max())
-    torch.testing.assert_close(F, uncentred, rtol=0, atol=1e-12 * float((second * p @ second.T).abs().max()))
+    torch.testing.assert_close(
+        F, uncentred, rtol=0, atol=1e-12 * float((second * p @ second.T).abs().max())
+    )
     torch.testing.assert_close(found.matrix(0.0), F, rtol=0, atol=1e-12 * scale)
     assert found.trace == pytest.approx(float(F.trace()), rel=1e-12)
     V = torch.randn(D_MODEL, 3, dtype=torch.float64)
@@ -75,7 +84,9 @@ def test_confident_predictions_keep_their_digits_in_float32():
     w, p = found.head.W_U, found.p
     naive = w * p @ w.T - torch.outer(w @ p, w @ p)
     naive_error = (torch.linalg.eigvalsh(naive.double()).flip(0) / exact - 1).abs()
-    assert naive_error[0] > 1e-4 and naive_error[:8].max() > 1e-3, "these weights would not show the cancellation"
+    assert naive_error[0] > 1e-4 and naive_error[:8].max() > 1e-3, (
+        "these weights would not show the cancellation"
+    )
     for values, _ in (found.leading(8), found.eigenpairs(0.0)):
         assert ((values[:8].double() / exact[:8] - 1).abs() < 1e-4).all()
     assert found.trace == pytest.approx(float(F.trace()), rel=1e-4)
@@ -105,7 +116,9 @@ def test_eigenpairs_are_those_of_the_matrix(kind, tail):
     F = found.matrix(tail)
     assert (values.diff() <= 0).all() and (values > 0).all()
     torch.testing.assert_close(vectors @ vectors.T, torch.eye(len(values), dtype=torch.float64))
-    torch.testing.assert_close(vectors.T @ (values[:, None] * vectors), F, rtol=0, atol=1e-12 * float(values[0]))
+    torch.testing.assert_close(
+        vectors.T @ (values[:, None] * vectors), F, rtol=0, atol=1e-12 * float(values[0])
+    )
 
 
 def check_leading(found: FisherGeometry, F: torch.Tensor, k: int) -> None:
@@ -115,7 +128,9 @@ def check_leading(found: FisherGeometry, F: torch.Tensor, k: int) -> None:
     tolerance = 1e-5 if found.p.dtype == torch.float32 else 1e-9
     assert values.shape == (k,) and vectors.shape == (k, D_MODEL)
     torch.testing.assert_close(values, exact[:k], rtol=0, atol=tolerance * float(exact[0]))
-    torch.testing.assert_close(vectors @ vectors.T, torch.eye(k, dtype=torch.float64), rtol=0, atol=tolerance)
+    torch.testing.assert_close(
+        vectors @ vectors.T, torch.eye(k, dtype=torch.float64), rtol=0, atol=tolerance
+    )
     residual = F @ vectors.T - vectors.T * values
     assert torch.linalg.vector_norm(residual, dim=0).max() < tolerance * exact[0]
     # What scores are made of, wherever the rank does not cut through nearly equal eigenvalues.
@@ -139,7 +154,9 @@ def uniform(spectrum: torch.Tensor, dtype: torch.dtype) -> FisherGeometry:
     generator = torch.Generator().manual_seed(4)
     columns = torch.randn(D_VOCAB, D_MODEL, generator=generator, dtype=torch.float64)
     columns = torch.linalg.qr(columns - columns.mean(0)).Q
-    turn = torch.linalg.qr(torch.randn(D_MODEL, D_MODEL, generator=generator, dtype=torch.float64)).Q
+    turn = torch.linalg.qr(
+        torch.randn(D_MODEL, D_MODEL, generator=generator, dtype=torch.float64)
+    ).Q
     W_U = turn @ ((D_VOCAB * spectrum)[:, None].sqrt() * columns.T)
     head = Unembedding(W_U.to(dtype), torch.zeros(D_VOCAB, dtype=dtype))
     return FisherGeometry.at(head, torch.zeros(D_VOCAB, dtype=dtype))
@@ -165,7 +182,9 @@ def test_a_direction_of_unlikely_tokens_alone_is_found(k, dtype):
     W_U = torch.zeros(D_MODEL, D_VOCAB, dtype=torch.float64)
     spectrum = 0.5 ** torch.arange(60, dtype=torch.float64).clamp_max(9) - 1e-5 * torch.arange(60)
     half = spectrum[:, None].sqrt() * torch.randn(60, 250, generator=generator, dtype=torch.float64)
-    W_U[:60, :500] = torch.cat([half, -half], 1)  # the mean is zero, so that nothing ties the two groups together
+    W_U[:60, :500] = torch.cat(
+        [half, -half], 1
+    )  # the mean is zero, so that nothing ties the two groups together
     W_U[62, 500:] = 3.0 * (-1.0) ** torch.arange(D_VOCAB - 500)
     raw = torch.zeros(D_VOCAB, dtype=torch.float64)
     raw[500:] -= torch.tensor(5 * 2500 / 500 * 200.0).log()

@@ -8,19 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import zoo
 from scipy.stats import spearmanr
 
 import tl_scopes as ts
-import zoo
 from tl_scopes import models
 
 pytestmark = pytest.mark.real
 
 GOLDEN = Path(__file__).parent / "golden"
 BUNDLED = {"gemma": "gemma-3-270m", "smol": "smollm2-135m-instruct"}
-PROMPTS = (
-    "c0_fact c1_de_en c3_political c4_induction c6_series lam0 lam50 lam100".split()
-)
+PROMPTS = "c0_fact c1_de_en c3_political c4_induction c6_series lam0 lam50 lam100".split()
 DOUBLE = ("c0_fact", "c1_de_en")
 SCOPES = {
     "semantic": lambda target: ts.SemanticScope(target),

@@ -46,7 +46,9 @@ def measured(name: str) -> dict[str, torch.Tensor]:
     for kind in KINDS:
         sites = ["embed", *LAYERS.get(kind, range(4)), HEADS]
         with zoo.exact_float64():
-            result = ts.attribute(zoo.shared(name), TOKENS, case(kind, name)[0], sites=sites, position=POSITION)
+            result = ts.attribute(
+                zoo.shared(name), TOKENS, case(kind, name)[0], sites=sites, position=POSITION
+            )
         found[kind] = result.scores
     return found
 
@@ -94,10 +96,12 @@ def test_flow_through_the_positions_of_a_layer_sums_to_the_whole(name):
     with torch.no_grad():
         v = zoo.shared(name).W_U[:, A]
     (inner,) = torch.autograd.grad(seen["final"][0, POSITION] @ v, seen[2], retain_graph=True)
-    parts = torch.stack([
-        torch.autograd.grad((seen[2][0, j] * inner[0, j]).sum(), delta, retain_graph=True)[0][0]
-        for j in range(len(TOKENS))
-    ])
+    parts = torch.stack(
+        [
+            torch.autograd.grad((seen[2][0, j] * inner[0, j]).sum(), delta, retain_graph=True)[0][0]
+            for j in range(len(TOKENS))
+        ]
+    )
     got = measured(name)["semantic"]
     close(got[0], norms(parts.sum(0)))
     close(got[3], norms(inner[0]))
@@ -111,7 +115,9 @@ def test_nothing_after_the_read_position_matters(name):
     """Identity (6); and everything up to it does, at the input, unless a window is too narrow."""
     reads = [0, 3, len(TOKENS) - 1]
     with zoo.exact_float64():
-        result = ts.attribute_sequence(zoo.shared(name), TOKENS, ts.SemanticScope(A), positions=reads, sites="all")
+        result = ts.attribute_sequence(
+            zoo.shared(name), TOKENS, ts.SemanticScope(A), positions=reads, sites="all"
+        )
     for position, got in zip(reads, result.scores):
         assert (got[:, position + 1 :] == 0).all()
         assert (got[:, position] > 0).all()
@@ -124,4 +130,6 @@ def test_at_the_last_layer_only_the_read_position_counts(name):
     got = measured(name)["semantic"][:5]
     others = torch.arange(len(TOKENS)) != POSITION
     assert got[-1, POSITION] > 0 and (got[-1, others] == 0).all()
-    assert (got[:-1, :POSITION].sum(1) > 0).all(), "at every layer before it, attention still moves something"
+    assert (got[:-1, :POSITION].sum(1) > 0).all(), (
+        "at every layer before it, attention still moves something"
+    )

@@ -56,7 +56,11 @@ def imported(path: Path, everywhere: bool = False) -> set[str]:
             elif isinstance(child, ast.ImportFrom):
                 assert child.level == 0, f"{path.name} imports relatively: write tl_scopes. ..."
                 wanted.update(f"{child.module}.{alias.name}" for alias in child.names)
-            elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test) and not everywhere:
+            elif (
+                isinstance(child, ast.If)
+                and "TYPE_CHECKING" in ast.unparse(child.test)
+                and not everywhere
+            ):
                 for other in child.orelse:
                     take(other)
             elif everywhere or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -88,9 +92,9 @@ def test_imports_go_one_way(name):
         if top(other) == top(name):
             continue  # inside a subpackage; cycles are looked for below
         lower = RANK[top(other)] < RANK[top(name)]
-        assert lower or (RANK[top(other)] == RANK[top(name)] and not {top(name), top(other)} <= SIBLINGS), (
-            f"{name} imports {other}"
-        )
+        assert lower or (
+            RANK[top(other)] == RANK[top(name)] and not {top(name), top(other)} <= SIBLINGS
+        ), f"{name} imports {other}"
         assert top(other) in ONLY.get(top(name), {top(other)}), f"{name} imports {other}"
 
 
@@ -120,7 +124,11 @@ def test_modules_say_what_they_are(name):
 
 
 @pytest.mark.parametrize(
-    "statement", ["import tl_scopes", "import tl_scopes; tl_scopes.attribute, tl_scopes.FisherScope(), tl_scopes.Attribution"]
+    "statement",
+    [
+        "import tl_scopes",
+        "import tl_scopes; tl_scopes.attribute, tl_scopes.FisherScope(), tl_scopes.Attribution",
+    ],
 )
 def test_importing_the_package_loads_nothing_that_draws(statement):
     code = f"import sys; {statement}; print([m for m in {HEAVY} if m in sys.modules])"

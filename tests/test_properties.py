@@ -12,10 +12,14 @@ import tl_scopes as ts
 
 BOS = 0
 MODELS = st.sampled_from(zoo.names())
-PROMPTS = st.lists(st.integers(1, zoo.D_VOCAB - 1), min_size=1, max_size=9).map(lambda ids: [BOS, *ids])
+PROMPTS = st.lists(st.integers(1, zoo.D_VOCAB - 1), min_size=1, max_size=9).map(
+    lambda ids: [BOS, *ids]
+)
 TOKEN = st.integers(0, zoo.D_VOCAB - 1)
 FISHER = st.one_of(
-    st.builds(ts.FisherScope, rank=st.one_of(st.integers(1, 16), st.floats(0.05, 1), st.just("full"))),
+    st.builds(
+        ts.FisherScope, rank=st.one_of(st.integers(1, 16), st.floats(0.05, 1), st.just("full"))
+    ),
     st.builds(
         ts.FisherScope,
         rank=st.one_of(st.none(), st.integers(1, 16)),
@@ -30,26 +34,34 @@ def log_probability(logits: torch.Tensor) -> torch.Tensor:
     return torch.log_softmax(logits, -1)[3]
 
 
-VECTORS = st.integers(0, 99).map(lambda seed: torch.randn(16, generator=torch.Generator().manual_seed(seed)))
+VECTORS = st.integers(0, 99).map(
+    lambda seed: torch.randn(16, generator=torch.Generator().manual_seed(seed))
+)
 AT_THE_END = st.one_of(
     st.builds(ts.SemanticScope, st.one_of(st.none(), TOKEN)),
     st.just(ts.TemperatureScope()),
     st.just(ts.FunctionScope(log_probability)),
     VECTORS.map(ts.DirectionScope),
-    st.tuples(TOKEN, TOKEN).filter(lambda ab: ab[0] != ab[1]).map(lambda ab: ts.LogitDifferenceScope(*ab)),
+    st.tuples(TOKEN, TOKEN)
+    .filter(lambda ab: ab[0] != ab[1])
+    .map(lambda ab: ts.LogitDifferenceScope(*ab)),
     FISHER,
 )
 INSIDE = st.builds(
     ts.DirectionScope, VECTORS, site=st.sampled_from([2, "resid(2)", "blocks.2.hook_resid_pre"])
 )
 SCOPES = st.one_of(AT_THE_END, INSIDE)
-SITES = st.lists(st.sampled_from(["embed", 0, 1, "resid(1)", "blocks.1.attn.hook_z"]), min_size=1, unique=True)
+SITES = st.lists(
+    st.sampled_from(["embed", 0, 1, "resid(1)", "blocks.1.attn.hook_z"]), min_size=1, unique=True
+)
 
 
 def close(got: torch.Tensor | None, wanted: torch.Tensor | None, tolerance: float = 2e-6) -> None:
     assert (got is None) == (wanted is None)
     if got is not None:
-        torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * max(1e-6, float(wanted.abs().max())))
+        torch.testing.assert_close(
+            got, wanted, rtol=0, atol=tolerance * max(1e-6, float(wanted.abs().max()))
+        )
 
 
 def same(one: ts.Attribution, other: ts.Attribution, tolerance: float = 2e-6) -> None:
@@ -63,7 +75,9 @@ def same(one: ts.Attribution, other: ts.Attribution, tolerance: float = 2e-6) ->
 
 @settings(max_examples=60)
 @given(MODELS, PROMPTS, SCOPES, SITES, st.data())
-def test_scores_are_finite_non_negative_causal_labelled_and_repeatable(name, ids, scope, sites, data):
+def test_scores_are_finite_non_negative_causal_labelled_and_repeatable(
+    name, ids, scope, sites, data
+):
     position = data.draw(st.integers(-len(ids), len(ids) - 1))
     p = position % len(ids)
     model = zoo.shared(name)
@@ -71,10 +85,16 @@ def test_scores_are_finite_non_negative_causal_labelled_and_repeatable(name, ids
     heads = model.cfg.n_heads
     rows = [f"blocks.1.attn.hook_z[{h}]" for h in range(heads)]
     labels = [f"resid({s})" if isinstance(s, int) else s for s in sites]
-    labels = [r for label in dict.fromkeys(labels) for r in (rows if "hook_z" in label else [label])]
+    labels = [
+        r for label in dict.fromkeys(labels) for r in (rows if "hook_z" in label else [label])
+    ]
     assert list(result.sites) == labels
     assert result.scores.shape == (len(labels), len(ids)) and result.scores.dtype == torch.float32
-    assert result.tokens.tolist() == ids and len(result.str_tokens) == len(ids) and result.position == p
+    assert (
+        result.tokens.tolist() == ids
+        and len(result.str_tokens) == len(ids)
+        and result.position == p
+    )
     assert result.scores.isfinite().all() and (result.scores >= 0).all()
     assert (result.scores[:, p + 1 :] == 0).all()
     assert (result.scores[:, p] > 0).any()
@@ -123,8 +143,12 @@ def test_chunks_of_directions_make_no_difference(name, prompts, scope):
 @given(MODELS, PROMPTS, AT_THE_END, st.sampled_from([None, 1, 3]), st.data())
 def test_a_sequence_equals_separate_calls(name, ids, scope, chunk_size, data):
     model = zoo.shared(name)
-    reads = data.draw(st.lists(st.integers(-len(ids), len(ids) - 1), min_size=1, max_size=4) | st.just("all"))
-    sequence = ts.attribute_sequence(model, ids, scope, positions=reads, sites=["embed", 2], chunk_size=chunk_size)
+    reads = data.draw(
+        st.lists(st.integers(-len(ids), len(ids) - 1), min_size=1, max_size=4) | st.just("all")
+    )
+    sequence = ts.attribute_sequence(
+        model, ids, scope, positions=reads, sites=["embed", 2], chunk_size=chunk_size
+    )
     expected = list(range(len(ids))) if reads == "all" else [p % len(ids) for p in reads]
     assert list(sequence.positions) == expected and len(sequence) == len(expected)
     assert sequence.scores.shape == (len(expected), 2, len(ids))
@@ -135,7 +159,12 @@ def test_a_sequence_equals_separate_calls(name, ids, scope, chunk_size, data):
 
 
 @settings(max_examples=20)
-@given(MODELS, PROMPTS, AT_THE_END, st.lists(st.sampled_from(["embed", 0, 1, 2, 3]), min_size=1, unique=True))
+@given(
+    MODELS,
+    PROMPTS,
+    AT_THE_END,
+    st.lists(st.sampled_from(["embed", 0, 1, 2, 3]), min_size=1, unique=True),
+)
 def test_chosen_sites_are_rows_of_all(name, ids, scope, sites):
     model = zoo.shared(name)
     everything = ts.attribute(model, ids, scope, sites="all")

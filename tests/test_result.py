@@ -23,8 +23,13 @@ from tl_scopes.storage import write_file
 
 STRANGE = ("<bos>", "\n", " “é”", "</script>", "\u202e", "🙂")
 PROVENANCE = Provenance(
-    model="tiny", model_class="HookedTransformer", dtype="float32", device="cpu", processing="raw",
-    precision="differentiated in float32, norms reduced in float32", versions={"torch": "2.0", "x": ""},
+    model="tiny",
+    model_class="HookedTransformer",
+    dtype="float32",
+    device="cpu",
+    processing="raw",
+    precision="differentiated in float32, norms reduced in float32",
+    versions={"torch": "2.0", "x": ""},
 )
 PREDICTION = (Candidate(3, " “é”", 0.75), Candidate(1, "\n", 1e-30))
 
@@ -37,7 +42,9 @@ def attribution(**changes) -> Attribution:
         str_tokens=STRANGE,
         has_bos=True,
         position=3,
-        scope=ScopeInfo("fisher", {"rank": 4, "samples": 2, "tail": 1e-6, "label": None, "names": ("a", "b")}),
+        scope=ScopeInfo(
+            "fisher", {"rank": 4, "samples": 2, "tail": 1e-6, "label": None, "names": ("a", "b")}
+        ),
         target=Token(3, " “é”"),
         units="nats per unit^2 of residual",
         prediction=PREDICTION,
@@ -82,7 +89,13 @@ def equal(one, other) -> None:
     "result",
     [
         attribution(),
-        attribution(target=None, fisher=None, standard_error=None, prediction=(), scope=ScopeInfo("temperature")),
+        attribution(
+            target=None,
+            fisher=None,
+            standard_error=None,
+            prediction=(),
+            scope=ScopeInfo("temperature"),
+        ),
         attribution(fisher=FisherInfo((1e-300, 0.1 + 0.2), 1e-300, 1 / 3)),
         sequence(),
         sequence(standard_error=None, targets=(None,) * 3, fishers=(None,) * 3),
@@ -106,7 +119,13 @@ def test_a_file_of_the_other_class_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "payload",
-    [{}, {"sites": ["embed"]}, {"nonsense": 1}, {"scope": {"__type__": "Nobody"}}, {"scope": {"__type__": "Token"}}],
+    [
+        {},
+        {"sites": ["embed"]},
+        {"nonsense": 1},
+        {"scope": {"__type__": "Nobody"}},
+        {"scope": {"__type__": "Token"}},
+    ],
 )
 def test_a_file_with_missing_or_unknown_fields_is_refused(payload, tmp_path):
     path = write_file(tmp_path / "odd", "Attribution", {"scores": torch.zeros(1, 1)}, payload)
@@ -141,10 +160,23 @@ def test_site_index():
 
 def test_frame():
     frame = attribution().to_frame()
-    assert list(frame.columns) == ["site", "position", "token_id", "token", "score", "standard_error"]
+    assert list(frame.columns) == [
+        "site",
+        "position",
+        "token_id",
+        "token",
+        "score",
+        "standard_error",
+    ]
     assert len(frame) == 12
     row = frame.iloc[9]
-    assert (row.site, row.position, row.token_id, row.token, row.score) == ("resid(1)", 3, 9, STRANGE[3], 4.0)
+    assert (row.site, row.position, row.token_id, row.token, row.score) == (
+        "resid(1)",
+        3,
+        9,
+        STRANGE[3],
+        4.0,
+    )
     assert (frame.standard_error == 0.125).all()
     pivot = frame.pivot(index="site", columns="position", values="score").loc[["embed", "resid(1)"]]
     assert torch.equal(torch.tensor(pivot.to_numpy()).float(), attribution().scores)
@@ -167,8 +199,16 @@ def test_at():
         assert isinstance(one, Attribution) and one.position == p
         assert torch.equal(one.scores, whole.scores[r])
         assert torch.equal(one.standard_error, whole.standard_error[r])
-        assert (one.target, one.prediction, one.fisher) == (whole.targets[r], whole.predictions[r], whole.fishers[r])
-        assert (one.sites, one.str_tokens, one.scope) == (whole.sites, whole.str_tokens, whole.scope)
+        assert (one.target, one.prediction, one.fisher) == (
+            whole.targets[r],
+            whole.predictions[r],
+            whole.fishers[r],
+        )
+        assert (one.sites, one.str_tokens, one.scope) == (
+            whole.sites,
+            whole.str_tokens,
+            whole.scope,
+        )
     assert sequence(standard_error=None).at(5).standard_error is None
 
 
@@ -183,7 +223,12 @@ def test_what_is_printed():
     assert text.startswith("Attribution(fisher(rank=4, samples=2") and "label" not in text
     assert "2 sites" in text and "read at 3" in text and "'<bos>' 5" in text
     assert "3 read positions" in repr(sequence())
-    assert repr(attribution(sites=("embed",), scores=torch.ones(1, 6), standard_error=None)).count("embed") == 1
+    assert (
+        repr(attribution(sites=("embed",), scores=torch.ones(1, 6), standard_error=None)).count(
+            "embed"
+        )
+        == 1
+    )
     assert str(ScopeInfo("temperature")) == "temperature()"
 
 

@@ -11,7 +11,11 @@ from tl_scopes.sites import Site, embed_site, parse_site, parse_sites, resid_sit
 
 HOOKS = [
     "hook_embed",
-    *(f"blocks.{layer}.{name}" for layer in range(3) for name in ("hook_resid_pre", "hook_resid_post", "attn.hook_z")),
+    *(
+        f"blocks.{layer}.{name}"
+        for layer in range(3)
+        for name in ("hook_resid_pre", "hook_resid_post", "attn.hook_z")
+    ),
     "ln_final.hook_normalized",
 ]
 
@@ -46,7 +50,9 @@ def test_requests(request_, expected):
 def test_sites_know_their_hooks():
     assert embed_site() == Site("embed", "hook_embed")
     assert [resid_site(layer, 2).hook for layer in range(3)] == [
-        "blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre", "blocks.1.hook_resid_post",
+        "blocks.0.hook_resid_pre",
+        "blocks.1.hook_resid_pre",
+        "blocks.1.hook_resid_post",
     ]
     site = parse_site("blocks.1.attn.hook_z[1]", 3, HOOKS)
     assert (site.hook, site.component) == ("blocks.1.attn.hook_z", (1,))
@@ -84,7 +90,9 @@ def test_unknown_names_get_the_nearest(wrong, near):
     with pytest.raises(SiteError) as error:
         parse_sites(wrong, 3, HOOKS)
     message = str(error.value)
-    assert repr(wrong) in message and near in message and "nearest" in message and "0 to 3" in message
+    assert (
+        repr(wrong) in message and near in message and "nearest" in message and "0 to 3" in message
+    )
 
 
 def test_no_site_at_all():
@@ -100,7 +108,9 @@ def test_any_text_is_a_site_or_a_named_error(text):
         assert repr(text) in str(error) or "out of range" in str(error)
 
 
-@given(st.lists(st.one_of(st.integers(-4, 3), st.sampled_from(["embed", "all", *HOOKS])), min_size=1))
+@given(
+    st.lists(st.one_of(st.integers(-4, 3), st.sampled_from(["embed", "all", *HOOKS])), min_size=1)
+)
 def test_order_is_kept_and_nothing_comes_twice(request_):
     found = labels(request_)
     assert len(found) == len(set(found))

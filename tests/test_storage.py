@@ -50,10 +50,14 @@ def test_a_truncated_file_says_so(path, kept):
     assert str(path) in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"PK\x03\x04 a pickle in a zip", b"\x80\x04." * 40, b"{}", b"\x00" * 64])
+@pytest.mark.parametrize(
+    "content", [b"PK\x03\x04 a pickle in a zip", b"\x80\x04." * 40, b"{}", b"\x00" * 64]
+)
 def test_another_format_says_so(tmp_path, content):
     (tmp_path / "other").write_bytes(content)
-    with pytest.raises(ResultFileError, match="not a whole safetensors file|not one that tl_scopes wrote"):
+    with pytest.raises(
+        ResultFileError, match=r"not a whole safetensors file|not one that tl_scopes wrote"
+    ):
         read_file(tmp_path / "other", "Attribution")
 
 
@@ -69,27 +73,36 @@ def test_a_newer_file_asks_for_an_upgrade(tmp_path, monkeypatch):
         patch.setattr(storage, "FORMAT_VERSION", storage.FORMAT_VERSION + 1)
         path = write_file(tmp_path / "newer", "Attribution", TENSORS, PAYLOAD)
         assert read_file(path, "Attribution")[1] == PAYLOAD
-    with pytest.raises(ResultFileError, match="version '2'.*up to 1: upgrade"):
+    with pytest.raises(ResultFileError, match=r"version '2'.*up to 1: upgrade"):
         read_file(path, "Attribution")
 
 
 @pytest.mark.parametrize("version", ["", "x", "-1"])
 def test_an_unreadable_version_is_refused(tmp_path, version):
-    metadata = {"format": "tl_scopes", "format_version": version, "kind": "Attribution", "payload": "{}"}
+    metadata = {
+        "format": "tl_scopes",
+        "format_version": version,
+        "kind": "Attribution",
+        "payload": "{}",
+    }
     save_file(TENSORS, tmp_path / "odd", metadata=metadata)
     with pytest.raises(ResultFileError, match="format version"):
         read_file(tmp_path / "odd", "Attribution")
 
 
 def test_another_kind_names_the_right_class(path):
-    with pytest.raises(ResultFileError, match=r"holds a Attribution, not a SequenceAttribution.*Attribution\.load"):
+    with pytest.raises(
+        ResultFileError, match=r"holds a Attribution, not a SequenceAttribution.*Attribution\.load"
+    ):
         read_file(path, "SequenceAttribution")
 
 
 @pytest.mark.parametrize("payload", [None, "{", "not json"])
 def test_a_damaged_description_says_so(tmp_path, payload):
     metadata = {"format": "tl_scopes", "format_version": "1", "kind": "Attribution"}
-    save_file(TENSORS, tmp_path / "bad", metadata=metadata | ({"payload": payload} if payload else {}))
+    save_file(
+        TENSORS, tmp_path / "bad", metadata=metadata | ({"payload": payload} if payload else {})
+    )
     with pytest.raises(ResultFileError, match="damaged"):
         read_file(tmp_path / "bad", "Attribution")
 
@@ -107,9 +120,9 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(path, step, monkeypatch
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(storage.os, "replace", fail) if step == "os.replace" else monkeypatch.setattr(
-        storage, step, fail
-    )
+    monkeypatch.setattr(
+        storage.os, "replace", fail
+    ) if step == "os.replace" else monkeypatch.setattr(storage, step, fail)
     with pytest.raises(KeyboardInterrupt):
         write_file(path, "Attribution", {"scores": torch.zeros(1)}, {})
     assert path.read_bytes() == before

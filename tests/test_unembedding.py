@@ -87,15 +87,22 @@ def test_slope_is_the_derivative_of_the_transform(head):
 def test_distances_do_not_cancel():
     """Rows that differ from the centre in the sixth digit: `||w||^2 - 2 w.c + ||c||^2` would lose them."""
     centre = torch.full((D_MODEL,), 1.0)
-    W_U = (centre[:, None] + 1e-4 * torch.randn(D_MODEL, D_VOCAB, generator=torch.Generator().manual_seed(1)))
+    W_U = centre[:, None] + 1e-4 * torch.randn(
+        D_MODEL, D_VOCAB, generator=torch.Generator().manual_seed(1)
+    )
     head = Unembedding(W_U, torch.zeros(D_VOCAB))
     wanted = (W_U.double().T - centre.double()).square().sum(1)
-    torch.testing.assert_close(head.square_distances(centre, None).double(), wanted, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        head.square_distances(centre, None).double(), wanted, rtol=1e-5, atol=0
+    )
 
 
 @pytest.mark.parametrize(
     "dtype, working",
-    [(torch.float64, torch.float64), *((d, torch.float32) for d in (torch.float32, torch.bfloat16, torch.float16))],
+    [
+        (torch.float64, torch.float64),
+        *((d, torch.float32) for d in (torch.float32, torch.bfloat16, torch.float16)),
+    ],
 )
 def test_working_dtype(dtype, working):
     assert working_dtype(dtype) == working

@@ -55,21 +55,36 @@ def test_tokenizer_has_single_and_split_words():
 def test_model_is_raw_float64_and_ready(name):
     model = zoo.shared(name)
     output = logits(model)
-    assert output.shape == (*tokens().shape, 72 if "padded_vocab" in zoo.traits(name) else zoo.D_VOCAB)
+    assert output.shape == (
+        *tokens().shape,
+        72 if "padded_vocab" in zoo.traits(name) else zoo.D_VOCAB,
+    )
     assert output.dtype == torch.float64 and output.isfinite().all()
     assert 0.1 < output.std() < 10
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
     assert model.cfg.n_layers == N_LAYERS and model.cfg.d_model == D_MODEL
-    assert torch.equal(output, logits(zoo.build(name))), "the weights differ from one build to the next"
+    assert torch.equal(output, logits(zoo.build(name))), (
+        "the weights differ from one build to the next"
+    )
 
 
 @pytest.mark.parametrize("name", zoo.names())
 def test_text_prompts_work(name):
     model = zoo.shared(name)
     assert model.to_tokens(zoo.TEXT, prepend_bos=True).tolist() == tokens(zoo.TEXT).tolist()
-    assert model.to_str_tokens(zoo.TEXT, prepend_bos=True) == ["<bos>", "The", " capital", " of", " France", " is"]
-    assert model.to_single_token(zoo.ONE_TOKEN) == zoo.tokenizer(prepends_bos=False)(zoo.ONE_TOKEN).input_ids[0]
+    assert model.to_str_tokens(zoo.TEXT, prepend_bos=True) == [
+        "<bos>",
+        "The",
+        " capital",
+        " of",
+        " France",
+        " is",
+    ]
+    assert (
+        model.to_single_token(zoo.ONE_TOKEN)
+        == zoo.tokenizer(prepends_bos=False)(zoo.ONE_TOKEN).input_ids[0]
+    )
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -80,18 +95,27 @@ def test_traits_are_really_there(name):
     linear = (final @ model.W_U + model.b_U).detach()
     norms = {"layernorm": "LN", "rms": "RMS", "no_norm": None}
     assert [norms[trait] for trait in norms if trait in traits] == [model.cfg.normalization_type]
-    position = {"learned": "standard", "rotary": "rotary", "alibi": "alibi", "shortformer": "shortformer"}
-    assert [position[trait] for trait in position if trait in traits] == [model.cfg.positional_embedding_type]
+    position = {
+        "learned": "standard",
+        "rotary": "rotary",
+        "alibi": "alibi",
+        "shortformer": "shortformer",
+    }
+    assert [position[trait] for trait in position if trait in traits] == [
+        model.cfg.positional_embedding_type
+    ]
     assert ("gqa" in traits) == (model.cfg.n_key_value_heads not in (None, model.cfg.n_heads))
     assert ("unembed_bias" in traits) == bool((model.b_U != 0).any())
     ratio = (model.W_U.T / model.W_E)[model.W_E.abs() > 0.1]
     assert ("tied" in traits) == bool((ratio.std() < 1e-9).item()) != ("untied" in traits)
-    if "no_norm" not in traits:  # a gain unlike one: the length of the final state varies with the position
+    if (
+        "no_norm" not in traits
+    ):  # a gain unlike one: the length of the final state varies with the position
         lengths = final.norm(dim=-1)
         assert lengths.std() / lengths.mean() > 1e-3
     if "softcap" in traits:
         cap = model.cfg.output_logits_soft_cap
-        assert 0 < cap and output.abs().max() < cap < linear.abs().max()
+        assert cap > 0 and output.abs().max() < cap < linear.abs().max()
         torch.testing.assert_close(output, cap * torch.tanh(linear / cap))
     elif "logit_scale" in traits:
         torch.testing.assert_close(output, linear / 4)
@@ -109,7 +133,9 @@ def test_traits_are_really_there(name):
 
 @pytest.mark.parametrize("name", [n for n in zoo.names() if not zoo.traits(n) & {"attn_only"}])
 def test_parallel_models_have_no_middle_of_the_block(name):
-    assert ("parallel" in zoo.traits(name)) == ("blocks.1.hook_resid_mid" not in zoo.shared(name).hook_dict)
+    assert ("parallel" in zoo.traits(name)) == (
+        "blocks.1.hook_resid_mid" not in zoo.shared(name).hook_dict
+    )
 
 
 @pytest.mark.parametrize("name", zoo.names("", "window"))
@@ -135,19 +161,25 @@ def test_both_classes_agree_on_the_same_weights(name):
         torch.testing.assert_close(logits(hooked), logits(bridge), atol=tolerance, rtol=0)
 
 
-@pytest.mark.parametrize("name", [n.removeprefix("bridge/") for n in zoo.names("bridge") if "native" not in n])
+@pytest.mark.parametrize(
+    "name", [n.removeprefix("bridge/") for n in zoo.names("bridge") if "native" not in n]
+)
 def test_bridge_agrees_with_hugging_face(name):
     with torch.no_grad(), zoo.exact_float64():
         expected = zoo.hf_model(name)(tokens(), use_cache=False).logits
         difference = (logits(zoo.shared(f"bridge/{name}")) - expected).abs().max()
     if name == "cohere" and zoo.HookedTransformer is not None:
-        assert difference > 0.1, "transformer-lens 3.x now rotates Cohere's pairs as Hugging Face does: drop this case"
+        assert difference > 0.1, (
+            "transformer-lens 3.x now rotates Cohere's pairs as Hugging Face does: drop this case"
+        )
     else:
         assert difference < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("name", [n for n in zoo.names() if n.endswith(("/gpt2", "/llama", "/gemma2", "/ln"))])
+@pytest.mark.parametrize(
+    "name", [n for n in zoo.names() if n.endswith(("/gpt2", "/llama", "/gemma2", "/ln"))]
+)
 def test_other_dtypes_build(name, dtype):
     model = zoo.build(name, dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}

@@ -24,7 +24,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # a tiny model never needs the hub: fail at once if something asks
+os.environ.setdefault(
+    "HF_HUB_OFFLINE", "1"
+)  # a tiny model never needs the hub: fail at once if something asks
 
 import tokenizers
 import torch
@@ -55,7 +57,14 @@ ONE_TOKEN, SPLIT_WORD = " Paris", " Parisian"  # the second is " Paris", "i", "a
 
 def _vocabulary() -> dict[str, int]:
     special, marks = ["<bos>", "<eos>", "<pad>", "<unk>"], [" ", ".", ",", "!", "\n", "'", "<", ">"]
-    tokens = [*special, *(" " + word for word in _WORDS), "The", "Paris", *"abcdefghilmnoprstuyCTP", *marks]
+    tokens = [
+        *special,
+        *(" " + word for word in _WORDS),
+        "The",
+        "Paris",
+        *"abcdefghilmnoprstuyCTP",
+        *marks,
+    ]
     return {token: i for i, token in enumerate(dict.fromkeys(tokens))}
 
 
@@ -69,15 +78,26 @@ def tokenizer(prepends_bos: bool = True, padding_side: str = "right") -> Any:
     GPT-2's does not. Longest match first inside a word, so `" Parisian"` is several tokens.
     """
     vocabulary = _vocabulary()
-    core = tokenizers.Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", continuing_subword_prefix=""))
+    core = tokenizers.Tokenizer(
+        models.WordPiece(vocabulary, unk_token="<unk>", continuing_subword_prefix="")
+    )
     core.pre_tokenizer = pre_tokenizers.Split(Regex(r" ?[A-Za-z]+|\s|[^\sA-Za-z]"), "isolated")
     core.decoder = decoders.Fuse()
     fast = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>",
-        padding_side=padding_side, clean_up_tokenization_spaces=False, model_max_length=N_CTX,
-        add_bos_token=True, name_or_path="tiny",  # what keeps TransformerLens from reloading it from the hub
+        tokenizer_object=core,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        padding_side=padding_side,
+        clean_up_tokenization_spaces=False,
+        model_max_length=N_CTX,
+        add_bos_token=True,
+        name_or_path="tiny",  # what keeps TransformerLens from reloading it from the hub
     )
-    bos = "<bos> " if prepends_bos else ""  # set last: transformers 5 makes a template of its own, 4 makes none
+    bos = (
+        "<bos> " if prepends_bos else ""
+    )  # set last: transformers 5 makes a template of its own, 4 makes none
     fast.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{bos}$A", pair=f"{bos}$A $B", special_tokens=[("<bos>", vocabulary["<bos>"])]
     )
@@ -115,9 +135,13 @@ def randomise(model: torch.nn.Module, seed: str, gain_offset: float = 1.0) -> No
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).clamp(-2.5, 2.5)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64).clamp(
+                -2.5, 2.5
+            )
             is_gain = parameter.ndim == 1 and name.rsplit(".", 1)[-1] in ("weight", "w")
-            is_embedding = parameter.ndim == 2 and any(s in name for s in ("emb", "wte", "wpe", "pos."))
+            is_embedding = parameter.ndim == 2 and any(
+                s in name for s in ("emb", "wte", "wpe", "pos.")
+            )
             value = noise * (0.5 if is_embedding else 0.3) + (gain_offset if is_gain else 0.0)
             parameter.copy_((value * 1024).round() / 1024)
 
@@ -142,16 +166,26 @@ def building(dtype: torch.dtype = torch.float32) -> Iterator[None]:
 def hf_model(name: str, dtype: torch.dtype = torch.float64) -> Any:
     """The Hugging Face model behind `bridge/<name>` and `hooked/<name>`: eager attention, evaluation mode."""
     architecture = ARCHITECTURES[name]
-    config = getattr(transformers, architecture.config)(**_SPECIAL | dict(vocab_size=D_VOCAB) | architecture.fields)
-    config._experts_implementation = "eager"  # the grouped kernel of mixtures of experts refuses float64
+    config = getattr(transformers, architecture.config)(
+        **_SPECIAL | dict(vocab_size=D_VOCAB) | architecture.fields
+    )
+    config._experts_implementation = (
+        "eager"  # the grouped kernel of mixtures of experts refuses float64
+    )
     with building(torch.float64):
-        model = transformers.AutoModelForCausalLM.from_config(config, attn_implementation="eager").double()
-    model.config.architectures = [type(model).__name__]  # what a saved checkpoint would say; the Bridge looks here
+        model = transformers.AutoModelForCausalLM.from_config(
+            config, attn_implementation="eager"
+        ).double()
+    model.config.architectures = [
+        type(model).__name__
+    ]  # what a saved checkpoint would say; the Bridge looks here
     randomise(model, name, gain_offset=0.0 if name.startswith("gemma") else 1.0)
     if dtype != torch.float64:
         for parameter in model.parameters():
             parameter.data = parameter.data.to(dtype)
-        for buffer in model.buffers():  # as `from_pretrained` does: rotary tables stay float32 in a bfloat16 model
+        for buffer in (
+            model.buffers()
+        ):  # as `from_pretrained` does: rotary tables stay float32 in a bfloat16 model
             buffer.data = buffer.data.float() if buffer.is_floating_point() else buffer.data
     return model.eval()
 
@@ -171,7 +205,9 @@ def _bridge(name: str, dtype: torch.dtype) -> Any:
 def _native_bridge(name: str, dtype: torch.dtype) -> Any:
     config = TransformerBridgeConfig(**HOOKED_COMMON | NATIVE_BRIDGE[name][0])
     with building(dtype):
-        model = TransformerBridge.boot_native(config, tokenizer=tokenizer(), device="cpu", dtype=dtype)
+        model = TransformerBridge.boot_native(
+            config, tokenizer=tokenizer(), device="cpu", dtype=dtype
+        )
     randomise(model.original_model, name)
     with torch.no_grad():
         model.b_U.zero_()  # 3.x adds an unembedding bias as a parameter to a model that has none
@@ -182,7 +218,9 @@ def _hooked(name: str, dtype: torch.dtype) -> Any:
     architecture = ARCHITECTURES[name]
     source = hf_model(name, dtype)
     config = HookedTransformerConfig(
-        **HOOKED_COMMON | architecture.hooked, dtype=dtype, model_name=f"tiny/{name}",
+        **HOOKED_COMMON | architecture.hooked,
+        dtype=dtype,
+        model_name=f"tiny/{name}",
         original_architecture=type(source).__name__,
     )
     with building(dtype):
@@ -191,7 +229,9 @@ def _hooked(name: str, dtype: torch.dtype) -> Any:
     weights = getattr(weight_conversions, architecture.converter)(source, model.cfg)
     for name, parameter in model.named_parameters():
         if name not in weights:
-            assert name.rsplit(".", 1)[-1].startswith(("b_", "_b_", "W_pos")), f"{name} would stay uninitialised"
+            assert name.rsplit(".", 1)[-1].startswith(("b_", "_b_", "W_pos")), (
+                f"{name} would stay uninitialised"
+            )
             torch.nn.init.zeros_(parameter)
     model.load_state_dict(weights, strict=False)
     return model.eval()
@@ -234,7 +274,11 @@ _CATALOGUE = _catalogue()
 
 def names(kind: str = "", *traits: str) -> list[str]:
     """Names of the models of a kind ("hooked", "bridge" or "" for both) that have every given trait."""
-    return [name for name, (has, _) in _CATALOGUE.items() if name.startswith(kind) and has.issuperset(traits)]
+    return [
+        name
+        for name, (has, _) in _CATALOGUE.items()
+        if name.startswith(kind) and has.issuperset(traits)
+    ]
 
 
 def traits(name: str) -> frozenset[str]:

@@ -31,14 +31,25 @@ def processed(kind: str = "") -> dict[str, tuple[str, Callable[[], Any]]]:
     if zoo.HookedTransformer is not None:
         makers["hooked/layernorm"] = "folded", _after("hooked/gpt2", "process_weights_")
         makers["hooked/rms"] = "folded", _after("hooked/llama", "process_weights_")
-        makers["hooked/configured"] = "folded", lambda: zoo.raw_hooked("ln", torch.float64, normalization_type="LNPre")
-        makers["hooked/unfolded"] = "centred", _after("hooked/gpt2", "process_weights_", fold_ln=False)
+        makers["hooked/configured"] = (
+            "folded",
+            lambda: zoo.raw_hooked("ln", torch.float64, normalization_type="LNPre"),
+        )
+        makers["hooked/unfolded"] = (
+            "centred",
+            _after("hooked/gpt2", "process_weights_", fold_ln=False),
+        )
     if zoo.TransformerBridge is not None:
-        compatible = functools.partial(_after, method="enable_compatibility_mode", disable_warnings=True)
+        compatible = functools.partial(
+            _after, method="enable_compatibility_mode", disable_warnings=True
+        )
         makers["bridge/layernorm"] = "folded", compatible("bridge/gpt2")
         makers["bridge/rms"] = "folded", compatible("bridge/llama")
         makers["bridge/gemma"] = "folded", compatible("bridge/gemma3")
-        makers["bridge/softcap"] = "folded", compatible("bridge/gemma2")  # W_U stays uncentred under a soft-cap
+        makers["bridge/softcap"] = (
+            "folded",
+            compatible("bridge/gemma2"),
+        )  # W_U stays uncentred under a soft-cap
         makers["bridge/process-weights"] = "folded", _after("bridge/llama", "process_weights")
         makers["bridge/unfolded"] = "centred", compatible("bridge/gpt2", fold_ln=False)
         makers["bridge/no-processing"] = "raw", compatible("bridge/gpt2", no_processing=True)
@@ -52,7 +63,9 @@ class _Int8Linear(torch.nn.Module):
         super().__init__()
         scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
         self.register_buffer("scale", scale)
-        self.weight = torch.nn.Parameter((linear.weight / scale).round().to(torch.int8), requires_grad=False)
+        self.weight = torch.nn.Parameter(
+            (linear.weight / scale).round().to(torch.int8), requires_grad=False
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale)
@@ -81,7 +94,9 @@ def _inner_training() -> Any:
 
 def _foreign_bridge(config: str, model: str, **fields: Any) -> Any:
     with zoo.building():
-        source = getattr(transformers, model)(getattr(transformers, config)(**fields)).double().eval()
+        source = (
+            getattr(transformers, model)(getattr(transformers, config)(**fields)).double().eval()
+        )
     source.config.architectures = [model]
     return zoo.boot(source)
 
@@ -89,9 +104,13 @@ def _foreign_bridge(config: str, model: str, **fields: Any) -> Any:
 def _hooked_encoder(class_name: str, **fields: Any) -> Any:
     import transformer_lens
 
-    common = zoo.HOOKED_COMMON | dict(n_heads=2, d_head=8, d_mlp=32, act_fn="gelu", attention_dir="bidirectional")
+    common = zoo.HOOKED_COMMON | dict(
+        n_heads=2, d_head=8, d_mlp=32, act_fn="gelu", attention_dir="bidirectional"
+    )
     with zoo.building():
-        return getattr(transformer_lens, class_name)(zoo.HookedTransformerConfig(**common | fields)).eval()
+        return getattr(transformer_lens, class_name)(
+            zoo.HookedTransformerConfig(**common | fields)
+        ).eval()
 
 
 def refused(kind: str = "") -> dict[str, tuple[str, Callable[[], Any]]]:
@@ -101,30 +120,57 @@ def refused(kind: str = "") -> dict[str, tuple[str, Callable[[], Any]]]:
     makers["other/hugging-face"] = unsupported, lambda: zoo.hf_model("llama")
     if zoo.HookedTransformer is not None:
         t5 = dict(
-            normalization_type="RMS", positional_embedding_type="relative_positional_bias", use_attn_scale=False,
-            relative_attention_max_distance=16, relative_attention_num_buckets=8, tie_word_embeddings=True,
+            normalization_type="RMS",
+            positional_embedding_type="relative_positional_bias",
+            use_attn_scale=False,
+            relative_attention_max_distance=16,
+            relative_attention_num_buckets=8,
+            tie_word_embeddings=True,
             decoder_start_token_id=2,
         )
         makers["hooked/encoder"] = unsupported, lambda: _hooked_encoder("HookedEncoder")
-        makers["hooked/encoder-decoder"] = unsupported, lambda: _hooked_encoder("HookedEncoderDecoder", **t5)
+        makers["hooked/encoder-decoder"] = (
+            unsupported,
+            lambda: _hooked_encoder("HookedEncoderDecoder", **t5),
+        )
         makers["hooked/bidirectional"] = unsupported, lambda: _hooked_encoder("HookedTransformer")
         makers["hooked/4bit"] = unsupported, lambda: _flagged_4bit("hooked/llama")
     if zoo.TransformerBridge is not None:
-        small = dict(hidden_size=D_MODEL, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32)
+        small = dict(
+            hidden_size=D_MODEL, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
+        )
         text = small | dict(vocab_size=zoo.D_VOCAB, max_position_embeddings=N_CTX)
         image = small | dict(image_size=8, patch_size=4)
         pair_of_stacks = dict(
-            vocab_size=zoo.D_VOCAB, d_model=D_MODEL, d_kv=8, d_ff=32, num_layers=2, num_heads=2,
+            vocab_size=zoo.D_VOCAB,
+            d_model=D_MODEL,
+            d_kv=8,
+            d_ff=32,
+            num_layers=2,
+            num_heads=2,
             decoder_start_token_id=2,
         )
-        makers["bridge/bert"] = unsupported, lambda: _foreign_bridge("BertConfig", "BertForMaskedLM", **text)
-        makers["bridge/t5"] = unsupported, lambda: _foreign_bridge(
-            "T5Config", "T5ForConditionalGeneration", **pair_of_stacks
+        makers["bridge/bert"] = (
+            unsupported,
+            lambda: _foreign_bridge("BertConfig", "BertForMaskedLM", **text),
         )
-        makers["bridge/vit"] = unsupported, lambda: _foreign_bridge("ViTConfig", "ViTModel", **image)
+        makers["bridge/t5"] = (
+            unsupported,
+            lambda: _foreign_bridge("T5Config", "T5ForConditionalGeneration", **pair_of_stacks),
+        )
+        makers["bridge/vit"] = (
+            unsupported,
+            lambda: _foreign_bridge("ViTConfig", "ViTModel", **image),
+        )
         makers["bridge/int8"] = unsupported, _int8_bridge
         makers["bridge/4bit"] = unsupported, lambda: _flagged_4bit("bridge/llama")
         makers["bridge/dropout"] = "TrainingModeError", _after("bridge/gpt2", "train")
-        makers["bridge/functional-dropout"] = "TrainingModeError", _after("bridge/opt", "train")  # no Dropout module
-        makers["bridge/inner-dropout"] = "TrainingModeError", _inner_training  # only the wrapped model was switched
+        makers["bridge/functional-dropout"] = (
+            "TrainingModeError",
+            _after("bridge/opt", "train"),
+        )  # no Dropout module
+        makers["bridge/inner-dropout"] = (
+            "TrainingModeError",
+            _inner_training,
+        )  # only the wrapped model was switched
     return {label: entry for label, entry in makers.items() if label.startswith(kind)}

@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 # Imported when first asked for: torch takes seconds, which `tl-scopes --help` must not.
-_HOMES = {name: "scopes" for name in __all__} | {
+_HOMES = dict.fromkeys(__all__, "scopes") | {
     "NEXT_TOKEN": "explain",
     "Scope": "explain",
     "Attribution": "result",

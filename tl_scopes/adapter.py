@@ -83,7 +83,9 @@ class ModelView:
             )
 
     def _output_transform(self) -> OutputTransform | None:
-        transform = getattr(getattr(self.model, "adapter", None), "apply_output_logits_transform", None)
+        transform = getattr(
+            getattr(self.model, "adapter", None), "apply_output_logits_transform", None
+        )
         if transform is None:
             cap = float(getattr(self.cfg, "output_logits_soft_cap", None) or 0)
             if cap <= 0:

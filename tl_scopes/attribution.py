@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Literal, Union
+from typing import Any, Literal
 
 import torch
 
@@ -12,8 +12,8 @@ from tl_scopes.adapter import ModelView, view
 from tl_scopes.encoding import Prompt, encode, resolve_position
 from tl_scopes.engine import Job, run
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
-from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.explain import Scope
+from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.sites import SiteRequest
 from tl_scopes.vjp import default_chunk
 
@@ -159,7 +159,9 @@ def attribute_sequence(
         units=first.units,
         predictions=tuple(a.prediction for a in each),
         fishers=tuple(a.fisher for a in each),
-        standard_error=None if errors[0] is None else torch.stack([e for e in errors if e is not None]),
+        standard_error=None
+        if errors[0] is None
+        else torch.stack([e for e in errors if e is not None]),
         provenance=first.provenance,
     )
 

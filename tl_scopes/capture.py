@@ -175,7 +175,9 @@ def _constant_ratio(stream: Tensor, embed: Tensor) -> float:
     if a.shape != b.shape or not b.any():
         return 1.0
     ratio = float(a @ b / (b @ b))
-    fits = ratio > 0 and torch.linalg.vector_norm(a - ratio * b) <= 1e-2 * torch.linalg.vector_norm(a)
+    fits = ratio > 0 and torch.linalg.vector_norm(a - ratio * b) <= 1e-2 * torch.linalg.vector_norm(
+        a
+    )
     return ratio if fits and abs(ratio - 1) > 1e-2 else 1.0
 
 
@@ -217,8 +219,10 @@ def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | 
 def refuse_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"], what: str) -> None:
     """Raise `NumericalError` that names the first site with a NaN or infinity."""
     site = first_nonfinite(view, tokens)
-    where = f"it first appears in the activation at {site}" if site else (
-        "every activation of the residual stream is finite, so it arises in the unembedding"
+    where = (
+        f"it first appears in the activation at {site}"
+        if site
+        else ("every activation of the residual stream is finite, so it arises in the unembedding")
     )
     raise NumericalError(
         f"NaN or infinity in {what}: {where}. Check the weights and hooks there{overflow_hint(view)}"

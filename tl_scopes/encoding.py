@@ -29,7 +29,9 @@ def encode(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> list[in
     Raises `EmptyPromptError`, `PromptError`, `PromptTooLongError` or `DoubleBosError`.
     """
     if prepend_bos is not None and not isinstance(prepend_bos, bool):
-        raise PromptError(f"prepend_bos is {prepend_bos!r}; allowed: True, False, None (the default)")
+        raise PromptError(
+            f"prepend_bos is {prepend_bos!r}; allowed: True, False, None (the default)"
+        )
     if isinstance(prompt, str):
         ids = _encode_text(view, prompt, prepend_bos)
     else:

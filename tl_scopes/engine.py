@@ -13,10 +13,9 @@ from tl_scopes import capture
 from tl_scopes.adapter import ModelView
 from tl_scopes.encoding import bos_id, resolve_token, texts
 from tl_scopes.errors import NumericalError, SiteError, UnsupportedModelError
-from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.explain import Explained, Read, Scope
+from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.sites import Site
-from tl_scopes.unembedding import working_dtype
 from tl_scopes.vjp import default_chunk, squared_norms
 
 N_CANDIDATES = 10
@@ -178,7 +177,7 @@ def _pull_back(
     Rows of a batch do not mix, so one backward pass serves one vector of every row; the reads of one
     row take passes after each other.
     """
-    starts, used = [], {row: 0 for row in {a.row for a in answers}}
+    starts, used = [], dict.fromkeys({a.row for a in answers}, 0)
     for answer in answers:
         starts.append(used[answer.row])
         used[answer.row] += len(answer.norms)
@@ -205,7 +204,9 @@ def _pull_back(
 
     slots = [slot for _, slot in live]
     chunk = chunk_size or default_chunk(engine, batch, width)
-    for passes, squares in squared_norms(engine, read, slots, cotangents, max(used.values()), chunk):
+    for passes, squares in squared_norms(
+        engine, read, slots, cotangents, max(used.values()), chunk
+    ):
         for (i, _), found in zip(live, squares):
             if found is None:
                 raise SiteError(

@@ -117,7 +117,9 @@ class FisherGeometry:
         # applied to random vectors, points there.
         shape = (self.head.d_model, guards)
         generator = torch.Generator().manual_seed(0)
-        blind = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(self.p)
+        blind = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(
+            self.p
+        )
         left_out = self.apply(blind) - basis @ (coarse_values[:, None] * (basis.T @ blind))
         for _ in range(2):
             left_out = torch.linalg.qr(left_out - V @ (V.T @ left_out)).Q
@@ -156,7 +158,9 @@ class FisherGeometry:
                 e = torch.randint(0, 2, shape, generator=generator, dtype=torch.int8, device="cpu")
                 e = e.to(self.p) * 2 - 1
             else:
-                e = torch.randn(shape, generator=generator, dtype=self.p.dtype, device="cpu").to(self.p)
+                e = torch.randn(shape, generator=generator, dtype=self.p.dtype, device="cpu").to(
+                    self.p
+                )
             e *= self.p.sqrt()[:, None]
             e -= self.p[:, None] * e.sum(0)
             if self.slope is not None:

@@ -17,6 +17,7 @@ from tl_scopes.fisher import FisherGeometry, smallest_rank
 from tl_scopes.result import FisherInfo
 from tl_scopes.unembedding import working_dtype
 
+
 @dataclass(frozen=True)
 class SemanticScope(Scope):
     """Influence on one target logit: `v = W_U[:, target]`, score `||v^T J_t||_2`.
@@ -84,7 +85,9 @@ class TemperatureScope(Scope):
 
     @property
     def needs_raw_weights(self) -> str | None:
-        return "with the final norm's gain folded away ||y|| is constant, so only noise would remain"
+        return (
+            "with the final norm's gain folded away ||y|| is constant, so only noise would remain"
+        )
 
     def explain(self, read: Read) -> Explained:
         y = read.value.to(working_dtype(read.value.dtype))
@@ -108,8 +111,8 @@ class FisherScope(Scope):
     `tail`: with a share or "full", how much of tr F the unlikeliest tokens may hold and be left out
     (0: nothing); that can only lower scores. An int rank always takes the whole vocabulary.
     `seed` and `distribution` ("rademacher" or "normal") belong to the samples. Units: nats per unit^2
-    (twice the second-order KL). An int or share as rank, alone, needs raw weights. arXiv 2601.16407, Fisher Scope; Hutch++: Meyer,
-    Musco, Musco, Woodruff, arXiv 2010.09649.
+    (twice the second-order KL). An int or share as rank, alone, needs raw weights.
+    arXiv 2601.16407, Fisher Scope; Hutch++: Meyer, Musco, Musco, Woodruff, arXiv 2010.09649.
     """
 
     rank: int | float | Literal["full"] | None = None
@@ -193,10 +196,11 @@ class FisherScope(Scope):
                 values, vectors = values[:kept], vectors[:kept]
             else:
                 values, vectors = geometry.eigenpairs(self.tail)
+        held = float(values.double().sum())
         info = FisherInfo(
             eigenvalues=tuple(values.double().tolist()),
             trace=geometry.trace,
-            share=min(1.0, float(values.double().sum()) / geometry.trace) if geometry.trace else 1.0,
+            share=min(1.0, held / geometry.trace) if geometry.trace else 1.0,
             samples=self.samples or 0,
         )
         weights = values.double().cpu()
@@ -287,7 +291,9 @@ class DirectionScope(Scope):
         except (TypeError, ValueError, RuntimeError):
             v = None
         if v is None or v.dtype.is_complex:
-            got = f"a {type(self.v).__name__}" if v is None else f"{v.dtype} of shape {list(v.shape)}"
+            got = (
+                f"a {type(self.v).__name__}" if v is None else f"{v.dtype} of shape {list(v.shape)}"
+            )
             raise ScopeParameterError(
                 f"the direction is {got}; give a real vector (tensor, array or list) of the site's "
                 "width"
@@ -305,7 +311,8 @@ class DirectionScope(Scope):
 
     def parameters(self) -> dict[str, Any]:
         shape = list(self.v.shape)
-        return {"label": self.label, "site": self.site, "shape": shape, "norm": float(self.v.norm())}
+        norm = float(self.v.norm())
+        return {"label": self.label, "site": self.site, "shape": shape, "norm": norm}
 
     def explain(self, read: Read) -> Explained:
         if self.v.shape != read.value.shape:
