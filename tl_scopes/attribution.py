@@ -200,7 +200,7 @@ def _listed(prompts: Any) -> list[Prompt]:
     return list(prompts)
 
 
-def _scopes(scope: Scope | Sequence[Scope], n: int) -> list[Scope]:
+def _scopes(scope: Any, n: int) -> list[Scope]:
     scopes = list(scope) if isinstance(scope, (list, tuple)) else [scope] * n
     for s in scopes:
         _check_is_scope(s)

@@ -36,7 +36,8 @@ class _Probe(torch.autograd.Function):
         return x.view_as(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, *grad_outputs: Tensor):
+        (grad,) = grad_outputs
         squares = (grad.to(ctx.slot_dtype) / ctx.scale).square().sum(-1)
         return grad if ctx.needs_input_grad[0] else None, squares, None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import json
 import os
 import sys
@@ -32,7 +33,9 @@ class _Commands(TyperGroup):
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
         for stream in (sys.stdout, sys.stderr):
-            if hasattr(stream, "reconfigure"):  # an ASCII or Windows terminal lacks bar characters
+            if isinstance(
+                stream, io.TextIOWrapper
+            ):  # an ASCII or Windows terminal lacks bar characters
                 stream.reconfigure(errors="replace")
         with _cli.interrupts() as pressed:
             code = self._run(*args, pressed=pressed, **extra)

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from tl_scopes.errors import TargetError
 from tl_scopes.result import FisherInfo, Token
-from tl_scopes.sites import SiteRequest
 from tl_scopes.unembedding import Unembedding
 
 
@@ -88,7 +87,7 @@ class Scope(ABC):
 
     name: str
     units: str
-    read_site: SiteRequest | None = None
+    read_site: str | int | None = None
 
     @abstractmethod
     def explain(self, read: Read) -> Explained:

@@ -83,6 +83,14 @@ class Provenance:
 _R = TypeVar("_R", bound="_Drawn")
 
 
+def _render() -> Any:
+    # Drawing needs matplotlib, rich and circuitsvis: imported when first asked for.
+    from tl_scopes import render
+
+    return render
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class _Drawn:
     """What every result can do: files, and pictures (drawn by `tl_scopes.render` when asked)."""
 
@@ -106,32 +114,22 @@ class _Drawn:
 
     def to_html(self, path: str | Path | None = None, **options: Any) -> str:
         """One self-contained HTML page; written to `path` if given. Options: `tl_scopes.render.html`."""
-        from tl_scopes import render
-
-        return render.html(self, path, **options)
+        return _render().html(self, path, **options)
 
     def show(self, **options: Any) -> Any:
         """The notebook view. Options: `tl_scopes.render.html`."""
-        from tl_scopes import render
-
-        return render.notebook(self, **options)
+        return _render().notebook(self, **options)
 
     def plot(self, **options: Any) -> Figure:
         """A matplotlib figure. Options: `tl_scopes.render.figure`."""
-        from tl_scopes import render
-
-        return render.figure(self, **options)
+        return _render().figure(self, **options)
 
     def print(self, **options: Any) -> None:
         """Coloured tokens in the terminal. Options: `tl_scopes.render.terminal`."""
-        from tl_scopes import render
-
-        render.terminal(self, **options)
+        _render().terminal(self, **options)
 
     def _repr_html_(self) -> str:
-        from tl_scopes import render
-
-        return render.notebook(self).data
+        return _render().notebook(self).data
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -248,9 +246,10 @@ class SequenceAttribution(_Drawn):
         """Long-form pandas table: one row a read position, site and token."""
         import pandas as pd
 
-        frames = [self.at(p).to_frame().assign(read_position=p) for p in self.positions]
-        table = pd.concat(frames, ignore_index=True)
-        return table[["read_position", *[c for c in table.columns if c != "read_position"]]]
+        frames = [self.at(p).to_frame() for p in self.positions]
+        for p, frame in zip(self.positions, frames):
+            frame.insert(0, "read_position", p)
+        return pd.concat(frames, ignore_index=True)
 
     def __repr__(self) -> str:
         where = self.sites[0] if len(self.sites) == 1 else f"{len(self.sites)} sites"

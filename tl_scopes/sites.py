@@ -63,13 +63,8 @@ def parse_sites(request: SiteRequest, n_layers: int, hooks: Collection[str]) -> 
     ones count back from resid(n_layers), as -1), `"resid(l)"`, a hook name in `hooks`, or a list of
     these. Raises `SiteError`, with the nearest names, for anything else.
     """
-    single = isinstance(request, str) or hasattr(request, "__index__")
-    try:
-        listed = [request] if single else list(request)
-    except TypeError:
-        raise _not_a_site(request) from None
     items: list[Any] = []
-    for item in listed:
+    for item in _listed(request):
         if isinstance(item, str) and item == "all":
             items += ["embed", *range(n_layers + 1)]
         else:
@@ -107,6 +102,20 @@ def parse_site(item: str | int, n_layers: int, hooks: Collection[str]) -> Site:
         f'the model has no site {item!r}{hint}. Allowed: "embed", "all", a layer from 0 to '
         f"{n_layers}, or a name in model.hook_dict"
     )
+
+
+def _listed(request: Any) -> list[Any]:
+    if isinstance(request, str):
+        return [request]
+    try:
+        operator.index(request)
+        return [request]
+    except TypeError:
+        pass
+    try:
+        return list(request)
+    except TypeError:
+        raise _not_a_site(request) from None
 
 
 def _not_a_site(item: object) -> SiteError:
