@@ -19,7 +19,7 @@ ROWS = [
     ["storage", "sites", "unembedding", "_quiet"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table"],
     ["explain"],
-    ["scopes", "stats"],
+    ["scopes", "custom", "stats"],
     ["guards", "models"],
     ["adapter"],
     ["encoding", "capture", "vjp"],

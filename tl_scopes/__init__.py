@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
+    from tl_scopes.custom import DirectionScope, FunctionScope
     from tl_scopes.explain import NEXT_TOKEN, Scope
     from tl_scopes.result import Attribution, SequenceAttribution
     from tl_scopes.scopes import (
-        DirectionScope,
         FisherScope,
-        FunctionScope,
         LogitDifferenceScope,
         SemanticScope,
         TemperatureScope,
@@ -44,6 +43,8 @@ __all__ = [
 _HOMES = dict.fromkeys(__all__, "scopes") | {
     "NEXT_TOKEN": "explain",
     "Scope": "explain",
+    "DirectionScope": "custom",
+    "FunctionScope": "custom",
     "Attribution": "result",
     "SequenceAttribution": "result",
     "attribute": "attribution",

@@ -1,15 +1,12 @@
-"""Scopes: what is explained. Each yields its row vectors at one read position."""
+"""The scopes of the prediction: a logit, a difference, confidence, the whole distribution."""
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
 from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
@@ -163,8 +160,12 @@ class FisherScope(Scope):
             raise ScopeParameterError(f"seed is {self.seed!r}; allowed: an int from 0 to 2**63 - 1")
 
     def parameters(self) -> dict[str, Any]:
-        sampled = {"samples": self.samples, "seed": self.seed, "distribution": self.distribution}
-        return {"rank": self.rank, **(sampled if self.samples else {}), "tail": self.tail}
+        found: dict[str, Any] = {"rank": self.rank}
+        if self.samples is not None:
+            found |= {"samples": self.samples, "seed": self.seed, "distribution": self.distribution}
+        if not isinstance(self.rank, int) and self.rank is not None:
+            found["tail"] = self.tail
+        return found
 
     @property
     def needs_raw_weights(self) -> str | None:
@@ -212,119 +213,3 @@ class FisherScope(Scope):
             even = weights.new_full((self.samples,), 1 / self.samples)
             weights = torch.cat([weights, even])
         return Explained(vectors, weights, True, self.samples or 0, fisher=info)
-
-
-@dataclass(frozen=True)
-class FunctionScope(Scope):
-    """Influence on any scalar of the logits: `v` is the gradient of `fn` at `y`.
-
-    `fn` takes the logits of one position, Float[Tensor, "d_vocab"] after the model's output
-    transform, in float32 at least, and returns a differentiable scalar: entropy, a margin, a
-    log-probability, KL to a reference. `label` names it in results. Units: fn per unit of residual.
-    """
-
-    fn: Callable[[Float[Tensor, "d_vocab"]], Tensor]
-    label: str | None = None
-    name = "function"
-    units = "fn per unit of residual"
-
-    def __post_init__(self) -> None:
-        if not callable(self.fn):
-            raise ScopeParameterError(
-                f"fn is {self.fn!r}; give a function from the logits [d_vocab] to a scalar tensor"
-            )
-
-    def parameters(self) -> dict[str, Any]:
-        return {"fn": self.label or getattr(self.fn, "__name__", type(self.fn).__name__)}
-
-    @property
-    def explains_centred_logit(self) -> bool:
-        return True
-
-    def explain(self, read: Read) -> Explained:
-        assert read.raw is not None
-        with torch.enable_grad():
-            raw = read.raw.detach().requires_grad_()
-            # A clone: fn may edit in place, to ban a token, say.
-            value = self.fn(read.head.logits(raw.clone()))
-            if not isinstance(value, Tensor) or value.numel() != 1:
-                got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
-                raise ScopeParameterError(
-                    f"fn returned {got}; it must return a tensor with one number"
-                )
-            if not value.requires_grad:
-                raise ScopeParameterError(
-                    "fn's value does not depend differentiably on the logits: use torch operations "
-                    "on the tensor it is given, without .detach(), .item() or argmax"
-                )
-            (slope,) = torch.autograd.grad(value.sum(), raw, allow_unused=True)
-        if slope is None or not torch.isfinite(slope).all():
-            what = "none" if slope is None else "one that is not finite"
-            raise ScopeParameterError(
-                f"fn has {what} as its gradient with respect to the logits of this prompt; "
-                "check it at these logits (0 * log 0 in an entropy, say)"
-            )
-        return Explained.single(read.head.pull(slope[:, None])[0])
-
-
-@dataclass(frozen=True, eq=False)
-class DirectionScope(Scope):
-    """Influence on `<v, h>`, a given direction read at any site: probe, steering vector, SAE row.
-
-    `v`: Float[Tensor, "d"] of the width of the activation at `site` (with heads, [head_index,
-    d_head]). `site`: a layer, hook name or `"resid(l)"`; None reads the final state `y`.
-    `position`: the read position; None takes the call's. Score `||v^T dh/dr_t||_2`. Units: unit of
-    `<v, h>` per unit of residual. The model is run no further than `site`, so results at other
-    sites than the final state carry no prediction.
-    """
-
-    v: Float[Tensor, "*d"]
-    site: str | int | None = None
-    position: int | None = None
-    label: str | None = field(default=None, kw_only=True)
-    name = "direction"
-    units = "unit of <v, h> per unit of residual"
-
-    def __post_init__(self) -> None:
-        try:
-            v = torch.as_tensor(self.v).detach()
-        except (TypeError, ValueError, RuntimeError):
-            v = None
-        if v is None or v.dtype.is_complex:
-            got = (
-                f"a {type(self.v).__name__}" if v is None else f"{v.dtype} of shape {list(v.shape)}"
-            )
-            raise ScopeParameterError(
-                f"the direction is {got}; give a real vector (tensor, array or list) of the site's "
-                "width"
-            )
-        if not v.dtype.is_floating_point:
-            v = v.float()
-        if v.ndim == 0 or not torch.isfinite(v).all():
-            raise ScopeParameterError(
-                f"the direction has shape {tuple(v.shape)} and "
-                f"{int((~torch.isfinite(v)).sum())} entries that are not finite; "
-                "give a finite vector of the site's width"
-            )
-        object.__setattr__(self, "v", v)
-        object.__setattr__(self, "read_site", self.site)
-
-    def parameters(self) -> dict[str, Any]:
-        shape = list(self.v.shape)
-        norm = float(self.v.norm())
-        return {"label": self.label, "site": self.site, "shape": shape, "norm": norm}
-
-    def explain(self, read: Read) -> Explained:
-        if self.v.shape != read.value.shape:
-            where = "the final state" if self.site is None else f"site {self.site!r}"
-            raise ScopeParameterError(
-                f"the direction has shape {tuple(self.v.shape)}, the activation at {where} has "
-                f"{tuple(read.value.shape)} per position: give a vector of that shape"
-            )
-        v = self.v.to(read.value.device, working_dtype(read.value.dtype))
-        if not torch.isfinite(torch.linalg.vector_norm(v)):
-            raise ScopeParameterError(
-                f"the direction's norm {float(self.v.double().norm()):.3g} is too large for the "
-                f"model's {v.dtype}: scale it down, the score is linear in it"
-            )
-        return Explained.single(v)

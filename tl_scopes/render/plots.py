@@ -65,7 +65,8 @@ def _bars(picture: Picture, row: Row) -> Figure:
                 ax.errorbar(part, row.scores[part], yerr=row.error[part], fmt="none", ecolor=INK,
                             elinewidth=0.8, capsize=1.5)  # fmt: skip
         for t in span[row.scores[span] > high]:  # out of the colour scale, cut off by the top
-            _write(ax.text(t, high, ""), f"↑ {number(float(row.scores[t]))}", size=7, color=SOFT)
+            label = ax.annotate("", (t, high), (0, 3), textcoords="offset points", ha="center")
+            _write(label, f"↑ {number(float(row.scores[t]))}", size=7, color=SOFT)
         ax.set_xlim(span[0] - 0.7, span[0] + per_line - 0.3)
         _label_tokens(ax, picture, span, row)
         ax.tick_params(axis="y", labelsize=8)
