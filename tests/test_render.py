@@ -168,6 +168,7 @@ def test_a_sequence_has_a_row_for_each_read_position():
     assert build(sequence()).site == "embed"
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     "options",
     [{"scale": "sqrt"}, {"scale": None}, {"normalise": "token"}, {"include_bos": "no"},
@@ -193,6 +194,7 @@ def test_scores_that_are_not_finite_are_refused(bad):
         render.figure(attribution(standard_error=torch.full((1, 4), bad)))
 
 
+@pytest.mark.wrong_types
 def test_results_without_content_or_of_another_kind_are_refused():
     empty = attribution(scores=torch.zeros(0, 4).tolist(), sites=())
     with pytest.raises(RenderError, match="nothing to draw"):
