@@ -54,7 +54,7 @@ def test_json_equals_the_package(folder):
     [
         ([], "semantic", {"target": None}),
         (["--target", "id:7"], "semantic", {"target": 7}),
-        ([*DIFFERENCE, "--versus", "id:9"], "logit_difference", {"a": None, "b": 9}),
+        ([*DIFFERENCE, "--versus", "id:9"], "logit_difference", {"b": 9}),
         (
             [*DIFFERENCE, "--target", " Rome", "--versus", " Paris"],
             "logit_difference",

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import tl_scopes as ts
+from tl_scopes.errors import SiteError
 
 BOS = 0
 MODELS = st.sampled_from(zoo.names())
@@ -197,3 +198,38 @@ def test_text_and_ids_of_every_kind_are_one_prompt(name):
         same(ts.attribute(model, prompt, ts.SemanticScope(text.target.id)), text, 0)
     bare = ts.attribute(model, zoo.TEXT, ts.SemanticScope(zoo.ONE_TOKEN), prepend_bos=False)
     assert not bare.has_bos and bare.tokens.tolist() == ids[1:]
+
+
+def test_tiny_directions_do_not_vanish():
+    model = zoo.shared(zoo.names()[0])
+    v = torch.randn(int(model.cfg.d_model), generator=torch.Generator().manual_seed(0))
+    large, tiny = (
+        ts.attribute(model, [1, 5, 9], ts.DirectionScope(v * scale)).scores for scale in (1, 1e-24)
+    )
+    torch.testing.assert_close(tiny / 1e-24, large, rtol=1e-4, atol=0)
+
+
+def test_every_next_token_of_a_prompt():
+    model = zoo.shared(zoo.names()[0])
+    found = ts.attribute_sequence(model, [1, 5, 9, 7], ts.SemanticScope(ts.NEXT_TOKEN))
+    assert found.positions == (0, 1, 2)
+    assert [target.id for target in found.targets] == [5, 9, 7]
+
+
+@pytest.mark.parametrize("name", [n for n in ("bridge/gemma3", "bridge/qwen3") if n in zoo.names()])
+def test_heads_before_positions_are_refused_at_every_length(name):
+    """[batch, head, pos, d] has the right shape by coincidence when the prompt is as long as there are heads."""
+    model = zoo.shared(name)
+    for length in (3, int(model.cfg.n_heads), 6):
+        with pytest.raises(SiteError, match="shape"):
+            ts.attribute(
+                model,
+                [1, 5, 9, 7, 3, 2][:length],
+                ts.SemanticScope(7),
+                sites="blocks.1.attn.hook_q_normed",
+            )
+    n_heads = int(model.cfg.n_heads)
+    found = ts.attribute(
+        model, [1, 5, 9, 7, 3, 2][:n_heads], ts.SemanticScope(7), sites="blocks.1.attn.hook_z"
+    )
+    assert found.scores.shape == (n_heads, n_heads)

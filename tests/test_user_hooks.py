@@ -172,9 +172,56 @@ def test_influence_that_looks_ahead_is_refused(name):
     def back(activation, hook):
         return activation.flip(1)
 
-    prompts = [T, "The cat"]  # the shorter one reads where the longer one goes on
     with (
         model.hooks([("blocks.1.hook_resid_pre", back)]),
         pytest.raises(UnsupportedModelError, match="not causal"),
     ):
-        ts.attribute_batch(model, prompts, SCOPE)
+        ts.attribute(model, T, SCOPE, position=2)
+
+
+@each_class
+@pytest.mark.parametrize("at", [-1, 3, slice(-2, None)], ids=["last", "fourth", "last two"])
+def test_hooks_that_count_positions_see_the_whole_prompt(name, at):
+    """An edit at a position is one of the prompt as given: not of the prefix that would do, nor of a padded row."""
+    model = zoo.build(name)
+
+    def edit(activation, hook):
+        activation = activation.clone()
+        activation[:, at] = 0
+        return activation
+
+    longer = f"{T} {T}"
+    with model.hooks([("blocks.1.hook_resid_pre", edit)]):
+        batch = ts.attribute_batch(model, [T, longer], SCOPE, sites="all", position=[4, -1])
+        alone = [
+            ts.attribute(model, prompt, SCOPE, sites="all", position=position)
+            for prompt, position in ((T, 4), (longer, -1))
+        ]
+        sequence = ts.attribute_sequence(model, T, SCOPE, sites="all", positions=[4, 5])
+    plain = ts.attribute(model, longer, SCOPE, sites="all")
+    for together, single in zip(batch, alone):
+        torch.testing.assert_close(together.scores, single.scores)
+    torch.testing.assert_close(sequence.at(4).scores, alone[0].scores)
+    assert not torch.allclose(alone[1].scores, plain.scores)
+    # With the last position cut off at resid(1), what is read before it does not change.
+    if at == -1:
+        before = ts.attribute(model, T, SCOPE, sites="all", position=4)
+        torch.testing.assert_close(alone[0].scores, before.scores)
+
+
+@each_class
+def test_hooks_may_edit_in_place(name):
+    model = zoo.build(name)
+
+    def in_place(activation, hook):
+        activation[:, 2] = 0
+        return activation
+
+    def apart(activation, hook):
+        return torch.cat([activation[:, :2], 0 * activation[:, 2:3], activation[:, 3:]], 1)
+
+    maps = []
+    for hook in (in_place, apart):
+        with model.hooks([("blocks.0.hook_resid_pre", hook)]):
+            maps.append(ts.attribute(model, T, SCOPE, sites=["embed", 1]).scores)
+    torch.testing.assert_close(*maps)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
     from tl_scopes.custom import DirectionScope, FunctionScope
-    from tl_scopes.explain import NEXT_TOKEN, Scope
+    from tl_scopes.explain import NEXT_TOKEN, Explained, Read, Scope
     from tl_scopes.result import Attribution, SequenceAttribution
     from tl_scopes.scopes import (
         FisherScope,
@@ -27,9 +27,11 @@ __all__ = [
     "NEXT_TOKEN",
     "Attribution",
     "DirectionScope",
+    "Explained",
     "FisherScope",
     "FunctionScope",
     "LogitDifferenceScope",
+    "Read",
     "Scope",
     "SemanticScope",
     "SequenceAttribution",
@@ -42,6 +44,8 @@ __all__ = [
 # Imported when first asked for: torch takes seconds, which `tl-scopes --help` must not.
 _HOMES = dict.fromkeys(__all__, "scopes") | {
     "NEXT_TOKEN": "explain",
+    "Explained": "explain",
+    "Read": "explain",
     "Scope": "explain",
     "DirectionScope": "custom",
     "FunctionScope": "custom",

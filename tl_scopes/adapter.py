@@ -37,6 +37,7 @@ class ModelView:
         self.verified_under: tuple[int, ...] | None = None
         self.embed_scale = 1.0
         self.batches_backward = True
+        self.last_texts: tuple[tuple[int, ...], tuple[str, ...]] | None = None
         self._hooks: dict[str, Any] | None = None
         self._stacks: list[ExitStack] = []
 
@@ -166,6 +167,14 @@ class ModelView:
         if self.is_bridge:
             return self.model(tokens, attention_mask=mask, use_cache=False)
         return self.model(tokens, attention_mask=mask)
+
+    def last_step_is_hooked(self) -> bool:
+        """Whether hooks of the user's sit on the unembedding, where they may edit any position."""
+        return any(p.fwd_hooks for name, p in self.hooks.items() if name.startswith("unembed."))
+
+    def is_hooked(self) -> bool:
+        """Whether hooks of the user's are on the model: they may count on the whole prompt."""
+        return any(point.fwd_hooks for point in self.hooks.values())
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter, each once, those that the wrapped model alone holds included."""

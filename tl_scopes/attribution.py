@@ -12,7 +12,7 @@ from tl_scopes.adapter import ModelView, view
 from tl_scopes.encoding import Prompt, encode, resolve_position
 from tl_scopes.engine import Job, run
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
-from tl_scopes.explain import Scope
+from tl_scopes.explain import NEXT_TOKEN, Scope
 from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.sites import SiteRequest
 from tl_scopes.vjp import default_chunk
@@ -86,11 +86,13 @@ def attribute_batch(
     if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise ScopeParameterError(f"batch_tokens is {batch_tokens!r}; allowed: an int from 1")
     scopes = _scopes(scope, len(listed))
+    hooked = engine.is_hooked()
     jobs = []
     for prompt, s, p in zip(listed, scopes, _positions(position, len(listed))):
         ids = encode(engine, prompt, prepend_bos)
         own = getattr(s, "position", None)
-        jobs.append(Job(ids, [(resolve_position(p if own is None else own, len(ids)), s)]))
+        at = resolve_position(p if own is None else own, len(ids))
+        jobs.append(Job(ids, [(at, s)], hooked))
     _check_scopes(engine, scopes)
     places = engine.sites(sites)
     results: dict[int, Attribution] = {}
@@ -114,8 +116,8 @@ def attribute_sequence(
     """Influence of every token on the prediction at several read positions of one prompt.
 
     `positions`: read positions, or "all". Use `SemanticScope(NEXT_TOKEN)` to explain the token that
-    follows each of them (the last position has none). Reads share forward passes over the shortest
-    prefix that holds them, and batched backward passes.
+    follows each of them (the last position, which has none, is then left out of "all"). Reads share
+    forward passes over the shortest prefix that holds them, and batched backward passes.
 
     Returns:
         `SequenceAttribution` whose scores are Float[Tensor, "read site pos"].
@@ -130,7 +132,7 @@ def attribute_sequence(
             f"the scope has its own position {getattr(scope, 'position', None)}, but "
             "attribute_sequence reads at `positions`: drop one of the two"
         )
-    reads = _reads(positions, len(ids))
+    reads = _reads(positions, len(ids), any(v is NEXT_TOKEN for v in vars(scope).values()))
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     _check_scopes(engine, [scope])
@@ -138,10 +140,11 @@ def attribute_sequence(
     chunk = _chunk(chunk_size)
     ordered = sorted(set(reads))
     group = chunk or default_chunk(engine, 1, ordered[-1] + 1)
+    hooked = engine.is_hooked()
     results: dict[int, Attribution] = {}
     for start in range(0, len(ordered), group):
         chosen = ordered[start : start + group]
-        (answers,) = run(engine, [Job(ids, [(p, scope) for p in chosen])], places, chunk)
+        (answers,) = run(engine, [Job(ids, [(p, scope) for p in chosen], hooked)], places, chunk)
         for p, answer in zip(chosen, answers):
             results[p] = answer.attribution(engine, ids)
     each = [results[p] for p in reads]
@@ -172,9 +175,9 @@ def _chunk(size: int | None) -> int | None:
     return size
 
 
-def _reads(positions: Any, length: int) -> list[int]:
+def _reads(positions: Any, length: int, need_next: bool) -> list[int]:
     if isinstance(positions, str) and positions == "all":
-        return list(range(length))
+        return list(range(length - need_next))
     if isinstance(positions, str) or not isinstance(positions, Iterable):
         raise PositionError(
             f'positions is {positions!r} of type {type(positions).__name__}; allowed: "all", or a '
@@ -239,7 +242,10 @@ def _check_scopes(engine: ModelView, scopes: Sequence[Scope]) -> None:
 
 
 def _groups(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of jobs that share a forward pass: one read site, similar lengths, bounded size."""
+    """Indices of jobs that share a forward pass: one read site, similar lengths, bounded size.
+
+    Under hooks of the user's, which may count positions from either end, no row is padded.
+    """
 
     def read_site(i: int) -> str:
         return repr(jobs[i].reads[0][1].read_site)
@@ -247,7 +253,8 @@ def _groups(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
     group: list[int] = []
     for i in sorted(range(len(jobs)), key=lambda i: (read_site(i), jobs[i].length)):
         full = (len(group) + 1) * jobs[i].length > batch_tokens
-        if group and (full or read_site(group[0]) != read_site(i)):
+        pads = jobs[i].whole and bool(group) and jobs[group[0]].length != jobs[i].length
+        if group and (full or pads or read_site(group[0]) != read_site(i)):
             yield group
             group = []
         group.append(i)

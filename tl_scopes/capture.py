@@ -33,7 +33,8 @@ class _Probe(torch.autograd.Function):
     def forward(ctx, x: Tensor, slot: Tensor, scale: float) -> Tensor:
         ctx.scale = scale
         ctx.slot_dtype = slot.dtype
-        return x.view_as(x)
+        # A copy, not a view: hooks that run later may edit it in place.
+        return x.clone()
 
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
@@ -65,6 +66,7 @@ def record(
     """
     slots: list[Tensor | None] = [None] * len(sites)
     found: list[Tensor] = []
+    ambiguous: list[Site] = []
 
     def probe(i: int, site: Site, activation: Tensor) -> Tensor:
         _check_axes(site.label, activation, tokens)
@@ -74,6 +76,8 @@ def record(
                 "queries, keys and values, say): its influence is not one number; use the "
                 "residual stream before it"
             )
+        if site.is_named and activation.shape[1] == activation.shape[2]:
+            ambiguous.append(site)
         slots[i] = torch.zeros(
             activation.shape[:-1],
             dtype=working_dtype(activation.dtype),
@@ -103,6 +107,10 @@ def record(
             f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
             "some hooks fire only after a setting of the model such as set_use_attn_result(True)"
         )
+    if read is not None and found[0].ndim > 2 and found[0].shape[1] == found[0].shape[2]:
+        ambiguous.append(read)
+    for site in ambiguous:
+        _check_second_axis(view, tokens, site)
     missing = [site for site, slot in zip(sites, slots) if slot is None]
     if read is not None:
         _check_axes(read.label, found[0], tokens)
@@ -117,9 +125,20 @@ def record(
     return Recording(tuple(sites), found[0], slots)
 
 
+def _check_second_axis(view: ModelView, tokens: Tensor, site: Site) -> None:
+    """Where two axes are as long as the prompt, a shorter one tells which of them is `pos`."""
+    other = tokens[:1, :-1] if tokens.shape[1] > 1 else tokens[:1].repeat(1, 2)
+    for activation in _at(view, other, site):
+        _check_axes(site.label, activation, other)
+
+
 def _fires(view: ModelView, tokens: Tensor, site: Site) -> bool:
     """Whether a forward pass to the final state reaches `site`."""
+    return bool(_at(view, tokens[:1], site))
 
+
+def _at(view: ModelView, tokens: Tensor, site: Site) -> list[Tensor]:
+    """What a forward pass to the final state shows at `site`: nothing if it is not reached."""
     seen: list[Tensor] = []
 
     def note(activation: Tensor) -> Tensor:
@@ -133,18 +152,19 @@ def _fires(view: ModelView, tokens: Tensor, site: Site) -> bool:
         view.tap(undo, site, note)
         view.tap_final(undo, stop)
         try:
-            view.forward(tokens[:1])
+            view.forward(tokens)
         except _Stop:
             pass
-    return bool(seen)
+    return seen
 
 
 def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
     """On a model's first use, or under new hooks: check its last step, measure its embedding scale.
 
-    One forward pass over the first row, unembedding the last position only, tells whether the
-    logits are what `W_U`, `b_U` and the output transform give, and by which constant the first
-    block's stream exceeds the embedding hook's output (1 on nearly every architecture).
+    One forward pass over the first row, unembedding the last position only (all of them, if there
+    are hooks there that may edit any), tells whether the logits are what `W_U`, `b_U` and the output
+    transform give, and by which constant the first block's stream exceeds the embedding hook's
+    output (1 on nearly every architecture).
     Raises `UnsupportedModelError`.
     """
     hooks = view.last_step_hooks()
@@ -158,13 +178,14 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
         view.tap(undo, embed_site(), lambda a: keep("embed", a))
         if view.n_layers:
             view.tap_stream(undo, lambda a: keep("stream", a))
-        view.tap_final(undo, lambda y: keep("y", y[:, -1:]))
-        logits = view.forward(tokens[:1])
+        first = 0 if view.last_step_is_hooked() else -1
+        view.tap_final(undo, lambda y: keep("y", y[:, first:]))
+        logits = view.forward(tokens[:1])[0]
         head = view.unembedding()
-        expected = head.logits(head.raw_logits(seen["y"][:, 0]))
+        expected = head.logits(head.raw_logits(seen["y"][0]))
         if not torch.isfinite(expected).all():
             return
-        verify_head(view, logits[:, -1], expected)
+        verify_head(view, logits, expected)
         if "embed" in seen and "stream" in seen:
             view.embed_scale = _constant_ratio(seen["stream"], seen["embed"])
     view.verified_under = hooks
@@ -172,7 +193,7 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
 
 def _constant_ratio(stream: Tensor, embed: Tensor) -> float:
     """c where `stream = c * embed` throughout, else 1: positions or a norm come in between."""
-    a, b = stream.double().flatten(), embed.double().flatten()
+    a, b = stream.cpu().double().flatten(), embed.cpu().double().flatten()
     if a.shape != b.shape or not b.any():
         return 1.0
     ratio = float(a @ b / (b @ b))

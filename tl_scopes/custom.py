@@ -111,8 +111,8 @@ class DirectionScope(Scope):
         object.__setattr__(self, "read_site", self.site)
 
     def parameters(self) -> dict[str, Any]:
-        shape = list(self.v.shape)
-        norm = float(self.v.norm())
+        shape = tuple(self.v.shape)
+        norm = float(self.v.cpu().double().norm())
         return {"label": self.label, "site": self.site, "shape": shape, "norm": norm}
 
     def explain(self, read: Read) -> Explained:
@@ -123,9 +123,9 @@ class DirectionScope(Scope):
                 f"{tuple(read.value.shape)} per position: give a vector of that shape"
             )
         v = self.v.to(read.value.device, working_dtype(read.value.dtype))
-        if not torch.isfinite(torch.linalg.vector_norm(v)):
+        if not torch.isfinite(v).all():
             raise ScopeParameterError(
-                f"the direction's norm {float(self.v.double().norm()):.3g} is too large for the "
+                f"the direction's norm {self.parameters()['norm']:.3g} is too large for the "
                 f"model's {v.dtype}: scale it down, the score is linear in it"
             )
         return Explained.single(v)

@@ -20,6 +20,9 @@ from tl_scopes.errors import (
 )
 from tl_scopes.result import Token
 
+# Tokens listed with a prediction; longer lists of ids are prompts.
+N_CANDIDATES = 10
+
 Prompt = Union[str, Sequence[int], Tensor]
 
 
@@ -127,7 +130,15 @@ def texts(view: ModelView, ids: Sequence[int]) -> tuple[str, ...]:
     tokenizer = getattr(view.model, "tokenizer", None)
     if tokenizer is None:
         return tuple(f"<{i}>" for i in ids)
-    return tuple(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False))
+    # Remembered: every read position of a sequence asks for the whole prompt's.
+    key = (id(tokenizer), *ids)
+    last = view.last_texts
+    if last is not None and last[0] == key:
+        return last[1]
+    each = tuple(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False))
+    if len(ids) > N_CANDIDATES:
+        view.last_texts = (key, each)
+    return each
 
 
 def resolve_token(view: ModelView, target: str | int) -> Token:
@@ -149,12 +160,15 @@ def resolve_token(view: ModelView, target: str | int) -> Token:
         got = "the model has no tokenizer to read it" if target else "it has no token"
         raise TargetError(f"target {target!r} cannot be used: {got}; give a token id instead")
     ids = tokenizer(target, add_special_tokens=False)["input_ids"]
-    if len(ids) != 1 or ids[0] == getattr(tokenizer, "unk_token_id", None):
+    unknown = getattr(tokenizer, "unk_token_id", None)
+    if target == getattr(tokenizer, "unk_token", None):
+        unknown = None  # it may be a real token too: GPT-2's is its end of text
+    if len(ids) != 1 or ids[0] == unknown:
         pieces = list(texts(view, ids))
         spaced = tokenizer(" " + target, add_special_tokens=False)["input_ids"]
         hint = (
             f"; {' ' + target!r}, with a leading space, is one token"
-            if len(spaced) == 1 and spaced[0] != getattr(tokenizer, "unk_token_id", None)
+            if len(spaced) == 1 and spaced[0] != unknown
             else ""
         )
         raise TargetError(

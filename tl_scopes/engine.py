@@ -11,14 +11,12 @@ from torch import Tensor
 
 from tl_scopes import capture
 from tl_scopes.adapter import ModelView
-from tl_scopes.encoding import bos_id, resolve_token, texts
+from tl_scopes.encoding import N_CANDIDATES, bos_id, resolve_token, texts
 from tl_scopes.errors import NumericalError, SiteError, UnsupportedModelError
 from tl_scopes.explain import Explained, Read, Scope
 from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.sites import Site
 from tl_scopes.vjp import default_chunk, squared_norms
-
-N_CANDIDATES = 10
 
 
 @dataclass(frozen=True)
@@ -27,10 +25,13 @@ class Job:
 
     ids: list[int]
     reads: list[tuple[int, Scope]]
+    whole: bool = False
 
     @property
     def length(self) -> int:
-        """Tokens that must be run: none after the last read can matter."""
+        """Tokens that must be run: none after the last read can matter, unless `whole`."""
+        if self.whole:
+            return len(self.ids)
         return max(p for p, _ in self.reads) + 1
 
 
@@ -68,7 +69,9 @@ class Answer:
             str_tokens=texts(engine, ids),
             has_bos=ids[0] == bos_id(engine),
             position=self.position,
-            scope=ScopeInfo(self.scope.name, self.scope.parameters()),
+            scope=ScopeInfo(
+                self.scope.name, {**self.scope.parameters(), **self.explained.resolved}
+            ),
             target=self.explained.target,
             units=self.scope.units,
             prediction=self.prediction,
@@ -113,7 +116,7 @@ def run(
     request = jobs[0].reads[0][1].read_site
     read_site = None if request is None else engine.site(request)
     with engine.frozen():
-        if engine.verified_under != engine.last_step_hooks():
+        if engine.verified_under != engine.last_step_hooks() or engine.last_step_is_hooked():
             capture.verify(engine, tokens[:1, : jobs[0].length])
         recording = capture.record(engine, tokens, sites, read_site)
         rows = [row for row, job in enumerate(jobs) for _ in job.reads]
@@ -153,7 +156,10 @@ def _explain(
                 Read(read[i], own, head, lambda t: resolve_token(engine, t), following)
             )
             explained = replace(explained, vectors=explained.vectors.detach())
-            norms = torch.linalg.vector_norm(explained.vectors.flatten(1), dim=1).cpu().double()
+            flat = (
+                explained.vectors.flatten(1).cpu().double()
+            )  # tiny ones vanish if squared in float32
+            norms = torch.linalg.vector_norm(flat, dim=1)
             prediction = () if own is None else _candidates(engine, head.logits(own))
             answers.append(Answer(row, position, scope, explained, norms, prediction))
     return answers
@@ -211,7 +217,8 @@ def _pull_back(
             if found is None:
                 raise SiteError(
                     f"site {recording.sites[i].label!r} has no path to what is read: its activation "
-                    "is a by-product on this architecture; use the residual stream, or another hook"
+                    "is a by-product on this architecture, or a hook of yours replaces what follows; "
+                    "use the residual stream, or another hook"
                 )
             found = found.cpu().double()
             first = sum(len(rows) for rows in rows_of[:i])

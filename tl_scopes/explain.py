@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import operator
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Union
 
 import torch
@@ -63,7 +63,7 @@ class Explained:
 
     Score: the root (`squared=False`, one vector) or the value (`squared=True`) of
     `sum_i weights[i] ||v_i^T J_t||^2`. The last `n_sampled` vectors are random; their spread gives
-    the standard error.
+    the standard error. `resolved`: parameters that only the prompt decided, for the record.
     """
 
     vectors: Float[Tensor, "k *d"]
@@ -72,6 +72,7 @@ class Explained:
     n_sampled: int = 0
     target: Token | None = None
     fisher: FisherInfo | None = None
+    resolved: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def single(cls, vector: Tensor, target: Token | None = None) -> Explained:

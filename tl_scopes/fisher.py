@@ -171,5 +171,5 @@ class FisherGeometry:
 
 def smallest_rank(values: Float[Tensor, "k"], trace: float, share: float) -> int:
     """The smallest k whose eigenvalues hold `share` of the trace (all of them if none does)."""
-    held = torch.cumsum(values.double(), dim=0)
+    held = torch.cumsum(values.cpu().double(), dim=0)
     return min(int((held < share * trace).sum()) + 1, len(values))

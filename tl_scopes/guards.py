@@ -148,16 +148,19 @@ def processing(model: Any) -> Processing:
 
 def _is_centred(W_U: torch.Tensor) -> bool:
     """Whether the mean over the vocabulary is zero to rounding (raw: 1e-2 to 1e-1 of the largest
-    weight; processed: 1e-8, in float32). Remembered until the weights change in place."""
+    weight; processed in float32: 1e-8). Remembered until the weights change in place."""
     known = _centred.get(W_U)
-    if known is None or known[0] != W_U._version:
+    state = (W_U.data_ptr(), W_U._version)
+    if known is None or known[:2] != state:
         with torch.no_grad():
             mean = W_U.mean(dim=-1, dtype=torch.float32).abs().max()
             largest = W_U.abs().max()
-            centred = bool(mean <= 1e-5 * largest) and bool(torch.isfinite(largest))
-            known = (W_U._version, centred)
+            # Casting centred weights to half precision rounds their mean away from zero.
+            allowed = max(1e-5, 0.1 * torch.finfo(W_U.dtype).eps)
+            centred = bool(mean <= allowed * largest) and bool(torch.isfinite(largest))
+            known = (*state, centred)
         _centred[W_U] = known
-    return known[1]
+    return known[2]
 
 
 def _gain_is_one(bridge: Any) -> bool:
@@ -190,12 +193,14 @@ def check_scope(model: Any, scope: Scope) -> None:
             f"the model's weights are {found.description}, which changes the basis of the final "
             f"state y; {scope.name}: {scope.needs_raw_weights}. Load raw weights: "
             "HookedTransformer.from_pretrained_no_processing(...), a freshly booted "
-            "TransformerBridge, or tl_scopes.models.load(...)"
+            "TransformerBridge, tl_scopes.models.load(...); or, for a model of your own, "
+            "normalization_type LN or RMS instead of LNPre or RMSPre"
         )
     if found.centred and scope.explains_centred_logit:
         warnings.warn(
             f"the model's weights are {found.description}: {scope.name} explains the logit minus "
-            "the mean logit (about 1e-3 off). Logit differences and log-probabilities are "
+            "the mean logit (about 1e-3 off), unless it is a function that a constant added to all "
+            "logits leaves alone. Logit differences and log-probabilities are "
             "unchanged; for the raw logit load raw weights (from_pretrained_no_processing)",
             ProcessedWeightsWarning,
             stacklevel=_level_outside(),

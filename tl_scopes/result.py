@@ -227,7 +227,7 @@ class SequenceAttribution(_Drawn):
             )
         r = self.positions.index(position)
         return Attribution(
-            scores=self.scores[r],
+            scores=self.scores[r].clone(),
             sites=self.sites,
             tokens=self.tokens,
             str_tokens=self.str_tokens,
@@ -238,7 +238,7 @@ class SequenceAttribution(_Drawn):
             units=self.units,
             prediction=self.predictions[r],
             fisher=self.fishers[r],
-            standard_error=None if self.standard_error is None else self.standard_error[r],
+            standard_error=None if self.standard_error is None else self.standard_error[r].clone(),
             provenance=self.provenance,
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -63,7 +63,10 @@ class LogitDifferenceScope(Scope):
                 f"both targets are token {a.id} ({a.text!r}), whose difference is zero everywhere: "
                 "give two different tokens"
             )
-        return Explained.single(read.head.column(a.id) - read.head.column(b.id), a)
+        found = Explained.single(read.head.column(a.id) - read.head.column(b.id), a)
+        asked = {"a": (self.a, a), "b": (self.b, b)}
+        chosen = {k: t.text for k, (got, t) in asked.items() if not isinstance(got, (str, int))}
+        return replace(found, resolved=chosen)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class FisherScope(Scope):
     samples: int | None = None
     seed: int = 0
     distribution: Literal["rademacher", "normal"] = "rademacher"
-    tail: float = 1e-6
+    tail: float = 0.0
     name = "fisher"
     units = "nats per unit^2 of residual"
 
@@ -197,14 +200,14 @@ class FisherScope(Scope):
                 values, vectors = values[:kept], vectors[:kept]
             else:
                 values, vectors = geometry.eigenpairs(self.tail)
-        held = float(values.double().sum())
+        held = float(values.cpu().double().sum())
         info = FisherInfo(
-            eigenvalues=tuple(values.double().tolist()),
+            eigenvalues=tuple(values.cpu().double().tolist()),
             trace=geometry.trace,
             share=min(1.0, held / geometry.trace) if geometry.trace else 1.0,
             samples=self.samples or 0,
         )
-        weights = values.double().cpu()
+        weights = values.cpu().double()
         if self.samples is not None:
             generator = torch.Generator().manual_seed(self.seed)
             g = geometry.sample(self.samples, generator, self.distribution)

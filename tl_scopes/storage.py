@@ -24,6 +24,8 @@ def write_file(
 ) -> Path:
     """Write `tensors` and the JSON-serialisable `payload`; the file appears whole or not at all."""
     path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into: create it")
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),

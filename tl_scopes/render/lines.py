@@ -129,7 +129,7 @@ def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
     shares = [c.probability / top for c in shown]
     tails = [percent(c.probability) for c in shown]
     styles = [Style(color="#7a8cf0")] * len(shown)
-    lines = [Text(f"Predicted next, after {here}", STRONG)]
+    lines = [Text(f"Predicted next, after {here}", STRONG)] if shown else []
     lines += _bars(heads, [c.text for c in shown], shares, tails, styles, width)
     if row.target is not None:
         where = "" if any(c.id == target for c in shown) else ", not among those above"

@@ -150,7 +150,8 @@ def _aside(picture: Picture, row: Row) -> str:
         )
     token = escaped(picture.tokens[row.position])
     after = f"after {row.position} “<span class=tls-token>{token}</span>”"
-    parts = [f"<h2>Predicted next <small>{after}</small></h2><ol>{''.join(items)}</ol>"]
+    heading = f"<h2>Predicted next <small>{after}</small></h2>"
+    parts = [f"{heading}<ol>{''.join(items)}</ol>"] if items else []
     if row.target is not None:
         token = f"<span class=tls-token>{escaped(row.target.text)}</span>"
         where = "" if met else ", not among those above"
