@@ -38,7 +38,7 @@ def attribute(
         prompt: text, or token ids (list, or tensor [pos] or [1, pos]).
         scope: what is explained, such as `FisherScope(rank=4)`.
         sites: `"embed"`, `"all"` (embed, then resid(0)..resid(n_layers)), an int layer, a hook
-            name, or a list of these. All share one forward and one backward pass. A hook with a head
+            name, or a list of these. All share the forward and backward passes. A hook with a head
             axis gives one row a head, labelled `hook_z[0]`, ...; ask for one as `"...hook_z[2]"`.
         position: the read position, whose next-token prediction is explained.
         prepend_bos: overrides the model's own default for text.
@@ -80,6 +80,9 @@ def attribute_batch(
     `scope` and `position` are one for all, or one a prompt. Prompts of similar length are run
     together, padded on the right to `batch_tokens` tokens at most. Results come in the order of the
     prompts; each equals its own `attribute` call to rounding. Arguments and errors otherwise as there.
+
+    Returns:
+        One `Attribution` a prompt, scores Float[Tensor, "site pos"] in the scope's units.
     """
     engine = view(model)
     listed = _listed(prompts)
@@ -139,7 +142,7 @@ def attribute_sequence(
     places = engine.sites(sites)
     chunk = _chunk(chunk_size)
     ordered = sorted(set(reads))
-    group = chunk or default_chunk(engine, 1, ordered[-1] + 1)
+    group = default_chunk(engine, 1, ordered[-1] + 1)
     hooked = engine.is_hooked()
     results: dict[int, Attribution] = {}
     for start in range(0, len(ordered), group):

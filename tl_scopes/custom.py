@@ -22,6 +22,8 @@ class FunctionScope(Scope):
     `fn` takes the logits of one position, Float[Tensor, "d_vocab"] after the model's output
     transform, in float32 at least, and returns a differentiable scalar: entropy, a margin, a
     log-probability, KL to a reference. `label` names it in results. Units: fn per unit of residual.
+    Raises `ScopeParameterError` where `fn` gives no such scalar, or no finite gradient.
+    Source: `||v^T J_t||` of arXiv 2601.16407 with `v = d fn / d y`.
     """
 
     fn: Callable[[Float[Tensor, "d_vocab"]], Tensor]

@@ -62,12 +62,13 @@ class Explained:
     """Frozen row vectors, and how their squared pulled-back norms become a score.
 
     Score: the root (`squared=False`, one vector) or the value (`squared=True`) of
-    `sum_i weights[i] ||v_i^T J_t||^2`. The last `n_sampled` vectors are random; their spread gives
-    the standard error. `resolved`: parameters that only the prompt decided, for the record.
+    `sum_i weights[i] ||v_i^T J_t||^2` over the first vectors, plus the mean of `||v^T J_t||^2` over
+    the last `n_sampled`, which are random and whose spread gives the standard error.
+    `resolved`: parameters that only the prompt decided, for the record.
     """
 
     vectors: Float[Tensor, "k *d"]
-    weights: Float[Tensor, "k"]
+    weights: Float[Tensor, "exact"]
     squared: bool = False
     n_sampled: int = 0
     target: Token | None = None

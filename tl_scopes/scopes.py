@@ -45,7 +45,8 @@ class LogitDifferenceScope(Scope):
     """Influence on the difference of two logits: `v = W_U[:, a] - W_U[:, b]`.
 
     `a`, `b`: targets as in `SemanticScope`. Units: logit per unit of residual. The result's target
-    is `a`; `b` stands in its scope's parameters.
+    is `a`; `b` stands in its scope's parameters. Raises `TargetError` if both are one token.
+    Source: the semantic scope of arXiv 2601.16407, which is linear in `v`.
     """
 
     a: Target
@@ -74,7 +75,9 @@ class TemperatureScope(Scope):
     """Influence on confidence: `v = y / ||y||`, so that the score is `||grad_t ||y|| ||_2`.
 
     `||y||` is the effective inverse temperature of the prediction. Units: norm of y per unit of
-    residual. Needs raw weights. arXiv 2601.16407, Temperature Scope.
+    residual. Needs raw weights (`ProcessedWeightsError`), and a final norm with a gain: where it has
+    none, as in a freshly made model, `||y||` hardly varies and neither will the scores say much.
+    arXiv 2601.16407, Temperature Scope.
     """
 
     name = "temperature"
@@ -111,7 +114,8 @@ class FisherScope(Scope):
     `tail`: with a share or "full", how much of tr F the unlikeliest tokens may hold and be left out
     (0: nothing); that can only lower scores. An int rank always takes the whole vocabulary.
     `seed` and `distribution` ("rademacher" or "normal") belong to the samples. Units: nats per unit^2
-    (twice the second-order KL). An int or share as rank, alone, needs raw weights.
+    (twice the second-order KL). An int or share as rank, alone, needs raw weights
+    (`ProcessedWeightsError`). Bad parameters raise `ScopeParameterError`.
     arXiv 2601.16407, Fisher Scope; Hutch++: Meyer, Musco, Musco, Woodruff, arXiv 2010.09649.
     """
 
@@ -207,12 +211,10 @@ class FisherScope(Scope):
             share=min(1.0, held / geometry.trace) if geometry.trace else 1.0,
             samples=self.samples or 0,
         )
-        weights = values.cpu().double()
+        weights = values.cpu().double()  # of the exact part; samples count alike
         if self.samples is not None:
             generator = torch.Generator().manual_seed(self.seed)
             g = geometry.sample(self.samples, generator, self.distribution)
             g = g - (g @ vectors.T) @ vectors
             vectors = torch.cat([vectors, g])
-            even = weights.new_full((self.samples,), 1 / self.samples)
-            weights = torch.cat([weights, even])
         return Explained(vectors, weights, True, self.samples or 0, fisher=info)

@@ -1,0 +1,31 @@
+"""The README's own code, run as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parent.parent / "README.md"
+BLOCKS = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.M | re.S)
+
+
+@pytest.mark.real("gemma-3-270m")
+def test_snippets_run_and_print_what_they_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {}
+    for block in BLOCKS:
+        # No model hub here: the bundled model stands in for the one that a reader would name.
+        ours = re.sub(r"^from transformer_lens.*$", "", block, flags=re.M)
+        ours = re.sub(r"^model = (?!ts\.).*$", "", ours, flags=re.M)
+        exec(compile(ours, str(README), "exec"), scope)
+        if "found.top(3)" in block:
+            said = re.search(r"found\.top\(3\) +# (.*)", block)
+            got = [(t, text, f"{score:.2f}") for t, text, score in scope["found"].top(3)]
+            assert said is not None
+            assert re.sub(r"(\d\.\d\d)\.\.\.", r"'\1'", said[1]) == repr(got)
+            assert (tmp_path / "paris.html").stat().st_size > 100_000
+        if "layers.scores.shape" in block:
+            assert len(scope["layers"].sites) == 20
+    assert len(BLOCKS) == 4
