@@ -170,11 +170,12 @@ class ModelView:
 
     def last_step_is_hooked(self) -> bool:
         """Whether hooks of the user's sit on the unembedding, where they may edit any position."""
-        return any(p.fwd_hooks for name, p in self.hooks.items() if name.startswith("unembed."))
+        points = [p for name, p in self.hooks.items() if name.startswith("unembed.")]
+        return any(map(_has_user_hooks, points))
 
     def is_hooked(self) -> bool:
         """Whether hooks of the user's are on the model: they may count on the whole prompt."""
-        return any(point.fwd_hooks for point in self.hooks.values())
+        return any(map(_has_user_hooks, self.hooks.values()))
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter, each once, those that the wrapped model alone holds included."""
@@ -217,6 +218,14 @@ class ModelView:
             precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
             versions=dict(_versions()),
         )
+
+
+def _has_user_hooks(point: Any) -> bool:
+    """Whether hooks other than TransformerLens's own wiring (OPT's bridge has some) are there."""
+    functions = [getattr(handle, "user_hook", None) for handle in point.fwd_hooks]
+    return any(
+        not str(getattr(f, "__module__", "")).startswith("transformer_lens") for f in functions
+    )
 
 
 def _put_back_hooks(undo: ExitStack, module: nn.Module) -> None:
