@@ -12,8 +12,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-WEIGHTS = "model.safetensors"
-
 # llama.cpp's token types
 _CONTROL, _USER_DEFINED = 3, 4
 

@@ -197,9 +197,8 @@ def _constant_ratio(stream: Tensor, embed: Tensor) -> float:
     if a.shape != b.shape or not b.any():
         return 1.0
     ratio = float(a @ b / (b @ b))
-    fits = ratio > 0 and torch.linalg.vector_norm(a - ratio * b) <= 1e-2 * torch.linalg.vector_norm(
-        a
-    )
+    error = torch.linalg.vector_norm(a - ratio * b)
+    fits = ratio > 0 and error <= 1e-2 * torch.linalg.vector_norm(a)
     return ratio if fits and abs(ratio - 1) > 1e-2 else 1.0
 
 

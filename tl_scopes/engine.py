@@ -156,10 +156,8 @@ def _explain(
                 Read(read[i], own, head, lambda t: resolve_token(engine, t), following)
             )
             explained = replace(explained, vectors=explained.vectors.detach())
-            flat = (
-                explained.vectors.flatten(1).cpu().double()
-            )  # tiny ones vanish if squared in float32
-            norms = torch.linalg.vector_norm(flat, dim=1)
+            # In double: squared in float32, tiny vectors would vanish.
+            norms = torch.linalg.vector_norm(explained.vectors.flatten(1).cpu().double(), dim=1)
             prediction = () if own is None else _candidates(engine, head.logits(own))
             answers.append(Answer(row, position, scope, explained, norms, prediction))
     return answers

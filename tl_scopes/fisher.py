@@ -115,11 +115,9 @@ class FisherGeometry:
         V = basis[:, : k + guards]
         # What the likely tokens do not show at all must be looked for: the part of F left out,
         # applied to random vectors, points there.
-        shape = (self.head.d_model, guards)
         generator = torch.Generator().manual_seed(0)
-        blind = torch.randn(shape, generator=generator, dtype=torch.float64, device="cpu").to(
-            self.p
-        )
+        drawn = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
+        blind = torch.randn((self.head.d_model, guards), **drawn).to(self.p)
         left_out = self.apply(blind) - basis @ (coarse_values[:, None] * (basis.T @ blind))
         for _ in range(2):
             left_out = torch.linalg.qr(left_out - V @ (V.T @ left_out)).Q
