@@ -15,11 +15,13 @@ from torch import Tensor
 from tl_scopes.unembedding import Unembedding
 
 _LARGEST_DOUBLE_EIGENPROBLEM = 2048
-# Share of tr F left out of the matrix that starts and preconditions the iteration.
+# The rows that start and precondition the iteration: those that leave out this share of tr F,
 _COARSE_TAIL = 1e-2
+# and no more than this, 20 MiB at d_model 640.
+_COARSE_TOKENS = 8192
 # Residual, as a share of the largest eigenvalue, at which an eigenpair counts as found.
 _RESOLUTION = {torch.float32: 2e-6, torch.float64: 1e-11}
-_MOST_PASSES = 60
+_MOST_PASSES = 40
 # Random vectors drawn together: 64 over a vocabulary of 262,144 are 64 MiB.
 _SAMPLES_AT_ONCE = 64
 
@@ -31,6 +33,55 @@ def _eigh(F: Tensor) -> tuple[Tensor, Tensor]:
         F = F.double()
     values, vectors = torch.linalg.eigh(F)
     return values.flip(0), vectors.flip(1)
+
+
+def _ritz(V: Tensor, FV: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of `V F V^T`, largest first, and eigenvectors as rows."""
+    H = V @ FV.T
+    values, turn = _eigh((H + H.T) / 2)
+    return values.to(V), turn.T.to(V)
+
+
+def extended(V: Float[Tensor, "n d"], rows: Float[Tensor, "m d"]) -> Float[Tensor, "new d"]:
+    """Orthonormal rows that add what `rows` span beyond the orthonormal rows `V`."""
+    for lost in (100 * torch.finfo(V.dtype).eps, 0.5):  # the second time, all should be new
+        size = torch.linalg.vector_norm(rows, dim=1)
+        rows = (rows - (rows @ V.T) @ V) / torch.where(size > 0, size, 1)[:, None]
+        Q, R = torch.linalg.qr(rows.T)
+        rows = Q.T[R.diagonal().abs() > lost]
+    return rows
+
+
+def krylov(
+    rows: Float[Tensor, "row d"], start: Float[Tensor, "b d"], k: int, tolerance: float
+) -> Float[Tensor, "b d"]:
+    """Leading eigenvectors of `rows^T rows` by block Lanczos iteration, as orthonormal rows.
+
+    The first `k` to a residual of `tolerance` times the largest eigenvalue, or as near as a
+    space of half the dimensions comes to it.
+    """
+    V = start[:0]
+    FV = V
+    fresh = extended(V, start)
+    while True:
+        F_fresh = torch.nn.functional.linear(fresh, rows) @ rows
+        V, FV = torch.cat([V, fresh]), torch.cat([FV, F_fresh])
+        values, turn = _ritz(V, FV)
+        X = turn[: len(start)] @ V
+        residual = turn[:k] @ FV - values[:k, None] * X[:k]
+        if torch.linalg.vector_norm(residual, dim=1).max() <= tolerance * values[0]:
+            return X
+        fresh = extended(V, F_fresh)
+        if not len(fresh) or 2 * (len(V) + len(fresh)) > V.shape[1]:
+            return X
+
+
+def _nystrom(V: Tensor, EV: Tensor) -> Tensor:
+    """Rows whose outer products sum to a positive semidefinite matrix that equals `E` on `V`."""
+    M = V @ EV.T
+    values, vectors = _eigh((M + M.T) / 2)
+    kept = values > 1e-7 * values[0].clamp_min(0)
+    return ((vectors[:, kept] / values[kept].sqrt()).T).to(V) @ EV
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +114,20 @@ class FisherGeometry:
 
     def heaviest(self, tail: float) -> Int[Tensor, "token"]:
         """The fewest tokens whose contributions leave out at most the share `tail` of tr F."""
-        ordered, order = torch.sort(self.contributions, descending=True)
+        total = self.trace
+        # The lighter ones sum to no more than the tail, so they need no sorting.
+        (some,) = torch.nonzero(
+            self.contributions >= tail * total / len(self.contributions), as_tuple=True
+        )
+        ordered, order = torch.sort(self.contributions[some], descending=True, stable=True)
         kept = torch.cumsum(ordered.cpu().double(), dim=0)
-        return order[: int((kept < (1 - tail) * kept[-1]).sum()) + 1]
+        return some[order[: int((kept < (1 - tail) * total).sum()) + 1]]
+
+    def share_of(self, tokens: Int[Tensor, "token"] | None) -> float:
+        """Share of tr F that `tokens` hold (None: all of them)."""
+        if tokens is None or not self.trace:
+            return 1.0
+        return min(1.0, float(self.contributions[tokens].cpu().double().sum()) / self.trace)
 
     def matrix(self, tail: float) -> Float[Tensor, "d_model d_model"]:
         """`F` from the heaviest tokens only; what is left out is positive semidefinite, with at
@@ -88,62 +150,72 @@ class FisherGeometry:
         kept = int((values > resolution).sum())
         return values[:kept].to(self.p), vectors[:, :kept].T.to(self.p)
 
-    def apply(self, V: Float[Tensor, "d_model k"]) -> Float[Tensor, "d_model k"]:
-        """`F V` over the whole vocabulary, in one pass over `W_U`."""
-        shift = self.mu @ V
-        out = torch.zeros_like(V)
-        total = torch.zeros_like(shift)
-        for span, rows in self.head.spans(self.slope):
-            weighted = (rows @ V - shift) * self.p[span, None]
-            out += rows.T @ weighted
-            total += weighted.sum(0)
-        return out - self.mu[:, None] * total
+    def apply(
+        self, V: Float[Tensor, "d_model k"], tokens: Int[Tensor, "token"] | None = None
+    ) -> Float[Tensor, "d_model k"]:
+        """`F V` in one pass over `W_U`: over the whole vocabulary, or the part from `tokens`."""
+        rows = V.T.contiguous()
+        shift = (rows @ self.mu)[:, None]
+        out, total = torch.zeros_like(rows), torch.zeros_like(shift)
+        for ids, columns in self.head.blocks(tokens, self.slope):
+            weighted = (torch.nn.functional.linear(rows, columns) - shift) * self.p[ids]
+            out += weighted @ columns
+            total += weighted.sum(1, keepdim=True)
+        return (out - total * self.mu).T
 
-    def leading(self, k: int) -> tuple[Float[Tensor, "k"], Float[Tensor, "k d_model"]]:
-        """The `k` leading eigenpairs of `F` over the whole vocabulary, largest first.
+    def leading(
+        self, k: int, tail: float = 0.0
+    ) -> tuple[Float[Tensor, "k"], Float[Tensor, "k d_model"]]:
+        """The `k` leading eigenpairs of `F`, largest first, to the rounding of the dtype.
 
-        Davidson's method: the eigenpairs of `F` built from its heaviest tokens start it and
-        precondition it, so that a few passes over `W_U` with a few columns bring the residuals
-        `||F u - lambda u||` to rounding. Never takes a d_model^2 x d_vocab product.
-        Source: Davidson, J. Comput. Phys. 17 (1975) 87.
+        `tail`: the share of tr F that the unlikeliest tokens may hold and be left out.
+        Davidson's method: `F` of the heaviest tokens, kept as rows, starts the iteration; each pass
+        over `W_U` shows what those rows leave out of it, which is added to them as further rows
+        (a Nystrom approximation) before the next step is solved for. Never takes a
+        d_model^2 x d_vocab product, nor an eigenproblem larger than the space searched.
+        Source: Davidson, J. Comput. Phys. 17 (1975) 87; Halko, Martinsson, Tropp, arXiv 0909.4061.
         """
         guards = max(4, k // 4)
-        if 4 * (k + guards) > self.head.d_model:
-            values, vectors = self.eigenpairs(tail=0.0)
+        wide = k + guards
+        if 4 * wide > self.head.d_model:
+            values, vectors = self.eigenpairs(tail)
             return values[:k], vectors[:k]
-        coarse_values, basis = (x.to(self.p) for x in _eigh(self.matrix(_COARSE_TAIL)))
-        V = basis[:, : k + guards]
-        # What the likely tokens do not show at all must be looked for: the part of F left out,
-        # applied to random vectors, points there.
+        tokens = self.heaviest(tail) if tail else None
+        coarse = self._coarse(tokens)
         generator = torch.Generator().manual_seed(0)
         drawn = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
-        blind = torch.randn((self.head.d_model, guards), **drawn).to(self.p)
-        left_out = self.apply(blind) - basis @ (coarse_values[:, None] * (basis.T @ blind))
-        for _ in range(2):
-            left_out = torch.linalg.qr(left_out - V @ (V.T @ left_out)).Q
-        V = torch.cat([V, left_out], 1)
-        FV = self.apply(V)
+        random = torch.randn((wide + guards, self.head.d_model), **drawn).to(self.p)
+        V = extended(random[:0], krylov(coarse, random[:wide], k, 1e-3))
+        # What the heavy tokens do not show at all must be looked for: F of random vectors points there.
+        V = torch.cat([V, extended(V, random[wide:])])
+        FV = self.apply(V.T, tokens).T
         resolution = _RESOLUTION[self.p.dtype]
         for _ in range(_MOST_PASSES):
-            values, turn = _eigh(V.T @ FV)
-            values, turn = values[: k + guards].to(V), turn[:, : k + guards].to(V)
-            X, FX = V @ turn, FV @ turn
-            residual = FX[:, :k] - X[:, :k] * values[:k]
+            values, turn = _ritz(V, FV)
+            X = turn[:wide] @ V
+            residual = turn[:k] @ FV - values[:k, None] * X[:k]
             allowed = resolution * values[0].abs() + torch.finfo(self.p.dtype).tiny
-            if torch.linalg.vector_norm(residual, dim=0).max() <= allowed:
-                return values[:k], X[:, :k].T
-            gaps = coarse_values[:, None] - values[:k]
-            least = 1e-3 * values[:k].abs()
-            gaps = torch.where(gaps.abs() < least, least, gaps)
-            steps = basis @ ((basis.T @ residual) / gaps)
-            if V.shape[1] + k > 6 * (k + guards):
-                V, FV = X, FX
-            for _ in range(2):
-                steps = steps - V @ (V.T @ steps)
-                steps = torch.linalg.qr(steps).Q
-            V, FV = torch.cat([V, steps], 1), torch.cat([FV, self.apply(steps)], 1)
-        values, vectors = self.eigenpairs(tail=0.0)
+            if torch.linalg.vector_norm(residual, dim=1).max() <= allowed:
+                return values[:k], X[:k]
+            if len(V) + k > 6 * wide:
+                V, FV = X, turn[:wide] @ FV
+            model = torch.cat([coarse, _nystrom(V, FV - (V @ coarse.T) @ coarse)])
+            steps = extended(V, krylov(model, X, k, resolution / 4)[:k])
+            if not len(steps):
+                break
+            V, FV = torch.cat([V, steps]), torch.cat([FV, self.apply(steps.T, tokens).T])
+        values, vectors = self.eigenpairs(tail)
         return values[:k], vectors[:k]
+
+    def _coarse(self, tokens: Int[Tensor, "token"] | None) -> Float[Tensor, "row d_model"]:
+        """Rows whose outer products sum to `F` of the heaviest tokens (of `tokens` at most)."""
+        heavy = self.heaviest(_COARSE_TAIL)[:_COARSE_TOKENS]
+        if tokens is not None:
+            heavy = heavy[: len(tokens)]
+        rows = torch.cat([rows for _, rows in self.head.columns(heavy)])
+        if self.slope is not None:
+            rows *= self.slope[heavy, None]
+        return rows.sub_(self.mu).mul_(self.p[heavy, None].sqrt())
 
     def sample(
         self, n: int, generator: torch.Generator, distribution: str

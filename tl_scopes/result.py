@@ -54,13 +54,15 @@ class FisherInfo:
 
     `eigenvalues`: those kept exactly, largest first (nats per unit^2 of the final state).
     `trace`: tr F. `share`: kept eigenvalues over the trace, in [0, 1]. `samples`: random
-    directions used for the rest (0: the rest is left out).
+    directions used for the rest (0: the rest is left out). `left_out`: share of tr F that the tokens
+    left out of `F` hold, so that each eigenvalue is too small by at most that share of the trace.
     """
 
     eigenvalues: tuple[float, ...]
     trace: float
     share: float
     samples: int = 0
+    left_out: float = 0.0
 
 
 @dataclass(frozen=True)

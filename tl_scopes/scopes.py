@@ -7,12 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
 from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
 from tl_scopes.fisher import FisherGeometry, smallest_rank
 from tl_scopes.result import FisherInfo
 from tl_scopes.unembedding import working_dtype
+
+_DEFAULT_TAIL = 1e-4
+_SMALL_VOCABULARY = 8192
 
 
 @dataclass(frozen=True)
@@ -111,8 +115,9 @@ class FisherScope(Scope):
     fewest that hold that share of tr F. `samples=n`: n random vectors instead, an unbiased
     estimate of the full score with a standard error; with both, the top k exactly and the samples
     projected off their span (Hutch++). Neither: rank 1, as published.
-    `tail`: with a share or "full", how much of tr F the unlikeliest tokens may hold and be left out
-    (0: nothing); that can only lower scores. An int rank always takes the whole vocabulary.
+    `tail`: how much of tr F the unlikeliest tokens may hold and be left out (0: nothing), which can
+    only lower scores; the result's `fisher.left_out` says how much it was. "auto": 1e-4 for an int
+    rank alone, in float32 or less, where more than 8,192 tokens are to choose from; else 0.
     `seed` and `distribution` ("rademacher" or "normal") belong to the samples. Units: nats per unit^2
     (twice the second-order KL). An int or share as rank, alone, needs raw weights
     (`ProcessedWeightsError`). Bad parameters raise `ScopeParameterError`.
@@ -123,7 +128,7 @@ class FisherScope(Scope):
     samples: int | None = None
     seed: int = 0
     distribution: Literal["rademacher", "normal"] = "rademacher"
-    tail: float = 0.0
+    tail: float | Literal["auto"] = "auto"
     name = "fisher"
     units = "nats per unit^2 of residual"
 
@@ -161,8 +166,11 @@ class FisherScope(Scope):
             raise ScopeParameterError(
                 f'distribution is {self.distribution!r}; allowed: "rademacher", "normal"'
             )
-        if not isinstance(self.tail, (int, float)) or not 0 <= self.tail < 1:
-            raise ScopeParameterError(f"tail is {self.tail!r}; allowed: a share from 0 to below 1")
+        is_share = isinstance(self.tail, (int, float)) and 0 <= self.tail < 1
+        if not is_share and self.tail != "auto":
+            raise ScopeParameterError(
+                f'tail is {self.tail!r}; allowed: a share from 0 to below 1, or "auto"'
+            )
         if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 63:
             raise ScopeParameterError(f"seed is {self.seed!r}; allowed: an int from 0 to 2**63 - 1")
 
@@ -170,7 +178,7 @@ class FisherScope(Scope):
         found: dict[str, Any] = {"rank": self.rank}
         if self.samples is not None:
             found |= {"samples": self.samples, "seed": self.seed, "distribution": self.distribution}
-        if not isinstance(self.rank, int) and self.rank is not None:
+        if self.tail != "auto" and self.rank is not None:
             found["tail"] = self.tail
         return found
 
@@ -195,21 +203,22 @@ class FisherScope(Scope):
         geometry = FisherGeometry.at(read.head, read.raw)
         values = read.raw.new_zeros(0)
         vectors = read.raw.new_zeros(0, read.head.d_model)
+        tail = self._tail(read.raw)
         if self.rank is not None:
             if isinstance(self.rank, int):
-                values, vectors = geometry.leading(self.rank)
-            elif isinstance(self.rank, float):
-                values, vectors = geometry.eigenpairs(min(self.tail, (1 - self.rank) / 10))
+                values, vectors = geometry.leading(self.rank, tail)
+            else:
+                values, vectors = geometry.eigenpairs(tail)
+            if isinstance(self.rank, float):
                 kept = smallest_rank(values, geometry.trace, self.rank)
                 values, vectors = values[:kept], vectors[:kept]
-            else:
-                values, vectors = geometry.eigenpairs(self.tail)
         held = float(values.cpu().double().sum())
         info = FisherInfo(
             eigenvalues=tuple(values.cpu().double().tolist()),
             trace=geometry.trace,
             share=min(1.0, held / geometry.trace) if geometry.trace else 1.0,
             samples=self.samples or 0,
+            left_out=1 - geometry.share_of(geometry.heaviest(tail) if tail else None),
         )
         weights = values.cpu().double()  # of the exact part; samples count alike
         if self.samples is not None:
@@ -218,3 +227,11 @@ class FisherScope(Scope):
             g = g - (g @ vectors.T) @ vectors
             vectors = torch.cat([vectors, g])
         return Explained(vectors, weights, True, self.samples or 0, fisher=info)
+
+    def _tail(self, raw: Tensor) -> float:
+        if isinstance(self.tail, str):
+            small = len(raw) <= _SMALL_VOCABULARY or raw.dtype == torch.float64
+            whole = small or not isinstance(self.rank, int) or self.samples is not None
+            return 0.0 if whole else _DEFAULT_TAIL
+        # A share must stay within reach of the tokens kept.
+        return min(self.tail, (1 - self.rank) / 10) if isinstance(self.rank, float) else self.tail

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 # Columns of W_U handled at once: 8,192 x 4,096 float32 numbers are 128 MiB.
 CHUNK = 8192
-# Columns that pass through the cache together.
-SPAN = 1024
+# Columns that pass through a CPU's cache together.
+SPAN = 512
+# Where `||w||^2 - 2 w.c + ||c||^2` is less than this share of its parts, it is taken from `w - c`.
+_CANCELS = 0.25
+# Columns whose norms tell whether remembered ones still hold.
+_WITNESSES = 1024
 
 
 OutputTransform = Callable[[Tensor], Tensor]
@@ -22,12 +26,14 @@ OutputTransform = Callable[[Tensor], Tensor]
 class Unembedding:
     """`W_U`, `b_U` and the elementwise output transform (None: identity).
 
-    `W_U` is never copied whole: its columns are taken in chunks.
+    `W_U` is never copied whole: its columns are taken in chunks. `remembered` may outlive this view of
+    the weights: facts in it hold as long as the weights do.
     """
 
     W_U: Float[Tensor, "d_model d_vocab"]
     b_U: Float[Tensor, "d_vocab"]
     transform: OutputTransform | None = None
+    remembered: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def d_model(self) -> int:
@@ -40,13 +46,16 @@ class Unembedding:
     def raw_logits(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
         """`y W_U + b_U`, in float32 at least: logits rounded to bfloat16 would blur the Fisher
         information of a distribution."""
+        return self._products(y) + self.b_U.to(working_dtype(self.W_U.dtype))
+
+    def _products(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
         precise = working_dtype(self.W_U.dtype)
         if self.W_U.dtype == precise:
-            return y.to(precise) @ self.W_U + self.b_U
+            return y.to(precise) @ self.W_U
         out = torch.empty(len(y), self.d_vocab, dtype=precise, device=y.device)
         for span, rows in self.spans(None):
             out[:, span] = y.to(precise) @ rows.T
-        return out + self.b_U.to(precise)
+        return out
 
     def logits(self, raw: Tensor) -> Tensor:
         """What the model returns for raw logits: soft-capped or scaled where it does so."""
@@ -81,22 +90,69 @@ class Unembedding:
             total += (part @ coefficients[start : start + CHUNK]).T
         return total
 
+    def square_norms(self) -> Float[Tensor, "d_vocab"]:
+        """`||W_U[:, v]||^2` of every token, remembered from call to call."""
+        known, some = self.remembered.get("square_norms"), slice(None, None, self._stride)
+        if known is None or not torch.allclose(known[some], _square_norms(self.W_U[:, some])):
+            parts = self.W_U.split(8 * CHUNK, dim=1)
+            known = torch.cat([_square_norms(part) for part in parts])
+            self.remembered["square_norms"] = known
+        return known
+
+    @property
+    def _stride(self) -> int:
+        return max(1, self.d_vocab // _WITNESSES)
+
     def square_distances(
         self, centre: Float[Tensor, "d_model"], slope: Tensor | None
     ) -> Float[Tensor, "d_vocab"]:
         """`||slope_v W_U[:, v] - centre||^2` of every token, without cancellation."""
-        out = torch.empty(self.d_vocab, dtype=centre.dtype, device=centre.device)
-        for span, rows in self.spans(slope):
-            out[span] = (rows - centre).square_().sum(1)
+        squares, products = self.square_norms(), self._products(centre[None])[0]
+        if slope is not None:
+            squares, products = squares * slope**2, products * slope
+        parts = squares + centre @ centre
+        out = parts - 2 * products
+        (close,) = torch.nonzero(out <= _CANCELS * parts, as_tuple=True)
+        for ids, rows in self.columns(close):
+            rows = rows if slope is None else rows * slope[ids, None]
+            out[ids] = (rows - centre).square_().sum(1)
         return out
 
     def spans(self, slope: Tensor | None) -> Iterator[tuple[slice, Float[Tensor, "chunk d_model"]]]:
         """All columns of `W_U D` in turn, as rows in float32 at least, few enough to stay in cache."""
         precise = working_dtype(self.W_U.dtype)
-        for start in range(0, self.d_vocab, SPAN):
-            span = slice(start, min(start + SPAN, self.d_vocab))
+        size = self._span
+        for start in range(0, self.d_vocab, size):
+            span = slice(start, min(start + size, self.d_vocab))
             rows = self.W_U[:, span].T.to(precise)
             yield span, rows if slope is None else rows * slope[span, None]
+
+    @property
+    def _span(self) -> int:
+        # A device of its own pays for every launch, and has no cache worth staying in.
+        return SPAN if self.W_U.device.type == "cpu" else 8 * CHUNK
+
+    def blocks(
+        self, tokens: Int[Tensor, "token"] | None, slope: Tensor | None
+    ) -> Iterator[tuple[slice | Tensor, Float[Tensor, "chunk d_model"]]]:
+        """The columns of `W_U D` for `tokens` (None: for all), like `spans`.
+
+        The rows are a buffer that the next block overwrites.
+        """
+        if tokens is None:
+            yield from self.spans(slope)
+            return
+        precise = working_dtype(self.W_U.dtype)
+        size = min(self._span, len(tokens))
+        buffer = torch.empty(size, self.d_model, dtype=self.W_U.dtype, device=self.W_U.device)
+        for ids in tokens.split(max(1, size)):
+            rows = torch.index_select(self.W_U.T, 0, ids, out=buffer[: len(ids)]).to(precise)
+            yield ids, rows if slope is None else rows * slope[ids, None]
+
+
+def _square_norms(columns: Tensor) -> Tensor:
+    precise = working_dtype(columns.dtype)
+    return torch.linalg.vector_norm(columns, dim=0, dtype=precise).square_()
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
