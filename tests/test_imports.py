@@ -16,13 +16,14 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors"],
-    ["storage", "sites", "unembedding", "_quiet"],
+    ["storage", "sites", "unembedding", "hooks", "_quiet"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table"],
     ["explain"],
     ["scopes", "custom", "stats"],
     ["guards", "models"],
     ["adapter"],
-    ["encoding", "capture", "vjp"],
+    ["encoding", "recompute", "vjp"],
+    ["capture"],
     ["engine"],
     ["attribution"],
     ["circuits", "baselines", "evaluation", "render"],

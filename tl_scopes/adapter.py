@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import guards
+from tl_scopes import guards, hooks
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.result import Provenance
 from tl_scopes.sites import Site, SiteRequest, parse_site, parse_sites
@@ -38,7 +38,11 @@ class ModelView:
         self.embed_scale = 1.0
         self.batches_backward = True
         self.last_texts: tuple[tuple[int, ...], tuple[str, ...]] | None = None
+        self._head_state: tuple[Any, ...] = ()
+        self._head_facts: dict[str, Tensor] = {}
         self._hooks: dict[str, Any] | None = None
+        self._points: dict[str, weakref.ref[Any]] = {}
+        self._points_of: tuple[Any, ...] = ()
         self._stacks: list[ExitStack] = []
 
     @property
@@ -73,15 +77,33 @@ class ModelView:
 
     @property
     def hooks(self) -> dict[str, Any]:
-        """Hook points by name; gathered once a call, since a bridge rebuilds them at each access."""
-        return self.model.hook_dict if self._hooks is None else self._hooks
+        """Hook points by name, as `model.hook_dict` has them.
+
+        A bridge takes milliseconds to list them: its list is kept while its modules stay the same,
+        by weak references, since hooks on the points may refer to the model.
+        """
+        if self._hooks is not None:
+            return self._hooks
+        if not self.is_bridge:
+            return self.model.hook_dict
+        modules = guards.every_module(self.model)
+        facts = (self.model.compatibility_mode, *map(id, modules))
+        points = {name: point() for name, point in self._points.items()}
+        if self._points_of != facts or None in points.values():
+            points = self.model.hook_dict
+            self._points = {name: weakref.ref(point) for name, point in points.items()}
+            self._points_of = facts
+        return points
 
     def unembedding(self) -> Unembedding:
         """`W_U`, `b_U` and output transform as they are now."""
         with torch.no_grad():
-            return Unembedding(
-                self.model.W_U.detach(), self.model.b_U.detach(), self._output_transform()
-            )
+            W_U = self.model.W_U.detach()
+            state = (W_U.data_ptr(), W_U._version, W_U.shape, W_U.dtype)
+            if self._head_state != state:
+                self._head_state, self._head_facts = state, {}
+            b_U = self.model.b_U.detach()
+            return Unembedding(W_U, b_U, self._output_transform(), self._head_facts)
 
     def _output_transform(self) -> OutputTransform | None:
         transform = getattr(
@@ -171,19 +193,21 @@ class ModelView:
     def last_step_is_hooked(self) -> bool:
         """Whether hooks of the user's sit on the unembedding, where they may edit any position."""
         points = [p for name, p in self.hooks.items() if name.startswith("unembed.")]
-        return any(map(_has_user_hooks, points))
+        return any(map(hooks.has_forward_hook_of_users, points))
 
     def is_hooked(self) -> bool:
         """Whether hooks of the user's are on the model: they may count on the whole prompt."""
-        return any(map(_has_user_hooks, self.hooks.values()))
+        return any(map(hooks.has_forward_hook_of_users, self.hooks.values()))
+
+    def is_hooked_inside(self, block: nn.Module) -> bool:
+        """Whether hooks, TransformerLens's wiring aside, sit on the modules below `block`."""
+        return any(map(hooks.has_any_hook_of_users, guards.every_module(block)[1:]))
 
     def parameters(self) -> list[nn.Parameter]:
         """Every parameter, each once, those that the wrapped model alone holds included."""
-        found = {id(p): p for p in nn.Module.parameters(self.model)}
+        own = guards.every_module(self.model)
         wrapped = getattr(self.model, "original_model", None)
-        if isinstance(wrapped, nn.Module):
-            found.update({id(p): p for p in wrapped.parameters()})
-        return list(found.values())
+        return guards.every_parameter(guards.every_module(wrapped, own))
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
@@ -191,7 +215,7 @@ class ModelView:
         with self.lock:
             thawed = [p for p in self.parameters() if p.requires_grad]
             try:
-                self._hooks = self.model.hook_dict
+                self._hooks = self.hooks
                 for p in thawed:
                     p.requires_grad_(False)
                 # Autocast would compute in another dtype than the one the result names.
@@ -218,14 +242,6 @@ class ModelView:
             precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
             versions=dict(_versions()),
         )
-
-
-def _has_user_hooks(point: Any) -> bool:
-    """Whether hooks other than TransformerLens's own wiring (OPT's bridge has some) are there."""
-    functions = [getattr(handle, "user_hook", None) for handle in point.fwd_hooks]
-    return any(
-        not str(getattr(f, "__module__", "")).startswith("transformer_lens") for f in functions
-    )
 
 
 def _put_back_hooks(undo: ExitStack, module: nn.Module) -> None:

@@ -10,7 +10,7 @@ import torch
 from tl_scopes import guards
 from tl_scopes.adapter import ModelView, view
 from tl_scopes.encoding import Prompt, encode, resolve_position
-from tl_scopes.engine import Job, run
+from tl_scopes.engine import Job, Limits, run
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
 from tl_scopes.explain import NEXT_TOKEN, Scope
 from tl_scopes.result import Attribution, SequenceAttribution
@@ -30,6 +30,7 @@ def attribute(
     position: int = -1,
     prepend_bos: bool | None = None,
     chunk_size: int | None = None,
+    checkpoint_blocks: bool | None = None,
 ) -> Attribution:
     """Influence of every token of `prompt` on what `scope` explains, at one or more sites.
 
@@ -43,6 +44,10 @@ def attribute(
         position: the read position, whose next-token prediction is explained.
         prepend_bos: overrides the model's own default for text.
         chunk_size: directions per backward pass; None chooses by memory.
+        checkpoint_blocks: whether the backward pass runs each block again rather than have the
+            forward pass keep its activations, which takes half as long again, and memory for one
+            block instead of all. None: where they would take more than 2 GiB (on a GPU: half of
+            its free memory). Blocks with hooks of yours inside are never run twice.
 
     Returns:
         `Attribution` whose scores are Float[Tensor, "site pos"] in the scope's units.
@@ -60,6 +65,7 @@ def attribute(
         position=[position],
         prepend_bos=prepend_bos,
         chunk_size=chunk_size,
+        checkpoint_blocks=checkpoint_blocks,
     )
     return found[0]
 
@@ -73,6 +79,7 @@ def attribute_batch(
     position: int | Sequence[int] = -1,
     prepend_bos: bool | None = None,
     chunk_size: int | None = None,
+    checkpoint_blocks: bool | None = None,
     batch_tokens: int = BATCH_TOKENS,
 ) -> list[Attribution]:
     """`attribute` for several prompts, of any lengths, that share forward and backward passes.
@@ -85,6 +92,7 @@ def attribute_batch(
         One `Attribution` a prompt, scores Float[Tensor, "site pos"] in the scope's units.
     """
     engine = view(model)
+    limits = Limits(chunk_size, checkpoint_blocks)
     listed = _listed(prompts)
     if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise ScopeParameterError(f"batch_tokens is {batch_tokens!r}; allowed: an int from 1")
@@ -100,7 +108,7 @@ def attribute_batch(
     places = engine.sites(sites)
     results: dict[int, Attribution] = {}
     for group in _groups(jobs, batch_tokens):
-        answers = run(engine, [jobs[i] for i in group], places, _chunk(chunk_size))
+        answers = run(engine, [jobs[i] for i in group], places, limits)
         for i, (answer,) in zip(group, answers):
             results[i] = answer.attribution(engine, jobs[i].ids)
     return [results[i] for i in range(len(jobs))]
@@ -115,6 +123,7 @@ def attribute_sequence(
     sites: SiteRequest = "embed",
     prepend_bos: bool | None = None,
     chunk_size: int | None = None,
+    checkpoint_blocks: bool | None = None,
 ) -> SequenceAttribution:
     """Influence of every token on the prediction at several read positions of one prompt.
 
@@ -128,6 +137,7 @@ def attribute_sequence(
     Arguments and errors otherwise as in `attribute`.
     """
     engine = view(model)
+    limits = Limits(chunk_size, checkpoint_blocks)
     ids = encode(engine, prompt, prepend_bos)
     _check_is_scope(scope)
     if getattr(scope, "position", None) is not None:
@@ -140,14 +150,13 @@ def attribute_sequence(
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     _check_scopes(engine, [scope])
     places = engine.sites(sites)
-    chunk = _chunk(chunk_size)
     ordered = sorted(set(reads))
     group = default_chunk(engine, 1, ordered[-1] + 1)
     hooked = engine.is_hooked()
     results: dict[int, Attribution] = {}
     for start in range(0, len(ordered), group):
         chosen = ordered[start : start + group]
-        (answers,) = run(engine, [Job(ids, [(p, scope) for p in chosen], hooked)], places, chunk)
+        (answers,) = run(engine, [Job(ids, [(p, scope) for p in chosen], hooked)], places, limits)
         for p, answer in zip(chosen, answers):
             results[p] = answer.attribution(engine, ids)
     each = [results[p] for p in reads]
@@ -170,12 +179,6 @@ def attribute_sequence(
         else torch.stack([e for e in errors if e is not None]),
         provenance=first.provenance,
     )
-
-
-def _chunk(size: int | None) -> int | None:
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ScopeParameterError(f"chunk_size is {size!r}; allowed: an int from 1, or None")
-    return size
 
 
 def _reads(positions: Any, length: int, need_next: bool) -> list[int]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tl_scopes.adapter import ModelView, verify_head
 from tl_scopes.errors import NumericalError, SiteError
+from tl_scopes.recompute import recompute_blocks
 from tl_scopes.sites import Site, embed_site
 from tl_scopes.unembedding import working_dtype
 
@@ -57,9 +58,15 @@ class Recording:
 
 
 def record(
-    view: ModelView, tokens: Int[Tensor, "batch pos"], sites: Sequence[Site], read: Site | None
+    view: ModelView,
+    tokens: Int[Tensor, "batch pos"],
+    sites: Sequence[Site],
+    read: Site | None,
+    recompute: bool = False,
 ) -> Recording:
     """Run the model over right-padded rows up to what is read (None: the final state).
+
+    `recompute`: keep no activations of the blocks, which the backward pass will run again.
 
     Must be called inside `view.frozen()`. Raises `SiteError` for a site that is not reached, is
     reached more than once, or has no position axis.
@@ -92,6 +99,8 @@ def record(
         raise _Stop
 
     with view.taps() as undo:
+        if recompute:
+            recompute_blocks(view, undo, spared=None if read is None else read.block)
         for i, site in enumerate(sites):
             view.tap(undo, site, lambda a, i=i, site=site: probe(i, site, a))
         if read is None:

@@ -12,8 +12,14 @@ from torch import Tensor
 from tl_scopes import capture
 from tl_scopes.adapter import ModelView
 from tl_scopes.encoding import N_CANDIDATES, bos_id, resolve_token, texts
-from tl_scopes.errors import NumericalError, SiteError, UnsupportedModelError
+from tl_scopes.errors import (
+    NumericalError,
+    ScopeParameterError,
+    SiteError,
+    UnsupportedModelError,
+)
 from tl_scopes.explain import Explained, Read, Scope
+from tl_scopes.recompute import exceeds_budget
 from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.sites import Site
 from tl_scopes.vjp import default_chunk, squared_norms
@@ -102,8 +108,30 @@ class Answer:
         return torch.nn.functional.pad(read, (0, length - read.shape[1]))
 
 
+@dataclass(frozen=True)
+class Limits:
+    """How a call trades time for memory; None: by an estimate of what it takes.
+
+    `chunk_size`: directions per backward pass. `checkpoint_blocks`: whether blocks are run again
+    on the way back instead of keeping their activations.
+    """
+
+    chunk_size: int | None = None
+    checkpoint_blocks: bool | None = None
+
+    def __post_init__(self) -> None:
+        size, blocks = self.chunk_size, self.checkpoint_blocks
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+            raise ScopeParameterError(f"chunk_size is {size!r}; allowed: an int from 1, or None")
+        if blocks is not None and not isinstance(blocks, bool):
+            raise ScopeParameterError(
+                f"checkpoint_blocks is {blocks!r}; allowed: True, False, or None (when activations "
+                "would take too much memory)"
+            )
+
+
 def run(
-    engine: ModelView, jobs: list[Job], sites: tuple[Site, ...], chunk_size: int | None
+    engine: ModelView, jobs: list[Job], sites: tuple[Site, ...], limits: Limits
 ) -> list[list[Answer]]:
     """Answer every read of every job. All scopes of one call read at the same site.
 
@@ -118,7 +146,10 @@ def run(
     with engine.frozen():
         if engine.verified_under != engine.last_step_hooks() or engine.last_step_is_hooked():
             capture.verify(engine, tokens[:1, : jobs[0].length])
-        recording = capture.record(engine, tokens, sites, read_site)
+        recompute = limits.checkpoint_blocks
+        if recompute is None:
+            recompute = exceeds_budget(engine, len(jobs), width)
+        recording = capture.record(engine, tokens, sites, read_site, recompute)
         rows = [row for row, job in enumerate(jobs) for _ in job.reads]
         columns = [position for job in jobs for position, _ in job.reads]
         read = recording.read[rows, columns]
@@ -128,7 +159,7 @@ def run(
             ((_, index),) = _components(read_site, recording.read[..., 0])
             read = read[(slice(None), *index)]
         answers = _explain(engine, jobs, tokens, read.detach(), at_final=read_site is None)
-        _pull_back(engine, recording, read, answers, chunk_size)
+        _pull_back(engine, recording, read, answers, limits.chunk_size)
     remaining = iter(answers)
     return [[next(remaining) for _ in job.reads] for job in jobs]
 

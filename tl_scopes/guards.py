@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +34,27 @@ def transformer_lens_class(model: Any) -> str | None:
     return None
 
 
+def every_module(root: nn.Module | None, known: Sequence[nn.Module] = ()) -> list[nn.Module]:
+    """`known`, and each module below `root` that is not among them.
+
+    `root.modules()` recurses through generators, which takes as long as a transformer block.
+    """
+    found = {id(module): module for module in known}
+    left = [root]
+    while left:
+        module = left.pop()
+        if module is not None and id(module) not in found:
+            found[id(module)] = module
+            left += module._modules.values()
+    return list(found.values())
+
+
+def every_parameter(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
+    """Each parameter of the modules once."""
+    found = (p for module in modules for p in module._parameters.values() if p is not None)
+    return list({id(p): p for p in found}.values())
+
+
 def refuse_unsupported(model: Any) -> None:
     """Raise `UnsupportedModelError` or `TrainingModeError` unless scopes are right on `model`."""
     kind = transformer_lens_class(model)
@@ -56,13 +78,15 @@ def refuse_unsupported(model: Any) -> None:
         _refuse(cfg, "is an encoder, or otherwise not causal")
     if not all(hasattr(model, name) for name in ("embed", "blocks", "unembed", "W_U")):
         _refuse(cfg, "has no single stack of embed, blocks and unembed")
-    if any(p.is_inference() for p in model.parameters()):
+    modules = every_module(model)
+    parameters = every_parameter(modules)
+    if any(p.is_inference() for p in parameters):
         raise UnsupportedModelError(
             "the model's weights are inference tensors, which cannot take part in a gradient: load "
             "the model outside torch.inference_mode()"
         )
-    _refuse_quantised(model, cfg, wrapped, config)
-    _refuse_dropout(model, config)
+    _refuse_quantised(model, cfg, wrapped, config, parameters)
+    _refuse_dropout(model, config, modules)
 
 
 def _refuse(cfg: Any, what: str) -> None:
@@ -72,7 +96,9 @@ def _refuse(cfg: Any, what: str) -> None:
     )
 
 
-def _refuse_quantised(model: Any, cfg: Any, wrapped: Any, config: Any) -> None:
+def _refuse_quantised(
+    model: Any, cfg: Any, wrapped: Any, config: Any, parameters: list[nn.Parameter]
+) -> None:
     flagged = (
         getattr(cfg, "load_in_4bit", False)
         or getattr(cfg, "quantization_method", None)
@@ -80,8 +106,8 @@ def _refuse_quantised(model: Any, cfg: Any, wrapped: Any, config: Any) -> None:
         or getattr(config, "quantization_config", None)
     )
     odd = None
-    if not flagged:
-        odd = next((n for n, p in model.named_parameters() if not p.dtype.is_floating_point), None)
+    if not flagged and not all(p.dtype.is_floating_point for p in parameters):
+        odd = next(n for n, p in model.named_parameters() if not p.dtype.is_floating_point)
     if flagged or odd:
         raise UnsupportedModelError(
             f"model {getattr(cfg, 'model_name', None)!r} is quantised"
@@ -91,8 +117,8 @@ def _refuse_quantised(model: Any, cfg: Any, wrapped: Any, config: Any) -> None:
         )
 
 
-def _refuse_dropout(model: nn.Module, config: Any) -> None:
-    if not any(module.training for module in model.modules()):
+def _refuse_dropout(model: nn.Module, config: Any, modules: Sequence[nn.Module]) -> None:
+    if not any(module.training for module in modules):
         return
     active = [
         f"{name}.p = {module.p}"

@@ -14,6 +14,7 @@ from tl_scopes.errors import SiteError
 SiteRequest = Union[str, int, Sequence[Union[str, int]]]
 
 _RESID = re.compile(r"resid\((-?\d+)\)")
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 _COMPONENT = re.compile(r"(?P<hook>.+?)(?P<index>(\[\d+\])+)")
 
 
@@ -38,6 +39,12 @@ class Site:
     def is_named(self) -> bool:
         """Whether the site was given as a hook name, whose shape is known only when it fires."""
         return self.label.startswith(self.hook)
+
+    @property
+    def block(self) -> int | None:
+        """The block that the hook sits in; None outside the blocks."""
+        found = _BLOCK.match(self.hook)
+        return None if found is None else int(found[1])
 
     def component_label(self, index: tuple[int, ...]) -> str:
         """The label of one component, such as `blocks.3.attn.hook_z[2]`."""

@@ -1,0 +1,25 @@
+"""Whose hooks sit on a module: the user's, or TransformerLens's own wiring."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def has_forward_hook_of_users(point: Any) -> bool:
+    """Whether a hook point has forward hooks other than TransformerLens's (OPT's bridge has some)."""
+    return any(_is_users(getattr(handle, "user_hook", None)) for handle in point.fwd_hooks)
+
+
+def has_any_hook_of_users(module: Any) -> bool:
+    """The same for hooks of either direction, on a hook point or any other module."""
+    if hasattr(module, "fwd_hooks"):
+        return has_forward_hook_of_users(module) or bool(module.bwd_hooks)
+    forward, backward = (
+        (module._forward_pre_hooks, module._forward_hooks),
+        (module._backward_pre_hooks, module._backward_hooks),
+    )
+    return any(_is_users(hook) for store in (*forward, *backward) for hook in store.values())
+
+
+def _is_users(hook: Any) -> bool:
+    return not str(getattr(hook, "__module__", "")).startswith("transformer_lens")
