@@ -106,3 +106,29 @@ def test_distances_do_not_cancel():
 )
 def test_working_dtype(dtype, working):
     assert working_dtype(dtype) == working
+
+
+def test_blocks_are_the_columns_asked_for(head, pieces):
+    slope = torch.linspace(0.1, 1, D_VOCAB).to(working_dtype(head.W_U.dtype))
+    wanted = head.W_U.double().T * slope.double()[:, None]
+    tokens = torch.tensor([22, 0, 5, 4, 6, 7])
+    found = [(ids.clone(), rows.clone()) for ids, rows in head.blocks(tokens, slope)]
+    assert torch.cat([ids for ids, _ in found]).equal(tokens)
+    close(torch.cat([rows for _, rows in found]), wanted[tokens], head)
+    close(torch.cat([rows.clone() for _, rows in head.blocks(None, slope)]), wanted, head)
+    assert not list(head.blocks(tokens[:0], None))
+
+
+def test_norms_are_remembered_until_the_weights_change(head):
+    kept = head.remembered
+    wanted = head.W_U.double().square().sum(0)
+    close(head.square_norms(), wanted, head)
+    assert head.square_norms() is head.square_norms()
+    other = Unembedding(head.W_U * 2, head.b_U, None, kept)
+    close(other.square_norms(), (head.W_U * 2).double().square().sum(0), head)
+    head.W_U.data.mul_(0.5)  # no version counter sees this
+    close(
+        Unembedding(head.W_U, head.b_U, None, kept).square_norms(),
+        head.W_U.double().square().sum(0),
+        head,
+    )

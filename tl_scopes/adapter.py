@@ -203,17 +203,16 @@ class ModelView:
         """Whether hooks, TransformerLens's wiring aside, sit on the modules below `block`."""
         return any(map(hooks.has_any_hook_of_users, guards.every_module(block)[1:]))
 
-    def parameters(self) -> list[nn.Parameter]:
-        """Every parameter, each once, those that the wrapped model alone holds included."""
+    def every_module(self) -> list[nn.Module]:
+        """Every module, each once, those that the wrapped model alone holds included."""
         own = guards.every_module(self.model)
-        wrapped = getattr(self.model, "original_model", None)
-        return guards.every_parameter(guards.every_module(wrapped, own))
+        return guards.every_module(getattr(self.model, "original_model", None), own)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Gradients on, parameters frozen, one caller at a time; everything put back on exit."""
         with self.lock:
-            thawed = [p for p in self.parameters() if p.requires_grad]
+            thawed = [p for p in guards.every_parameter(self.every_module()) if p.requires_grad]
             try:
                 self._hooks = self.hooks
                 for p in thawed:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, Scope
 from tl_scopes.explain import NEXT_TOKEN, Scope
 from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.sites import SiteRequest
+from tl_scopes.stability import compare, pinned, widened, wider
 from tl_scopes.vjp import default_chunk
 
 # Tokens, padding included, that share a forward pass of attribute_batch by default.
@@ -31,6 +33,7 @@ def attribute(
     prepend_bos: bool | None = None,
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
+    stability: bool = False,
 ) -> Attribution:
     """Influence of every token of `prompt` on what `scope` explains, at one or more sites.
 
@@ -48,6 +51,9 @@ def attribute(
             forward pass keep its activations, which takes half as long again, and memory for one
             block instead of all. None: where they would take more than 2 GiB (on a GPU: half of
             its free memory). Blocks with hooks of yours inside are never run twice.
+        stability: also run in the next wider precision (float32 for a model in half precision,
+            float64 for one in float32), which takes a second copy of the weights meanwhile, and
+            say in the result's `stability` how far the scores are from that.
 
     Returns:
         `Attribution` whose scores are Float[Tensor, "site pos"] in the scope's units.
@@ -66,6 +72,7 @@ def attribute(
         prepend_bos=prepend_bos,
         chunk_size=chunk_size,
         checkpoint_blocks=checkpoint_blocks,
+        stability=stability,
     )
     return found[0]
 
@@ -81,6 +88,7 @@ def attribute_batch(
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
     batch_tokens: int = BATCH_TOKENS,
+    stability: bool = False,
 ) -> list[Attribution]:
     """`attribute` for several prompts, of any lengths, that share forward and backward passes.
 
@@ -93,6 +101,8 @@ def attribute_batch(
     """
     engine = view(model)
     limits = Limits(chunk_size, checkpoint_blocks)
+    if stability:
+        wider(engine)
     listed = _listed(prompts)
     if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise ScopeParameterError(f"batch_tokens is {batch_tokens!r}; allowed: an int from 1")
@@ -111,7 +121,21 @@ def attribute_batch(
         answers = run(engine, [jobs[i] for i in group], places, limits)
         for i, (answer,) in zip(group, answers):
             results[i] = answer.attribution(engine, jobs[i].ids)
-    return [results[i] for i in range(len(jobs))]
+    found = [results[i] for i in range(len(jobs))]
+    if not stability:
+        return found
+    with widened(engine):
+        again = attribute_batch(
+            model,
+            [job.ids for job in jobs],
+            [pinned(s, a) for s, a in zip(scopes, found)],
+            sites=sites,
+            position=[a.position for a in found],
+            chunk_size=chunk_size,
+            checkpoint_blocks=checkpoint_blocks,
+            batch_tokens=batch_tokens,
+        )
+    return [replace(a, stability=compare(a, wide)) for a, wide in zip(found, again)]
 
 
 def attribute_sequence(

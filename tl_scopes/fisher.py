@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -47,8 +48,9 @@ def extended(V: Float[Tensor, "n d"], rows: Float[Tensor, "m d"]) -> Float[Tenso
     for lost in (100 * torch.finfo(V.dtype).eps, 0.5):  # the second time, all should be new
         size = torch.linalg.vector_norm(rows, dim=1)
         rows = (rows - (rows @ V.T) @ V) / torch.where(size > 0, size, 1)[:, None]
-        Q, R = torch.linalg.qr(rows.T)
-        rows = Q.T[R.diagonal().abs() > lost]
+        # Not a QR decomposition: what rounding left of a row that is not new would come first.
+        _, size, directions = torch.linalg.svd(rows, full_matrices=False)
+        rows = directions[size > lost]
     return rows
 
 
@@ -97,6 +99,7 @@ class FisherGeometry:
     slope: Float[Tensor, "d_vocab"] | None
     mu: Float[Tensor, "d_model"]
     contributions: Float[Tensor, "d_vocab"]
+    _sorted: dict[float, Tensor] = field(default_factory=dict, repr=False)
 
     @classmethod
     def at(cls, head: Unembedding, raw: Float[Tensor, "d_vocab"]) -> FisherGeometry:
@@ -107,21 +110,24 @@ class FisherGeometry:
         mu = head.pull(weighted[:, None])[0]
         return cls(head, p, slope, mu, p * head.square_distances(mu, slope))
 
-    @property
+    @cached_property
     def trace(self) -> float:
         """tr F, in nats per unit^2."""
         return float(self.contributions.cpu().double().sum())
 
     def heaviest(self, tail: float) -> Int[Tensor, "token"]:
         """The fewest tokens whose contributions leave out at most the share `tail` of tr F."""
+        if tail in self._sorted:
+            return self._sorted[tail]
         total = self.trace
         # The lighter ones sum to no more than the tail, so they need no sorting.
         (some,) = torch.nonzero(
             self.contributions >= tail * total / len(self.contributions), as_tuple=True
         )
         ordered, order = torch.sort(self.contributions[some], descending=True, stable=True)
-        kept = torch.cumsum(ordered.cpu().double(), dim=0)
-        return some[order[: int((kept < (1 - tail) * total).sum()) + 1]]
+        found = some[order[: _reaching(ordered, (1 - tail) * total)]]
+        self._sorted[tail] = found
+        return found
 
     def share_of(self, tokens: Int[Tensor, "token"] | None) -> float:
         """Share of tr F that `tokens` hold (None: all of them)."""
@@ -209,9 +215,10 @@ class FisherGeometry:
 
     def _coarse(self, tokens: Int[Tensor, "token"] | None) -> Float[Tensor, "row d_model"]:
         """Rows whose outer products sum to `F` of the heaviest tokens (of `tokens` at most)."""
-        heavy = self.heaviest(_COARSE_TAIL)[:_COARSE_TOKENS]
-        if tokens is not None:
-            heavy = heavy[: len(tokens)]
+        if tokens is None:
+            tokens = self.heaviest(_COARSE_TAIL)
+        enough = _reaching(self.contributions[tokens], (1 - _COARSE_TAIL) * self.trace)
+        heavy = tokens[: min(enough, _COARSE_TOKENS)]
         rows = torch.cat([rows for _, rows in self.head.columns(heavy)])
         if self.slope is not None:
             rows *= self.slope[heavy, None]
@@ -239,7 +246,12 @@ class FisherGeometry:
         return torch.cat(parts)
 
 
+def _reaching(ordered: Tensor, share: float) -> int:
+    """How many of the numbers it takes for their sum to reach `share`."""
+    sums = torch.cumsum(ordered.cpu().double(), dim=0)
+    return min(int((sums < share).sum()) + 1, len(sums))
+
+
 def smallest_rank(values: Float[Tensor, "k"], trace: float, share: float) -> int:
     """The smallest k whose eigenvalues hold `share` of the trace (all of them if none does)."""
-    held = torch.cumsum(values.cpu().double(), dim=0)
-    return min(int((held < share * trace).sum()) + 1, len(values))
+    return _reaching(values, share * trace)

@@ -55,6 +55,12 @@ def every_parameter(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     return list({id(p): p for p in found}.values())
 
 
+def every_buffer(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
+    """Each buffer of the modules once."""
+    found = (b for module in modules for b in module._buffers.values() if b is not None)
+    return list({id(b): b for b in found}.values())
+
+
 def refuse_unsupported(model: Any) -> None:
     """Raise `UnsupportedModelError` or `TrainingModeError` unless scopes are right on `model`."""
     kind = transformer_lens_class(model)

@@ -66,6 +66,21 @@ class FisherInfo:
 
 
 @dataclass(frozen=True)
+class Stability:
+    """How far scores are from a rerun in a wider precision, site by site.
+
+    `precision`: that of the rerun. `rank_correlation`: Spearman's, over the tokens up to the read
+    position (BOS aside). `top_agreement`: share of the five highest-scored tokens that both have.
+    `largest_error`: of a score, over the largest score of the site.
+    """
+
+    precision: str
+    rank_correlation: tuple[float, ...]
+    top_agreement: tuple[float, ...]
+    largest_error: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a result comes from.
 
@@ -157,6 +172,7 @@ class Attribution(_Drawn):
     fisher: FisherInfo | None
     standard_error: Float[Tensor, "site pos"] | None
     provenance: Provenance
+    stability: Stability | None = None
 
     def top(self, k: int = 5, site: int | str = 0) -> list[tuple[int, str, float]]:
         """The `k` tokens with the highest scores at `site` as `(position, text, score)`.
@@ -273,7 +289,7 @@ def site_index(sites: tuple[str, ...], site: int | str) -> int:
     )
 
 
-_NESTED = {c.__name__: c for c in (Token, Candidate, ScopeInfo, FisherInfo, Provenance)}
+_NESTED = {c.__name__: c for c in (Token, Candidate, ScopeInfo, FisherInfo, Stability, Provenance)}
 
 
 def _plain(value: Any) -> Any:

@@ -128,7 +128,7 @@ class FisherScope(Scope):
     samples: int | None = None
     seed: int = 0
     distribution: Literal["rademacher", "normal"] = "rademacher"
-    tail: float | Literal["auto"] = "auto"
+    tail: int | float | Literal["auto"] = "auto"
     name = "fisher"
     units = "nats per unit^2 of residual"
 

@@ -143,9 +143,9 @@ class Unembedding:
             yield from self.spans(slope)
             return
         precise = working_dtype(self.W_U.dtype)
-        size = min(self._span, len(tokens))
+        size = max(1, min(self._span, len(tokens)))
         buffer = torch.empty(size, self.d_model, dtype=self.W_U.dtype, device=self.W_U.device)
-        for ids in tokens.split(max(1, size)):
+        for ids in tokens.split(size) if len(tokens) else ():
             rows = torch.index_select(self.W_U.T, 0, ids, out=buffer[: len(ids)]).to(precise)
             yield ids, rows if slope is None else rows * slope[ids, None]
 

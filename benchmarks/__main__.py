@@ -1,0 +1,173 @@
+"""`python -m benchmarks`: the table of ratios, as text and as JSON."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+import tl_scopes
+from benchmarks import growth, measure
+from benchmarks.cases import Case, cases
+from tl_scopes import bundled, models
+
+app = typer.Typer(add_completion=False, no_args_is_help=False)
+NAMES = ("gemma-3-270m", "smollm2-135m-instruct")
+RESULTS = Path(__file__).parent / "results"
+
+
+@app.command()
+def speed(
+    quick: Annotated[bool, typer.Option(help="128 tokens, few rounds: under 3 minutes.")] = False,
+    threads: Annotated[int, typer.Option(help="torch threads; the bounds are for 2.")] = 2,
+    model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
+    only: Annotated[str, typer.Option(help="Only rows whose name contains this.")] = "",
+    out: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
+) -> None:
+    """Time every scope against a bare forward pass, and the published method against ours."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    rows: list[dict[str, Any]] = []
+    started = time.perf_counter()
+    rate = measure.matmul_rate(torch.float32, torch.device("cpu"))
+    for name in model or NAMES:
+        hf_model = _hf_model(name)
+        for backend in models.model_classes():
+            if backend == "hooked" and (quick or name != NAMES[0]):
+                continue
+            loaded = models.load(name, backend=backend, progress=False)
+            theirs = hf_model if backend == "bridge" else None
+            listed = [c for c in cases(loaded, name, theirs, quick) if only in c.what]
+            for case in tqdm(listed, desc=f"{name} {backend}", unit="row"):
+                rows += [_row(case, name, backend, rate, quick)]
+    machine = _machine(threads, rate, started)
+    _print(rows, machine)
+    path = out or RESULTS / ("quick.json" if quick else "speed.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
+    print(f"Written to {path}")
+
+
+@app.command()
+def memory(
+    longest: Annotated[int, typer.Option(help="Longest prompt; 8,192 takes minutes.")] = 4096,
+    out: Annotated[Path, typer.Option(help="Folder for memory.json and memory.png.")] = RESULTS,
+) -> None:
+    """Measure, in a process each, how memory grows with length, sites and directions; plot it."""
+    growth.run(longest, out)
+
+
+@app.command(hidden=True)
+def one(tokens: int, sites: str, rank: int, checkpoint: str) -> None:
+    """One point of `memory`, in this process."""
+    growth.one(tokens, sites, rank, checkpoint)
+
+
+def _hf_model(name: str) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    folder = bundled.ensure(name, progress=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, local_files_only=True).float().eval()
+    return model.requires_grad_(False)
+
+
+def _row(case: Case, name: str, backend: str, rate: float, quick: bool) -> dict[str, Any]:
+    rounds = min(case.rounds, 3 if quick else 15)
+    timing = measure.interleaved(case.a, case.b, rounds, 8 if quick else 90)
+    floor_s = case.needed / rate if case.needed else None
+    a_s, b_s = sorted(timing.a)[len(timing.a) // 2], sorted(timing.b)[len(timing.b) // 2]
+    return {
+        "model": name,
+        "class": backend,
+        "what": case.what,
+        "tokens": case.tokens,
+        "over": case.over,
+        "ratio": timing.ratio,
+        "lowest": timing.spread[0],
+        "highest": timing.spread[1],
+        "bound": case.bound,
+        "met": case.met(timing.ratio),
+        "rounds": len(timing.a),
+        "a_seconds": a_s,
+        "b_seconds": b_s,
+        "floor_seconds": floor_s,
+        "a_peak_mib": timing.a_mib,
+        "b_peak_mib": timing.b_mib,
+        **case.facts(),
+    }
+
+
+def _machine(threads: int, rate: float, started: float) -> dict[str, Any]:
+    packages = ("transformer-lens", "torch", "transformers")
+    return {
+        "cpu": _cpu(),
+        "threads": threads,
+        "matmul": f"{2 * rate / 1e9:.0f} GFLOP/s in float32",
+        "seed": 0,
+        "tl-scopes": tl_scopes.__version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "minutes": round((time.perf_counter() - started) / 60, 1),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
+    console = Console()
+    for key in dict.fromkeys((r["model"], r["class"]) for r in rows):
+        table = Table(title=f"{key[0]}, {key[1]}", title_justify="left")
+        for heading in (
+            "what",
+            "tokens",
+            "over",
+            "ratio",
+            "range",
+            "bound",
+            "seconds",
+            "floor",
+            "MiB",
+        ):
+            table.add_column(heading, justify="left" if heading in ("what", "over") else "right")
+        for r in (r for r in rows if (r["model"], r["class"]) == key):
+            colour = {True: "green", False: "red", None: ""}[r["met"]]
+            ratio = f"[{colour}]{r['ratio']:.2f}[/]" if colour else f"{r['ratio']:.2f}"
+            mib = [r["a_peak_mib"], r["b_peak_mib"]]
+            table.add_row(
+                r["what"],
+                f"{r['tokens']:,}",
+                r["over"],
+                ratio,
+                f"{r['lowest']:.2f} to {r['highest']:.2f}",
+                r["bound"],
+                f"{r['a_seconds']:.3g} / {r['b_seconds']:.3g}",
+                "" if r["floor_seconds"] is None else f"{r['floor_seconds']:.3g}",
+                " / ".join("?" if m is None else f"{m:,.0f}" for m in mib),
+            )
+        console.print(table)
+    console.print(
+        "Medians of ratios, the two taking turns in one run. Seconds: of both. Floor: the needed "
+        "multiply-adds at the machine's matmul rate. MiB: what either takes at its peak."
+    )
+    console.print(", ".join(f"{k} {v}" for k, v in machine.items()))
+
+
+if __name__ == "__main__":
+    app()

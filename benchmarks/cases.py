@@ -1,0 +1,222 @@
+"""What is measured: pairs of callables whose ratio says something, with the bound we set ourselves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+import tl_scopes as ts
+from benchmarks import floor, prompts
+from benchmarks.published import Published
+
+Call = Callable[[], object]
+LENGTHS = (32, 128, 512, 2048)
+# The length that the bounds are meant for, except where a row says otherwise.
+MAIN = 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """`a` over `b` at one length. `most` or `least`: the bound on the median ratio, if there is one.
+
+    `needed`: multiply-adds that `a` cannot do without (0: not counted). `rounds`: at most so many.
+    """
+
+    what: str
+    tokens: int
+    a: Call
+    b: Call
+    over: str
+    most: float | None = None
+    least: float | None = None
+    needed: float = 0.0
+    rounds: int = 15
+    facts: Callable[[], dict[str, float]] = field(default=dict)
+
+    @property
+    def bound(self) -> str:
+        if self.most is not None:
+            return f"<= {self.most:g}"
+        return "" if self.least is None else f">= {self.least:g}"
+
+    def met(self, ratio: float) -> bool | None:
+        if self.most is not None:
+            return ratio <= self.most
+        return None if self.least is None else ratio >= self.least
+
+
+# Upper bounds on ours over a bare forward pass, by model: at 128 tokens on 2 threads in float32.
+MOST = {
+    "gemma-3-270m": {"single": 1.1, "all sites": 1.10, "fisher 4": 2.5},
+    "smollm2-135m-instruct": {"single": 1.6, "all sites": 1.05, "fisher 4": 4.5},
+}
+# Lower bounds on the published method over ours.
+LEAST = {
+    "gemma-3-270m": {"semantic": 2.0, "fisher 1": 3.5},
+    "smollm2-135m-instruct": {"semantic": 1.2, "fisher 1": 1.8},
+}
+SAMPLED = ts.FisherScope(rank=32, samples=24)
+
+
+def cases(model: Any, name: str, hf_model: Any | None, quick: bool) -> Iterator[Case]:
+    """All rows for one model; those against the published method need `hf_model`."""
+    lengths = (MAIN,) if quick else LENGTHS
+    for n in lengths:
+        yield from _against_bare(model, name, n, quick)
+    if hf_model is not None:
+        for n in lengths:
+            yield from _against_published(model, name, Published(hf_model), n)
+    yield from _shared(model, quick)
+    if hf_model is not None and not quick:
+        yield from _full_fisher(model, Published(hf_model))
+
+
+def _against_bare(model: Any, name: str, n: int, quick: bool) -> Iterator[Case]:
+    ids = prompts.tokens(model, n)
+    most = MOST[name] if n == MAIN else {}
+
+    def bare() -> None:
+        with torch.no_grad():
+            model(ids)
+
+    def ours(scope: Any, sites: Any = "embed") -> Call:
+        return lambda: ts.attribute(model, ids, scope, sites=sites)
+
+    single = {
+        "semantic": ts.SemanticScope(),
+        "temperature": ts.TemperatureScope(),
+    }
+    if n == MAIN and not quick:
+        single |= {
+            "logit difference": ts.LogitDifferenceScope(10, 11),
+            "entropy (FunctionScope)": ts.FunctionScope(_entropy),
+            "direction": ts.DirectionScope(torch.ones(model.cfg.d_model)),
+        }
+    for what, scope in single.items():
+        bound = most.get("single") if what in ("semantic", "temperature") else None
+        yield Case(
+            what,
+            n,
+            ours(scope),
+            bare,
+            "bare forward",
+            most=bound,
+            needed=floor.scope(model, n, 1),
+        )
+    if model.cfg.n_layers:
+        yield Case(
+            "temperature, all sites",
+            n,
+            ours(ts.TemperatureScope(), "all"),
+            ours(ts.TemperatureScope()),
+            "one site",
+            most=most.get("all sites"),
+            needed=floor.scope(model, n, 1),
+        )
+    for k in (1, 4) if n != MAIN or quick else (1, 4, 16):
+        yield Case(
+            f"fisher {k}",
+            n,
+            ours(ts.FisherScope(rank=k)),
+            bare,
+            "bare forward",
+            most=most.get(f"fisher {k}"),
+            needed=floor.scope(model, n, k, vocabulary_passes=2),
+        )
+
+
+def _against_published(model: Any, name: str, published: Published, n: int) -> Iterator[Case]:
+    ids = prompts.tokens(model, n)
+    least = LEAST[name] if n == MAIN else {}
+    rows: dict[str, tuple[Call, Any]] = {
+        "semantic": (lambda: published.semantic(ids), ts.SemanticScope()),
+        "temperature": (lambda: published.temperature(ids), ts.TemperatureScope()),
+        "fisher 1": (lambda: published.fisher(ids, 1), ts.FisherScope(rank=1)),
+        "fisher 4": (lambda: published.fisher(ids, 4), ts.FisherScope(rank=4)),
+    }
+    for what, (theirs, scope) in rows.items():
+        yield Case(
+            f"published {what}",
+            n,
+            theirs,
+            lambda scope=scope: ts.attribute(model, ids, scope),
+            "ours",
+            least=least.get(what),
+        )
+
+
+def _shared(model: Any, quick: bool) -> Iterator[Case]:
+    n = 16 if quick else 64
+    ids = prompts.tokens(model, n)
+    scope = ts.SemanticScope()
+    yield Case(
+        f"sequence, all {n} positions",
+        n,
+        lambda: ts.attribute_sequence(model, ids, scope),
+        lambda: [ts.attribute(model, ids, scope, position=p) for p in range(n)],
+        f"{n} calls",
+        most=None if quick else 0.35,
+        rounds=3,
+    )
+    count = 8 if quick else 32
+    many = prompts.batch(model, count, 20, 60)
+    yield Case(
+        f"batch of {count}, 20 to 60 tokens",
+        sum(map(len, many)),
+        lambda: ts.attribute_batch(model, many, scope),
+        lambda: [ts.attribute(model, p, scope) for p in many],
+        f"{count} calls",
+        most=None if quick else 0.7,
+        rounds=5,
+    )
+
+
+def _full_fisher(model: Any, published: Published) -> Iterator[Case]:
+    n = 32
+    ids = prompts.tokens(model, n)
+    exact = ts.FisherScope(rank="full")
+    yield Case(
+        "published full fisher",
+        n,
+        lambda: published.fisher(ids, None),
+        lambda: ts.attribute(model, ids, exact),
+        "ours, exact",
+        least=1.1,
+        rounds=3,
+    )
+
+    def errors() -> dict[str, float]:
+        truth = ts.attribute(model, ids, exact).scores[0, 1:]
+        found = ts.attribute(model, ids, SAMPLED)
+        assert found.standard_error is not None
+        share = (found.scores[0, 1:] / truth - 1).abs()
+        return {
+            "median relative standard error": float(
+                (found.standard_error[0, 1:] / found.scores[0, 1:]).median()
+            ),
+            "median relative error": float(share.median()),
+            "tokens within 2 standard errors": float(
+                ((found.scores[0, 1:] - truth).abs() <= 2 * found.standard_error[0, 1:])
+                .float()
+                .mean()
+            ),
+        }
+
+    yield Case(
+        "published full fisher",
+        n,
+        lambda: published.fisher(ids, None),
+        lambda: ts.attribute(model, ids, SAMPLED),
+        f"ours, rank {SAMPLED.rank} + {SAMPLED.samples} samples",
+        least=10.0,
+        rounds=3,
+        facts=errors,
+    )
+
+
+def _entropy(logits: torch.Tensor) -> torch.Tensor:
+    log_p = torch.log_softmax(logits, dim=-1)
+    return -(log_p.exp() * log_p).sum(-1)

@@ -1,0 +1,99 @@
+"""Interleaved timing, peak memory, and the machine's matmul rate.
+
+pytest-benchmark and asv time one callable after the other; what drifts on a shared machine then ends up
+in the ratio. Here the two callables of a ratio take turns within one run.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+_STATUS = Path("/proc/self/status")
+_CLEAR = Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of two callables, round by round, and the extra memory at the peak of each in MiB."""
+
+    a: tuple[float, ...]
+    b: tuple[float, ...]
+    a_mib: float | None
+    b_mib: float | None
+
+    @property
+    def ratio(self) -> float:
+        """Median over rounds of a's time over b's."""
+        return statistics.median(x / y for x, y in zip(self.a, self.b))
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        each = [x / y for x, y in zip(self.a, self.b)]
+        return min(each), max(each)
+
+
+def interleaved(
+    a: Callable[[], object], b: Callable[[], object], rounds: int, budget_s: float
+) -> Timing:
+    """Time `a` and `b` in turn, who goes first alternating, for `rounds` or until `budget_s` is spent."""
+    a_mib, b_mib = peak_mib(a), peak_mib(b)  # a warm-up too
+    times: tuple[list[float], list[float]] = ([], [])
+    started = time.perf_counter()
+    for i in range(rounds):
+        order = (0, 1) if i % 2 == 0 else (1, 0)
+        for which in order:
+            times[which].append(seconds((a, b)[which]))
+        if time.perf_counter() - started > budget_s:
+            break
+    return Timing(tuple(times[0]), tuple(times[1]), a_mib, b_mib)
+
+
+def seconds(call: Callable[[], object]) -> float:
+    _synchronise()
+    started = time.perf_counter()
+    call()
+    _synchronise()
+    return time.perf_counter() - started
+
+
+def peak_mib(call: Callable[[], object]) -> float | None:
+    """What `call` takes at its peak over what there was before it; None where it cannot be told.
+
+    Resident memory of the process on Linux, allocated memory on a GPU.
+    """
+    if torch.cuda.is_available():
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
+    if not _CLEAR.exists():
+        call()
+        return None
+    before = resident_mib("VmRSS")
+    _CLEAR.write_text("5", encoding="ascii")  # forgets the peak so far
+    call()
+    return max(0.0, resident_mib("VmHWM") - before)
+
+
+def resident_mib(field: str) -> float:
+    """`VmRSS`, what is resident now, or `VmHWM`, the most so far."""
+    lines = _STATUS.read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith(field)).split()[1]) / 1024
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:
+    """Multiply-adds a second of a square matmul, the fastest of several."""
+    n = 1024 if device.type == "cpu" else 8192
+    x, y = (torch.randn(n, n, dtype=dtype, device=device) for _ in range(2))
+    return n**3 / min(seconds(lambda: x @ y) for _ in range(20))
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()

@@ -1,0 +1,100 @@
+"""How far a result is from the same computation in a wider precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes import guards
+from tl_scopes.adapter import ModelView
+from tl_scopes.errors import ScopeParameterError
+from tl_scopes.explain import Scope
+from tl_scopes.result import Attribution, Stability
+from tl_scopes.scopes import LogitDifferenceScope
+
+# Tokens whose agreement is reported.
+N_TOP = 5
+
+_WIDER = {
+    torch.float16: torch.float32,
+    torch.bfloat16: torch.float32,
+    torch.float32: torch.float64,
+}
+
+
+def wider(view: ModelView) -> torch.dtype:
+    """float32 for half precision, float64 for float32. Raises `ScopeParameterError` for float64."""
+    if view.dtype not in _WIDER:
+        raise ScopeParameterError(
+            f"stability=True compares with a wider precision, and there is none beyond {view.dtype}: "
+            "drop it, or load the model in float32"
+        )
+    return _WIDER[view.dtype]
+
+
+@contextmanager
+def widened(view: ModelView) -> Iterator[None]:
+    """The model in the wider precision.
+
+    Its own tensors wait meanwhile and are put back as they were, not converted back.
+    """
+    narrow, wide = view.dtype, wider(view)
+    modules = view.every_module()
+    tensors = guards.every_parameter(modules) + guards.every_buffer(modules)
+    own = [(t, t.data) for t in tensors if t.dtype.is_floating_point and t.dtype != wide]
+    configs = {id(c): c for m in modules for c in (getattr(m, "cfg", None),) if c is not None}
+    told = [c for c in configs.values() if getattr(c, "dtype", None) == narrow]
+    with view.lock:
+        try:
+            for tensor, data in own:
+                tensor.data = data.to(wide)
+            for config in told:
+                config.dtype = wide
+            yield
+        finally:
+            for tensor, data in own:
+                tensor.data = data
+            for config in told:
+                config.dtype = narrow
+
+
+def pinned(scope: Scope, found: Attribution) -> Scope:
+    """`scope` with the target that `found` resolved: a rerun must not explain another token."""
+    name = "a" if isinstance(scope, LogitDifferenceScope) else "target"
+    if found.target is None or getattr(scope, name, 0) is not None:
+        return scope
+    return replace(scope, **{name: found.target.id})  # pyright: ignore[reportArgumentType]
+
+
+def compare(found: Attribution, wide: Attribution) -> Stability:
+    """Site by site, over the tokens up to the read position, BOS aside where there are others."""
+    end = found.position + 1
+    start = 1 if found.has_bos and end > 1 else 0
+    a, b = found.scores[:, start:end].double(), wide.scores[:, start:end].double()
+    k = min(N_TOP, a.shape[1])
+    shared = [
+        len(set(x.topk(k).indices.tolist()) & set(y.topk(k).indices.tolist())) / k
+        for x, y in zip(a, b)
+    ]
+    largest = b.abs().amax(1).clamp_min(torch.finfo(torch.float64).tiny)
+    return Stability(
+        precision=wide.provenance.dtype,
+        rank_correlation=tuple(_spearman(x, y) for x, y in zip(a, b)),
+        top_agreement=tuple(shared),
+        largest_error=tuple(((a - b).abs().amax(1) / largest).tolist()),
+    )
+
+
+def _spearman(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
+    import pandas as pd
+
+    ranks = [pd.Series(x.numpy()).rank() for x in (a, b)]
+    if ranks[0].equals(ranks[1]):
+        return 1.0  # a single token, or scores that are all equal, have no correlation otherwise
+    found = ranks[0].corr(ranks[1])
+    return 0.0 if pd.isna(found) else float(found)
