@@ -22,7 +22,7 @@ ROWS = [
     ["scopes", "custom", "stats"],
     ["guards", "models"],
     ["adapter"],
-    ["encoding", "recompute", "vjp", "stability"],
+    ["encoding", "narrow", "recompute", "vjp", "stability"],
     ["capture"],
     ["engine"],
     ["attribution"],

@@ -77,7 +77,7 @@ def test_it_compares_with_a_model_of_the_same_weights_in_the_wider_precision(
 
 @each_class
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_model_is_put_back_bit_for_bit(name, fails, monkeypatch):
+def test_the_model_is_put_back_bit_for_bit(name, fails):
     model = in_dtype(name, torch.bfloat16)
     ts.attribute(model, zoo.TEXT, ts.SemanticScope())
     before, cfg = state(model), repr(vars(model.cfg))
@@ -87,17 +87,14 @@ def test_the_model_is_put_back_bit_for_bit(name, fails, monkeypatch):
             assert model.W_U.dtype == torch.float32
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(stability, "pinned", lambda scope, found: scope)
-        inside = ts.FunctionScope(lambda z: interrupt() if z.dtype != torch.float32 else z[0])
         calls = []
 
         def fn(z):
             calls.append(1)
             return interrupt() if len(calls) > 1 else z[0]
 
-        inside = ts.FunctionScope(fn)
         with pytest.raises(KeyboardInterrupt):
-            ts.attribute(model, zoo.TEXT, inside, stability=True)
+            ts.attribute(model, zoo.TEXT, ts.FunctionScope(fn), stability=True)
     else:
         ts.attribute(model, zoo.TEXT, ts.TemperatureScope(), stability=True)
     assert state(model) == before and repr(vars(model.cfg)) == cfg
@@ -116,7 +113,7 @@ def test_batches_say_it_of_each(name):
 
 def test_nothing_is_wider_than_float64():
     model = zoo.shared(zoo.names()[0])
-    with pytest.raises(ScopeParameterError, match="none beyond torch.float64"):
+    with pytest.raises(ScopeParameterError, match=r"none beyond torch\.float64"):
         ts.attribute(model, zoo.TEXT, ts.SemanticScope(), stability=True)
 
 

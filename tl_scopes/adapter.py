@@ -37,6 +37,7 @@ class ModelView:
         self.verified_under: tuple[int, ...] | None = None
         self.embed_scale = 1.0
         self.batches_backward = True
+        self.positionwise_mlp: weakref.ref[nn.Module] | None = None
         self.last_texts: tuple[tuple[int, ...], tuple[str, ...]] | None = None
         self._head_state: tuple[Any, ...] = ()
         self._head_facts: dict[str, Tensor] = {}
@@ -77,23 +78,24 @@ class ModelView:
 
     @property
     def hooks(self) -> dict[str, Any]:
-        """Hook points by name, as `model.hook_dict` has them.
-
-        A bridge takes milliseconds to list them: its list is kept while its modules stay the same,
-        by weak references, since hooks on the points may refer to the model.
-        """
+        """Hook points by name, as `model.hook_dict` has them."""
         if self._hooks is not None:
             return self._hooks
         if not self.is_bridge:
             return self.model.hook_dict
-        modules = guards.every_module(self.model)
-        facts = (self.model.compatibility_mode, *map(id, modules))
         points = {name: point() for name, point in self._points.items()}
-        if self._points_of != facts or None in points.values():
-            points = self.model.hook_dict
-            self._points = {name: weakref.ref(point) for name, point in points.items()}
-            self._points_of = facts
-        return points
+        return self.model.hook_dict if None in points.values() else points
+
+    def learn_hooks(self, modules: list[nn.Module]) -> None:
+        """A bridge takes milliseconds to list its hook points: the list is kept while its modules
+        stay the same, by weak references, since hooks on the points may refer to the model."""
+        if self.is_bridge:
+            facts = (self.model.compatibility_mode, *map(id, modules))
+            gone = any(point() is None for point in self._points.values())
+            if self._points_of != facts or gone:
+                points = self.model.hook_dict
+                self._points = {name: weakref.ref(point) for name, point in points.items()}
+                self._points_of = facts
 
     def unembedding(self) -> Unembedding:
         """`W_U`, `b_U` and output transform as they are now."""
@@ -170,6 +172,16 @@ class ModelView:
 
         _put_back_hooks(undo, module)
         module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def tap_module(self, undo: ExitStack, module: nn.Module, before: Edit, after: Edit) -> None:
+        """Let `before` replace the first input of any module and `after` its first output."""
+
+        def hook(_: nn.Module, __: Any, out: Any) -> Any:
+            return (after(out[0]), *out[1:]) if isinstance(out, tuple) else after(out)
+
+        self._pre_hook(undo, module, before)
+        _put_back_hooks(undo, module)
+        module.register_forward_hook(hook)
 
     def last_step_hooks(self) -> tuple[int, ...]:
         """Ids of the torch hooks that can edit the logits after the final state was read."""
@@ -281,10 +293,11 @@ def view(model: Any) -> ModelView:
 
     Raises `UnsupportedModelError` or `TrainingModeError`.
     """
-    guards.refuse_unsupported(model)
+    modules = guards.refuse_unsupported(model)
     found = _views.get(model)
     if found is None:
         found = _views.setdefault(model, ModelView(model))
+    found.learn_hooks(modules)
     return found
 
 

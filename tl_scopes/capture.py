@@ -11,6 +11,7 @@ from torch import Tensor
 
 from tl_scopes.adapter import ModelView, verify_head
 from tl_scopes.errors import NumericalError, SiteError
+from tl_scopes.narrow import last_mlp, learn, narrow_last_mlp
 from tl_scopes.recompute import recompute_blocks
 from tl_scopes.sites import Site, embed_site
 from tl_scopes.unembedding import working_dtype
@@ -63,10 +64,12 @@ def record(
     sites: Sequence[Site],
     read: Site | None,
     recompute: bool = False,
+    reads: tuple[list[int], list[int]] | None = None,
 ) -> Recording:
     """Run the model over right-padded rows up to what is read (None: the final state).
 
     `recompute`: keep no activations of the blocks, which the backward pass will run again.
+    `reads`: rows and positions of the final state that will be read; None: any.
 
     Must be called inside `view.frozen()`. Raises `SiteError` for a site that is not reached, is
     reached more than once, or has no position axis.
@@ -101,6 +104,8 @@ def record(
     with view.taps() as undo:
         if recompute:
             recompute_blocks(view, undo, spared=None if read is None else read.block)
+        elif read is None and reads is not None:
+            narrow_last_mlp(view, undo, sites, reads, tokens.shape)
         for i, site in enumerate(sites):
             view.tap(undo, site, lambda a, i=i, site=site: probe(i, site, a))
         if read is None:
@@ -189,6 +194,9 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
             view.tap_stream(undo, lambda a: keep("stream", a))
         first = 0 if view.last_step_is_hooked() else -1
         view.tap_final(undo, lambda y: keep("y", y[:, first:]))
+        mlp = last_mlp(view)
+        if mlp is not None:
+            view.tap_module(undo, mlp, lambda x: keep("mlp", x), lambda y: y)
         logits = view.forward(tokens[:1])[0]
         head = view.unembedding()
         expected = head.logits(head.raw_logits(seen["y"][0]))
@@ -197,6 +205,8 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
         verify_head(view, logits, expected)
         if "embed" in seen and "stream" in seen:
             view.embed_scale = _constant_ratio(seen["stream"], seen["embed"])
+        if mlp is not None:
+            learn(view, mlp, seen.get("mlp"))
     view.verified_under = hooks
 
 

@@ -149,9 +149,9 @@ def run(
         recompute = limits.checkpoint_blocks
         if recompute is None:
             recompute = exceeds_budget(engine, len(jobs), width)
-        recording = capture.record(engine, tokens, sites, read_site, recompute)
         rows = [row for row, job in enumerate(jobs) for _ in job.reads]
         columns = [position for job in jobs for position, _ in job.reads]
+        recording = capture.record(engine, tokens, sites, read_site, recompute, (rows, columns))
         read = recording.read[rows, columns]
         if read_site is not None and read_site.is_embed and engine.embed_scale != 1:
             read = read * engine.embed_scale

@@ -61,8 +61,9 @@ def every_buffer(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
     return list({id(b): b for b in found}.values())
 
 
-def refuse_unsupported(model: Any) -> None:
-    """Raise `UnsupportedModelError` or `TrainingModeError` unless scopes are right on `model`."""
+def refuse_unsupported(model: Any) -> list[nn.Module]:
+    """The model's modules. Raises `UnsupportedModelError` or `TrainingModeError` unless scopes are
+    right on it."""
     kind = transformer_lens_class(model)
     if kind is None:
         raise UnsupportedModelError(
@@ -93,6 +94,7 @@ def refuse_unsupported(model: Any) -> None:
         )
     _refuse_quantised(model, cfg, wrapped, config, parameters)
     _refuse_dropout(model, config, modules)
+    return modules
 
 
 def _refuse(cfg: Any, what: str) -> None:
