@@ -175,6 +175,7 @@ class ModelView:
 
     def tap_module(self, undo: ExitStack, module: nn.Module, before: Edit, after: Edit) -> None:
         """Let `before` replace the first input of any module and `after` its first output."""
+        before, after = _own_thread(before), _own_thread(after)
 
         def hook(_: nn.Module, __: Any, out: Any) -> Any:
             return (after(out[0]), *out[1:]) if isinstance(out, tuple) else after(out)
