@@ -10,7 +10,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test lint types format clean
+.PHONY: demo test lint types bench bench-quick bench-memory format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tl-scopes attribute "$(PROMPT)" --html demo.html
@@ -25,6 +25,16 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# Ratios in one run; run nothing else meanwhile. bench takes three quarters of an hour on 2 cores.
+bench: $(VENV)/.test
+	$(BIN)/python -m benchmarks speed $(ARGS)
+
+bench-quick: $(VENV)/.test
+	$(BIN)/python -m benchmarks speed --quick $(ARGS)
+
+bench-memory: $(VENV)/.test
+	$(BIN)/python -m benchmarks memory $(ARGS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 import tl_scopes
 from benchmarks import growth, measure
-from benchmarks.cases import Case, cases
+from benchmarks.cases import LENGTHS, MAIN, Case, cases
 from tl_scopes import bundled, models
 
 app = typer.Typer(add_completion=False, no_args_is_help=False)
@@ -31,12 +31,14 @@ def speed(
     quick: Annotated[bool, typer.Option(help="128 tokens, few rounds: under 3 minutes.")] = False,
     threads: Annotated[int, typer.Option(help="torch threads; the bounds are for 2.")] = 2,
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
+    length: Annotated[list[int] | None, typer.Option(help="Only these lengths.")] = None,
     only: Annotated[str, typer.Option(help="Only rows whose name contains this.")] = "",
     out: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
 ) -> None:
     """Time every scope against a bare forward pass, and the published method against ours."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    lengths = tuple(length or ((MAIN,) if quick else LENGTHS))
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
     rate = measure.matmul_rate(torch.float32, torch.device("cpu"))
@@ -47,7 +49,7 @@ def speed(
                 continue
             loaded = models.load(name, backend=backend, progress=False)
             theirs = hf_model if backend == "bridge" else None
-            listed = [c for c in cases(loaded, name, theirs, quick) if only in c.what]
+            listed = [c for c in cases(loaded, name, theirs, quick, lengths) if only in c.what]
             for case in tqdm(listed, desc=f"{name} {backend}", unit="row"):
                 rows += [_row(case, name, backend, rate, quick)]
     machine = _machine(threads, rate, started)
@@ -83,7 +85,8 @@ def _hf_model(name: str) -> Any:
 
 def _row(case: Case, name: str, backend: str, rate: float, quick: bool) -> dict[str, Any]:
     rounds = min(case.rounds, 3 if quick else 15)
-    timing = measure.interleaved(case.a, case.b, rounds, 8 if quick else 90)
+    budget = 4 if quick else 25
+    timing = measure.interleaved(case.a, case.b, rounds, budget, warm=case.warm)
     floor_s = case.needed / rate if case.needed else None
     a_s, b_s = sorted(timing.a)[len(timing.a) // 2], sorted(timing.b)[len(timing.b) // 2]
     return {

@@ -22,7 +22,8 @@ MAIN = 128
 class Case:
     """`a` over `b` at one length. `most` or `least`: the bound on the median ratio, if there is one.
 
-    `needed`: multiply-adds that `a` cannot do without (0: not counted). `rounds`: at most so many.
+    `needed`: multiply-adds that `a` cannot do without (0: not counted). `rounds`: at most so many,
+    after one that does not count if `warm`.
     """
 
     what: str
@@ -34,6 +35,7 @@ class Case:
     least: float | None = None
     needed: float = 0.0
     rounds: int = 15
+    warm: bool = True
     facts: Callable[[], dict[str, float]] = field(default=dict)
 
     @property
@@ -61,16 +63,18 @@ LEAST = {
 SAMPLED = ts.FisherScope(rank=32, samples=24)
 
 
-def cases(model: Any, name: str, hf_model: Any | None, quick: bool) -> Iterator[Case]:
+def cases(
+    model: Any, name: str, hf_model: Any | None, quick: bool, lengths: tuple[int, ...]
+) -> Iterator[Case]:
     """All rows for one model; those against the published method need `hf_model`."""
-    lengths = (MAIN,) if quick else LENGTHS
     for n in lengths:
         yield from _against_bare(model, name, n, quick)
     if hf_model is not None:
         for n in lengths:
-            yield from _against_published(model, name, Published(hf_model), n)
-    yield from _shared(model, quick)
-    if hf_model is not None and not quick:
+            yield from _against_published(model, name, Published(hf_model), n, quick)
+    if MAIN in lengths:
+        yield from _shared(model, quick)
+    if hf_model is not None and not quick and min(LENGTHS) in lengths:
         yield from _full_fisher(model, Published(hf_model))
 
 
@@ -85,10 +89,9 @@ def _against_bare(model: Any, name: str, n: int, quick: bool) -> Iterator[Case]:
     def ours(scope: Any, sites: Any = "embed") -> Call:
         return lambda: ts.attribute(model, ids, scope, sites=sites)
 
-    single = {
-        "semantic": ts.SemanticScope(),
-        "temperature": ts.TemperatureScope(),
-    }
+    single: dict[str, ts.Scope] = {"semantic": ts.SemanticScope()}
+    if not quick:
+        single["temperature"] = ts.TemperatureScope()
     if n == MAIN and not quick:
         single |= {
             "logit difference": ts.LogitDifferenceScope(10, 11),
@@ -105,6 +108,7 @@ def _against_bare(model: Any, name: str, n: int, quick: bool) -> Iterator[Case]:
             "bare forward",
             most=bound,
             needed=floor.scope(model, n, 1),
+            warm=n <= 512,
         )
     if model.cfg.n_layers:
         yield Case(
@@ -115,6 +119,7 @@ def _against_bare(model: Any, name: str, n: int, quick: bool) -> Iterator[Case]:
             "one site",
             most=most.get("all sites"),
             needed=floor.scope(model, n, 1),
+            warm=n <= 512,
         )
     for k in (1, 4) if n != MAIN or quick else (1, 4, 16):
         yield Case(
@@ -125,10 +130,13 @@ def _against_bare(model: Any, name: str, n: int, quick: bool) -> Iterator[Case]:
             "bare forward",
             most=most.get(f"fisher {k}"),
             needed=floor.scope(model, n, k, vocabulary_passes=2),
+            warm=n <= 512,
         )
 
 
-def _against_published(model: Any, name: str, published: Published, n: int) -> Iterator[Case]:
+def _against_published(
+    model: Any, name: str, published: Published, n: int, quick: bool
+) -> Iterator[Case]:
     ids = prompts.tokens(model, n)
     least = LEAST[name] if n == MAIN else {}
     rows: dict[str, tuple[Call, Any]] = {
@@ -138,6 +146,8 @@ def _against_published(model: Any, name: str, published: Published, n: int) -> I
         "fisher 4": (lambda: published.fisher(ids, 4), ts.FisherScope(rank=4)),
     }
     for what, (theirs, scope) in rows.items():
+        if quick and what not in least:
+            continue
         yield Case(
             f"published {what}",
             n,
@@ -145,6 +155,7 @@ def _against_published(model: Any, name: str, published: Published, n: int) -> I
             lambda scope=scope: ts.attribute(model, ids, scope),
             "ours",
             least=least.get(what),
+            warm=n <= 512,
         )
 
 
@@ -185,7 +196,8 @@ def _full_fisher(model: Any, published: Published) -> Iterator[Case]:
         lambda: ts.attribute(model, ids, exact),
         "ours, exact",
         least=1.1,
-        rounds=3,
+        rounds=2,
+        warm=False,
     )
 
     def errors() -> dict[str, float]:
@@ -213,6 +225,7 @@ def _full_fisher(model: Any, published: Published) -> Iterator[Case]:
         f"ours, rank {SAMPLED.rank} + {SAMPLED.samples} samples",
         least=10.0,
         rounds=3,
+        warm=False,
         facts=errors,
     )
 

@@ -39,22 +39,29 @@ class Timing:
 
 
 def interleaved(
-    a: Callable[[], object], b: Callable[[], object], rounds: int, budget_s: float
+    a: Callable[[], object], b: Callable[[], object], rounds: int, budget_s: float, warm: bool
 ) -> Timing:
-    """Time `a` and `b` in turn, who goes first alternating, for `rounds` or until `budget_s` is spent."""
-    a_mib, b_mib = peak_mib(a), peak_mib(b)  # a warm-up too
+    """Time `a` and `b` in turn, who goes first alternating, for `rounds`, or fewer (but two) once
+    `budget_s` is spent. `warm`: after a round that does not count. Memory is that of the first."""
+    calls = (a, b)
     times: tuple[list[float], list[float]] = ([], [])
+    peaks: dict[int, float | None] = {}
     started = time.perf_counter()
-    for i in range(rounds):
-        order = (0, 1) if i % 2 == 0 else (1, 0)
-        for which in order:
-            times[which].append(seconds((a, b)[which]))
-        if time.perf_counter() - started > budget_s:
+    for i in range(-1 if warm else 0, rounds):
+        for which in (0, 1) if i % 2 == 0 else (1, 0):
+            if which in peaks:
+                spent = seconds(calls[which])
+            else:
+                spent, peaks[which] = measured(calls[which])
+            if i >= 0:
+                times[which].append(spent)
+        if i > 0 and time.perf_counter() - started > budget_s:
             break
-    return Timing(tuple(times[0]), tuple(times[1]), a_mib, b_mib)
+    return Timing(tuple(times[0]), tuple(times[1]), peaks[0], peaks[1])
 
 
 def seconds(call: Callable[[], object]) -> float:
+    """Time that `call` takes, a GPU's queue included."""
     _synchronise()
     started = time.perf_counter()
     call()
@@ -62,23 +69,22 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def peak_mib(call: Callable[[], object]) -> float | None:
-    """What `call` takes at its peak over what there was before it; None where it cannot be told.
+def measured(call: Callable[[], object]) -> tuple[float, float | None]:
+    """Seconds that `call` takes, and MiB at its peak over what there was before it.
 
-    Resident memory of the process on Linux, allocated memory on a GPU.
+    Resident memory of the process on Linux, allocated memory on a GPU; None where it cannot be told.
     """
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
-        call()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
+        spent = seconds(call)
+        return spent, (torch.cuda.max_memory_allocated() - before) / 2**20
     if not _CLEAR.exists():
-        call()
-        return None
+        return seconds(call), None
     before = resident_mib("VmRSS")
     _CLEAR.write_text("5", encoding="ascii")  # forgets the peak so far
-    call()
-    return max(0.0, resident_mib("VmHWM") - before)
+    spent = seconds(call)
+    return spent, max(0.0, resident_mib("VmHWM") - before)
 
 
 def resident_mib(field: str) -> float:

@@ -1,0 +1,93 @@
+"""What the benchmarks compare with computes the same scores, and what they measure is what they say."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import zoo
+
+import tl_scopes as ts
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from benchmarks import cases, floor, measure, prompts
+from benchmarks.published import Published
+
+NAME = "llama"
+PAIRED = pytest.mark.skipif(not zoo.names("bridge"), reason="this transformer-lens has no bridge")
+
+
+@PAIRED
+@pytest.mark.parametrize("k", [1, 4, None])
+def test_the_published_method_gives_our_scores(k):
+    hf_model = zoo.hf_model(NAME, torch.float32)
+    model = zoo.boot(zoo.hf_model(NAME, torch.float32), torch.float32)
+    ids = torch.tensor([[1, 7, 12, 5, 9, 3]])
+    published = Published(hf_model.requires_grad_(False))
+    ours = {
+        "semantic": ts.attribute(model, ids, ts.SemanticScope()),
+        "temperature": ts.attribute(model, ids, ts.TemperatureScope()),
+        "fisher": ts.attribute(model, ids, ts.FisherScope(rank="full" if k is None else k)),
+    }
+    theirs = {
+        "semantic": published.semantic(ids),
+        "temperature": published.temperature(ids),
+        "fisher": published.fisher(ids, k),
+    }
+    for what, found in ours.items():
+        torch.testing.assert_close(theirs[what].float(), found.scores[0], rtol=1e-3, atol=1e-5)
+
+
+@PAIRED
+def test_the_floor_is_below_what_torch_counts():
+    """`FlopCounterMode` counts the matmuls that are run; the floor, those that are needed."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    model = zoo.shared(f"bridge/{NAME}")
+    ids = torch.tensor([[1, 7, 12, 5, 9, 3, 4, 8]])
+    ts.attribute(model, ids, ts.SemanticScope())
+    with FlopCounterMode(display=False) as counter:
+        ts.attribute(model, ids, ts.SemanticScope())
+    needed = 2 * floor.scope(model, ids.shape[1], 1)
+    assert 0.6 * counter.get_total_flops() <= needed <= 1.2 * counter.get_total_flops()
+
+
+def test_ratios_are_those_of_the_calls():
+    order: list[str] = []
+
+    def sleeps(name: str, seconds: float):
+        def call() -> None:
+            order.append(name)
+            time.sleep(seconds)
+
+        return call
+
+    timing = measure.interleaved(sleeps("a", 0.03), sleeps("b", 0.01), 4, 60, warm=True)
+    assert "".join(order) == "ba" + "ab" + "ba" + "ab" + "ba"
+    assert len(timing.a) == len(timing.b) == 4
+    assert 1.5 < timing.ratio < 4 and timing.spread[0] <= timing.ratio <= timing.spread[1]
+    order.clear()
+    measure.interleaved(sleeps("a", 0.03), sleeps("b", 0.01), 9, 0.0, warm=False)
+    assert "".join(order) == "abba", "out of budget, but two rounds"
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_peak_memory_is_seen():
+    torch.ones(10)
+    _, mib = measure.measured(lambda: torch.ones(64, 2**20).sum())  # 256 MiB
+    assert mib is not None and 200 < mib < 400
+
+
+@pytest.mark.real
+def test_prompts_have_the_lengths_asked_for():
+    model = ts.models.load(backend="auto", progress=False)
+    for n in (32, 2048):
+        ids = prompts.tokens(model, n)
+        assert ids.shape == (1, n) and int((ids == model.tokenizer.bos_token_id).sum()) == 1
+    many = prompts.batch(model, 8, 20, 60)
+    assert len(many) == 8 and all(20 <= len(p) <= 60 for p in many)
+    listed = list(cases.cases(model, "gemma-3-270m", None, True, (128,)))
+    assert len({(c.what, c.over) for c in listed}) == len(listed) > 4
