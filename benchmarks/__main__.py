@@ -31,6 +31,7 @@ def speed(
     quick: Annotated[bool, typer.Option(help="128 tokens, few rounds: under 3 minutes.")] = False,
     threads: Annotated[int, typer.Option(help="torch threads; the bounds are for 2.")] = 2,
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
+    backend: Annotated[list[str] | None, typer.Option(help="Only these classes.")] = None,
     length: Annotated[list[int] | None, typer.Option(help="Only these lengths.")] = None,
     only: Annotated[str, typer.Option(help="Only rows whose name contains this.")] = "",
     out: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
@@ -44,14 +45,14 @@ def speed(
     rate = measure.matmul_rate(torch.float32, torch.device("cpu"))
     for name in model or NAMES:
         hf_model = _hf_model(name)
-        for backend in models.model_classes():
-            if backend == "hooked" and (quick or name != NAMES[0]):
+        for kind in backend or models.model_classes():
+            if kind == "hooked" and (quick or name != NAMES[0]):
                 continue
-            loaded = models.load(name, backend=backend, progress=False)
-            theirs = hf_model if backend == "bridge" else None
+            loaded = models.load(name, backend=kind, progress=False)
+            theirs = hf_model if kind == "bridge" else None
             listed = [c for c in cases(loaded, name, theirs, quick, lengths) if only in c.what]
-            for case in tqdm(listed, desc=f"{name} {backend}", unit="row"):
-                rows += [_row(case, name, backend, rate, quick)]
+            for case in tqdm(listed, desc=f"{name} {kind}", unit="row"):
+                rows += [_row(case, name, kind, rate, quick)]
     machine = _machine(threads, rate, started)
     _print(rows, machine)
     path = out or RESULTS / ("quick.json" if quick else "speed.json")
@@ -85,7 +86,7 @@ def _hf_model(name: str) -> Any:
 
 def _row(case: Case, name: str, backend: str, rate: float, quick: bool) -> dict[str, Any]:
     rounds = min(case.rounds, 3 if quick else 15)
-    budget = 4 if quick else 25
+    budget = 4 if quick else 25 if case.tokens == MAIN else 10
     timing = measure.interleaved(case.a, case.b, rounds, budget, warm=case.warm)
     floor_s = case.needed / rate if case.needed else None
     a_s, b_s = sorted(timing.a)[len(timing.a) // 2], sorted(timing.b)[len(timing.b) // 2]

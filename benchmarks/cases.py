@@ -60,7 +60,7 @@ LEAST = {
     "gemma-3-270m": {"semantic": 2.0, "fisher 1": 3.5},
     "smollm2-135m-instruct": {"semantic": 1.2, "fisher 1": 1.8},
 }
-SAMPLED = ts.FisherScope(rank=32, samples=24)
+SAMPLED = ts.FisherScope(rank=24, samples=16)
 
 
 def cases(
@@ -196,7 +196,7 @@ def _full_fisher(model: Any, published: Published) -> Iterator[Case]:
         lambda: ts.attribute(model, ids, exact),
         "ours, exact",
         least=1.1,
-        rounds=2,
+        rounds=1,
         warm=False,
     )
 
@@ -224,7 +224,7 @@ def _full_fisher(model: Any, published: Published) -> Iterator[Case]:
         lambda: ts.attribute(model, ids, SAMPLED),
         f"ours, rank {SAMPLED.rank} + {SAMPLED.samples} samples",
         least=10.0,
-        rounds=3,
+        rounds=2,
         warm=False,
         facts=errors,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
+import zoo
 
 import tl_scopes as ts
 from tl_scopes.explain import Read
@@ -54,6 +57,18 @@ def test_by_default_less_than_a_ten_thousandth_is_left_out(k, transposed):
     assert (values <= exact[:k] + 1e-6 * trace).all()
     assert (exact[:k] - values <= got.fisher.left_out * trace + 1e-6 * trace).all()
     assert got.fisher.share == pytest.approx(float(values.sum()) / trace, rel=1e-5)
+
+
+def test_pictures_say_what_is_left_out():
+    from tl_scopes.render.picture import build, facts
+
+    fisher = explained(ts.FisherScope(rank=2), head(), raw_logits()).fisher
+    model = zoo.shared(zoo.names()[0])
+    found = ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=2))
+    (line,) = facts(build(found).rows[0])
+    assert "left out" not in line
+    (line,) = facts(build(dataclasses.replace(found, fisher=fisher)).rows[0])
+    assert line.endswith("; unlikely tokens that hold <0.1% of it are left out.")
 
 
 WHOLE = {

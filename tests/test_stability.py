@@ -124,6 +124,19 @@ def test_a_nan_in_half_precision_is_refused_as_ever():
 
 
 @each_class
+def test_pictures_say_it(name):
+    found = ts.attribute(
+        in_dtype(name, torch.bfloat16), zoo.TEXT, ts.TemperatureScope(), stability=True
+    )
+    assert found.stability is not None
+    page = found.to_html()
+    assert "against float32: rank correlation" in page
+    assert (
+        f"largest error {100 * found.stability.largest_error[0]:.1f}% of the largest score" in page
+    )
+
+
+@each_class
 def test_it_is_saved_with_the_result(name, tmp_path):
     found = ts.attribute(
         in_dtype(name, torch.float32), zoo.TEXT, ts.TemperatureScope(), stability=True

@@ -17,6 +17,7 @@ from tl_scopes.result import (
     Provenance,
     ScopeInfo,
     SequenceAttribution,
+    Stability,
     Token,
     site_index,
 )
@@ -68,6 +69,7 @@ class Picture:
     common: bool
     include_bos: bool
     include_read: bool
+    stability: Stability | None = None
 
     @property
     def title(self) -> str:
@@ -136,6 +138,8 @@ def facts(row: Row) -> list[str]:
         f = row.fisher
         kept = f"the top {len(f.eigenvalues)} hold" if f.eigenvalues else "its exact part holds"
         rest = f"; {f.samples} random directions estimate the rest" if f.samples else ""
+        if f.left_out > 1e-9:
+            rest += f"; unlikely tokens that hold {percent(f.left_out)} of it are left out"
         lines.append(
             f"Fisher information: {kept} {percent(f.share)} of the trace {number(f.trace)}{rest}."
         )
@@ -161,6 +165,12 @@ def source(picture: Picture) -> str:
         f"weights {p.processing}",
         p.precision,
     ]
+    if picture.stability is not None:
+        s = picture.stability
+        parts.append(
+            f"against {s.precision}: rank correlation {number(min(s.rank_correlation))}, "
+            f"largest error {percent(max(s.largest_error))} of the largest score"
+        )
     parts += [f"{name} {version}" for name, version in p.versions.items()]
     return words(" · ".join(part for part in parts if part))
 
@@ -220,6 +230,7 @@ def build(
         common=normalise == "all" or len(rows) == 1,
         include_bos=include_bos,
         include_read=include_read,
+        stability=result.stability if isinstance(result, Attribution) else None,
     )
 
 
