@@ -21,6 +21,11 @@ from tl_scopes.vjp import default_chunk
 
 # Tokens, padding included, that share a forward pass of attribute_batch by default.
 BATCH_TOKENS = 4096
+# Padding is borne where fewer tokens than this would share a pass, or it is a smaller share of them.
+_FEW_TOKENS = 256
+_PADDING = 0.2
+# Read positions that share a prefix: what comes after the last of them is not run for them.
+_FEW_READS = 8
 
 
 def attribute(
@@ -175,8 +180,10 @@ def attribute_sequence(
     _check_scopes(engine, [scope])
     places = engine.sites(sites)
     ordered = sorted(set(reads))
-    group = default_chunk(engine, 1, ordered[-1] + 1)
     hooked = engine.is_hooked()
+    group = default_chunk(engine, 1, ordered[-1] + 1)
+    if not hooked:
+        group = min(group, max(_FEW_READS, -(-len(ordered) // 4)))
     results: dict[int, Attribution] = {}
     for start in range(0, len(ordered), group):
         chosen = ordered[start : start + group]
@@ -282,7 +289,10 @@ def _groups(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
 
     group: list[int] = []
     for i in sorted(range(len(jobs)), key=lambda i: (read_site(i), jobs[i].length)):
-        full = (len(group) + 1) * jobs[i].length > batch_tokens
+        padded = (len(group) + 1) * jobs[i].length
+        own = sum(jobs[j].length for j in (*group, i))
+        wasteful = own > _FEW_TOKENS and padded - own > _PADDING * padded
+        full = padded > batch_tokens or wasteful
         pads = jobs[i].whole and bool(group) and jobs[group[0]].length != jobs[i].length
         if group and (full or pads or read_site(group[0]) != read_site(i)):
             yield group

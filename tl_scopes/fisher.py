@@ -188,6 +188,8 @@ class FisherGeometry:
             return values[:k], vectors[:k]
         tokens = self.heaviest(tail) if tail else None
         coarse = self._coarse(tokens)
+        if tokens is not None:
+            tokens = tokens.sort().values  # by address: each pass gathers their columns
         generator = torch.Generator().manual_seed(0)
         drawn = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
         random = torch.randn((wide + guards, self.head.d_model), **drawn).to(self.p)

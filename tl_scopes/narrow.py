@@ -50,8 +50,9 @@ def narrow_last_mlp(
 def learn(view: ModelView, mlp: nn.Module, x: Tensor | None) -> None:
     """Find out, from an input [1, pos, d_model] of the last MLP, whether its positions mix."""
     view.positionwise_mlp = None
-    if x is None or x.ndim != 3 or x.shape[1] < 2:
+    if x is None or x.ndim != 3:
         return
+    x = torch.cat([x, x[:, -1:].flip(-1)], dim=1)  # a prompt may be one token
     try:
         whole, alone = _first(mlp(x)), _first(mlp(x[:, -1:]))
     except TypeError:  # BLOOM's also wants the stream that it adds to

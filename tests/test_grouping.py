@@ -1,0 +1,58 @@
+"""How prompts and read positions are put into passes: little padding, no token that no read of a pass needs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import zoo
+from reference import TOKENS
+from traces import each_class
+
+import tl_scopes as ts
+from tl_scopes import attribution
+from tl_scopes.engine import Job
+
+
+def groups(lengths: list[int], batch_tokens: int = 4096) -> list[list[int]]:
+    jobs = [Job([0] * n, [(n - 1, ts.SemanticScope())]) for n in lengths]
+    found = list(attribution._groups(jobs, batch_tokens))
+    assert sorted(i for group in found for i in group) == list(range(len(lengths)))
+    return [[lengths[i] for i in group] for group in found]
+
+
+def test_few_tokens_share_a_pass_whatever_the_padding():
+    assert groups([7, 3, 120, 60]) == [[3, 7, 60, 120]]
+
+
+@pytest.mark.parametrize("lengths", [list(range(20, 61)), [10, 500] * 20, [300, 20, 20, 20]])
+def test_padding_stays_below_a_fifth_of_a_pass(lengths):
+    for group in groups(lengths):
+        padded = len(group) * max(group)
+        assert padded <= 4096
+        assert padded - sum(group) <= 0.2 * padded or sum(group) <= attribution._FEW_TOKENS
+
+
+def test_equal_lengths_are_cut_by_size_alone():
+    assert [len(group) for group in groups([64] * 100, 1024)] == [16] * 6 + [4]
+
+
+@each_class
+def test_reads_of_a_long_sequence_run_the_prefix_that_they_need(name):
+    model = zoo.shared(name)
+    prompt = (TOKENS * 5)[:32]
+    ts.attribute(model, prompt, ts.SemanticScope(3))
+    widths: list[int] = []
+    handle = model.blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(
+            (args[0] if args else kwargs["hidden_states"]).shape[1]
+        ),
+        with_kwargs=True,
+    )
+    try:
+        found = ts.attribute_sequence(model, prompt, ts.SemanticScope(3), sites=["embed", 2])
+    finally:
+        handle.remove()
+    assert widths == [8, 16, 24, 32]
+    for p in (0, 7, 8, 20, 31):
+        one = ts.attribute(model, prompt, ts.SemanticScope(3), sites=["embed", 2], position=p)
+        torch.testing.assert_close(found.at(p).scores, one.scores, rtol=1e-5, atol=1e-9)
