@@ -113,6 +113,20 @@ def test_an_mlp_that_mixes_positions_is_left_alone(name):
 
 
 @each_class
+@pytest.mark.parametrize("mixes", [False, True])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_tells_mixing_from_rounding(name, dtype, mixes):
+    model = zoo.build(name).to(dtype)
+    model.cfg.dtype = dtype
+    mlp = model.blocks[2].mlp
+    forward = mlp.forward
+    if mixes:
+        vars(mlp)["forward"] = lambda x, *args, **kwargs: forward(x.cumsum(1), *args, **kwargs)
+    ts.attribute(model, TOKENS, ts.SemanticScope(3))
+    assert (view(model).positionwise_mlp is None) == mixes
+
+
+@each_class
 def test_what_is_known_of_one_mlp_is_not_believed_of_another(name):
     model = zoo.build(name)
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
