@@ -9,7 +9,7 @@ from reference import TOKENS
 from traces import each_class
 
 import tl_scopes as ts
-from tl_scopes import attribution
+from tl_scopes import attribution, engine
 from tl_scopes.engine import Job
 
 
@@ -56,3 +56,26 @@ def test_reads_of_a_long_sequence_run_the_prefix_that_they_need(name):
     for p in (0, 7, 8, 20, 31):
         one = ts.attribute(model, prompt, ts.SemanticScope(3), sites=["embed", 2], position=p)
         torch.testing.assert_close(found.at(p).scores, one.scores, rtol=1e-5, atol=1e-9)
+
+
+@each_class
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_last_step_is_checked_on_a_short_prefix_unless_hooks_may_count(
+    name, hooked, monkeypatch
+):
+    monkeypatch.setattr(engine, "_CHECKED_TOKENS", 4)
+    model = zoo.build(name)
+    if hooked:
+        model.add_hook("blocks.1.hook_mlp_out", lambda a, hook: a)
+    widths: list[int] = []
+    handle = model.blocks[0].register_forward_pre_hook(
+        lambda _, args, kwargs: widths.append(
+            (args[0] if args else kwargs["hidden_states"]).shape[1]
+        ),
+        with_kwargs=True,
+    )
+    try:
+        ts.attribute(model, TOKENS, ts.SemanticScope(3))
+    finally:
+        handle.remove()
+    assert widths == [len(TOKENS) if hooked else 4, len(TOKENS)]

@@ -25,6 +25,10 @@ from tl_scopes.sites import Site
 from tl_scopes.vjp import default_chunk, squared_norms
 
 
+# Tokens of a model's first prompt on which its last step is checked.
+_CHECKED_TOKENS = 64
+
+
 @dataclass(frozen=True)
 class Job:
     """One row of a forward pass: its ids, and what is read where, by ascending position."""
@@ -145,7 +149,9 @@ def run(
     read_site = None if request is None else engine.site(request)
     with engine.frozen():
         if engine.verified_under != engine.last_step_hooks() or engine.last_step_is_hooked():
-            capture.verify(engine, tokens[:1, : jobs[0].length])
+            # Hooks may count on the whole prompt; the last step itself is the same at any length.
+            checked = jobs[0].length if jobs[0].whole else min(jobs[0].length, _CHECKED_TOKENS)
+            capture.verify(engine, tokens[:1, :checked])
         recompute = limits.checkpoint_blocks
         if recompute is None:
             recompute = exceeds_budget(engine, len(jobs), width)
