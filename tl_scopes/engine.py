@@ -24,7 +24,6 @@ from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.sites import Site
 from tl_scopes.vjp import default_chunk, squared_norms
 
-
 # Tokens of a model's first prompt on which its last step is checked.
 _CHECKED_TOKENS = 64
 
