@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import statistics
 import time
 from datetime import datetime, timezone
 from importlib.metadata import version
@@ -89,7 +90,6 @@ def _row(case: Case, name: str, backend: str, rate: float, quick: bool) -> dict[
     budget = 4 if quick else 25 if case.tokens == MAIN else 10
     timing = measure.interleaved(case.a, case.b, rounds, budget, warm=case.warm)
     floor_s = case.needed / rate if case.needed else None
-    a_s, b_s = sorted(timing.a)[len(timing.a) // 2], sorted(timing.b)[len(timing.b) // 2]
     return {
         "model": name,
         "class": backend,
@@ -102,8 +102,8 @@ def _row(case: Case, name: str, backend: str, rate: float, quick: bool) -> dict[
         "bound": case.bound,
         "met": case.met(timing.ratio),
         "rounds": len(timing.a),
-        "a_seconds": a_s,
-        "b_seconds": b_s,
+        "a_seconds": statistics.median(timing.a),
+        "b_seconds": statistics.median(timing.b),
         "floor_seconds": floor_s,
         "a_peak_mib": timing.a_mib,
         "b_peak_mib": timing.b_mib,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 import torch
 import zoo
@@ -18,6 +20,21 @@ def groups(lengths: list[int], batch_tokens: int = 4096) -> list[list[int]]:
     found = list(attribution._groups(jobs, batch_tokens))
     assert sorted(i for group in found for i in group) == list(range(len(lengths)))
     return [[lengths[i] for i in group] for group in found]
+
+
+@contextlib.contextmanager
+def widths_run(model):
+    """Tokens of each forward pass, as block 0 is given them."""
+    widths: list[int] = []
+
+    def note(_, args, kwargs):
+        widths.append((args[0] if args else kwargs["hidden_states"]).shape[1])
+
+    handle = model.blocks[0].register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        yield widths
+    finally:
+        handle.remove()
 
 
 def test_few_tokens_share_a_pass_whatever_the_padding():
@@ -41,17 +58,8 @@ def test_reads_of_a_long_sequence_run_the_prefix_that_they_need(name):
     model = zoo.shared(name)
     prompt = (TOKENS * 5)[:32]
     ts.attribute(model, prompt, ts.SemanticScope(3))
-    widths: list[int] = []
-    handle = model.blocks[0].register_forward_pre_hook(
-        lambda _, args, kwargs: widths.append(
-            (args[0] if args else kwargs["hidden_states"]).shape[1]
-        ),
-        with_kwargs=True,
-    )
-    try:
+    with widths_run(model) as widths:
         found = ts.attribute_sequence(model, prompt, ts.SemanticScope(3), sites=["embed", 2])
-    finally:
-        handle.remove()
     assert widths == [8, 16, 24, 32]
     for p in (0, 7, 8, 20, 31):
         one = ts.attribute(model, prompt, ts.SemanticScope(3), sites=["embed", 2], position=p)
@@ -67,15 +75,6 @@ def test_the_last_step_is_checked_on_a_short_prefix_unless_hooks_may_count(
     model = zoo.build(name)
     if hooked:
         model.add_hook("blocks.1.hook_mlp_out", lambda a, hook: a)
-    widths: list[int] = []
-    handle = model.blocks[0].register_forward_pre_hook(
-        lambda _, args, kwargs: widths.append(
-            (args[0] if args else kwargs["hidden_states"]).shape[1]
-        ),
-        with_kwargs=True,
-    )
-    try:
+    with widths_run(model) as widths:
         ts.attribute(model, TOKENS, ts.SemanticScope(3))
-    finally:
-        handle.remove()
     assert widths == [len(TOKENS) if hooked else 4, len(TOKENS)]

@@ -44,6 +44,17 @@ def _ritz(V: Tensor, FV: Tensor) -> tuple[Tensor, Tensor]:
     return values.to(V), turn.T.to(V)
 
 
+def _leading_ritz(
+    V: Tensor, FV: Tensor, wide: int, k: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Eigenvalues and eigenvectors of `V F V^T`, the first `wide` vectors in full, and the largest
+    residual `||F x - lambda x||` of the first `k`."""
+    values, turn = _ritz(V, FV)
+    X = turn[:wide] @ V
+    residuals = turn[:k] @ FV - values[:k, None] * X[:k]
+    return values, turn, X, torch.linalg.vector_norm(residuals, dim=1).max()
+
+
 def extended(V: Float[Tensor, "n d"], rows: Float[Tensor, "m d"]) -> Float[Tensor, "new d"]:
     """Orthonormal rows that add what `rows` span beyond the orthonormal rows `V`."""
     for lost in (100 * torch.finfo(V.dtype).eps, 0.5):  # the second time, all should be new
@@ -70,10 +81,8 @@ def krylov(
     while True:
         F_fresh = torch.nn.functional.linear(fresh, rows) @ rows
         V, FV = torch.cat([V, fresh]), torch.cat([FV, F_fresh])
-        values, turn = _ritz(V, FV)
-        X = turn[: len(start)] @ V
-        residual = turn[:k] @ FV - values[:k, None] * X[:k]
-        size = float(torch.linalg.vector_norm(residual, dim=1).max() / values[0].clamp_min(_TINY))
+        values, _, X, residual = _leading_ritz(V, FV, len(start), k)
+        size = float(residual / values[0].clamp_min(_TINY))
         # Rounding may keep it above the tolerance for good.
         stalled = stalled + 1 if size > best / 2 else 0
         best = min(best, size)
@@ -146,8 +155,7 @@ class FisherGeometry:
         most the share `tail` of the trace."""
         tokens = self.heaviest(tail)
         F = self.mu.new_zeros(self.head.d_model, self.head.d_model)
-        for ids, rows in self.head.columns(tokens):
-            rows = rows if self.slope is None else rows * self.slope[ids, None]
+        for ids, rows in self.head.columns(tokens, self.slope):
             centred = (rows - self.mu) * self.p[ids, None].sqrt()
             F.addmm_(centred.T, centred)
         return F
@@ -205,11 +213,9 @@ class FisherGeometry:
         FV = self.apply(V.T, tokens).T
         resolution = _RESOLUTION[self.p.dtype]
         for _ in range(_MOST_PASSES):
-            values, turn = _ritz(V, FV)
-            X = turn[:wide] @ V
-            residual = turn[:k] @ FV - values[:k, None] * X[:k]
+            values, turn, X, residual = _leading_ritz(V, FV, wide, k)
             allowed = resolution * values[0].abs() + torch.finfo(self.p.dtype).tiny
-            if torch.linalg.vector_norm(residual, dim=1).max() <= allowed:
+            if residual <= allowed:
                 return values[:k], X[:k]
             if len(V) + k > 6 * wide:
                 V, FV = X, turn[:wide] @ FV
@@ -227,9 +233,7 @@ class FisherGeometry:
             tokens = self.heaviest(_COARSE_TAIL)
         enough = _reaching(self.contributions[tokens], (1 - _COARSE_TAIL) * self.trace)
         heavy = tokens[: min(enough, _COARSE_TOKENS)]
-        rows = torch.cat([rows for _, rows in self.head.columns(heavy)])
-        if self.slope is not None:
-            rows *= self.slope[heavy, None]
+        rows = torch.cat([rows for _, rows in self.head.columns(heavy, self.slope)])
         return rows.sub_(self.mu).mul_(self.p[heavy, None].sqrt())
 
     def sample(

@@ -74,11 +74,14 @@ class Unembedding:
         """`W_U[:, token]`, in float32 at least."""
         return self.W_U[:, token].to(working_dtype(self.W_U.dtype))
 
-    def columns(self, tokens: Tensor) -> Iterator[tuple[Tensor, Float[Tensor, "chunk d_model"]]]:
-        """The columns of `W_U` for `tokens`, as rows, chunk by chunk with their ids."""
+    def columns(
+        self, tokens: Tensor, slope: Tensor | None = None
+    ) -> Iterator[tuple[Tensor, Float[Tensor, "chunk d_model"]]]:
+        """The columns of `W_U D` for `tokens`, as rows, chunk by chunk with their ids."""
         precise = working_dtype(self.W_U.dtype)
         for ids in tokens.split(CHUNK):
-            yield ids, self.W_U.T.index_select(0, ids).to(precise)
+            rows = self.W_U.T.index_select(0, ids).to(precise)
+            yield ids, rows if slope is None else rows * slope[ids, None]
 
     def pull(self, coefficients: Float[Tensor, "d_vocab k"]) -> Float[Tensor, "k d_model"]:
         """`(W_U @ coefficients)` transposed, accumulated in float32 at least."""
@@ -92,16 +95,13 @@ class Unembedding:
 
     def square_norms(self) -> Float[Tensor, "d_vocab"]:
         """`||W_U[:, v]||^2` of every token, remembered from call to call."""
-        known, some = self.remembered.get("square_norms"), slice(None, None, self._stride)
+        known = self.remembered.get("square_norms")
+        some = slice(None, None, max(1, self.d_vocab // _WITNESSES))
         if known is None or not torch.allclose(known[some], _square_norms(self.W_U[:, some])):
             parts = self.W_U.split(8 * CHUNK, dim=1)
             known = torch.cat([_square_norms(part) for part in parts])
             self.remembered["square_norms"] = known
         return known
-
-    @property
-    def _stride(self) -> int:
-        return max(1, self.d_vocab // _WITNESSES)
 
     def square_distances(
         self, centre: Float[Tensor, "d_model"], slope: Tensor | None
@@ -113,8 +113,7 @@ class Unembedding:
         parts = squares + centre @ centre
         out = parts - 2 * products
         (close,) = torch.nonzero(out <= _CANCELS * parts, as_tuple=True)
-        for ids, rows in self.columns(close):
-            rows = rows if slope is None else rows * slope[ids, None]
+        for ids, rows in self.columns(close, slope):
             out[ids] = (rows - centre).square_().sum(1)
         return out
 
