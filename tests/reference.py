@@ -111,7 +111,9 @@ class Reference:
         sites = [
             site
             for site in SITES
-            if site != of and not (isinstance(of, int) and site in range(of, 99))
+            if site != of
+            and not (isinstance(of, int) and site in range(of, 99))
+            and not (site == HEADS and isinstance(of, int) and of < 2)
         ]
         sites = [site for site in sites if of == "logits" or site != "final"]
         deltas = {

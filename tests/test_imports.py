@@ -18,11 +18,12 @@ ROWS = [
     ["errors"],
     ["storage", "sites", "unembedding", "hooks", "_quiet"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table"],
+    ["circuit_result", "flow_result"],
     ["explain"],
     ["scopes", "custom", "stats"],
     ["guards", "models"],
     ["adapter"],
-    ["encoding", "narrow", "recompute", "vjp", "stability"],
+    ["encoding", "frozen", "narrow", "recompute", "vjp", "stability"],
     ["capture"],
     ["engine"],
     ["attribution"],
@@ -32,7 +33,12 @@ ROWS = [
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 SIBLINGS = set(ROWS[-2])
 # Pictures are made of results alone.
-ONLY = {"render": {"errors", "result"}, "errors": set(), "sites": {"errors"}, "storage": {"errors"}}
+ONLY = {
+    "render": {"errors", "result", "circuit_result", "flow_result"},
+    "errors": set(),
+    "sites": {"errors"},
+    "storage": {"errors"},
+}
 ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors"}}
 HEAVY = ["matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"]
 

@@ -57,7 +57,7 @@ _HOMES = dict.fromkeys(__all__, "scopes") | {
 }
 
 
-_MODULES = ("errors", "models", "render")
+_MODULES = ("circuits", "errors", "models", "render")
 
 
 def __getattr__(name: str) -> Any:

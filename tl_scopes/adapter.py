@@ -84,7 +84,7 @@ class ModelView:
         if not self.is_bridge:
             return self.model.hook_dict
         points = {name: point() for name, point in self._points.items()}
-        return self.model.hook_dict if None in points.values() else points
+        return hooks.listed(self.model) if None in points.values() else points
 
     def learn_hooks(self, modules: list[nn.Module]) -> None:
         """A bridge takes milliseconds to list its hook points: the list is kept while its modules
@@ -93,7 +93,7 @@ class ModelView:
             facts = (self.model.compatibility_mode, *map(id, modules))
             gone = any(point() is None for point in self._points.values())
             if self._points_of != facts or gone:
-                points = self.model.hook_dict
+                points = hooks.listed(self.model)
                 self._points = {name: weakref.ref(point) for name, point in points.items()}
                 self._points_of = facts
 

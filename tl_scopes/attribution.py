@@ -8,12 +8,11 @@ from typing import Any, Literal
 
 import torch
 
-from tl_scopes import guards
-from tl_scopes.adapter import ModelView, view
+from tl_scopes.adapter import view
 from tl_scopes.encoding import Prompt, encode, resolve_position
-from tl_scopes.engine import Job, Limits, run
+from tl_scopes.engine import Job, Limits, check_scopes, run
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
-from tl_scopes.explain import NEXT_TOKEN, Scope
+from tl_scopes.explain import NEXT_TOKEN, Scope, check_is_scope
 from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.sites import SiteRequest
 from tl_scopes.stability import compare, pinned, widened, wider
@@ -119,7 +118,7 @@ def attribute_batch(
         own = getattr(s, "position", None)
         at = resolve_position(p if own is None else own, len(ids))
         jobs.append(Job(ids, [(at, s)], hooked))
-    _check_scopes(engine, scopes)
+    check_scopes(engine, scopes)
     places = engine.sites(sites)
     results: dict[int, Attribution] = {}
     for group in _groups(jobs, batch_tokens):
@@ -168,7 +167,7 @@ def attribute_sequence(
     engine = view(model)
     limits = Limits(chunk_size, checkpoint_blocks)
     ids = encode(engine, prompt, prepend_bos)
-    _check_is_scope(scope)
+    check_is_scope(scope)
     if getattr(scope, "position", None) is not None:
         raise ScopeParameterError(
             f"the scope has its own position {getattr(scope, 'position', None)}, but "
@@ -177,7 +176,7 @@ def attribute_sequence(
     reads = _reads(positions, len(ids), any(v is NEXT_TOKEN for v in vars(scope).values()))
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
-    _check_scopes(engine, [scope])
+    check_scopes(engine, [scope])
     places = engine.sites(sites)
     ordered = sorted(set(reads))
     hooked = engine.is_hooked()
@@ -243,24 +242,12 @@ def _listed(prompts: Any) -> list[Prompt]:
 def _scopes(scope: Any, n: int) -> list[Scope]:
     scopes = list(scope) if isinstance(scope, (list, tuple)) else [scope] * n
     for s in scopes:
-        _check_is_scope(s)
+        check_is_scope(s)
     if len(scopes) != n:
         raise ScopeParameterError(
             f"got {len(scopes)} scopes for {n} prompts: give one Scope, or one a prompt"
         )
     return scopes
-
-
-def _check_is_scope(scope: Any) -> None:
-    if isinstance(scope, Scope):
-        return
-    if isinstance(scope, type) and issubclass(scope, Scope):
-        raise ScopeParameterError(
-            f"scope is the class {scope.__name__}; give an instance: {scope.__name__}()"
-        )
-    raise ScopeParameterError(
-        f"scope is {scope!r} of type {type(scope).__name__}; give a Scope such as FisherScope()"
-    )
 
 
 def _positions(position: int | Sequence[int], n: int) -> list[Any]:
@@ -270,12 +257,6 @@ def _positions(position: int | Sequence[int], n: int) -> list[Any]:
             f"got {len(positions)} positions for {n} prompts: give one, or one a prompt"
         )
     return positions
-
-
-def _check_scopes(engine: ModelView, scopes: Sequence[Scope]) -> None:
-    for scope in {id(s): s for s in scopes}.values():
-        scope.validate(engine.d_model)
-        guards.check_scope(engine.model, scope)
 
 
 def _groups(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:

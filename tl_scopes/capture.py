@@ -20,7 +20,7 @@ from tl_scopes.unembedding import working_dtype
 _NO_POS_AXIS = ("hook_pattern", "hook_attn_scores")
 
 
-class _Stop(BaseException):
+class Stop(BaseException):
     """Ends a forward pass early; not an Exception, so that no handler on the way swallows it."""
 
 
@@ -99,7 +99,7 @@ def record(
 
     def stop(activation: Tensor) -> Tensor:
         found.append(activation)
-        raise _Stop
+        raise Stop
 
     with view.taps() as undo:
         if recompute:
@@ -114,7 +114,7 @@ def record(
             view.tap(undo, read, stop)
         try:
             view.forward(tokens)
-        except _Stop:
+        except Stop:
             pass
     if not found:
         raise SiteError(
@@ -160,14 +160,14 @@ def _at(view: ModelView, tokens: Tensor, site: Site) -> list[Tensor]:
         return activation
 
     def stop(_: Tensor) -> Tensor:
-        raise _Stop
+        raise Stop
 
     with torch.no_grad(), view.taps() as undo:
         view.tap(undo, site, note)
         view.tap_final(undo, stop)
         try:
             view.forward(tokens)
-        except _Stop:
+        except Stop:
             pass
     return seen
 
@@ -246,12 +246,12 @@ def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | 
 
         def stop(y: Tensor) -> Tensor:
             check("final state", y)
-            raise _Stop
+            raise Stop
 
         view.tap_final(undo, stop)
         try:
             view.forward(tokens)
-        except _Stop:
+        except Stop:
             pass
     return bad[0] if bad else None
 

@@ -29,6 +29,7 @@ class FunctionScope(Scope):
     fn: Callable[[Float[Tensor, "d_vocab"]], Tensor]
     label: str | None = None
     name = "function"
+    is_of_logits = True
     units = "fn per unit of residual"
 
     def __post_init__(self) -> None:
@@ -69,16 +70,41 @@ class FunctionScope(Scope):
             )
         return Explained.single(read.head.pull(slope[:, None])[0])
 
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """`fn` of the logits."""
+        assert read.raw is not None
+        return self.fn(read.head.logits(read.raw).clone()).reshape(())
+
 
 @dataclass(frozen=True, eq=False)
 class DirectionScope(Scope):
     """Influence on `<v, h>`, a given direction read at any site: probe, steering vector, SAE row.
 
-    `v`: Float[Tensor, "d"] of the width of the activation at `site` (with heads, [head_index,
-    d_head]). `site`: a layer, hook name or `"resid(l)"`; None reads the final state `y`.
-    `position`: the read position; None takes the call's. Score `||v^T dh/dr_t||_2`. Units: unit of
-    `<v, h>` per unit of residual. The model is run no further than `site`, so results at other
-    sites than the final state carry no prediction.
+    `v`: Float[Tensor, "d"] of the width of the activation at `site`; at a hook with heads
+    [head_index, d_head], or [d_head] at one of them (`"blocks.3.attn.hook_z[2]"`). `site`: a layer,
+    hook name or `"resid(l)"`; None reads the final state `y`. `position`: the read position; None
+    takes the call's. Score `||v^T dh/dr_t||_2`, linear in `v`. Units: unit of `<v, h>` per unit of
+    residual. The model is run no further than `site`, so results at other sites than the final
+    state carry no prediction. Raises `ScopeParameterError` for a vector of another shape.
+
+    What is added to `<v, h>` (a bias, `b_dec`, `b_enc`) changes nothing; what multiplies it does.
+    Load the model with weights processed as they were where `v` was made.
+
+    - Linear probe: `coef_[i]`; behind a `StandardScaler`, `coef_[i] / scale_`.
+    - Steering vector: itself, where it is added.
+    - Jacobian-lens vector of layer `l`: `lens_vectors(model, token, l)[0]` at `site=l + 1`, the
+      output of block `l`.
+    - SAELens feature `i`, or a transcoder's: its pre-activation `(x - b_dec) @ W_enc[:, i] +
+      b_enc[i]` makes `v = W_enc[:, i]` at `site=sae.cfg.metadata.hook_name`. Times
+      `r_mag[i].exp()` for a gated SAE's magnitude, `W_dec[i].norm()` for
+      `rescale_acts_by_decoder_norm`, the scaling factor where `expected_average_only_in` is not
+      folded yet. An SAE of `hook_z`: `.unflatten(0, (n_heads, d_head))`.
+    - An SAE that normalises each input (`layer_norm`, `constant_norm_rescale`) is not linear.
+      Attach it to SAELens's `HookedSAETransformer` or `SAETransformerBridge` and read a one-hot
+      `v` of width `d_sae` at its hook `hook_sae_acts_pre` (`site=hook_name +
+      ".hook_sae_acts_pre"`; on the bridge `model.get_sae_hook_name(sae, "hook_sae_acts_pre")`).
+      Any SAE but a matching-pursuit one has that hook.
+    - Any other scalar of `h`: its gradient at the activation of this prompt.
     """
 
     v: Float[Tensor, "*d"]
@@ -90,7 +116,8 @@ class DirectionScope(Scope):
 
     def __post_init__(self) -> None:
         try:
-            v = torch.as_tensor(self.v).detach()
+            # A copy: a probe that is trained on must not change a scope that was made of it.
+            v = torch.as_tensor(self.v).detach().clone()
         except (TypeError, ValueError, RuntimeError):
             v = None
         if v is None or v.dtype.is_complex:

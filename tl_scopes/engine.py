@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes import capture
+from tl_scopes import capture, guards
 from tl_scopes.adapter import ModelView
 from tl_scopes.encoding import N_CANDIDATES, bos_id, resolve_token, texts
 from tl_scopes.errors import (
@@ -57,6 +58,7 @@ class Answer:
     explained: Explained
     norms: Float[Tensor, "k"]
     prediction: tuple[Candidate, ...]
+    read: Read
     sites: list[str] = field(default_factory=list)
     exact: list[Tensor] = field(default_factory=list)
     sampled: list[Tensor] = field(default_factory=list)
@@ -133,6 +135,13 @@ class Limits:
             )
 
 
+def check_scopes(engine: ModelView, scopes: Sequence[Scope]) -> None:
+    """Raises `ScopeParameterError` or `ProcessedWeightsError`; may warn."""
+    for scope in {id(s): s for s in scopes}.values():
+        scope.validate(engine.d_model)
+        guards.check_scope(engine.model, scope)
+
+
 def run(
     engine: ModelView, jobs: list[Job], sites: tuple[Site, ...], limits: Limits
 ) -> list[list[Answer]]:
@@ -147,35 +156,55 @@ def run(
     request = jobs[0].reads[0][1].read_site
     read_site = None if request is None else engine.site(request)
     with engine.frozen():
-        if engine.verified_under != engine.last_step_hooks() or engine.last_step_is_hooked():
-            # Hooks may count on the whole prompt; the last step itself is the same at any length.
-            checked = jobs[0].length if jobs[0].whole else min(jobs[0].length, _CHECKED_TOKENS)
-            capture.verify(engine, tokens[:1, :checked])
+        verify_once(engine, tokens[:1, : jobs[0].length], jobs[0].whole)
         recompute = limits.checkpoint_blocks
         if recompute is None:
             recompute = exceeds_budget(engine, len(jobs), width)
         rows = [row for row, job in enumerate(jobs) for _ in job.reads]
         columns = [position for job in jobs for position, _ in job.reads]
         recording = capture.record(engine, tokens, sites, read_site, recompute, (rows, columns))
-        read = recording.read[rows, columns]
-        if read_site is not None and read_site.is_embed and engine.embed_scale != 1:
-            read = read * engine.embed_scale
-        if read_site is not None and read_site.component is not None:
-            ((_, index),) = _components(read_site, recording.read[..., 0])
-            read = read[(slice(None), *index)]
-        answers = _explain(engine, jobs, tokens, read.detach(), at_final=read_site is None)
+        read = read_values(engine, read_site, recording.read, rows, columns)
+        answers = explain(engine, jobs, tokens, read.detach(), at_final=read_site is None)
         _pull_back(engine, recording, read, answers, limits.chunk_size)
     remaining = iter(answers)
     return [[next(remaining) for _ in job.reads] for job in jobs]
 
 
-def _explain(
+def verify_once(engine: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
+    """`capture.verify`, unless the model's last step is known. Inside `engine.frozen()`."""
+    if engine.verified_under != engine.last_step_hooks() or engine.last_step_is_hooked():
+        # Hooks may count on the whole prompt; the last step itself is the same at any length.
+        capture.verify(engine, tokens if whole else tokens[:, :_CHECKED_TOKENS])
+
+
+def read_values(
+    engine: ModelView,
+    site: Site | None,
+    activation: Float[Tensor, "batch pos *d"],
+    rows: list[int],
+    columns: list[int],
+) -> Float[Tensor, "read *d"]:
+    """What is read of the activation at `site` (None: of the final state) at rows and positions."""
+    read = activation[rows, columns]
+    if site is not None and site.is_embed and engine.embed_scale != 1:
+        read = read * engine.embed_scale
+    if site is not None and site.component is not None:
+        ((_, index),) = _components(site, activation[..., 0])
+        read = read[(slice(None), *index)]
+    return read
+
+
+def explain(
     engine: ModelView,
     jobs: list[Job],
     tokens: Int[Tensor, "batch pos"],
     read: Float[Tensor, "read *d"],
     at_final: bool,
 ) -> list[Answer]:
+    """What each read of each job explains, without its squared norms yet.
+
+    Raises `TargetError`, `ScopeParameterError` or `NumericalError`.
+    """
     head = engine.unembedding()
     raw = head.raw_logits(read) if at_final else None
     seen = read if raw is None else raw
@@ -188,14 +217,13 @@ def _explain(
             i = len(answers)
             following = job.ids[position + 1] if position + 1 < len(job.ids) else None
             own = None if raw is None else raw[i]
-            explained = scope.explain(
-                Read(read[i], own, head, lambda t: resolve_token(engine, t), following)
-            )
+            at = Read(read[i], own, head, lambda t: resolve_token(engine, t), following)
+            explained = scope.explain(at)
             explained = replace(explained, vectors=explained.vectors.detach())
             # In double: squared in float32, tiny vectors would vanish.
             norms = torch.linalg.vector_norm(explained.vectors.flatten(1).cpu().double(), dim=1)
             prediction = () if own is None else _candidates(engine, head.logits(own))
-            answers.append(Answer(row, position, scope, explained, norms, prediction))
+            answers.append(Answer(row, position, scope, explained, norms, prediction, at))
     return answers
 
 

@@ -37,6 +37,14 @@ class DoubleBosError(PromptError):
     """The prompt begins with two BOS tokens in a row."""
 
 
+class LengthMismatchError(PromptError):
+    """A second prompt, or logits of one, has another length than the first."""
+
+
+class NonAdditiveError(UnsupportedModelError):
+    """What the model's heads, MLPs and embedding write does not add up to its residual stream."""
+
+
 class PositionError(ScopesError, IndexError):
     """A read position lies outside the prompt."""
 

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.errors import TargetError
+from tl_scopes.errors import ScopeParameterError, TargetError
 from tl_scopes.result import FisherInfo, Token
 from tl_scopes.unembedding import Unembedding
 
@@ -75,6 +75,12 @@ class Explained:
     fisher: FisherInfo | None = None
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def every_weight(self) -> Float[Tensor, "k"]:
+        """The weight of each vector's square, random ones included."""
+        sampled = self.weights.new_full((self.n_sampled,), 1 / max(self.n_sampled, 1))
+        return torch.cat([self.weights[: len(self.vectors) - self.n_sampled], sampled])
+
     @classmethod
     def single(cls, vector: Tensor, target: Token | None = None) -> Explained:
         return cls(vector[None], torch.ones(1, dtype=torch.float64, device="cpu"), target=target)
@@ -90,10 +96,24 @@ class Scope(ABC):
     name: str
     units: str
     read_site: str | int | None = None
+    is_of_logits = False
+    """Whether `scalar` is a function of the raw logits alone."""
 
     @abstractmethod
     def explain(self, read: Read) -> Explained:
         """The vectors at one read position. Raises `TargetError` or `ScopeParameterError`."""
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """What is explained, as a number at any `read`; the vectors of `explained` are its gradient
+        at the read `at` that they were taken at.
+
+        By default linear, `<v, read.value>`; for several vectors, `sum_i w_i <v_i, change of value>^2`.
+        """
+        v = explained.vectors.to(read.value)
+        if not explained.squared:
+            return (v[0] * read.value).sum()
+        change = read.value - at.value.to(read.value)
+        return explained.every_weight.to(change) @ (v * change).flatten(1).sum(1) ** 2
 
     @abstractmethod
     def parameters(self) -> dict[str, Any]:
@@ -116,3 +136,16 @@ def plain_target(target: Target) -> str | int | None:
     if isinstance(target, _NextToken):
         return repr(target)
     return target if target is None or isinstance(target, str) else operator.index(target)
+
+
+def check_is_scope(scope: Any) -> None:
+    """Raises `ScopeParameterError` for anything else, a scope's class among them."""
+    if isinstance(scope, Scope):
+        return
+    if isinstance(scope, type) and issubclass(scope, Scope):
+        raise ScopeParameterError(
+            f"scope is the class {scope.__name__}; give an instance: {scope.__name__}()"
+        )
+    raise ScopeParameterError(
+        f"scope is {scope!r} of type {type(scope).__name__}; give a Scope such as FisherScope()"
+    )

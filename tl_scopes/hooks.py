@@ -1,8 +1,18 @@
-"""Whose hooks sit on a module: the user's, or TransformerLens's own wiring."""
+"""Which hook points a model has, and whose hooks sit on a module: the user's, or TransformerLens's."""
 
 from __future__ import annotations
 
 from typing import Any
+
+
+def listed(model: Any) -> dict[str, Any]:
+    """The model's hook points by name, aliases included."""
+    found = model.hook_dict
+    for base in type(model).__mro__:
+        if base is not type(model) and base.__name__ == "TransformerBridge":
+            # SAELens's subclass lists no aliases, and its own may be an SAE in a hook's place.
+            found = vars(base)["hook_dict"].fget(model) | found
+    return {name: point for name, point in found.items() if hasattr(point, "fwd_hooks")}
 
 
 def has_forward_hook_of_users(point: Any) -> bool:

@@ -81,6 +81,15 @@ class Stability:
 
 
 @dataclass(frozen=True)
+class Agreement:
+    """A statistic with its bootstrap interval (95%)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a result comes from.
 
@@ -97,7 +106,7 @@ class Provenance:
     versions: Mapping[str, str] = field(default_factory=dict)
 
 
-_R = TypeVar("_R", bound="_Drawn")
+_R = TypeVar("_R", bound="Saved")
 
 
 def _render() -> Any:
@@ -108,8 +117,8 @@ def _render() -> Any:
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class _Drawn:
-    """What every result can do: files, and pictures (drawn by `tl_scopes.render` when asked)."""
+class Saved:
+    """What every result can do: be written to a file and read again."""
 
     def save(self, path: str | Path) -> Path:
         """Write to one safetensors file (never pickle), atomically. Returns the path."""
@@ -128,6 +137,11 @@ class _Drawn:
             raise ResultFileError(
                 f"{path} does not describe a whole {cls.__name__} ({error}): save it again"
             ) from error
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Drawn(Saved):
+    """Pictures over the tokens of a prompt, drawn by `tl_scopes.render` when asked."""
 
     def to_html(self, path: str | Path | None = None, **options: Any) -> str:
         """One self-contained HTML page; written to `path` if given. Options: `tl_scopes.render.html`."""
@@ -289,7 +303,8 @@ def site_index(sites: tuple[str, ...], site: int | str) -> int:
     )
 
 
-_NESTED = {c.__name__: c for c in (Token, Candidate, ScopeInfo, FisherInfo, Stability, Provenance)}
+_KINDS = (Token, Candidate, ScopeInfo, FisherInfo, Stability, Agreement, Provenance)
+_NESTED = {c.__name__: c for c in _KINDS}
 
 
 def _plain(value: Any) -> Any:

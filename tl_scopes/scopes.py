@@ -30,6 +30,7 @@ class SemanticScope(Scope):
 
     target: Target = None
     name = "semantic"
+    is_of_logits = True
     units = "logit per unit of residual"
 
     def parameters(self) -> dict[str, Any]:
@@ -42,6 +43,11 @@ class SemanticScope(Scope):
     def explain(self, read: Read) -> Explained:
         token = read.resolve(self.target)
         return Explained.single(read.head.column(token.id), token)
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """The target's logit, before the model's output transform."""
+        assert read.raw is not None and explained.target is not None
+        return read.raw[explained.target.id]
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class LogitDifferenceScope(Scope):
     a: Target
     b: Target
     name = "logit_difference"
+    is_of_logits = True
     units = "logit per unit of residual"
 
     def parameters(self) -> dict[str, Any]:
@@ -72,6 +79,12 @@ class LogitDifferenceScope(Scope):
         asked = {"a": (self.a, a), "b": (self.b, b)}
         chosen = {k: t.text for k, (got, t) in asked.items() if not isinstance(got, (str, int))}
         return replace(found, resolved=chosen)
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """The difference of the two logits, before the model's output transform."""
+        assert read.raw is not None
+        a, b = (at.resolve(target).id for target in (self.a, self.b))
+        return read.raw[a] - read.raw[b]
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,10 @@ class TemperatureScope(Scope):
                 "gain and the hooks before it"
             )
         return Explained.single(y / norm)
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """`||y||`."""
+        return torch.linalg.vector_norm(read.value)
 
 
 @dataclass(frozen=True)

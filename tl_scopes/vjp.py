@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -38,19 +38,30 @@ def squared_norms(
     """
     for start in range(0, total, chunk):
         done = range(start, min(start + chunk, total))
-        yield done, _pull(view, read, slots, cotangents(done), retain=done.stop < total)
+        yield done, pull(view, [read], slots, [cotangents(done)], retain=done.stop < total)
 
 
-def _pull(
-    view: ModelView, read: Tensor, slots: list[Tensor], v: Tensor, retain: bool
+def pull(
+    view: ModelView,
+    outputs: Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    cotangents: Sequence[Float[Tensor, "direction ..."]],
+    retain: bool = True,
 ) -> list[Tensor | None]:
-    if not read.requires_grad:
-        return [None] * len(slots)
-    if len(v) > 1 and view.batches_backward:
+    """`v^T d outputs / d inputs` for each direction v: [direction, ...] an input, None off the graph.
+
+    In one batched backward pass where every operation of the model allows it, else one by one.
+    """
+    if not any(output.requires_grad for output in outputs):
+        return [None] * len(inputs)
+    live = [(o, v) for o, v in zip(outputs, cotangents) if o.requires_grad]
+    read, vs = [o for o, _ in live], [v for _, v in live]
+    n = len(vs[0])
+    if n > 1 and view.batches_backward:
         try:
             return list(
                 torch.autograd.grad(
-                    read, slots, v, retain_graph=True, is_grads_batched=True, allow_unused=True
+                    read, inputs, vs, retain_graph=True, is_grads_batched=True, allow_unused=True
                 )
             )
         except torch.OutOfMemoryError:
@@ -60,8 +71,8 @@ def _pull(
             view.batches_backward = False
     each = [
         torch.autograd.grad(
-            read, slots, row, retain_graph=retain or i + 1 < len(v), allow_unused=True
+            read, inputs, [v[i] for v in vs], retain_graph=retain or i + 1 < n, allow_unused=True
         )
-        for i, row in enumerate(v)
+        for i in range(n)
     ]
     return [None if column[0] is None else torch.stack(column) for column in zip(*each)]

@@ -1,0 +1,119 @@
+"""What an activation is compared with, or replaced by: zero, a mean, another prompt's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_scopes import capture
+from tl_scopes.adapter import ModelView
+from tl_scopes.circuits.trace import Question
+from tl_scopes.encoding import Prompt, bos_id, encode
+from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.sites import Site
+from tl_scopes.unembedding import working_dtype
+
+
+@dataclass(eq=False)
+class Baseline:
+    """`kind`: "zero", "mean" or "corrupted". `prompts`: the ids that activations are taken from."""
+
+    question: Question
+    kind: str
+    prompts: list[list[int]]
+    values: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def chosen(
+        cls,
+        question: Question,
+        kind: str | None,
+        corrupted: Prompt | None,
+        reference: Sequence[Prompt] | None,
+        prepend_bos: bool | None,
+    ) -> Baseline:
+        """Raises `ScopeParameterError`, `LengthMismatchError` or `EmptyPromptError`."""
+        if kind is None:
+            kind = (
+                "corrupted"
+                if corrupted is not None
+                else "mean"
+                if reference is not None
+                else "zero"
+            )
+        if kind not in ("zero", "mean", "corrupted"):
+            raise ScopeParameterError(
+                f'baseline is {kind!r}; allowed: "zero", "mean", "corrupted" (with corrupted=prompt)'
+            )
+        for name, value, own in (
+            ("corrupted", corrupted, "corrupted"),
+            ("reference", reference, "mean"),
+        ):
+            if value is not None and kind != own:
+                raise ScopeParameterError(
+                    f"{name} is given, but the baseline is {kind!r}: drop one of the two"
+                )
+        if kind == "corrupted":
+            if corrupted is None:
+                raise ScopeParameterError('baseline="corrupted" needs corrupted=, a prompt')
+            ids = question.encode_like(corrupted, prepend_bos, "corrupted prompt")
+            return cls(question, kind, [ids[: len(question.run)]])
+        if kind == "zero":
+            return cls(question, kind, [])
+        if reference is None:
+            return cls(question, kind, [])
+        if isinstance(reference, (str, Tensor)) or not isinstance(reference, Sequence):
+            raise PromptError("reference is not a list of prompts: put one prompt into a list")
+        if not reference:
+            raise EmptyPromptError("reference is an empty list: give at least one prompt")
+        return cls(question, kind, [encode(question.view, p, prepend_bos) for p in reference])
+
+    def measure(self, sites: Sequence[Site], own: dict[str, Tensor]) -> None:
+        """Learn the baseline's activations at `sites`, inside `view.frozen()`.
+
+        `own`: those of the prompt itself, which a mean without a reference is taken over.
+        """
+        if self.kind == "zero":
+            return
+        view = self.question.view
+        runs = [(ids, activations(view, ids, sites)) for ids in self.prompts]
+        sums: dict[str, Any] = {}
+        count = 0
+        for ids, seen in runs or [(self.question.run, own)]:
+            skip = int(self.kind == "mean" and len(ids) > 1 and ids[0] == bos_id(view))
+            count += len(ids) - skip
+            for label, x in seen.items():
+                x = x.detach()[0].to(working_dtype(x.dtype))
+                x = x[skip:].sum(0) if self.kind == "mean" else x
+                sums[label] = sums.get(label, 0) + x
+        self.values = {k: v / count if self.kind == "mean" else v for k, v in sums.items()}
+
+    def of(self, label: str) -> Tensor | float:
+        """The baseline at a site, [pos, ...] or [...]; a number where it is zero."""
+        return self.values.get(label, 0.0)
+
+
+def activations(view: ModelView, ids: list[int], sites: Sequence[Site]) -> dict[str, Tensor]:
+    """The model's own activations at `sites` on another prompt, [1, pos, ...] by label."""
+    seen: dict[str, Tensor] = {}
+
+    def keep(label: str, x: Tensor) -> Tensor:
+        seen[label] = x.clone()
+        return x
+
+    def stop(_: Tensor) -> Tensor:
+        raise capture.Stop
+
+    with torch.no_grad(), view.taps() as undo:
+        for site in dict.fromkeys(sites):
+            view.tap(undo, site, lambda x, label=site.label: keep(label, x))
+        view.tap_final(undo, stop)
+        try:
+            view.forward(torch.tensor([ids], device=view.device))
+        except capture.Stop:
+            pass
+    return seen

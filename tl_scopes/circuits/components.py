@@ -1,0 +1,304 @@
+"""First-order effects of heads, MLPs and neurons on what a scope explains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.adapter import ModelView
+from tl_scopes.circuit_result import Components
+from tl_scopes.circuits.baseline import Baseline
+from tl_scopes.circuits.trace import Trace, ask, traced
+from tl_scopes.circuits.writes import (
+    Output,
+    Stream,
+    check_sum,
+    head_weights,
+    last_stream,
+    neuron_weights,
+    output_map,
+)
+from tl_scopes.encoding import Prompt
+from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
+from tl_scopes.explain import Scope
+from tl_scopes.frozen import Frozen
+from tl_scopes.sites import Site, embed_site, resid_site
+from tl_scopes.unembedding import working_dtype
+
+By = Literal["head", "mlp", "layer", "neuron"]
+
+
+def components(
+    model: Any,
+    prompt: Prompt,
+    scope: Scope,
+    by: By = "head",
+    *,
+    baseline: Literal["zero", "mean", "corrupted"] | None = None,
+    corrupted: Prompt | None = None,
+    reference: Sequence[Prompt] | None = None,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    frozen: Frozen = None,
+) -> Components:
+    """First-order effects on a scope's scalar of everything written into the residual stream.
+
+    One forward and one backward pass (batched over the vectors of a Fisher scope), however many
+    components there are.
+
+    Args:
+        model, prompt, scope, position, prepend_bos: as in `tl_scopes.attribute`.
+        by: `"head"`: every head, attention bias and MLP. `"mlp"`: attention as a whole and MLPs.
+            `"neuron"`: attention as a whole and every neuron. `"layer"`: whole blocks. Each has a
+            row for the embedding too (positions added to it included), so that direct effects add
+            up.
+        baseline: what a write is compared with in the total effect: `"zero"` (the default),
+            `"mean"` over the tokens of `reference` (None: of the prompt), BOS left out, or
+            `"corrupted"`: the same place in the prompt `corrupted`, which must be as long. Biases
+            are the same under the last two, so that their total effect is zero.
+        frozen: what gradients hold constant: attention `"patterns"`, `"norms"` (their scales),
+            `"both"`.
+
+    Returns:
+        `Components`: `total` = gradient where a component writes times (write - baseline);
+        `direct` = gradient at the last stream before the read times the write, the scale of a norm
+        between the two (Gemma) held; `sensitivity` = gradient norm (with respect to a head's z).
+        Units: those of the scope's scalar (logit, norm of y, ...), for Fisher nats; sensitivity in
+        the scope's units.
+
+    Raises:
+        NonAdditiveError: where the parts do not add up to the residual stream.
+        UnsupportedModelError: where `by` asks for heads or neurons that the model does not have.
+        LengthMismatchError: for a corrupted prompt of another length.
+        ScopesError: as `attribute`.
+
+    Source: attribution patching (Nanda 2023; Syed et al., arXiv 2310.10348) for total effects, direct
+    logit attribution (Elhage et al. 2021) for direct ones, with a scope's vectors (arXiv 2601.16407)
+    in the place of a logit.
+    """
+    if by not in ("head", "mlp", "layer", "neuron"):
+        raise ScopeParameterError(f'by is {by!r}; allowed: "head", "mlp", "layer", "neuron"')
+    question = ask(model, prompt, scope, position, prepend_bos, frozen)
+    engine = question.view
+    stream = last_stream(engine, question.read_site)
+    sites = _sites(engine, stream, by)
+    start = Baseline.chosen(question, baseline, corrupted, reference, prepend_bos)
+    # HookedTransformer lists hook_mlp_out where a block has no MLP; a write that is missed shows in
+    # the sum.
+    optional = [site for site in sites if site.hook.endswith("hook_mlp_out")]
+    sites = [site for site in sites if site not in optional]
+    with traced(question, embed_site(), sites, optional) as trace:
+        start.measure([*sites, *optional], trace.kept)
+        table = _Table(trace, start, stream)
+        table.fill(by)
+        return table.result(by)
+
+
+def _sites(view: ModelView, stream: Stream, by: str) -> list[Site]:
+    n = view.n_layers
+    if by == "layer":
+        found = [resid_site(layer, n) for layer in range(stream.blocks)]
+        if stream.attn_too:
+            found.append(resid_site(stream.blocks, n))
+        return [*found, stream.site]
+    found = [resid_site(0, n)]
+    for layer in stream.attn_layers:
+        names = ["hook_attn_out", *(["attn.hook_z"] if by == "head" else [])]
+        if layer < stream.blocks and f"blocks.{layer}.hook_mlp_out" in view.hooks:
+            names += ["hook_mlp_out", *(["mlp.hook_post"] if by == "neuron" else [])]
+        elif by == "neuron" and layer < stream.blocks:
+            raise UnsupportedModelError(f'block {layer} has no MLP: use by="head" on this model')
+        for name in names:
+            hook = f"blocks.{layer}.{name}"
+            if hook not in view.hooks:
+                raise UnsupportedModelError(
+                    f"by={by!r} needs the hook {hook!r}, which this model does not have (it may have "
+                    'no attention heads there): use by="layer"'
+                )
+            found.append(view.site(hook))
+    return [*found, stream.site]
+
+
+@dataclass(eq=False)
+class _Table:
+    """Rows as they are worked out: [vector, rows, pos] of effects for vectors of norm 1."""
+
+    trace: Trace
+    start: Baseline
+    stream: Stream
+    labels: list[str] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    layers: list[int] = field(default_factory=list)
+    indices: list[int] = field(default_factory=list)
+    total: list[Tensor] = field(default_factory=list)
+    direct: list[Tensor] = field(default_factory=list)
+    squares: list[Tensor] = field(default_factory=list)
+
+    def fill(self, by: str) -> None:
+        labels = [label for label in self.trace.kept if label != "embed"]
+        found = dict(zip(labels, self.trace.gradients(labels)))
+        precise = working_dtype(self.trace.read.dtype)
+        self.gradient = {label: g.to(precise) for label, g in found.items()}
+        self.write = {label: self.trace.kept[label][0].detach().to(precise) for label in labels}
+        self.at_stream = self.gradient[self.stream.site.label]
+        if by == "layer":
+            self._whole_blocks()
+            return
+        self._row("embed", "embed", -1, "resid(0)")
+        written = [self.write["resid(0)"]]
+        for layer in self.stream.attn_layers:
+            attn = f"blocks.{layer}.hook_attn_out"
+            written.append(self.write[attn])
+            if by == "head":
+                self._heads(layer, attn)
+            else:
+                self._row(f"{layer}_attn_out", "attn", layer, attn)
+            mlp = f"blocks.{layer}.hook_mlp_out"
+            if mlp in self.write and layer < self.stream.blocks:
+                written.append(self.write[mlp])
+                if by == "neuron":
+                    self._neurons(layer, mlp)
+                else:
+                    self._row(f"{layer}_mlp_out", "mlp", layer, mlp)
+        site = self.stream.site.label
+        check_sum(self.trace.question.view, self.write[site], written, site)
+
+    def _whole_blocks(self) -> None:
+        self._row("embed", "embed", -1, "resid(0)")
+        n = self.stream.blocks
+        ends = [f"resid({layer})" for layer in range(n + self.stream.attn_too)]
+        ends.append(self.stream.site.label)
+        for layer, (before, after) in enumerate(pairwise(ends)):
+            write = self.write[after] - self.write[before]
+            base = self.start.of(after) - self.start.of(before)
+            whole = layer < n
+            label, kind = (f"{layer}_block", "layer") if whole else (f"{layer}_attn_out", "attn")
+            g = self.gradient[after]
+            self._add(label, kind, layer, -1, g * (write - base), self.at_stream * write, g)
+
+    def _row(self, label: str, kind: str, layer: int, site: str) -> None:
+        """One component whose write is the activation at `site` itself."""
+        g, write = self.gradient[site], self.write[site]
+        total, direct = g * (write - self.start.of(site)), self.at_stream * write
+        self._add(label, kind, layer, -1, total, direct, g)
+
+    def _heads(self, layer: int, site: str) -> None:
+        W_O, b_O = head_weights(self.trace.question.view, layer)
+        label = f"blocks.{layer}.attn.hook_z"
+        z, g = self.write[label], self.gradient[label]
+        if z.ndim != 3 or W_O.shape[:2] != z.shape[1:]:
+            raise UnsupportedModelError(
+                f"{label} has shape {list(z.shape)}, not [pos, head_index, d_head]: this model has "
+                'no attention heads there; use by="mlp" or by="layer"'
+            )
+        W_O = W_O.to(z)
+        o = torch.einsum("phe,hem->pm", z, W_O)
+        bias = torch.zeros_like(o[0]) if b_O is None else b_O.to(o)
+        output = self._output(layer, o + bias, site, "heads")
+        direct = torch.einsum("vpm,hem->vphe", output.pull(self.at_stream), W_O) * z
+        total = g * (z - self.start.of(label))
+        for head in range(z.shape[1]):
+            each = (total[..., head, :], direct[..., head, :], g[..., head, :])
+            self._add(f"L{layer}H{head}", "head", layer, head, *each)
+        self._bias(f"{layer}_b_O", layer, site, bias, output)
+
+    def _neurons(self, layer: int, site: str) -> None:
+        W_out, b_out = neuron_weights(self.trace.question.view, layer)
+        label = f"blocks.{layer}.mlp.hook_post"
+        post, g = self.write[label], self.gradient[label]
+        if post.ndim != 2 or W_out.shape[0] != post.shape[1]:
+            raise UnsupportedModelError(
+                f"{label} has shape {list(post.shape)}, not [pos, d_mlp]: this model's neurons "
+                'cannot be told apart; use by="mlp"'
+            )
+        W_out = W_out.to(post)
+        bias = torch.zeros_like(W_out[0]) if b_out is None else b_out.to(post)
+        output = self._output(layer, post @ W_out + bias, site, "neurons")
+        direct = output.pull(self.at_stream) @ W_out.T * post
+        total = g * (post - self.start.of(label))
+        n = post.shape[1]
+        self._extend(
+            [f"L{layer}N{i}" for i in range(n)], "neuron", layer, range(n),
+            total.transpose(1, 2), direct.transpose(1, 2), g.square().transpose(1, 2),
+        )  # fmt: skip
+        self._bias(f"{layer}_b_out", layer, site, bias, output)
+
+    def _output(self, layer: int, o: Tensor, site: str, parts: str) -> Output:
+        return output_map(self.trace.question.view, layer, o, self.write[site], parts)
+
+    def _bias(self, label: str, layer: int, site: str, bias: Tensor, output: Output) -> None:
+        g = self.gradient[site]
+        effects = [output.pull(each) @ bias + output.constant(each) for each in (g, self.at_stream)]
+        if not bias.any() and (output.norm is None or not output.norm.bias.any()):
+            return
+        total = effects[0] if self.start.kind == "zero" else torch.zeros_like(effects[0])
+        squares = g.square().sum(-1)
+        self._extend(
+            [label], "bias", layer, [-1], total[:, None], effects[1][:, None], squares[:, None]
+        )
+
+    def _add(
+        self,
+        label: str,
+        kind: str,
+        layer: int,
+        index: int,
+        total: Tensor,
+        direct: Tensor,
+        g: Tensor,
+    ) -> None:
+        parts = [x.sum(-1)[:, None] for x in (total, direct, g.square())]
+        self._extend([label], kind, layer, [index], *parts)
+
+    def _extend(
+        self,
+        labels: Sequence[str],
+        kind: str,
+        layer: int,
+        indices: Sequence[int],
+        total: Float[Tensor, "vector row pos"],
+        direct: Float[Tensor, "vector row pos"],
+        squares: Float[Tensor, "vector row pos"],
+    ) -> None:
+        self.labels += labels
+        self.kinds += [kind] * len(labels)
+        self.layers += [layer] * len(labels)
+        self.indices += indices
+        for column, values in zip(
+            (self.total, self.direct, self.squares), (total, direct, squares)
+        ):
+            column.append(values.double().cpu())
+
+    def result(self, by: str) -> Components:
+        trace = self.trace
+        norms = trace.norms.double()[:, None, None]
+        total, direct = (torch.cat(x, dim=1) * norms for x in (self.total, self.direct))
+        weights = trace.weights
+        sensitivity = torch.einsum("v,vcp->cp", weights, torch.cat(self.squares, 1) * norms**2)
+        stream = self.write[self.stream.site.label]
+        whole = (self.at_stream * stream).sum((1, 2)).double().cpu() * trace.norms.double()
+
+        def combined(x: Tensor) -> Tensor:
+            return torch.einsum("v,vcp->cp", weights, x.square() if trace.squared else x)
+
+        return Components(
+            **trace.common(),
+            labels=tuple(self.labels),
+            kinds=tuple(self.kinds),
+            layers=tuple(self.layers),
+            indices=tuple(self.indices),
+            baseline=self.start.kind,
+            total=trace.whole(combined(total)),
+            direct=trace.whole(combined(direct)),
+            sensitivity=trace.whole(sensitivity if trace.squared else sensitivity.sqrt()),
+            total_vectors=trace.whole(total),
+            direct_vectors=trace.whole(direct),
+            weights=weights.float(),
+            whole=whole.float(),
+        )

@@ -1,0 +1,186 @@
+"""Influence by way of the positions of a layer, and along several layers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.circuits.pulling import Whole, alone, check_chunk
+from tl_scopes.circuits.tangent import push_forward
+from tl_scopes.circuits.trace import Question, Trace, ask, traced
+from tl_scopes.encoding import Prompt, resolve_position
+from tl_scopes.errors import SiteError
+from tl_scopes.explain import Scope
+from tl_scopes.flow_result import Flow, FlowPath
+from tl_scopes.frozen import Frozen
+from tl_scopes.sites import Site
+from tl_scopes.vjp import pull
+
+
+def flow(
+    model: Any,
+    prompt: Prompt,
+    scope: Scope,
+    layer: int | str,
+    *,
+    site: int | str = "embed",
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    frozen: Frozen = None,
+    chunk_size: int | None = None,
+) -> Flow:
+    """How the influence of each source token splits over the positions of an intermediate layer.
+
+    One forward pass, one backward pass to the layer, and one from there to the source a position
+    (batched) for every vector of the scope.
+
+    Args:
+        model, prompt, scope, position, prepend_bos, chunk_size: as in `tl_scopes.attribute`.
+        layer: the layer whose positions influence passes through, resid(layer), 0 to n_layers.
+        site: where the source tokens are; it must come before the layer.
+        frozen: what gradients hold constant: attention `"patterns"`, `"norms"`, `"both"`.
+
+    Returns:
+        `Flow`: `norms`, `share`, `signed` as Float[Tensor, "through source"] and `scores`, in the
+        scope's units. As vectors the parts sum exactly to the whole gradient, so that `signed` sums
+        over through-positions to `scores`.
+
+    Raises:
+        SiteError: for a layer that does not lie between the source and what is read.
+        ScopesError: as `attribute`.
+
+    Source: the chain rule, `v^T J_t = sum_q v^T dy/dr_q dr_q/dr_t`, for J of arXiv 2601.16407.
+    """
+    check_chunk(chunk_size)
+    question = ask(model, prompt, scope, position, prepend_bos, frozen)
+    source, through = _streams(question, [site, layer])
+    with traced(question, source, [through]) as trace:
+        whole_gradient, at_layer = trace.gradients([source.label, through.label])
+        whole = Whole(trace, source.label, whole_gradient)
+        k, n = at_layer.shape[:2]
+        norms, signed = (whole.scores.new_zeros(n, n) for _ in range(2))
+        output = trace.kept[through.label]
+        for numbers in whole.chunks(k * n, chunk_size):
+            vector, q = numbers // n, numbers % n
+            parts = whole.pull([output], [alone(at_layer, vector, q)])
+            norms.index_add_(0, q, whole.size(parts, vector))
+            signed.index_add_(0, q, whole.signed(parts, vector))
+        return Flow(
+            **trace.common(),
+            site=source.label,
+            layer=through.label,
+            norms=trace.whole(norms, 2),
+            signed=trace.whole(signed, 2),
+            scores=trace.whole(whole.scores),
+        )
+
+
+def flow_path(
+    model: Any,
+    prompt: Prompt,
+    scope: Scope,
+    layers: Sequence[int | str],
+    *,
+    site: int | str = "embed",
+    source: int | None = None,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    frozen: Frozen = None,
+    chunk_size: int | None = None,
+) -> FlowPath:
+    """Influence followed from the source tokens through the positions of several layers.
+
+    Each token's influence is the derivative of the scope's scalar when the token moves along its own
+    gradient. That motion is pushed forward to every layer, the scalar's gradient pulled back to it
+    position by position; what a pair of positions in neighbouring layers passes on is the product.
+    Exactly conserved: what enters a position leaves it.
+
+    Args:
+        layers: two or more layers in ascending order, resid(layer) each.
+        source: follow the influence of this one token (a position); None: of all of them.
+        others: as in `flow`.
+
+    Returns:
+        `FlowPath`: `edges` Float[Tensor, "step through source"], `nodes` Float[Tensor, "site pos"], in
+        the scope's units.
+
+    Raises:
+        SiteError: for layers that are not in order, or beyond what is read.
+        ScopesError: as `attribute`.
+
+    Source: the chain rule, as for `flow`.
+    """
+    check_chunk(chunk_size)
+    question = ask(model, prompt, scope, position, prepend_bos, frozen)
+    sites = _streams(question, [site, *layers])
+    only = None if source is None else resolve_position(source, len(question.ids))
+    with traced(question, sites[0], sites[1:]) as trace:
+        labels = [s.label for s in sites]
+        gradients = trace.gradients(labels)
+        whole = Whole(trace, labels[0], gradients[0])
+        direction = whole.direction
+        if only is not None:
+            direction = (
+                direction * (torch.arange(direction.shape[1]) == only).to(direction)[:, None]
+            )
+        tangents = push_forward(question, sites, direction * whole.unit)
+        steps = [
+            _step(trace, whole, before, after, gradients[i + 1], tangents[i], chunk_size)
+            for i, (before, after) in enumerate(pairwise(labels))
+        ]
+        edges = torch.stack(steps)
+        nodes = torch.cat([edges[:1].sum(1), edges.sum(2)])
+        return FlowPath(
+            **trace.common(),
+            sites=tuple(labels),
+            edges=trace.whole(edges, 2),
+            nodes=trace.whole(nodes),
+        )
+
+
+def _step(
+    trace: Trace,
+    whole: Whole,
+    before: str,
+    after: str,
+    gradient: Float[Tensor, "vector pos d_model"],
+    tangent: Float[Tensor, "vector pos d_model"],
+    chunk_size: int | None,
+) -> Float[Tensor, "through source"]:
+    """What flows between the positions of two neighbouring sites of a path."""
+    k, n = gradient.shape[:2]
+    root = trace.kept[before]
+    out = whole.scores.new_zeros(n, n)
+    for numbers in whole.chunks(k * n, chunk_size):
+        vector, q = numbers // n, numbers % n
+        (parts,) = pull(
+            trace.question.view, [trace.kept[after]], [root], [alone(gradient, vector, q)[:, None]]
+        )
+        assert parts is not None
+        products = (parts[:, 0].to(tangent) * tangent[vector]).sum(-1)
+        out.index_add_(0, q, whole.scale[vector] * products)
+    return out
+
+
+def _streams(question: Question, requests: Sequence[int | str]) -> list[Site]:
+    """Residual-stream sites in ascending order. Raises `SiteError`."""
+    view = question.view
+    sites = [view.site(request) for request in requests]
+    for request, site in zip(requests, sites):
+        if site.is_named:
+            raise SiteError(
+                f"{request!r} is a hook; influence flows between the positions of the residual "
+                f'stream: give "embed", or a layer from 0 to {view.n_layers}'
+            )
+    order = [-1 if site.is_embed else int(site.label[6:-1]) for site in sites]
+    if any(a >= b for a, b in pairwise(order)) or len(sites) < 2:
+        raise SiteError(
+            f"the sites {[site.label for site in sites]} are not in ascending order (the source "
+            'comes first, "embed" unless you give site=): order the layers, each once'
+        )
+    return sites

@@ -1,0 +1,101 @@
+"""Real interventions: parts of activations moved in a forward pass, many copies of a prompt at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes import capture
+from tl_scopes.circuits.trace import Question, Trace
+from tl_scopes.engine import read_values
+from tl_scopes.errors import NumericalError
+from tl_scopes.explain import Read
+from tl_scopes.sites import Site
+
+# Tokens, over all copies of the prompt, that share a forward pass.
+BATCH_TOKENS = 2048
+
+
+@dataclass(frozen=True, eq=False)
+class Move:
+    """One intervention: what is added to the activation at `site`, [pos, ...]."""
+
+    site: Site
+    delta: Tensor
+
+
+def scalars(trace: Trace, moves: Sequence[Move], step: float = 1.0) -> Float[Tensor, "row"]:
+    """The change of the scope's scalar under each move, scaled by `step`, from real forward passes.
+
+    For a scope with several vectors, the quadratic form of the change of what is read. Inside
+    `view.frozen()`. Raises `NumericalError` where an intervention overflows.
+    """
+    question = trace.question
+    size = max(1, BATCH_TOKENS // len(question.run) - 1)
+    if question.view.is_hooked():
+        size = 1  # the user's hooks may be made for one row
+    chunks = (moves[start : start + size] for start in range(0, len(moves), size))
+    out = torch.cat([_changes(trace, chunk, step) for chunk in chunks])
+    if not torch.isfinite(out).all():
+        raise NumericalError(
+            "an intervention gives NaN or infinity: check the model's weights and hooks, or use "
+            "another intervention"
+        )
+    return out
+
+
+def _changes(trace: Trace, moves: Sequence[Move], step: float) -> Float[Tensor, "row"]:
+    question, answer = trace.question, trace.answer
+    # Unmoved once more in the same batch, whose rounding may differ from that of one row.
+    values = _reads(question, moves, step)
+    head = answer.read.head
+    raw = head.raw_logits(values) if question.read_site is None else [None] * len(values)
+    before, *after = (replace(answer.read, value=v, raw=z) for v, z in zip(values, raw))
+    start = _scalar(trace, before, before)
+    return torch.stack([_scalar(trace, read, before) - start for read in after]).double().cpu()
+
+
+def _scalar(trace: Trace, read: Read, before: Read) -> Tensor:
+    answer = trace.answer
+    at = before if trace.squared else answer.read
+    return answer.scope.scalar(read, answer.explained, at)
+
+
+@torch.no_grad()
+def _reads(question: Question, moves: Sequence[Move], step: float) -> Float[Tensor, "row *d"]:
+    """What is read with nothing moved, then with each move."""
+    view = question.view
+    found: list[Tensor] = []
+    at: dict[Site, list[int]] = {}
+    for row, move in enumerate(moves):
+        at.setdefault(move.site, []).append(row)
+
+    def edit(rows: list[int], activation: Tensor) -> Tensor:
+        out = activation.clone()
+        for row in rows:
+            out[row + 1] += (step * moves[row].delta).to(out)
+        return out
+
+    def stop(activation: Tensor) -> Tensor:
+        found.append(activation)
+        raise capture.Stop
+
+    n = len(moves) + 1
+    tokens = torch.tensor([question.run] * n, device=view.device)
+    with view.taps() as undo:
+        for site, rows in at.items():
+            view.tap(undo, site, lambda a, rows=rows: edit(rows, a))
+        if question.read_site is None:
+            view.tap_final(undo, stop)
+        else:
+            view.tap(undo, question.read_site, stop)
+        try:
+            view.forward(tokens)
+        except capture.Stop:
+            pass
+    positions = [question.position] * n
+    return read_values(view, question.read_site, found[0], list(range(n)), positions)

@@ -1,0 +1,132 @@
+"""A scope's scalar as a function of logits, for activation patching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.circuits.trace import ask, traced
+from tl_scopes.encoding import Prompt
+from tl_scopes.engine import Answer
+from tl_scopes.errors import LengthMismatchError, ScopeParameterError, UnsupportedModelError
+from tl_scopes.explain import Scope
+from tl_scopes.sites import embed_site
+from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
+
+# Condition of W_U above which the final state cannot be told from logits in single precision.
+_WORST_CONDITION = 1e6
+
+
+def scope_metric(
+    model: Any,
+    clean_prompt: Prompt,
+    scope: Scope,
+    *,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+) -> ScopeMetric:
+    """A scope's scalar as a metric for `transformer_lens.patching` and attribution patching.
+
+    Target and vectors are those of the clean prompt: the target's logit (before a soft-cap) for a
+    semantic scope, `||y||` for temperature, `fn` for a function scope, `<v, y>` for a direction at the
+    final state, and `sum_i lambda_i <u_i, y - y_clean>^2` for Fisher, which is twice the second-order
+    KL divergence from the clean prediction (zero there, and so is its gradient).
+
+    Returns:
+        `ScopeMetric`, a differentiable function of logits Float[Tensor, "batch pos d_vocab"] or
+        [pos, d_vocab] to a scalar tensor, the mean over the batch, in the scalar's own units. Where a
+        scope needs `y`, it is solved for from the logits: `y = (W_U W_U^T)^-1 W_U (z - b_U)`.
+
+    Raises:
+        ScopeParameterError: for a direction inside the model, which logits do not determine.
+        UnsupportedModelError: where the output transform or W_U cannot be inverted.
+        ScopesError: as `tl_scopes.attribute`. Calling the metric on logits of another length or
+            vocabulary raises `LengthMismatchError`.
+    """
+    question = ask(model, clean_prompt, scope, position, prepend_bos)
+    if scope.read_site is not None:
+        raise ScopeParameterError(
+            f"the scope reads at {scope.read_site!r}, which logits do not determine: use components "
+            "or verify, which look inside, or a direction at the final state (site=None)"
+        )
+    with traced(question, embed_site(), []) as trace:
+        answer = trace.answer
+    return ScopeMetric(answer, question.position, len(question.ids), answer.read.head)
+
+
+@dataclass(frozen=True, eq=False)
+class ScopeMetric:
+    """See `scope_metric`. `position` and `length` are those of the clean prompt."""
+
+    answer: Answer
+    position: int
+    length: int
+    head: Unembedding
+
+    def __call__(self, logits: Tensor) -> Float[Tensor, ""]:
+        rows = logits[None] if logits.ndim == 2 else logits
+        if rows.ndim != 3 or rows.shape[1:] != (self.length, self.head.d_vocab):
+            raise LengthMismatchError(
+                f"the metric got logits of shape {tuple(logits.shape)}; allowed: [batch, pos, "
+                f"d_vocab] or [pos, d_vocab] with pos = {self.length} (the clean prompt's tokens, BOS "
+                f"included) and d_vocab = {self.head.d_vocab}"
+            )
+        z = rows[:, self.position].to(working_dtype(rows.dtype))
+        raw = _inverse(self.head.transform, z)
+        return torch.stack([self._scalar(row) for row in raw]).mean()
+
+    @property
+    def clean(self) -> float:
+        """The metric on the clean prompt."""
+        read = self.answer.read
+        return float(self.answer.scope.scalar(read, self.answer.explained, read))
+
+    def _scalar(self, raw: Float[Tensor, "d_vocab"]) -> Tensor:
+        answer = self.answer
+        # Solving for y costs a product with W_U, which only some scopes need.
+        value = answer.read.value if answer.scope.is_of_logits else self.final_state(raw)
+        read = replace(answer.read, value=value, raw=raw)
+        return answer.scope.scalar(read, answer.explained, answer.read)
+
+    def final_state(self, raw: Float[Tensor, "d_vocab"]) -> Float[Tensor, "d_model"]:
+        """The y whose raw logits these are, by least squares."""
+        pulled = (self.head.W_U.to(raw.dtype) @ (raw - self.head.b_U.to(raw))).double()
+        return torch.cholesky_solve(pulled[:, None], self._gram)[:, 0].to(raw.dtype)
+
+    @cached_property
+    def _gram(self) -> Tensor:
+        gram = torch.zeros(self.head.d_model, self.head.d_model, dtype=torch.float64)
+        gram = gram.to(self.head.W_U.device)
+        for _, rows in self.head.spans(None):
+            gram += rows.double().T @ rows.double()
+        values = torch.linalg.eigvalsh(gram)
+        if not values[0] > 0 or values[-1] > _WORST_CONDITION**2 * values[0]:
+            raise UnsupportedModelError(
+                "W_U does not determine the final state from logits (its rank is below d_model, or "
+                "nearly so): use a semantic, logit-difference or function scope"
+            )
+        return torch.linalg.cholesky(gram)
+
+
+def _inverse(transform: OutputTransform | None, z: Tensor) -> Tensor:
+    """Raw logits from what the model returns: unscaled, or out of the soft-cap."""
+    if transform is None:
+        return z
+    probe = torch.tensor([-2.0, -0.5, 0.25, 1.0, 3.0], dtype=torch.float64)
+    seen = transform(probe)
+    factor = seen[3]
+    if torch.allclose(seen, factor * probe, rtol=1e-6):
+        return z / factor.to(z)
+    cap = transform(torch.tensor([1e9], dtype=torch.float64))
+    if torch.allclose(seen, cap * torch.tanh(probe / cap), rtol=1e-6):
+        limit = 1 - torch.finfo(z.dtype).eps
+        return cap.to(z) * torch.atanh((z / cap.to(z)).clamp(-limit, limit))
+    raise UnsupportedModelError(
+        "the model's output transform is neither a factor nor a soft-cap, so raw logits cannot be "
+        "told from its logits: use verify, which looks inside the model"
+    )

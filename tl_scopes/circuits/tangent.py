@@ -1,0 +1,68 @@
+"""Motion pushed forward: how activations move when the source tokens do (Jacobian-vector products)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from tl_scopes import capture
+from tl_scopes.circuits.trace import Question
+from tl_scopes.errors import UnsupportedModelError
+from tl_scopes.frozen import HeldNorms, freeze_patterns
+from tl_scopes.sites import Site
+
+
+def push_forward(
+    question: Question, sites: Sequence[Site], direction: Float[Tensor, "vector pos d_model"]
+) -> list[Float[Tensor, "vector pos d_model"]]:
+    """How the activations at `sites` move when that at the first one moves along `direction`.
+
+    One forward pass with forward-mode differentiation; rows of the batch are the directions. Inside
+    `view.frozen()`. Raises `UnsupportedModelError` where an operation has no such derivative.
+    """
+    view = question.view
+    moved: dict[str, Tensor] = {}
+
+    def start(activation: Tensor) -> Tensor:
+        return forward_ad.make_dual(activation.detach(), direction.to(activation.dtype))
+
+    def note(label: str, activation: Tensor) -> Tensor:
+        tangent = forward_ad.unpack_dual(activation).tangent
+        moved[label] = torch.zeros_like(activation) if tangent is None else tangent
+        if label == sites[-1].label:
+            raise capture.Stop
+        return activation
+
+    tokens = torch.tensor([question.run] * len(direction), device=view.device)
+    # The fused kernels of attention have no forward mode.
+    with (
+        torch.no_grad(),
+        forward_ad.dual_level(),
+        sdpa_kernel(SDPBackend.MATH),
+        view.taps() as undo,
+    ):
+        norms = HeldNorms(view, undo) if "norms" in question.frozen else None
+        if norms is not None:
+            norms.hold()
+        view.tap(undo, sites[0], start)
+        for site in sites[1:]:
+            view.tap(undo, site, lambda a, label=site.label: note(label, a))
+        if norms is not None:
+            norms.watch()
+        if "patterns" in question.frozen:
+            freeze_patterns(view, undo)
+        try:
+            view.forward(tokens)
+        except capture.Stop:
+            pass
+        except NotImplementedError as error:
+            raise UnsupportedModelError(
+                "an operation of this model has no forward-mode derivative, which flow_path needs "
+                f"({error}): use flow, layer by layer"
+            ) from error
+    return [direction, *(moved[site.label].to(direction) for site in sites[1:])]

@@ -1,0 +1,228 @@
+"""One prompt's forward pass kept on the graph: what is explained, and activations on the way to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes import capture
+from tl_scopes.adapter import ModelView, view
+from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, texts
+from tl_scopes.engine import Answer, Job, check_scopes, explain, read_values, verify_once
+from tl_scopes.errors import LengthMismatchError, SiteError, UnsupportedModelError
+from tl_scopes.explain import Scope, check_is_scope
+from tl_scopes.frozen import Frozen, HeldNorms, freeze_patterns, parse_frozen
+from tl_scopes.result import ScopeInfo
+from tl_scopes.sites import Site
+from tl_scopes.vjp import pull
+
+
+@dataclass(frozen=True, eq=False)
+class Question:
+    """What a call asks, checked: a scope at a position of a prompt."""
+
+    view: ModelView
+    ids: list[int]
+    position: int
+    scope: Scope
+    frozen: tuple[str, ...]
+
+    @property
+    def read_site(self) -> Site | None:
+        """Where the scope reads; None: the final state."""
+        request = self.scope.read_site
+        return None if request is None else self.view.site(request)
+
+    @property
+    def run(self) -> list[int]:
+        """The ids that must be run: none after the read position can matter, except to hooks."""
+        return self.ids if self.view.is_hooked() else self.ids[: self.position + 1]
+
+    def encode_like(self, prompt: Prompt, prepend_bos: bool | None, what: str) -> list[int]:
+        """Ids of another prompt that must be as long. Raises `LengthMismatchError`."""
+        ids = encode(self.view, prompt, prepend_bos)
+        if len(ids) != len(self.ids):
+            raise LengthMismatchError(
+                f"the {what} has {len(ids)} tokens, the prompt {len(self.ids)} (BOS included): "
+                "positions must correspond, so give one of the same length"
+            )
+        return ids
+
+
+def ask(
+    model: Any,
+    prompt: Prompt,
+    scope: Any,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    frozen: Frozen = None,
+) -> Question:
+    """Check a call's common arguments. Raises the errors that `attribute` raises for them."""
+    engine = view(model)
+    check_is_scope(scope)
+    parts = parse_frozen(frozen)
+    ids = encode(engine, prompt, prepend_bos)
+    own = getattr(scope, "position", None)
+    at = resolve_position(position if own is None else own, len(ids))
+    check_scopes(engine, [scope])
+    return Question(engine, ids, at, scope, parts)
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A forward pass on the graph. `kept`: activations by label, [batch, pos, ...].
+
+    `weights`: of each vector's squares (squared scopes) or of its value. `vectors` have norm 1 in the
+    model's dtype; `norms` are what their numbers must be multiplied by.
+    """
+
+    question: Question
+    answer: Answer
+    read: Float[Tensor, "*d"]
+    kept: dict[str, Tensor]
+    vectors: Float[Tensor, "vector *d"]
+    norms: Float[Tensor, "vector"]
+    weights: Float[Tensor, "vector"]
+
+    @property
+    def squared(self) -> bool:
+        return self.answer.explained.squared
+
+    def gradients(self, labels: Sequence[str]) -> list[Float[Tensor, "vector pos ..."]]:
+        """The gradient of every vector at each label, by one backward pass.
+
+        For vectors of norm 1: numbers made of them still have to be multiplied by `norms`.
+        Raises `UnsupportedModelError` for an activation with no path to what is read.
+        """
+        inputs = [self.kept[label] for label in labels]
+        found = pull(self.question.view, [self.read], inputs, [self.vectors])
+        out = []
+        for label, g in zip(labels, found):
+            if g is None:
+                raise UnsupportedModelError(
+                    f"{label!r} has no path to what is read: its activation is a by-product on this "
+                    "architecture, or a hook of yours replaces what follows; use tl_scopes.attribute "
+                    "on the residual stream"
+                )
+            out.append(g[:, 0])
+        return out
+
+    def common(self) -> dict[str, Any]:
+        """The fields that every circuit result has."""
+        ids, answer = self.question.ids, self.answer
+        engine = self.question.view
+        explained = answer.explained
+        return {
+            "tokens": torch.tensor(ids, device="cpu"),
+            "str_tokens": texts(engine, ids),
+            "has_bos": ids[0] == bos_id(engine),
+            "position": self.question.position,
+            "scope": ScopeInfo(
+                answer.scope.name, {**answer.scope.parameters(), **explained.resolved}
+            ),
+            "target": explained.target,
+            "units": answer.scope.units,
+            "squared": explained.squared,
+            "frozen": self.question.frozen,
+            "prediction": answer.prediction,
+            "provenance": engine.provenance(),
+        }
+
+    def whole(self, values: Tensor, axes: int = 1) -> Tensor:
+        """`values` over the positions that were run, in their last `axes` axes, as float32 on the
+        CPU over those of the whole prompt, zero after the read."""
+        n = len(self.question.ids)
+        out = values.detach().to("cpu", torch.float32)
+        for axis in range(-axes, 0):
+            out = out.narrow(axis, 0, min(out.shape[axis], n))
+            pad = [0, 0] * (-axis - 1) + [0, n - out.shape[axis]]
+            out = torch.nn.functional.pad(out, pad)
+        return out
+
+
+@contextmanager
+def traced(
+    question: Question, root: Site, sites: Sequence[Site], optional: Sequence[Site] = ()
+) -> Iterator[Trace]:
+    """Run the prompt with the graph rooted at `root`, up to what is read, keeping `sites`.
+
+    Activations are kept under their sites' labels: `root`'s always, those of `optional` sites where
+    they are reached. Gradients hold the question's `frozen` parts constant. Inside the context
+    parameters are frozen and the model locked.
+    """
+    engine, read_site = question.view, question.read_site
+    kept: dict[str, Tensor] = {}
+    found: list[Tensor] = []
+
+    def keep(label: str) -> Callable[[Tensor], Tensor]:
+        def edit(activation: Tensor) -> Tensor:
+            if label == root.label:
+                activation = activation.detach().requires_grad_()
+            # Clones: later hooks may edit in place; and what is kept must lie on the route.
+            kept[label] = activation if label == root.label else activation.clone()
+            return kept[label].clone()
+
+        return edit
+
+    def stop(activation: Tensor) -> Tensor:
+        found.append(activation)
+        raise capture.Stop
+
+    with engine.frozen():
+        tokens = torch.tensor([question.run], device=engine.device)
+        verify_once(engine, tokens, engine.is_hooked())
+        with engine.taps() as undo:
+            norms = HeldNorms(engine, undo) if "norms" in question.frozen else None
+            if norms is not None:
+                norms.hold()
+            for site in dict.fromkeys([root, *sites, *optional]):
+                engine.tap(undo, site, keep(site.label))
+            if norms is not None:
+                norms.watch()
+            if "patterns" in question.frozen:
+                freeze_patterns(engine, undo)
+            if read_site is None:
+                engine.tap_final(undo, stop)
+            else:
+                engine.tap(undo, read_site, stop)
+            try:
+                engine.forward(tokens)
+            except capture.Stop:
+                pass
+        _check_reached(question, root, sites, kept, found)
+        read = read_values(engine, read_site, found[0], [0], [question.position])
+        job = Job(question.ids, [(question.position, question.scope)], engine.is_hooked())
+        (answer,) = explain(engine, [job], tokens, read.detach(), at_final=read_site is None)
+        explained = answer.explained
+        norms = answer.norms.to(explained.vectors.device)
+        safe = torch.where(norms > 0, norms, 1).reshape(-1, *[1] * (read.ndim - 1))
+        vectors = (explained.vectors / safe.to(explained.vectors)).to(read.dtype)
+        weights = explained.every_weight.double().cpu()
+        yield Trace(question, answer, read[0], kept, vectors, answer.norms, weights)
+
+
+def _check_reached(
+    question: Question,
+    root: Site,
+    sites: Sequence[Site],
+    kept: dict[str, Tensor],
+    found: list[Tensor],
+) -> None:
+    if not found:
+        raise SiteError(
+            f"the forward pass does not reach {question.scope.read_site!r}; some hooks fire only "
+            "after a setting of the model such as set_use_attn_result(True)"
+        )
+    for site in (root, *sites):
+        if site.label not in kept:
+            where = "the final state" if question.read_site is None else question.read_site.label
+            raise SiteError(
+                f"the forward pass does not reach {site.label!r} before {where}: give a site that "
+                "comes before what is read"
+            )

@@ -1,0 +1,151 @@
+"""What is written into the residual stream, by whom, and how a head's share of it is told apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes import guards
+from tl_scopes.adapter import ModelView
+from tl_scopes.errors import NonAdditiveError, ScopeParameterError
+from tl_scopes.frozen import NormFit, find_norms, fit_norm
+from tl_scopes.sites import Site, resid_site
+
+# Share of the largest entry that parts may miss: rounding in the sums of single precision, and of half.
+_ADDS_UP, _ADDS_UP_HALF = 1e-3, 5e-2
+
+
+@dataclass(frozen=True)
+class Stream:
+    """The last residual stream before what is read: its site, and the blocks written into it.
+
+    `blocks`: how many blocks wrote into it whole. `attn_too`: whether the next one's attention did.
+    """
+
+    site: Site
+    blocks: int
+    attn_too: bool = False
+
+    @property
+    def attn_layers(self) -> range:
+        return range(self.blocks + self.attn_too)
+
+
+def last_stream(view: ModelView, read: Site | None) -> Stream:
+    """Where what a scope reads at `read` (None: the final state) was still a sum of writes."""
+    n = view.n_layers
+    if read is None:
+        return Stream(resid_site(n, n), n)
+    block = read.block
+    if read.is_embed or block is None or block >= n:
+        raise ScopeParameterError(
+            f"a direction at {read.label!r} is read outside the blocks, where heads and MLPs have "
+            'nothing to write into: give a site inside or between blocks, such as "resid(3)"'
+        )
+    name = read.hook.split(".", 2)[2]
+    if not read.is_named:
+        layer = int(read.label[6:-1])
+        return Stream(read, layer)
+    if name in ("hook_resid_pre", "hook_in"):
+        return Stream(read, block)
+    if name in ("hook_resid_post", "hook_out"):
+        return Stream(read, block + 1)
+    if name.startswith(("hook_resid_post.", "hook_out.")):  # an SAE attached there
+        return Stream(resid_site(block + 1, n), block + 1)
+    mid = f"blocks.{block}.hook_resid_mid"
+    if name == "hook_resid_mid" or (
+        name.startswith(("mlp.", "hook_mlp", "ln2")) and mid in view.hooks
+    ):
+        return Stream(view.site(mid), block, attn_too=True)
+    return Stream(resid_site(block, n), block)
+
+
+@dataclass(frozen=True, eq=False)
+class Output:
+    """How the write of one attention or MLP follows from the sum of its parts, `o`: it is
+    `factor * o`, or a norm of `o` whose scale is held."""
+
+    factor: float = 1.0
+    norm: NormFit | None = None
+
+    def pull(self, g: Tensor) -> Tensor:
+        """From cotangents of the write to cotangents of `o`."""
+        return self.factor * g if self.norm is None else self.norm.transposed(g)
+
+    def constant(self, g: Float[Tensor, "vector pos d_model"]) -> Float[Tensor, "vector pos"]:
+        """What the norm's own bias adds, under the cotangents `g`."""
+        if self.norm is None:
+            return g.new_zeros(g.shape[:-1])
+        return g.to(self.norm.bias.dtype) @ self.norm.bias
+
+
+def output_map(view: ModelView, layer: int, o: Tensor, write: Tensor, parts: str) -> Output:
+    """How `write` follows from the summed parts `o`, [pos, d_model]. Raises `NonAdditiveError`."""
+    allowed = tolerance(view.dtype)
+    a, b = o.detach(), write.detach()
+    scale = b.abs().max().clamp_min(torch.finfo(b.dtype).tiny)
+    if (a - b).abs().max() <= allowed * scale:
+        return Output()
+    factor = float((a * b).sum() / a.square().sum())
+    if (factor * a - b).abs().max() <= allowed * scale:
+        return Output(factor)
+    fits = [
+        fit
+        for norm in find_norms(guards.every_module(view.model.blocks[layer]))
+        if (fit := fit_norm(norm, a, b)) is not None and fit.error <= allowed
+    ]
+    if fits:
+        return Output(norm=min(fits, key=lambda fit: fit.error))
+    instead = 'by="mlp"' if parts == "heads" else 'by="head"'
+    raise NonAdditiveError(
+        f"in block {layer} {parts} do not add up to what is written into the residual stream, nor "
+        f"to a multiple or a norm of it: use {instead} on this architecture"
+    )
+
+
+def check_sum(view: ModelView, stream: Tensor, parts: list[Tensor], where: str) -> None:
+    """Refuse where what embedding, attention and MLPs write is not the stream. `NonAdditiveError`."""
+    error = (torch.stack(parts).sum(0) - stream).abs().max() / stream.abs().max()
+    if not error <= tolerance(view.dtype):
+        raise NonAdditiveError(
+            f"what the embedding, the heads and the MLPs write misses the residual stream at {where} "
+            f"by {float(error):.1e} of its largest entry (allowed {tolerance(view.dtype):.0e}): this "
+            "architecture writes something else too, or a hook of yours edits the stream; use "
+            'by="layer", remove such hooks, or use head_paths, which needs no sum'
+        )
+
+
+def tolerance(dtype: torch.dtype) -> float:
+    return _ADDS_UP if dtype in (torch.float32, torch.float64) else _ADDS_UP_HALF
+
+
+def head_weights(view: ModelView, layer: int) -> tuple[Tensor, Tensor | None]:
+    """`W_O` [head_index, d_head, d_model] and `b_O` [d_model] (None: there is none) of one block.
+
+    Raises `NonAdditiveError` where they cannot be had.
+    """
+    return _weights(view.model.blocks[layer].attn, "W_O", "b_O", 3, layer)
+
+
+def neuron_weights(view: ModelView, layer: int) -> tuple[Tensor, Tensor | None]:
+    """`W_out` [d_mlp, d_model] and `b_out` of one block. Raises `NonAdditiveError`."""
+    return _weights(view.model.blocks[layer].mlp, "W_out", "b_out", 2, layer)
+
+
+def _weights(
+    module: Any, weight: str, bias: str, ndim: int, layer: int
+) -> tuple[Tensor, Tensor | None]:
+    try:
+        W, b = getattr(module, weight), getattr(module, bias, None)
+    except (AttributeError, RuntimeError, ValueError, TypeError):
+        W = b = None
+    if not isinstance(W, Tensor) or W.ndim != ndim:
+        raise NonAdditiveError(
+            f"block {layer} has no {weight} with {ndim} axes, which telling its parts apart needs: "
+            'use by="layer" or by="mlp" on this architecture'
+        )
+    return W.detach(), b.detach() if isinstance(b, Tensor) and bool(b.any()) else None

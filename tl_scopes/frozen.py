@@ -1,0 +1,164 @@
+"""Gradients that hold attention patterns or norm scales constant; values stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Literal, Union
+
+import torch
+from torch import Tensor, nn
+
+from tl_scopes.adapter import Edit, ModelView
+from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
+from tl_scopes.sites import Site
+from tl_scopes.unembedding import working_dtype
+
+Frozen = Union[Literal["patterns", "norms", "both"], Iterable[str], None]
+_PARTS = ("patterns", "norms")
+# Share of a norm's output that the fitted linear map may miss, in single precision and above, and below.
+_FITS, _FITS_HALF = 1e-3, 4e-2
+
+
+def parse_frozen(frozen: Frozen) -> tuple[str, ...]:
+    """The parts to hold constant. Raises `ScopeParameterError`."""
+    asked = () if frozen is None else (frozen,) if isinstance(frozen, str) else frozen
+    asked = _PARTS if asked == ("both",) else asked
+    if not isinstance(asked, Iterable) or not set(asked) <= set(_PARTS):
+        raise ScopeParameterError(
+            f'frozen is {frozen!r}; allowed: None, "patterns", "norms", "both" (or a list of the '
+            "first two)"
+        )
+    return tuple(part for part in _PARTS if part in set(asked))
+
+
+def freeze_patterns(view: ModelView, undo: ExitStack) -> None:
+    """Until `undo`, have gradients of forward passes take attention patterns for constants.
+
+    Raises `UnsupportedModelError` where queries and keys have no hooks.
+    """
+    for layer in range(view.n_layers):
+        # A pattern depends on the stream by way of its queries and keys alone, and their hooks lie
+        # on the route on every architecture, which hook_pattern does not.
+        for name in ("hook_q", "hook_k"):
+            hook = f"blocks.{layer}.attn.{name}"
+            if hook not in view.hooks:
+                raise UnsupportedModelError(
+                    f'frozen="patterns" needs the hook {hook!r}, which this model does not have: '
+                    "use a model with ordinary attention heads"
+                )
+            view.tap(undo, view.site(hook), torch.Tensor.detach)
+
+
+class HeldNorms:
+    """The scales of all norms, taken for constants by the gradients of forward passes until `undo`.
+
+    `hold` before other taps are set, which may sit on what a norm gives, `watch` after them: they may
+    sit on what it takes. A norm of unknown form raises `UnsupportedModelError` in the forward pass.
+    """
+
+    def __init__(self, view: ModelView, undo: ExitStack) -> None:
+        self.view, self.undo = view, undo
+        self.names = {id(point): name for name, point in view.hooks.items()}
+        self.inputs: dict[nn.Module, list[Tensor]] = {
+            norm: [] for norm in find_norms(view.every_module())
+        }
+
+    def hold(self) -> None:
+        for norm, inputs in self.inputs.items():
+            self._tap(norm, "hook_out", lambda y, n=norm, xs=inputs: _held(n, xs.pop(), y))
+
+    def watch(self) -> None:
+        for norm, inputs in self.inputs.items():
+            self._tap(norm, "hook_in", lambda x, xs=inputs: xs.append(x) or x)
+
+    def _tap(self, norm: nn.Module, hook: str, edit: Edit) -> None:
+        # A bridge's norm has hooks of its own, which may be those of the stream or of a write.
+        name = self.names.get(id(getattr(norm, hook, None)))
+        if name is not None:
+            self.view.tap(self.undo, Site(name, name), edit)
+        elif hook == "hook_in":
+            self.view.tap_module(self.undo, norm, edit, lambda y: y)
+        else:
+            self.view.tap_module(self.undo, norm, lambda x: x, edit)
+
+
+def _held(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The norm's output `y` with the gradient of the linear map that it is for a given scale."""
+    if x.numel() == y.numel():
+        x = x.reshape(y.shape)  # OPT's run over batch and position as one axis
+    with torch.no_grad():
+        fit = fit_norm(norm, x, y)
+    if fit is None or fit.error > (_FITS if x.dtype == working_dtype(x.dtype) else _FITS_HALF):
+        raise UnsupportedModelError(
+            'frozen="norms" takes a norm for gain * (x - mean) / scale + bias, which '
+            f"{type(norm).__name__} of this model is not (or a hook of yours edits what it gives): "
+            'use frozen="patterns", or remove the hook'
+        )
+    linear = fit.linear(x)
+    return y.detach() + (linear - linear.detach()).to(y.dtype)
+
+
+def find_norms(modules: Iterable[Any]) -> list[nn.Module]:
+    """Those of TransformerLens's modules that normalise."""
+    return [
+        module
+        for module in modules
+        if "Norm" in type(module).__name__
+        and type(module).__module__.startswith("transformer_lens")
+    ]
+
+
+@dataclass(frozen=True, eq=False)
+class NormFit:
+    """A norm with its scale held: `gain * (x - mean) * inverse_scale + bias`, for the x it was
+    fitted on. `centred`: whether the mean is subtracted; `error`: share of the output missed."""
+
+    gain: Tensor
+    bias: Tensor
+    centred: bool
+    inverse_scale: Tensor
+    error: float
+
+    def linear(self, x: Tensor) -> Tensor:
+        """The part of the output that is linear in x, [..., d]."""
+        x = x.to(self.gain.dtype)
+        if self.centred:
+            x = x - x.mean(-1, keepdim=True)
+        return x * self.gain * self.inverse_scale
+
+    def transposed(self, g: Tensor) -> Tensor:
+        """The same map from cotangents of the output to cotangents of x."""
+        g = g.to(self.gain.dtype) * self.gain * self.inverse_scale
+        return g - g.mean(-1, keepdim=True) if self.centred else g
+
+
+def fit_norm(norm: nn.Module, x: Tensor, y: Tensor) -> NormFit | None:
+    """The norm's scale at each position, from what went in and came out: the best fit, whose `error`
+    tells how good it is; None where shapes already rule one out.
+
+    Its parameters tell the gain (which Gemma stores less one), its output whether it centres.
+    """
+    precise = working_dtype(x.dtype)
+    x, y = x.detach().to(precise), y.detach().to(precise)
+    own = {name.rsplit(".", 1)[-1]: p.detach().to(precise) for name, p in norm.named_parameters()}
+    one = torch.ones(x.shape[-1], dtype=precise, device=x.device)
+    gain = own.get("w", own.get("weight"))
+    bias = own.get("b", own.get("bias", torch.zeros_like(one)))
+    if x.shape != y.shape or any(p.shape[-1:] != one.shape for p in (gain, bias) if p is not None):
+        return None
+    fits = [
+        _fit(x, y, g, bias, centred)
+        for g in ([one] if gain is None else [gain, 1 + gain])
+        for centred in (False, True)
+    ]
+    return min(fits, key=lambda fit: fit.error)
+
+
+def _fit(x: Tensor, y: Tensor, gain: Tensor, bias: Tensor, centred: bool) -> NormFit:
+    base = (x - x.mean(-1, keepdim=True) if centred else x) * gain
+    squares = base.square().sum(-1, keepdim=True)
+    inverse = ((y - bias) * base).sum(-1, keepdim=True) / squares
+    missed = (y - bias - inverse * base).norm() / (y - bias).norm()
+    return NormFit(gain, bias, centred, inverse, float(missed.nan_to_num(torch.inf)))
