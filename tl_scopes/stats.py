@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 RESAMPLES = 2000
 
@@ -19,6 +18,8 @@ def rank_agreement(
     Resamples whole pairs, `RESAMPLES` times. All three are NaN where either side is constant: ranks
     then say nothing.
     """
+    from scipy import stats  # half a second to import
+
     pair = (np.asarray(a, dtype=float), np.asarray(b, dtype=float))
     with warnings.catch_warnings():
         # Resamples may be constant; scipy says so for each.
@@ -38,7 +39,9 @@ def rank_agreement(
     return value, float(low), float(high)
 
 
-def _spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+def _spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+    from scipy import stats
+
     ranks = [stats.rankdata(x, axis=axis) for x in (a, b)]
     x, y = (r - r.mean(axis=axis, keepdims=True) for r in ranks)
     return (x * y).sum(axis) / np.sqrt((x**2).sum(axis) * (y**2).sum(axis))
