@@ -1,26 +1,31 @@
 """Pictures of results: a web page, a notebook output, terminal text, a matplotlib figure.
 
-All four take the same options (see `html`) and the two kinds of result. Drawing libraries are
-imported when something is drawn with them. A submodule must not have the name of a function here:
-importing it would replace the function.
+Those four take the same options (see `html`) and the two kinds of attributions; `circuit` and
+`attention` take results of `tl_scopes.circuits`. Drawing libraries are imported when something is
+drawn with them. A submodule must not have the name of a function here: importing it would replace
+the function.
 """
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from tl_scopes.circuit_result import CircuitResult, Components, Verification
+from tl_scopes.errors import RenderError
+from tl_scopes.flow_result import Flow, FlowPath, HeadPaths
 from tl_scopes.render.picture import Result, Site, build
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-__all__ = ["Notebook", "figure", "html", "notebook", "terminal"]
+__all__ = ["Notebook", "attention", "circuit", "figure", "html", "notebook", "terminal"]
 
 
 class Notebook:
@@ -137,6 +142,102 @@ def figure(
     from tl_scopes.render.plots import draw
 
     return draw(build(result, **_options(scale, normalise, include_bos, include_read, sites, site)))
+
+
+def circuit(result: CircuitResult, **options: Any) -> Figure:
+    """A matplotlib figure of a circuit, with options of its own for each kind of result.
+
+    Numbers are in the results' own units; signed ones in blue above zero and red below. Tokens
+    after the read position, which cannot matter, are not drawn.
+
+    Args:
+        result: what a function of `tl_scopes.circuits` returned.
+        options: of `Components` (a grid [layer, head] of effects over all tokens, beside it those
+            of MLPs; without heads a map of components by tokens):
+                what: `"total"`, `"direct"` or `"sensitivity"` (root of the sum of squares over
+                    positions; for several vectors the sum, as they are squares).
+                over: `"heads"` or `"tokens"` (a map: the `top` components with the largest sums by
+                    the positions they write at).
+                top: how many components a map shows (24).
+            of `HeadPaths` (a grid of what passes through each head, beside it what passes outside):
+                values: `"norms"` or `"signed"`.
+                part: `"all"`, or the `"value"` or `"pattern"` path alone where they were split.
+                source: the position of one source token; None for the sum over all.
+                over: `"heads"` or `"tokens"` (a map: the `top` heads by source tokens).
+                top: how many heads a map shows (24).
+            of `Flow` (a matrix of through-positions by source tokens, over it the tokens' scores):
+                values: `"share"`, `"signed"` or `"norms"`.
+            of `FlowPath` (bands between layers as wide as what flows; blue adds, red takes away):
+                min_share: bands of a smaller share of their step's flow are left out, and their
+                    share of all flow is written below (0.01).
+            of `Verification` (predicted against measured changes; error over step size):
+                top: how many of the largest are named (8).
+            of all but `FlowPath`: scale: `"linear"` or `"log"`, as in `html`.
+            of all but `Verification`: include_bos: whether BOS, an attention sink, takes part in
+                the colours (False: hatched; grey bands); sums over tokens always hold it.
+
+    Returns a figure that belongs to no window and no pyplot state; `.savefig(path)` writes it.
+    Raises `RenderError` for an unknown option or value, or a result that cannot be drawn (nothing
+    in it, or NaN).
+    """
+    from tl_scopes.render.bands import draw_flow_path
+    from tl_scopes.render.checked import draw_verification
+    from tl_scopes.render.flows import draw_flow
+    from tl_scopes.render.heads import draw_components, draw_head_paths
+
+    known: dict[type, Callable[..., Figure]] = {
+        Components: draw_components,
+        HeadPaths: draw_head_paths,
+        Flow: draw_flow,
+        FlowPath: draw_flow_path,
+        Verification: draw_verification,
+    }
+    kind = next((each for each in known if isinstance(result, each)), None)
+    if kind is None:
+        names = ", ".join(each.__name__ for each in known)
+        raise RenderError(
+            f"got a {type(result).__name__}; only a result of tl_scopes.circuits can be drawn as a "
+            f"circuit ({names}): pass one, or call render.figure for an attribution"
+        )
+    allowed = [name for name in inspect.signature(known[kind]).parameters if name != "result"]
+    unknown = [name for name in options if name not in allowed]
+    if unknown:
+        raise RenderError(
+            f"{unknown[0]}={options[unknown[0]]!r} is no option for a {kind.__name__}; it takes "
+            f"{', '.join(allowed)}: pass some of these"
+        )
+    return known[kind](result, **options)
+
+
+def attention(
+    result: Flow | HeadPaths, path: str | Path | None = None, *, fragment: bool = False
+) -> str:
+    """One self-contained web page of a flow or of head paths (about 1.3 MB; it fetches nothing).
+
+    A `Flow` becomes circuitsvis's attention view, with through-positions as destinations, in three
+    charts: norm shares, signed shares and norms. `HeadPaths` have no destinations: they become
+    circuitsvis's coloured tokens with a series for each of the 24 heads with the largest norms, and a
+    map of the same.
+
+    Args:
+        result: what `tl_scopes.circuits.flow` or `head_paths` returned.
+        path: where to write the page too, atomically. The folder must exist.
+        fragment: whether to return what a notebook output needs in place of a whole page.
+
+    Raises `RenderError` for another kind of result, or one that cannot be drawn.
+    """
+    from tl_scopes.render import patterns
+
+    if not isinstance(result, (Flow, HeadPaths)):
+        raise RenderError(
+            f"got a {type(result).__name__}; only a Flow or HeadPaths can be drawn as attention: "
+            "pass one of these, or call render.circuit"
+        )
+    id = f"tls-{uuid4().hex[:12]}"
+    text = patterns.fragment(result, id) if fragment else patterns.document(result)
+    if path is not None:
+        _write(Path(path), text)
+    return text
 
 
 def _options(
