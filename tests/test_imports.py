@@ -34,7 +34,7 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 SIBLINGS = set(ROWS[-2])
 # Pictures are made of results alone.
 ONLY = {
-    "render": {"errors", "result", "circuit_result", "flow_result"},
+    "render": {"errors", "storage", "result", "circuit_result", "flow_result"},
     "errors": set(),
     "sites": {"errors"},
     "storage": {"errors"},

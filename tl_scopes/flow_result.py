@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.circuit_result import CircuitResult
+from tl_scopes.storage import write_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -116,6 +118,11 @@ class FlowPath(CircuitResult):
                 graph.add_edge((before, t), (after, q), weight=float(step[q, t]))
         return graph
 
+    def to_json(self, path: str | Path | None = None, min_share: float = 0.0) -> str:
+        """`to_networkx` as node-link JSON, which `networkx.node_link_graph` reads; written to
+        `path` if given."""
+        return _node_link(self.to_networkx(min_share), path)
+
     def __repr__(self) -> str:
         return f"FlowPath({self.scope}, {' -> '.join(self.sites)}, {len(self.str_tokens)} tokens)"
 
@@ -174,6 +181,11 @@ class HeadPaths(_Paged):
                     graph.add_edge(("token", t), node, norm=value, signed=signed)
         return graph
 
+    def to_json(self, path: str | Path | None = None, top: int = 10) -> str:
+        """`to_networkx` as node-link JSON, which `networkx.node_link_graph` reads; written to
+        `path` if given."""
+        return _node_link(self.to_networkx(top), path)
+
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a head and source token."""
         import pandas as pd
@@ -201,3 +213,12 @@ class HeadPaths(_Paged):
     def __repr__(self) -> str:
         top = ", ".join(f"{label} {value:.3g}" for label, value in self.top(3))
         return f"HeadPaths({self.scope}, {self.site} through heads; top: {top})"
+
+
+def _node_link(graph: nx.DiGraph, path: str | Path | None) -> str:
+    import networkx as nx
+
+    text = json.dumps(nx.node_link_data(graph, edges="edges"))
+    if path is not None:
+        write_text(path, text)
+    return text

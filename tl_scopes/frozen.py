@@ -24,13 +24,14 @@ _FITS, _FITS_HALF = 1e-3, 4e-2
 def parse_frozen(frozen: Frozen) -> tuple[str, ...]:
     """The parts to hold constant. Raises `ScopeParameterError`."""
     asked = () if frozen is None else (frozen,) if isinstance(frozen, str) else frozen
-    asked = _PARTS if asked == ("both",) else asked
-    if not isinstance(asked, Iterable) or not set(asked) <= set(_PARTS):
+    parts = list(asked) if isinstance(asked, Iterable) else [asked]
+    parts = list(_PARTS) if parts == ["both"] else parts
+    if not all(isinstance(part, str) and part in _PARTS for part in parts):
         raise ScopeParameterError(
-            f'frozen is {frozen!r}; allowed: None, "patterns", "norms", "both" (or a list of the '
-            "first two)"
+            f'frozen is {frozen!r}; allowed: None, "patterns", "norms", "both", or a list of '
+            '"patterns" and "norms"'
         )
-    return tuple(part for part in _PARTS if part in set(asked))
+    return tuple(part for part in _PARTS if part in parts)
 
 
 def freeze_patterns(view: ModelView, undo: ExitStack) -> None:
@@ -38,17 +39,17 @@ def freeze_patterns(view: ModelView, undo: ExitStack) -> None:
 
     Raises `UnsupportedModelError` where queries and keys have no hooks.
     """
-    for layer in range(view.n_layers):
-        # A pattern depends on the stream by way of its queries and keys alone, and their hooks lie
-        # on the route on every architecture, which hook_pattern does not.
-        for name in ("hook_q", "hook_k"):
-            hook = f"blocks.{layer}.attn.{name}"
-            if hook not in view.hooks:
-                raise UnsupportedModelError(
-                    f'frozen="patterns" needs the hook {hook!r}, which this model does not have: '
-                    "use a model with ordinary attention heads"
-                )
-            view.tap(undo, view.site(hook), torch.Tensor.detach)
+    # A pattern depends on the stream by way of its queries and keys alone, and their hooks lie on
+    # the route on every architecture, which hook_pattern does not.
+    hooks = [f"blocks.{layer}.attn.hook_{x}" for layer in range(view.n_layers) for x in "qk"]
+    missing = [hook for hook in hooks if hook not in view.hooks]
+    if missing:
+        raise UnsupportedModelError(
+            f'frozen="patterns" needs the hook {missing[0]!r}, which this model does not have: '
+            "use a model with ordinary attention heads"
+        )
+    for site in view.sites(hooks) if hooks else ():
+        view.tap(undo, site, torch.Tensor.detach)
 
 
 class HeldNorms:
@@ -65,13 +66,25 @@ class HeldNorms:
             norm: [] for norm in find_norms(view.every_module())
         }
 
-    def hold(self) -> None:
+    def hold(self, read: Site | None = None) -> None:
         for norm, inputs in self.inputs.items():
+            if read is not None:
+                self._refuse_inside(norm, read)
             self._tap(norm, "hook_out", lambda y, n=norm, xs=inputs: _held(n, xs.pop(), y))
 
     def watch(self) -> None:
         for norm, inputs in self.inputs.items():
             self._tap(norm, "hook_in", lambda x, xs=inputs: xs.append(x) or x)
+
+    def _refuse_inside(self, norm: nn.Module, read: Site) -> None:
+        """What a norm gives is held: what is read on the way to that would not be."""
+        ends = [getattr(norm, hook, None) for hook in ("hook_in", "hook_out")]
+        inside = [m for m in norm.modules() if not any(m is end for end in ends)]
+        if any(m is self.view.hooks.get(read.hook) for m in inside):
+            raise UnsupportedModelError(
+                f'frozen="norms" does not reach {read.label!r}, which lies inside a norm: read before '
+                'or after the norm, or use frozen="patterns"'
+            )
 
     def _tap(self, norm: nn.Module, hook: str, edit: Edit) -> None:
         # A bridge's norm has hooks of its own, which may be those of the stream or of a write.
@@ -95,6 +108,12 @@ def _held(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             'frozen="norms" takes a norm for gain * (x - mean) / scale + bias, which '
             f"{type(norm).__name__} of this model is not (or a hook of yours edits what it gives): "
             'use frozen="patterns", or remove the hook'
+        )
+    if fit.gain.any() and not fit.inverse_scale.all():
+        raise UnsupportedModelError(
+            f'frozen="norms" needs the scale of every norm, which cannot be told where {type(norm).__name__} '
+            "is fed zeros (an embedding of zeros, or a hook of yours that clears the stream): use "
+            'frozen="patterns", or remove the hook'
         )
     linear = fit.linear(x)
     return y.detach() + (linear - linear.detach()).to(y.dtype)
@@ -159,6 +178,8 @@ def fit_norm(norm: nn.Module, x: Tensor, y: Tensor) -> NormFit | None:
 def _fit(x: Tensor, y: Tensor, gain: Tensor, bias: Tensor, centred: bool) -> NormFit:
     base = (x - x.mean(-1, keepdim=True) if centred else x) * gain
     squares = base.square().sum(-1, keepdim=True)
-    inverse = ((y - bias) * base).sum(-1, keepdim=True) / squares
-    missed = (y - bias - inverse * base).norm() / (y - bias).norm()
+    tiny = torch.finfo(x.dtype).tiny
+    # Zero where the norm was fed zeros: its scale does not show there, nor does it matter.
+    inverse = ((y - bias) * base).sum(-1, keepdim=True) / squares.clamp_min(tiny)
+    missed = (y - bias - inverse * base).norm() / (y - bias).norm().clamp_min(tiny)
     return NormFit(gain, bias, centred, inverse, float(missed.nan_to_num(torch.inf)))

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,30 +20,49 @@ FORMAT = "tl_scopes"
 FORMAT_VERSION = 1
 
 
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A file to write in place of `path`, which it then becomes at once, or not at all.
+
+    Raises `FileNotFoundError` where the folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into: create it")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        umask = os.umask(0)
+        os.umask(umask)
+        partial.chmod(0o666 & ~umask)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: str | Path, text: str) -> Path:
+    """Write `text` in UTF-8; the file appears whole or not at all."""
+    path = Path(path)
+    with whole(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+    return path
+
+
 def write_file(
     path: str | Path, kind: str, tensors: Mapping[str, Tensor], payload: Mapping[str, Any]
 ) -> Path:
     """Write `tensors` and the JSON-serialisable `payload`; the file appears whole or not at all."""
     path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into: create it")
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "kind": kind,
         "payload": json.dumps(payload, allow_nan=False),
     }
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    os.close(handle)
-    try:
+    with whole(path) as partial:
         save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
     return path
 
 

@@ -83,12 +83,13 @@ class Baseline:
         runs = [(ids, activations(view, ids, sites)) for ids in self.prompts]
         sums: dict[str, Any] = {}
         count = 0
-        for ids, seen in runs or [(self.question.run, own)]:
+        # Hooks may have made the run longer than what is read.
+        for ids, seen in runs or [(self.question.ids[: self.question.position + 1], own)]:
             skip = int(self.kind == "mean" and len(ids) > 1 and ids[0] == bos_id(view))
             count += len(ids) - skip
             for label, x in seen.items():
                 x = x.detach()[0].to(working_dtype(x.dtype))
-                x = x[skip:].sum(0) if self.kind == "mean" else x
+                x = x[skip : len(ids)].sum(0) if self.kind == "mean" else x
                 sums[label] = sums.get(label, 0) + x
         self.values = {k: v / count if self.kind == "mean" else v for k, v in sums.items()}
 

@@ -101,28 +101,25 @@ def components(
 
 
 def _sites(view: ModelView, stream: Stream, by: str) -> list[Site]:
-    n = view.n_layers
+    n, known = view.n_layers, view.hooks
     if by == "layer":
-        found = [resid_site(layer, n) for layer in range(stream.blocks)]
-        if stream.attn_too:
-            found.append(resid_site(stream.blocks, n))
-        return [*found, stream.site]
-    found = [resid_site(0, n)]
+        between = range(stream.blocks + stream.attn_too)
+        return [resid_site(0, n), *(resid_site(layer, n) for layer in between), stream.site]
+    hooks = []
     for layer in stream.attn_layers:
         names = ["hook_attn_out", *(["attn.hook_z"] if by == "head" else [])]
-        if layer < stream.blocks and f"blocks.{layer}.hook_mlp_out" in view.hooks:
+        if layer < stream.blocks and f"blocks.{layer}.hook_mlp_out" in known:
             names += ["hook_mlp_out", *(["mlp.hook_post"] if by == "neuron" else [])]
         elif by == "neuron" and layer < stream.blocks:
             raise UnsupportedModelError(f'block {layer} has no MLP: use by="head" on this model')
-        for name in names:
-            hook = f"blocks.{layer}.{name}"
-            if hook not in view.hooks:
-                raise UnsupportedModelError(
-                    f"by={by!r} needs the hook {hook!r}, which this model does not have (it may have "
-                    'no attention heads there): use by="layer"'
-                )
-            found.append(view.site(hook))
-    return [*found, stream.site]
+        hooks += [f"blocks.{layer}.{name}" for name in names]
+    for hook in hooks:
+        if hook not in known:
+            raise UnsupportedModelError(
+                f"by={by!r} needs the hook {hook!r}, which this model does not have (its "
+                'attention has no heads there, or a block no MLP): use by="layer"'
+            )
+    return [resid_site(0, n), *(view.sites(hooks) if hooks else ()), stream.site]
 
 
 @dataclass(eq=False)

@@ -126,7 +126,8 @@ def flow_path(
         direction = whole.direction
         if only is not None:
             direction = (
-                direction * (torch.arange(direction.shape[1]) == only).to(direction)[:, None]
+                direction
+                * (torch.arange(direction.shape[1], device=direction.device) == only)[:, None]
             )
         tangents = push_forward(question, sites, direction * whole.unit)
         steps = [

@@ -70,7 +70,8 @@ def head_paths(
         for layer in layers
         for name in ("zqkv" if split else "z")
     ]
-    missing = [hook for hook in hooks if hook not in view.hooks]
+    known = view.hooks
+    missing = [hook for hook in hooks if hook not in known]
     if missing:
         raise UnsupportedModelError(
             f"head_paths needs the hook {missing[0]!r}, which this model does not have: use flow, "
@@ -78,7 +79,7 @@ def head_paths(
         )
     if not layers:
         raise SiteError(f"no head lies between {source.label} and what is read: start earlier")
-    with traced(question, source, [view.site(hook) for hook in hooks]) as trace:
+    with traced(question, source, view.sites(hooks)) as trace:
         outputs = [f"blocks.{layer}.attn.hook_z" for layer in layers]
         whole_gradient, *at_heads = trace.gradients([source.label, *outputs])
         whole = Whole(trace, source.label, whole_gradient)
@@ -102,14 +103,15 @@ def head_paths(
             every = torch.arange(len(rest), device=rest.device)
             outside["norms"][layer] = whole.size(rest, every).sum(0)
             outside["signed"][layer] = whole.signed(rest, every).sum(0)
+        found: dict[str, Any] = {name: trace.whole(values) for name, values in grids.items()}
         return HeadPaths(
             **trace.common(),
+            **found,
             site=source.label,
             read_only=read_only,
             scores=trace.whole(whole.scores),
             outside_norms=trace.whole(outside["norms"]),
             outside_signed=trace.whole(outside["signed"]),
-            **{name: trace.whole(values) for name, values in grids.items()},
         )
 
 

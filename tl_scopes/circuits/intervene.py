@@ -15,6 +15,7 @@ from tl_scopes.engine import read_values
 from tl_scopes.errors import NumericalError
 from tl_scopes.explain import Read
 from tl_scopes.sites import Site
+from tl_scopes.unembedding import working_dtype
 
 # Tokens, over all copies of the prompt, that share a forward pass.
 BATCH_TOKENS = 2048
@@ -36,8 +37,6 @@ def scalars(trace: Trace, moves: Sequence[Move], step: float = 1.0) -> Float[Ten
     """
     question = trace.question
     size = max(1, BATCH_TOKENS // len(question.run) - 1)
-    if question.view.is_hooked():
-        size = 1  # the user's hooks may be made for one row
     chunks = (moves[start : start + size] for start in range(0, len(moves), size))
     out = torch.cat([_changes(trace, chunk, step) for chunk in chunks])
     if not torch.isfinite(out).all():
@@ -51,7 +50,13 @@ def scalars(trace: Trace, moves: Sequence[Move], step: float = 1.0) -> Float[Ten
 def _changes(trace: Trace, moves: Sequence[Move], step: float) -> Float[Tensor, "row"]:
     question, answer = trace.question, trace.answer
     # Unmoved once more in the same batch, whose rounding may differ from that of one row.
-    values = _reads(question, moves, step)
+    rows = [None, *moves]
+    if question.hooked:  # by hooks that may be made for one row
+        values = torch.cat([_reads(question, [row], step) for row in rows])
+    else:
+        values = _reads(question, rows, step)
+    # Small changes would be lost in the rounding of half precision.
+    values = values.to(working_dtype(values.dtype))
     head = answer.read.head
     raw = head.raw_logits(values) if question.read_site is None else [None] * len(values)
     before, *after = (replace(answer.read, value=v, raw=z) for v, z in zip(values, raw))
@@ -66,25 +71,29 @@ def _scalar(trace: Trace, read: Read, before: Read) -> Tensor:
 
 
 @torch.no_grad()
-def _reads(question: Question, moves: Sequence[Move], step: float) -> Float[Tensor, "row *d"]:
-    """What is read with nothing moved, then with each move."""
+def _reads(
+    question: Question, moves: Sequence[Move | None], step: float
+) -> Float[Tensor, "row *d"]:
+    """What is read with each move in a row of its own (None: with nothing moved)."""
     view = question.view
     found: list[Tensor] = []
     at: dict[Site, list[int]] = {}
+    deltas = {row: move.delta for row, move in enumerate(moves) if move is not None}
     for row, move in enumerate(moves):
-        at.setdefault(move.site, []).append(row)
+        if move is not None:
+            at.setdefault(move.site, []).append(row)
 
     def edit(rows: list[int], activation: Tensor) -> Tensor:
         out = activation.clone()
         for row in rows:
-            out[row + 1] += (step * moves[row].delta).to(out)
+            out[row] += (step * deltas[row]).to(out)
         return out
 
     def stop(activation: Tensor) -> Tensor:
         found.append(activation)
         raise capture.Stop
 
-    n = len(moves) + 1
+    n = len(moves)
     tokens = torch.tensor([question.run] * n, device=view.device)
     with view.taps() as undo:
         for site, rows in at.items():

@@ -13,7 +13,12 @@ from torch import Tensor
 from tl_scopes.circuits.trace import ask, traced
 from tl_scopes.encoding import Prompt
 from tl_scopes.engine import Answer
-from tl_scopes.errors import LengthMismatchError, ScopeParameterError, UnsupportedModelError
+from tl_scopes.errors import (
+    LengthMismatchError,
+    PromptError,
+    ScopeParameterError,
+    UnsupportedModelError,
+)
 from tl_scopes.explain import Scope
 from tl_scopes.sites import embed_site
 from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
@@ -69,8 +74,13 @@ class ScopeMetric:
     head: Unembedding
 
     def __call__(self, logits: Tensor) -> Float[Tensor, ""]:
+        if not isinstance(logits, Tensor):
+            raise PromptError(
+                f"the metric got a {type(logits).__name__}; allowed: logits, a tensor [batch, pos, "
+                "d_vocab] or [pos, d_vocab]: give what the model returns"
+            )
         rows = logits[None] if logits.ndim == 2 else logits
-        if rows.ndim != 3 or rows.shape[1:] != (self.length, self.head.d_vocab):
+        if rows.ndim != 3 or not len(rows) or rows.shape[1:] != (self.length, self.head.d_vocab):
             raise LengthMismatchError(
                 f"the metric got logits of shape {tuple(logits.shape)}; allowed: [batch, pos, "
                 f"d_vocab] or [pos, d_vocab] with pos = {self.length} (the clean prompt's tokens, BOS "
@@ -84,6 +94,7 @@ class ScopeMetric:
     def clean(self) -> float:
         """The metric on the clean prompt."""
         read = self.answer.read
+        read = replace(read, value=read.value.to(working_dtype(read.value.dtype)))
         return float(self.answer.scope.scalar(read, self.answer.explained, read))
 
     def _scalar(self, raw: Float[Tensor, "d_vocab"]) -> Tensor:
@@ -99,9 +110,10 @@ class ScopeMetric:
         return torch.cholesky_solve(pulled[:, None], self._gram)[:, 0].to(raw.dtype)
 
     @cached_property
+    @torch.inference_mode(False)
     def _gram(self) -> Tensor:
-        gram = torch.zeros(self.head.d_model, self.head.d_model, dtype=torch.float64)
-        gram = gram.to(self.head.W_U.device)
+        size, device = self.head.d_model, self.head.W_U.device
+        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
         for _, rows in self.head.spans(None):
             gram += rows.double().T @ rows.double()
         values = torch.linalg.eigvalsh(gram)
@@ -117,12 +129,12 @@ def _inverse(transform: OutputTransform | None, z: Tensor) -> Tensor:
     """Raw logits from what the model returns: unscaled, or out of the soft-cap."""
     if transform is None:
         return z
-    probe = torch.tensor([-2.0, -0.5, 0.25, 1.0, 3.0], dtype=torch.float64)
+    probe = torch.tensor([-2.0, -0.5, 0.25, 1.0, 3.0], dtype=torch.float64, device="cpu")
     seen = transform(probe)
     factor = seen[3]
     if torch.allclose(seen, factor * probe, rtol=1e-6):
         return z / factor.to(z)
-    cap = transform(torch.tensor([1e9], dtype=torch.float64))
+    cap = transform(torch.tensor([1e9], dtype=torch.float64, device="cpu"))
     if torch.allclose(seen, cap * torch.tanh(probe / cap), rtol=1e-6):
         limit = 1 - torch.finfo(z.dtype).eps
         return cap.to(z) * torch.atanh((z / cap.to(z)).clamp(-limit, limit))

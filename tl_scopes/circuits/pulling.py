@@ -38,8 +38,9 @@ class Whole:
         """What a part is projected on: the whole gradient; its direction where scores are norms."""
         if self.trace.squared:
             return self.gradient
-        tiny = torch.finfo(self.precise).tiny
-        return self.gradient / self.lengths.clamp_min(tiny)[..., None]
+        lengths = self.lengths[..., None]
+        # Squares of a tiny gradient may vanish: scores are zero then, and so must projections be.
+        return torch.where(lengths > 0, self.gradient / lengths, 0)
 
     def size(self, parts: Float[Tensor, "part pos d_model"], vector: Tensor) -> Tensor:
         """Norms of parts of the gradients of the vectors numbered `vector`, or their weighted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 
 import torch
@@ -16,6 +17,8 @@ from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.frozen import HeldNorms, freeze_patterns
 from tl_scopes.sites import Site
 
+_ONE_LEVEL = threading.RLock()
+
 
 def push_forward(
     question: Question, sites: Sequence[Site], direction: Float[Tensor, "vector pos d_model"]
@@ -26,6 +29,9 @@ def push_forward(
     `view.frozen()`. Raises `UnsupportedModelError` where an operation has no such derivative.
     """
     view = question.view
+    if question.hooked and len(direction) > 1:  # by hooks that may be made for one row
+        rows = [push_forward(question, sites, one[None]) for one in direction]
+        return [torch.cat(column) for column in zip(*rows)]
     moved: dict[str, Tensor] = {}
 
     def start(activation: Tensor) -> Tensor:
@@ -33,14 +39,16 @@ def push_forward(
 
     def note(label: str, activation: Tensor) -> Tensor:
         tangent = forward_ad.unpack_dual(activation).tangent
-        moved[label] = torch.zeros_like(activation) if tangent is None else tangent
+        # A clone: later hooks may edit in place.
+        moved[label] = torch.zeros_like(activation) if tangent is None else tangent.clone()
         if label == sites[-1].label:
             raise capture.Stop
         return activation
 
     tokens = torch.tensor([question.run] * len(direction), device=view.device)
-    # The fused kernels of attention have no forward mode.
+    # The fused kernels of attention have no forward mode, and there is one level for all threads.
     with (
+        _ONE_LEVEL,
         torch.no_grad(),
         forward_ad.dual_level(),
         sdpa_kernel(SDPBackend.MATH),

@@ -15,7 +15,12 @@ from tl_scopes import capture
 from tl_scopes.adapter import ModelView, view
 from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, texts
 from tl_scopes.engine import Answer, Job, check_scopes, explain, read_values, verify_once
-from tl_scopes.errors import LengthMismatchError, SiteError, UnsupportedModelError
+from tl_scopes.errors import (
+    LengthMismatchError,
+    NumericalError,
+    SiteError,
+    UnsupportedModelError,
+)
 from tl_scopes.explain import Scope, check_is_scope
 from tl_scopes.frozen import Frozen, HeldNorms, freeze_patterns, parse_frozen
 from tl_scopes.result import ScopeInfo
@@ -32,6 +37,7 @@ class Question:
     position: int
     scope: Scope
     frozen: tuple[str, ...]
+    hooked: bool
 
     @property
     def read_site(self) -> Site | None:
@@ -42,7 +48,7 @@ class Question:
     @property
     def run(self) -> list[int]:
         """The ids that must be run: none after the read position can matter, except to hooks."""
-        return self.ids if self.view.is_hooked() else self.ids[: self.position + 1]
+        return self.ids if self.hooked else self.ids[: self.position + 1]
 
     def encode_like(self, prompt: Prompt, prepend_bos: bool | None, what: str) -> list[int]:
         """Ids of another prompt that must be as long. Raises `LengthMismatchError`."""
@@ -71,7 +77,7 @@ def ask(
     own = getattr(scope, "position", None)
     at = resolve_position(position if own is None else own, len(ids))
     check_scopes(engine, [scope])
-    return Question(engine, ids, at, scope, parts)
+    return Question(engine, ids, at, scope, parts, engine.is_hooked())
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +104,8 @@ class Trace:
         """The gradient of every vector at each label, by one backward pass.
 
         For vectors of norm 1: numbers made of them still have to be multiplied by `norms`.
-        Raises `UnsupportedModelError` for an activation with no path to what is read.
+        Raises `UnsupportedModelError` for an activation with no path to what is read, or where
+        tokens after the read position have influence; `NumericalError`.
         """
         inputs = [self.kept[label] for label in labels]
         found = pull(self.question.view, [self.read], inputs, [self.vectors])
@@ -111,7 +118,24 @@ class Trace:
                     "on the residual stream"
                 )
             out.append(g[:, 0])
+        # From the label nearest to what is read: a NaN there reaches all the earlier ones.
+        for label, g in zip(reversed(labels), reversed(out)):
+            self._check(label, g)
         return out
+
+    def _check(self, label: str, gradient: Float[Tensor, "vector pos ..."]) -> None:
+        if not torch.isfinite(gradient).all():
+            raise NumericalError(
+                f"NaN or infinity in the gradient at {label!r}, although the forward pass was finite: "
+                "check the weights and hooks between there and what is read"
+                f"{capture.overflow_hint(self.question.view)}"
+            )
+        position = self.question.position
+        if gradient[:, position + 1 :].any():
+            raise UnsupportedModelError(
+                f"at {label!r} tokens after the read position {position} have influence: the model "
+                "is not causal, and scopes explain causal models only"
+            )
 
     def common(self) -> dict[str, Any]:
         """The fields that every circuit result has."""
@@ -136,9 +160,15 @@ class Trace:
 
     def whole(self, values: Tensor, axes: int = 1) -> Tensor:
         """`values` over the positions that were run, in their last `axes` axes, as float32 on the
-        CPU over those of the whole prompt, zero after the read."""
+        CPU over those of the whole prompt, zero after the read. Raises `NumericalError`."""
         n = len(self.question.ids)
         out = values.detach().to("cpu", torch.float32)
+        if not torch.isfinite(out).all():
+            raise NumericalError(
+                "NaN or infinity in the result, although activations and gradients are finite: effects "
+                "overflow; scale the scope's vectors or its function down"
+                f"{capture.overflow_hint(self.question.view)}"
+            )
         for axis in range(-axes, 0):
             out = out.narrow(axis, 0, min(out.shape[axis], n))
             pad = [0, 0] * (-axis - 1) + [0, n - out.shape[axis]]
@@ -176,11 +206,11 @@ def traced(
 
     with engine.frozen():
         tokens = torch.tensor([question.run], device=engine.device)
-        verify_once(engine, tokens, engine.is_hooked())
+        verify_once(engine, tokens, question.hooked)
         with engine.taps() as undo:
             norms = HeldNorms(engine, undo) if "norms" in question.frozen else None
             if norms is not None:
-                norms.hold()
+                norms.hold(read_site)
             for site in dict.fromkeys([root, *sites, *optional]):
                 engine.tap(undo, site, keep(site.label))
             if norms is not None:
@@ -196,8 +226,10 @@ def traced(
             except capture.Stop:
                 pass
         _check_reached(question, root, sites, kept, found)
+        if read_site is not None:
+            _check_axes(engine, read_site, found[0], tokens)
         read = read_values(engine, read_site, found[0], [0], [question.position])
-        job = Job(question.ids, [(question.position, question.scope)], engine.is_hooked())
+        job = Job(question.ids, [(question.position, question.scope)], question.hooked)
         (answer,) = explain(engine, [job], tokens, read.detach(), at_final=read_site is None)
         explained = answer.explained
         norms = answer.norms.to(explained.vectors.device)
@@ -205,6 +237,12 @@ def traced(
         vectors = (explained.vectors / safe.to(explained.vectors)).to(read.dtype)
         weights = explained.every_weight.double().cpu()
         yield Trace(question, answer, read[0], kept, vectors, answer.norms, weights)
+
+
+def _check_axes(view: ModelView, site: Site, read: Tensor, tokens: Tensor) -> None:
+    capture._check_axes(site.label, read, tokens)
+    if site.is_named and read.shape[1] == read.shape[2]:
+        capture._check_second_axis(view, tokens, site)
 
 
 def _check_reached(

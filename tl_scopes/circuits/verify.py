@@ -52,8 +52,9 @@ def verify(
 
     Args:
         model, prompt, prepend_bos: those that the attribution was made with.
-        attribution: an `Attribution`, `Flow` or `HeadPaths` for tokens; `Components`, `HeadPaths`, or an
-            `Attribution` (whose heads are then scored by `components`) for heads.
+        attribution: an `Attribution` (its first site counts), `Flow` or `HeadPaths` for tokens;
+            `Components`, `HeadPaths`, or an `Attribution` (whose heads are then scored by
+            `components`) for heads.
         by: what is ablated, `"token"` or `"head"`.
         intervention: what an activation is replaced by: `"zero"`, its `"mean"` over the prompt's
             tokens (BOS left out), the embedding of the tokenizer's `"pad"` token (tokens at the
@@ -76,15 +77,12 @@ def verify(
 
     Source: the honesty check of first-order methods, as in Kramar et al., arXiv 2403.00745.
     """
-    _check(attribution, by, intervention, corrupted, steps, (top, random, k))
+    _check(attribution, by, intervention, corrupted, (top, random, k), seed)
+    steps = _shares(steps)
     chosen_scope = scope if scope is not None else _scope_of(attribution.scope, attribution)
     frozen = getattr(attribution, "frozen", ())
     question = ask(model, prompt, chosen_scope, attribution.position, prepend_bos, frozen)
-    if attribution.tokens.tolist() != question.ids:
-        raise PromptError(
-            f"the prompt has the token ids {question.ids[:8]}..., the attribution was made for "
-            f"{attribution.tokens.tolist()[:8]}...: give the prompt it was made for"
-        )
+    _check_same(attribution, question)
     view = question.view
     heads = _head_sites(question) if by == "head" else []
     site = view.site(_token_site(attribution)) if by == "token" else embed_site()
@@ -146,10 +144,11 @@ def _tokens(trace: Trace, start: Baseline, site: Site) -> list[_Candidate]:
     x = trace.kept[site.label].detach()[0]
     delta = start.of(site.label) - x
     names = texts(question.view, question.ids)
+    component = site.component or ()
     found = []
     for t in range(question.position + 1):
         own = torch.zeros_like(delta)
-        own[t] = delta[t]
+        own[(t, *component)] = delta[(t, *component)]
         label = f"{t}: {names[t]!r}"
         found.append(_Candidate(label, (t,), Move(site, own), _predict(trace, gradient, own)))
     return found
@@ -226,20 +225,21 @@ def _head_sites(question: Question) -> list[Site]:
     view = question.view
     layers = last_stream(view, question.read_site).attn_layers
     hooks = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    missing = [hook for hook in hooks if hook not in view.hooks]
+    known = view.hooks
+    missing = [hook for hook in hooks if hook not in known]
     if missing or not hooks:
         raise UnsupportedModelError(
             f'by="head" needs {missing[0] if missing else "a block before what is read"!r}, which '
             'this model does not have: use by="token"'
         )
-    return [view.site(hook) for hook in hooks]
+    return list(view.sites(hooks))
 
 
 def _pad_embedding(question: Question, site: Site) -> Float[Tensor, "pos d_model"]:
     pad = getattr(getattr(question.view.model, "tokenizer", None), "pad_token_id", None)
-    if pad is None:
+    if pad is None or not 0 <= int(pad) < int(question.view.cfg.d_vocab):
         raise ScopeParameterError(
-            'intervention="pad" needs a tokenizer with a pad token, which this model does not have: '
+            f'intervention="pad" needs a pad token with an embedding, but the tokenizer\'s is {pad}: '
             'use "zero" or "mean"'
         )
     seen = activations(question.view, [int(pad)] * len(question.run), [site])
@@ -251,11 +251,11 @@ def _check(
     by: Any,
     intervention: Any,
     corrupted: Any,
-    steps: Any,
     counts: tuple[Any, ...],
+    seed: Any,
 ) -> None:
     kinds = {"token": (Attribution, Flow, HeadPaths), "head": (Attribution, Components, HeadPaths)}
-    if by not in kinds:
+    if not isinstance(by, str) or by not in kinds:
         raise ScopeParameterError(f'by is {by!r}; allowed: "token", "head"')
     if not isinstance(attribution, kinds[by]):
         raise ScopeParameterError(
@@ -280,8 +280,37 @@ def _check(
         raise ScopeParameterError(
             f"top, random and k are {counts}; allowed: whole numbers from 0, k from 1"
         )
-    if not steps or not all(isinstance(s, (int, float)) and 0 < s <= 1 for s in steps):
-        raise ScopeParameterError(f"steps is {steps!r}; allowed: shares above 0, up to 1")
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise ScopeParameterError(f"seed is {seed!r}; allowed: an int from 0 to 2**63 - 1")
+
+
+def _shares(steps: Any) -> tuple[float, ...]:
+    try:
+        found = tuple(float(step) for step in steps)
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(0 < step <= 1 for step in found):
+        raise ScopeParameterError(
+            f"steps is {steps!r}; allowed: a list of shares of the intervention, above 0 and up to 1"
+        )
+    return found
+
+
+def _check_same(attribution: Any, question: Question) -> None:
+    """Raises `PromptError` or `ScopeParameterError` for another question than the attribution's."""
+    made, ids = attribution.tokens.tolist(), question.ids
+    if made != ids:
+        differ = (t for t, (a, b) in enumerate(zip(made, ids)) if a != b)
+        at = next(differ, min(len(made), len(ids)))
+        raise PromptError(
+            f"the prompt's {len(ids)} tokens are not the {len(made)} of the attribution, from position "
+            f"{at} on: give the prompt, and the prepend_bos, that it was made with"
+        )
+    if question.scope.name != attribution.scope.name or question.position != attribution.position:
+        raise ScopeParameterError(
+            f"the scope is {question.scope.name!r}, read at {question.position}, but the attribution is "
+            f"of {attribution.scope}, read at {attribution.position}: give the scope it was made with"
+        )
 
 
 def _scope_of(info: ScopeInfo, attribution: Any) -> Scope:

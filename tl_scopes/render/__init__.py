@@ -9,8 +9,6 @@ the function.
 from __future__ import annotations
 
 import inspect
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ from tl_scopes.circuit_result import CircuitResult, Components, Verification
 from tl_scopes.errors import RenderError
 from tl_scopes.flow_result import Flow, FlowPath, HeadPaths
 from tl_scopes.render.picture import Result, Site, build
+from tl_scopes.storage import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,7 +75,7 @@ def html(
 
     text = page(build(result, **_options(scale, normalise, include_bos, include_read, sites, site)))
     if path is not None:
-        _write(Path(path), text)
+        write_text(path, text)
     return text
 
 
@@ -236,7 +235,7 @@ def attention(
     id = f"tls-{uuid4().hex[:12]}"
     text = patterns.fragment(result, id) if fragment else patterns.document(result)
     if path is not None:
-        _write(Path(path), text)
+        write_text(path, text)
     return text
 
 
@@ -251,18 +250,3 @@ def _options(
         "sites": sites,
         "site": site,
     }
-
-
-def _write(path: Path, text: str) -> None:
-    """The file appears whole or not at all."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
