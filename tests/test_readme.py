@@ -28,4 +28,22 @@ def test_snippets_run_and_print_what_they_say(tmp_path, monkeypatch):
             assert (tmp_path / "paris.html").stat().st_size > 100_000
         if "layers.scores.shape" in block:
             assert len(scope["layers"].sites) == 20
-    assert len(BLOCKS) == 4
+        if "circuits.components" in block:
+            check_circuit(scope, tmp_path)
+    assert len(BLOCKS) == 5
+
+
+def check_circuit(scope: dict, folder: Path) -> None:
+    """What the comments in the circuit section say of the numbers."""
+    said = [("L11H2", 10.6), ("L1H2", 5.8), ("L13H3", -4.6)]
+    got = [(label, int(value * 10) / 10) for label, value in scope["parts"].top(3, "head")]
+    assert got == said
+    assert scope["paths"].top(1, source=6)[0][0] == "L11H2"
+    assert {label for label, _ in scope["paths"].top(2, source=5)} == {"L6H1", "L4H1"}
+    checked = scope["checked"]
+    assert [(label, int(real * 10) / 10) for label, _, real in checked.top(2)] == [
+        ("L11H2", -8.9), ("L4H1", -2.0)
+    ]  # fmt: skip
+    assert len(checked.labels) == 72
+    for name in ("heads.png", "route.png"):
+        assert (folder / name).read_bytes().startswith(b"\x89PNG")

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -172,6 +171,44 @@ class Verification(CircuitResult):
     k: int
     top_overlap: float
     slope: float
-    steps: tuple[float, ...] = ()
-    step_measured: Float[Tensor, "step row"] = field(default_factory=lambda: torch.zeros(0, 0))
-    step_errors: tuple[float, ...] = ()
+    steps: tuple[float, ...]
+    step_measured: Float[Tensor, "step row"]
+    step_errors: tuple[float, ...]
+
+    @property
+    def step_curve(self) -> list[tuple[float, float]]:
+        """`(step, error)`: how far first order is off at each share of the whole intervention."""
+        return list(zip(self.steps, self.step_errors))
+
+    def first_order_until(self, error: float = 0.1) -> float:
+        """The largest step up to which errors stay below `error`; 0 if none does."""
+        good = 0.0
+        for step, own in sorted(self.step_curve):
+            if not own < error:
+                break
+            good = step
+        return good
+
+    def top(self, k: int = 5) -> list[tuple[str, float, float]]:
+        """The `k` rows with the largest real changes as `(label, predicted, measured)`."""
+        order = self.measured.abs().argsort(descending=True, stable=True)[: max(k, 0)].tolist()
+        return [(self.labels[i], float(self.predicted[i]), float(self.measured[i])) for i in order]
+
+    def to_frame(self) -> pd.DataFrame:
+        """pandas table: one row a token or head."""
+        import pandas as pd
+
+        columns = ("labels", "chosen", "scores", "predicted", "measured")
+        values = {name: getattr(self, name) for name in columns}
+        return pd.DataFrame(
+            {name: v.tolist() if isinstance(v, Tensor) else list(v) for name, v in values.items()}
+        )
+
+    def __repr__(self) -> str:
+        ranks, signs = self.rank_agreement, self.prediction_agreement
+        return (
+            f"Verification({len(self.labels)} {self.by}s, {self.intervention}; rank agreement of "
+            f"scores {ranks.value:.2f} [{ranks.low:.2f}, {ranks.high:.2f}], of predicted changes "
+            f"{signs.value:.2f} [{signs.low:.2f}, {signs.high:.2f}], slope {self.slope:.2f}, "
+            f"first order up to a step of {self.first_order_until():g})"
+        )

@@ -58,7 +58,7 @@ def flow(
     """
     check_chunk(chunk_size)
     question = ask(model, prompt, scope, position, prepend_bos, frozen)
-    source, through = _streams(question, [site, layer])
+    source, through = _streams(question, [question.view.site(s) for s in (site, layer)])
     with traced(question, source, [through]) as trace:
         whole_gradient, at_layer = trace.gradients([source.label, through.label])
         whole = Whole(trace, source.label, whole_gradient)
@@ -117,7 +117,7 @@ def flow_path(
     """
     check_chunk(chunk_size)
     question = ask(model, prompt, scope, position, prepend_bos, frozen)
-    sites = _streams(question, [site, *layers])
+    sites = _streams(question, [question.view.site(site), *question.view.sites(layers)])
     only = None if source is None else resolve_position(source, len(question.ids))
     with traced(question, sites[0], sites[1:]) as trace:
         labels = [s.label for s in sites]
@@ -168,15 +168,13 @@ def _step(
     return out
 
 
-def _streams(question: Question, requests: Sequence[int | str]) -> list[Site]:
-    """Residual-stream sites in ascending order. Raises `SiteError`."""
-    view = question.view
-    sites = [view.site(request) for request in requests]
-    for request, site in zip(requests, sites):
+def _streams(question: Question, sites: list[Site]) -> list[Site]:
+    """`sites`, if they are the residual stream's, in ascending order. Raises `SiteError`."""
+    for site in sites:
         if site.is_named:
             raise SiteError(
-                f"{request!r} is a hook; influence flows between the positions of the residual "
-                f'stream: give "embed", or a layer from 0 to {view.n_layers}'
+                f"{site.label!r} is a hook; influence flows between the positions of the residual "
+                f'stream: give "embed", or a layer from 0 to {question.view.n_layers}'
             )
     order = [-1 if site.is_embed else int(site.label[6:-1]) for site in sites]
     if any(a >= b for a, b in pairwise(order)) or len(sites) < 2:

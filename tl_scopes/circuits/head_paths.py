@@ -65,11 +65,13 @@ def head_paths(
         raise SiteError(f'{site!r} is a hook; source tokens are at "embed", or at a layer')
     first = 0 if source.is_embed else int(source.label[6:-1])
     layers = [i for i in last_stream(view, question.read_site).attn_layers if i >= first]
-    hooks = [
-        f"blocks.{layer}.attn.hook_{name}"
-        for layer in layers
-        for name in ("zqkv" if split else "z")
-    ]
+    # Heads of the block that is read in may come before what is read: its attention's output, say.
+    read = None if question.read_site is None else question.read_site.block
+    beside = [read] if read is not None and read >= first and read not in layers else []
+    hooks, more = (
+        [f"blocks.{i}.attn.hook_{name}" for i in blocks for name in ("zqkv" if split else "z")]
+        for blocks in (layers, beside)
+    )
     known = view.hooks
     missing = [hook for hook in hooks if hook not in known]
     if missing:
@@ -77,9 +79,11 @@ def head_paths(
             f"head_paths needs the hook {missing[0]!r}, which this model does not have: use flow, "
             "which needs no heads"
         )
-    if not layers:
-        raise SiteError(f"no head lies between {source.label} and what is read: start earlier")
-    with traced(question, source, view.sites(hooks)) as trace:
+    sites, optional = ([view.site(h) for h in every if h in known] for every in (hooks, more))
+    with traced(question, source, sites, optional) as trace:
+        layers += [i for i in beside if trace.leads_to_read(f"blocks.{i}.attn.hook_z")]
+        if not layers:
+            raise SiteError(f"no head lies between {source.label} and what is read: start earlier")
         outputs = [f"blocks.{layer}.attn.hook_z" for layer in layers]
         whole_gradient, *at_heads = trace.gradients([source.label, *outputs])
         whole = Whole(trace, source.label, whole_gradient)

@@ -114,14 +114,21 @@ class Trace:
             if g is None:
                 raise UnsupportedModelError(
                     f"{label!r} has no path to what is read: its activation is a by-product on this "
-                    "architecture, or a hook of yours replaces what follows; use tl_scopes.attribute "
-                    "on the residual stream"
+                    "architecture, frozen= holds it constant, or a hook of yours replaces what "
+                    'follows; use the residual stream (components: by="layer"), or drop frozen='
                 )
             out.append(g[:, 0])
         # From the label nearest to what is read: a NaN there reaches all the earlier ones.
         for label, g in zip(reversed(labels), reversed(out)):
             self._check(label, g)
         return out
+
+    def leads_to_read(self, label: str) -> bool:
+        """Whether what is read was computed from the activation at `label`."""
+        if label not in self.kept:
+            return False
+        (found,) = pull(self.question.view, [self.read], [self.kept[label]], [self.vectors[:1]])
+        return found is not None
 
     def _check(self, label: str, gradient: Float[Tensor, "vector pos ..."]) -> None:
         if not torch.isfinite(gradient).all():

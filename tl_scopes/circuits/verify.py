@@ -63,7 +63,8 @@ def verify(
             direction, a scope of your own).
         top, random: how many of the highest scores, and how many of the others, are ablated.
         k: of how many the overlap is taken.
-        steps: shares of the whole intervention, for the step curve.
+        steps: shares of the whole intervention, for the step curve. In float32 the smallest of
+            them may show rounding; a model in float64 tells.
         seed: of the random choice and of the bootstrap.
 
     Returns:
@@ -103,7 +104,8 @@ def verify(
         measured = scalars(trace, moves)
         curve = torch.stack([scalars(trace, moves, step) for step in steps])
         power = 2 if trace.squared else 1
-        expected = torch.tensor(steps, dtype=torch.float64)[:, None] ** power * predicted
+        shares = torch.tensor(steps, dtype=torch.float64, device="cpu")
+        expected = shares[:, None] ** power * predicted
         error = (curve - expected).abs() / expected.abs()
         ranked = scores[order]
         first = min(k, len(rows))
@@ -195,9 +197,9 @@ def _scores(attribution: Any, by: str, candidates: list[_Candidate]) -> Float[Te
 
 def _choose(scores: Tensor, top: int, random: int, seed: int) -> list[int]:
     order = torch.sort(scores, descending=True, stable=True).indices
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     rest = order[top:]
-    drawn = rest[torch.randperm(len(rest), generator=generator)[:random]]
+    drawn = rest[torch.randperm(len(rest), generator=generator, device="cpu")[:random]]
     chosen = [*order[:top].tolist(), *drawn.tolist()]
     if len(chosen) < 3:
         raise ScopeParameterError(
