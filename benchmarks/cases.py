@@ -11,6 +11,7 @@ import torch
 import tl_scopes as ts
 from benchmarks import floor, prompts
 from benchmarks.published import Published
+from tl_scopes import circuits
 
 Call = Callable[[], object]
 LENGTHS = (32, 128, 512, 2048)
@@ -76,6 +77,8 @@ def cases(
             yield from _against_published(model, name, Published(hf_model), n, quick)
     if MAIN in lengths:
         yield from _shared(model, quick)
+        if not quick:
+            yield from _circuits(model, name)
     if hf_model is not None and not quick and min(LENGTHS) in lengths:
         yield from _full_fisher(model, Published(hf_model))
 
@@ -184,6 +187,56 @@ def _shared(model: Any, quick: bool) -> Iterator[Case]:
         most=None if quick else 0.7,
         rounds=5,
     )
+
+
+def _circuits(model: Any, name: str) -> Iterator[Case]:
+    n = 64
+    ids = prompts.tokens(model, n)
+    scope = ts.SemanticScope()
+    heads = model.cfg.n_layers * model.cfg.n_heads
+    yield Case(
+        f"components, {heads} heads",
+        n,
+        lambda: circuits.components(model, ids, scope),
+        lambda: ts.attribute(model, ids, scope),
+        "attribute",
+    )
+    yield Case(
+        f"head paths, {heads} heads",
+        n,
+        lambda: circuits.head_paths(model, ids, scope),
+        _backward(model, ids),
+        "one backward pass",
+        most=60 if name == "gemma-3-270m" else None,
+        rounds=3,
+    )
+    yield Case(
+        f"flow, {n} positions",
+        n,
+        lambda: circuits.flow(model, ids, scope, model.cfg.n_layers // 2),
+        _backward(model, ids),
+        "one backward pass",
+        rounds=3,
+    )
+
+
+def _backward(model: Any, ids: torch.Tensor) -> Call:
+    """A backward pass from the final state to the embedding, over a graph that is kept."""
+    leaf: list[torch.Tensor] = []
+    final: list[torch.Tensor] = []
+
+    def root(activation: torch.Tensor, hook: Any) -> torch.Tensor:
+        leaf.append(activation.detach().requires_grad_())
+        return leaf[0] * 1
+
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    handle = model.unembed.register_forward_pre_hook(lambda _, args: final.append(args[0]))
+    with model.hooks(fwd_hooks=[("hook_embed", root)]):
+        model(ids)
+    handle.remove()
+    v = model.W_U[:, 0].detach()
+    return lambda: torch.autograd.grad(final[0][0, -1], leaf, v, retain_graph=True)
 
 
 def _full_fisher(model: Any, published: Published) -> Iterator[Case]:
