@@ -23,8 +23,8 @@ from tl_scopes.explain import Scope
 from tl_scopes.sites import embed_site
 from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
 
-# Condition of W_U above which the final state cannot be told from logits in single precision.
-_WORST_CONDITION = 1e6
+# Share of the final state that the rounding of logits may blur.
+_MOST_NOISE = 1e-2
 
 
 def scope_metric(
@@ -106,23 +106,38 @@ class ScopeMetric:
 
     def final_state(self, raw: Float[Tensor, "d_vocab"]) -> Float[Tensor, "d_model"]:
         """The y whose raw logits these are, by least squares."""
-        pulled = (self.head.W_U.to(raw.dtype) @ (raw - self.head.b_U.to(raw))).double()
-        return torch.cholesky_solve(pulled[:, None], self._gram)[:, 0].to(raw.dtype)
+        factor, condition = self._gram
+        offset = raw - self.head.b_U.to(raw)
+        noise = torch.finfo(self.head.W_U.dtype).eps * condition
+        if noise * (self.head.d_model / self.head.d_vocab) ** 0.5 > _MOST_NOISE:
+            raise UnsupportedModelError(
+                f"the logits, rounded to {self.head.W_U.dtype}, do not determine the final state (the "
+                f"condition of W_U is {condition:.0e}): load the model in a wider precision, or use a "
+                "semantic, logit-difference or function scope"
+            )
+        if noise * condition <= _MOST_NOISE**2:
+            pulled = (self.head.W_U.to(raw.dtype) @ offset).double()
+        else:  # normal equations square the condition
+            pulled = torch.zeros_like(factor[0])
+            for span, rows in self.head.spans(None):
+                pulled = pulled + offset[span].double() @ rows.double()
+        return torch.cholesky_solve(pulled[:, None], factor)[:, 0].to(raw.dtype)
 
     @cached_property
-    @torch.inference_mode(False)
-    def _gram(self) -> Tensor:
-        size, device = self.head.d_model, self.head.W_U.device
-        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
+    def _gram(self) -> tuple[Float[Tensor, "d_model d_model"], float]:
+        """The Cholesky factor of W_U W_U^T, and the condition of W_U."""
+        gram = torch.zeros(self.head.d_model, self.head.d_model, dtype=torch.float64)
+        gram = gram.to(self.head.W_U.device)
         for _, rows in self.head.spans(None):
             gram += rows.double().T @ rows.double()
         values = torch.linalg.eigvalsh(gram)
-        if not values[0] > 0 or values[-1] > _WORST_CONDITION**2 * values[0]:
+        condition = float((values[-1] / values[0].clamp_min(0)).sqrt())
+        if not condition < 1 / torch.finfo(torch.float32).eps:
             raise UnsupportedModelError(
                 "W_U does not determine the final state from logits (its rank is below d_model, or "
                 "nearly so): use a semantic, logit-difference or function scope"
             )
-        return torch.linalg.cholesky(gram)
+        return torch.linalg.cholesky(gram), condition
 
 
 def _inverse(transform: OutputTransform | None, z: Tensor) -> Tensor:

@@ -10,17 +10,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_scopes.adapter import view as view_of
 from tl_scopes.circuit_result import Components, Verification
+from tl_scopes.circuits.asked import (
+    check_options,
+    check_prompt,
+    check_scope,
+    scope_of,
+    shares,
+    token_site,
+)
 from tl_scopes.circuits.baseline import Baseline, activations
 from tl_scopes.circuits.intervene import Move, scalars
 from tl_scopes.circuits.trace import Question, Trace, ask, traced
 from tl_scopes.circuits.writes import last_stream
-from tl_scopes.encoding import Prompt, texts
-from tl_scopes.errors import NumericalError, PromptError, ScopeParameterError, UnsupportedModelError
+from tl_scopes.encoding import Prompt, encode, texts
+from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
 from tl_scopes.explain import Scope
 from tl_scopes.flow_result import Flow, HeadPaths
-from tl_scopes.result import Agreement, Attribution, ScopeInfo
-from tl_scopes.scopes import FisherScope, LogitDifferenceScope, SemanticScope, TemperatureScope
+from tl_scopes.result import Agreement, Attribution
 from tl_scopes.sites import Site, embed_site
 from tl_scopes.stats import rank_agreement
 
@@ -78,15 +86,16 @@ def verify(
 
     Source: the honesty check of first-order methods, as in Kramar et al., arXiv 2403.00745.
     """
-    _check(attribution, by, intervention, corrupted, (top, random, k), seed)
-    steps = _shares(steps)
-    chosen_scope = scope if scope is not None else _scope_of(attribution.scope, attribution)
+    check_options(attribution, by, intervention, corrupted, (top, random, k), seed)
+    steps = shares(steps)
+    chosen_scope = scope if scope is not None else scope_of(attribution.scope, attribution)
+    view = view_of(model)
+    check_prompt(attribution, encode(view, prompt, prepend_bos))
     frozen = getattr(attribution, "frozen", ())
     question = ask(model, prompt, chosen_scope, attribution.position, prepend_bos, frozen)
-    _check_same(attribution, question)
-    view = question.view
+    check_scope(attribution, question)
     heads = _head_sites(question) if by == "head" else []
-    site = view.site(_token_site(attribution)) if by == "token" else embed_site()
+    site = view.site(token_site(attribution)) if by == "token" else embed_site()
     sites = [site] if by == "token" else heads
     start = Baseline.chosen(
         question, _BASELINES.get(intervention, "zero"), corrupted, None, prepend_bos
@@ -219,10 +228,6 @@ def _agreement(a: Tensor, b: Tensor, seed: int) -> Agreement:
     return found
 
 
-def _token_site(attribution: Any) -> str:
-    return attribution.sites[0] if isinstance(attribution, Attribution) else attribution.site
-
-
 def _head_sites(question: Question) -> list[Site]:
     view = question.view
     layers = last_stream(view, question.read_site).attn_layers
@@ -246,86 +251,3 @@ def _pad_embedding(question: Question, site: Site) -> Float[Tensor, "pos d_model
         )
     seen = activations(question.view, [int(pad)] * len(question.run), [site])
     return seen[site.label][0]
-
-
-def _check(
-    attribution: Any,
-    by: Any,
-    intervention: Any,
-    corrupted: Any,
-    counts: tuple[Any, ...],
-    seed: Any,
-) -> None:
-    kinds = {"token": (Attribution, Flow, HeadPaths), "head": (Attribution, Components, HeadPaths)}
-    if not isinstance(by, str) or by not in kinds:
-        raise ScopeParameterError(f'by is {by!r}; allowed: "token", "head"')
-    if not isinstance(attribution, kinds[by]):
-        raise ScopeParameterError(
-            f"by={by!r} takes {', '.join(c.__name__ for c in kinds[by])}, not "
-            f"{type(attribution).__name__}: make one with tl_scopes.attribute or tl_scopes.circuits"
-        )
-    if intervention not in ("zero", "mean", "pad", "corrupt"):
-        raise ScopeParameterError(
-            f'intervention is {intervention!r}; allowed: "zero", "mean", "pad", "corrupt"'
-        )
-    if intervention == "pad" and (by == "head" or _token_site(attribution) != "embed"):
-        raise ScopeParameterError(
-            'intervention="pad" replaces token embeddings: use it with by="token" and an attribution '
-            'at site "embed", or use "zero", "mean" or "corrupt"'
-        )
-    if (corrupted is not None) != (intervention == "corrupt"):
-        raise ScopeParameterError(
-            'intervention="corrupt" and corrupted=, a prompt of the same length, go together: give '
-            "both or none"
-        )
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or counts[2] < 1:
-        raise ScopeParameterError(
-            f"top, random and k are {counts}; allowed: whole numbers from 0, k from 1"
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
-        raise ScopeParameterError(f"seed is {seed!r}; allowed: an int from 0 to 2**63 - 1")
-
-
-def _shares(steps: Any) -> tuple[float, ...]:
-    try:
-        found = tuple(float(step) for step in steps)
-    except (TypeError, ValueError):
-        found = ()
-    if not found or not all(0 < step <= 1 for step in found):
-        raise ScopeParameterError(
-            f"steps is {steps!r}; allowed: a list of shares of the intervention, above 0 and up to 1"
-        )
-    return found
-
-
-def _check_same(attribution: Any, question: Question) -> None:
-    """Raises `PromptError` or `ScopeParameterError` for another question than the attribution's."""
-    made, ids = attribution.tokens.tolist(), question.ids
-    if made != ids:
-        differ = (t for t, (a, b) in enumerate(zip(made, ids)) if a != b)
-        at = next(differ, min(len(made), len(ids)))
-        raise PromptError(
-            f"the prompt's {len(ids)} tokens are not the {len(made)} of the attribution, from position "
-            f"{at} on: give the prompt, and the prepend_bos, that it was made with"
-        )
-    if question.scope.name != attribution.scope.name or question.position != attribution.position:
-        raise ScopeParameterError(
-            f"the scope is {question.scope.name!r}, read at {question.position}, but the attribution is "
-            f"of {attribution.scope}, read at {attribution.position}: give the scope it was made with"
-        )
-
-
-def _scope_of(info: ScopeInfo, attribution: Any) -> Scope:
-    """The scope that a result's record describes, on the target it had."""
-    told = info.parameters
-    if info.name == "semantic" and attribution.target is not None:
-        return SemanticScope(attribution.target.id)
-    if info.name == "logit_difference" and attribution.target is not None:
-        return LogitDifferenceScope(attribution.target.id, told["b"])
-    if info.name == "temperature":
-        return TemperatureScope()
-    if info.name == "fisher":
-        return FisherScope(**told)
-    raise ScopeParameterError(
-        f"the attribution's record does not hold its scope ({info}): pass it again as scope="
-    )
