@@ -18,7 +18,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 import tl_scopes
-from benchmarks import growth, measure
+from benchmarks import growth, heads, measure
 from benchmarks.cases import LENGTHS, MAIN, Case, cases
 from tl_scopes import bundled, models
 
@@ -69,6 +69,20 @@ def memory(
 ) -> None:
     """Measure, in a process each, how memory grows with length, sites and directions; plot it."""
     growth.run(longest, out)
+
+
+@app.command()
+def ablation(
+    model: Annotated[str, typer.Option(help="A bundled model.")] = NAMES[0],
+    count: Annotated[int, typer.Option(help="How many repeated sequences.")] = 20,
+    threads: Annotated[int, typer.Option(help="torch threads.")] = 2,
+    out: Annotated[Path, typer.Option(help="Where to write JSON.")] = RESULTS / "ablation.json",
+) -> None:
+    """Compare what circuits say of every head on repeated sequences with ablating it."""
+    torch.set_num_threads(threads)
+    for key, value in heads.run(model, count, out).items():
+        for row in value.items() if isinstance(value, dict) else [(value, "")]:
+            print(key, *row)
 
 
 @app.command(hidden=True)

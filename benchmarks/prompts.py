@@ -33,3 +33,24 @@ def batch(model: Any, n: int, shortest: int, longest: int, seed: int = 0) -> lis
     lengths = torch.randint(shortest, longest + 1, (n,), generator=generator).tolist()
     starts = torch.randint(1, 3 * longest, (n,), generator=generator).tolist()
     return [ids[:1] + ids[start : start + length - 1] for start, length in zip(starts, lengths)]
+
+
+# Nouns that are one token each, with a space before them, in both bundled vocabularies.
+NOUNS = """apple basket bottle bridge button camera candle carpet castle circle cloud coffee cotton desert
+diamond doctor dragon engine flower forest garden guitar hammer island jacket kitchen ladder letter magnet market
+mirror monkey music needle ocean orange paper pillow planet pocket potato prison puzzle rabbit river rocket saddle
+school shadow shirt shoulder signal silver soldier spider statue stone sugar summer table temple tiger train tunnel
+turkey valley velvet violin wallet water weapon whale wheat window winter wolf yellow zebra""".split()
+
+
+def repeated(n: int, words: int = 12, seed: int = 0) -> list[tuple[str, str]]:
+    """`n` lists of random nouns said twice, the second time without the last one, which is the target."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for _ in range(n):
+        chosen = [
+            NOUNS[i] for i in torch.randperm(len(NOUNS), generator=generator)[:words].tolist()
+        ]
+        said = "".join(f" {word}" for word in chosen)
+        made.append((said + said.rpartition(" ")[0], f" {chosen[-1]}"))
+    return made

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ import zoo
 
 import tl_scopes as ts
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks import cases, floor, measure, prompts
 from benchmarks.published import Published
 
@@ -91,3 +89,17 @@ def test_prompts_have_the_lengths_asked_for():
     assert len(many) == 8 and all(20 <= len(p) <= 60 for p in many)
     listed = list(cases.cases(model, "gemma-3-270m", None, True, (128,)))
     assert len({(c.what, c.over) for c in listed}) == len(listed) > 4
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
+def test_repeated_sequences_are_of_single_tokens(name):
+    model = ts.models.load(name, progress=False)
+    bos = len(model.to_tokens(" apple")[0]) - 1
+    assert len({*prompts.NOUNS}) == len(prompts.NOUNS)
+    assert len(model.to_tokens("".join(f" {noun}" for noun in prompts.NOUNS))[0]) == bos + len(
+        prompts.NOUNS
+    )
+    for prompt, target in prompts.repeated(3):
+        words = prompt.split()
+        assert len(words) == 23 and words[:11] == words[12:] and words[11] == target.strip()

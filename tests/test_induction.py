@@ -7,8 +7,10 @@ import functools
 import induction
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 import tl_scopes as ts
+from benchmarks.prompts import repeated
 from tl_scopes.circuits import components, flow, head_paths, scope_metric, verify
 
 PROMPTS = induction.prompts(20, seed=100)
@@ -180,3 +182,22 @@ def test_confidence_is_carried_by_the_same_heads(kind):
                 lost[layer, head] = clean - float(metric(model(tokens)))
     assert clean == pytest.approx(metric.clean, rel=1e-4)
     assert [(layer, int(lost[layer].argmax())) for layer in range(2)] == list(circuit(kind))
+
+
+@pytest.mark.real("gemma-3-270m")
+@pytest.mark.slow
+def test_on_a_real_model_predictions_rank_heads_as_ablation_does():
+    """Every head of Gemma on two repeated sequences; `python -m benchmarks ablation` does twenty."""
+    model = ts.models.load("gemma-3-270m", progress=False)
+    measured, predicted = [], []
+    for prompt, target in repeated(2):
+        parts = components(model, prompt, ts.SemanticScope(target), baseline="mean")
+        checked = verify(model, prompt, parts, "head", "mean", top=72, random=0, steps=(0.1,))
+        assert checked.prediction_agreement.low > 0.7
+        assert checked.step_errors[0] < 0.1
+        order = [checked.labels.index(label) for label in sorted(checked.labels)]
+        measured.append(checked.measured[order])
+        predicted.append(checked.predicted[order])
+    total = torch.stack(measured).mean(0)
+    assert sorted(checked.labels)[int(total.argmin())] == "L11H2", "the one that copies"
+    assert float(spearmanr(total, torch.stack(predicted).mean(0)).statistic) > 0.8

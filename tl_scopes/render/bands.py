@@ -25,8 +25,8 @@ from tl_scopes.render.canvas import (
     setting,
     sheet,
 )
-from tl_scopes.render.picture import _one_of
-from tl_scopes.render.plots import INK, READ, SOFT, _write
+from tl_scopes.render.picture import one_of
+from tl_scopes.render.plots import INK, READ, SOFT, write
 from tl_scopes.render.scale import NEGATIVE, POSITIVE, number, percent
 from tl_scopes.render.tokens import clipped, words
 
@@ -37,7 +37,7 @@ def draw_flow_path(
     result: FlowPath, *, min_share: float = 0.01, include_bos: bool = False
 ) -> Figure:
     """See `tl_scopes.render.circuit`."""
-    _one_of("include_bos", include_bos, (False, True))
+    one_of("include_bos", include_bos, (False, True))
     if isinstance(min_share, bool) or not isinstance(min_share, (int, float)) or not (
         0 <= min_share < 1
     ):  # fmt: skip
@@ -188,21 +188,21 @@ def _words(
     for i, site in enumerate(sites):
         text = ax.text(i * pitch, -0.12, "", ha="left" if slanted else "center", va="bottom",
                        rotation=30 if slanted else 0)  # fmt: skip
-        _write(text, site, size=9)
+        write(text, site, size=9)
     right = (len(result.sites) - 1) * pitch + 0.12
     first, last = (np.abs(row) / (np.abs(row).max() or 1.0) for row in (nodes[0], nodes[-1]))
     for t, (name, y) in enumerate(zip(names, plan.middles)):
         read = t == len(names) - 1
         text = ax.text(-0.66, y, "", ha="right", va="center")
-        _write(text, name, size=8)
+        write(text, name, size=8)
         mark_token(text, read, not (plan.pale and t == 0))
         if first[t] > 0:
             text = ax.text(-0.12, y, "", ha="right", va="center")
-            _write(text, percent(first[t] / first.sum()), size=7, color=SOFT)
+            write(text, percent(first[t] / first.sum()), size=7, color=SOFT)
         share = percent(last[t] / last.sum()) if last[t] / (last.sum() or 1.0) >= 0.005 else ""
         if share or read:
             text = ax.text(right, y, "", ha="left", va="center")
-            _write(text, f"{share}  read" if read else share, 7, READ if read else SOFT)
+            write(text, f"{share}  read" if read else share, 7, READ if read else SOFT)
     if plan.bands and plan.per_inch > 0:
         most = 0.45 * plan.per_inch
         nice = 10.0 ** np.floor(np.log10(most))
@@ -211,4 +211,4 @@ def _words(
         y = float(plan.heights.sum()) + 0.15
         ax.add_patch(Rectangle((-NODE / 2, y), NODE, tall, color=SOFT, lw=0))
         text = ax.text(0.12, y + tall / 2, "", ha="left", va="center")
-        _write(text, f"{number(float(nice))} ({words(result.units)})", size=7, color=SOFT)
+        write(text, f"{number(float(nice))} ({words(result.units)})", size=7, color=SOFT)

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.errors import RenderError
-from tl_scopes.render.plots import READ, SOFT, _css, _drawable, _NotebookFigure, _style, _write
+from tl_scopes.render import picture
+from tl_scopes.render.plots import READ, SOFT, NotebookFigure, css, drawable, style, write
 from tl_scopes.render.scale import Scale, colour, number
 from tl_scopes.render.tokens import clipped, words
 
@@ -27,16 +28,7 @@ PALE, FAINT, LINE, EMPTY = "#8b9098", "#c9cdd3", "#e9ebee", "#f1f2f4"
 
 def explained(result: CircuitResult) -> str:
     """What the scope explains, as the end of a sentence."""
-    target = f" “{clipped(result.target.text, 40)}”" if result.target else ""
-    known = {
-        "semantic": f"the logit of the next token{target}",
-        "logit_difference": "a logit difference",
-        "temperature": "the confidence of the prediction",
-        "fisher": "the next-token distribution",
-        "function": "a function of the logits",
-        "direction": "the reading along a direction",
-    }
-    return known.get(result.scope.name, f"{words(result.scope.name)}{target}")
+    return picture.explained(result.scope, result.target)
 
 
 def setting(result: CircuitResult, *parts: str) -> str:
@@ -125,7 +117,7 @@ class Shades:
 
     def ramp(self) -> LinearSegmentedColormap:
         """Of colour values from `low` to 1, not of numbers."""
-        ends = [_css(float(x)) for x in np.linspace(self.low, 1.0, 129)]
+        ends = [css(float(x)) for x in np.linspace(self.low, 1.0, 129)]
         return LinearSegmentedColormap.from_list("tl_scopes", ends)
 
     def bar(self, figure: Figure, axes: Sequence[Axes], label: str, tall: float) -> None:
@@ -137,9 +129,9 @@ class Shades:
         bar.set_ticks([at for at, _ in ticks], labels=[number(score) for _, score in ticks])
         bar.ax.tick_params(length=2, color=SOFT)
         for text in bar.ax.get_yticklabels():
-            _style(text, size=8)
+            style(text, size=8)
         kind = f"{label}, logarithmic" if self.scale.decades else label
-        _write(bar.ax.yaxis.label, "\n".join(textwrap.wrap(kind, 46)), size=8)
+        write(bar.ax.yaxis.label, "\n".join(textwrap.wrap(kind, 46)), size=8)
         bar.outline.set_linewidth(0.4)
 
 
@@ -166,7 +158,7 @@ def numbers(ax: Axes, values: np.ndarray, colours: np.ndarray, least: float, siz
         r, g, b = colour(float(colours[i, j]))
         dark = 0.299 * r + 0.587 * g + 0.114 * b < 153
         text = ax.text(j, i, "", ha="center", va="center")
-        _write(text, number(float(values[i, j])), size, "#ffffff" if dark else "#1c1e21")
+        write(text, number(float(values[i, j])), size, "#ffffff" if dark else "#1c1e21")
 
 
 def separate(ax: Axes, rows: int, columns: int) -> None:
@@ -179,9 +171,9 @@ def separate(ax: Axes, rows: int, columns: int) -> None:
 
 def label(axis: Axis, names: Sequence[str], size: float, places: Sequence[float] = ()) -> None:
     """Literal labels at 0, 1, ... or at `places`."""
-    axis.set_ticks(places or range(len(names)), [_drawable(name) for name in names])
+    axis.set_ticks(places or range(len(names)), [drawable(name) for name in names])
     for text in axis.get_ticklabels():
-        _style(text, size=size)
+        style(text, size=size)
 
 
 def label_tokens(axis: Axis, result: CircuitResult, inside: np.ndarray, size: float = 8) -> None:
@@ -200,20 +192,20 @@ def mark_token(text: Text, read: bool, inside: bool) -> None:
         text.set(color=PALE)
 
 
-def sheet(width: float, height: float) -> _NotebookFigure:
+def sheet(width: float, height: float) -> NotebookFigure:
     """A figure of its own, no pyplot state; sizes in inches, kept within 6.6 by 2.6 to 40 by 40."""
     size = (min(max(width, 6.6), 40.0), min(max(height, 2.6), 40.0))
-    return _NotebookFigure(figsize=size, layout="constrained")
+    return NotebookFigure(figsize=size, layout="constrained")
 
 
 def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str] = ()) -> None:
     """Title and subtitle above, notes below, wrapped to the figure's width between their parts."""
     wide = figure.get_figwidth()
     lines = textwrap.wrap(title, int(wide * 12)) + _wrapped(subtitle.split(DOT), int(wide * 12))
-    _write(figure.suptitle(""), "\n".join(lines), size=10)
+    write(figure.suptitle(""), "\n".join(lines), size=10)
     said = _wrapped([note for note in notes if note], int(wide * 15))
     if said:
-        _write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
+        write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
 
 
 def _wrapped(parts: Sequence[str], width: int) -> list[str]:

@@ -25,8 +25,8 @@ from tl_scopes.render.canvas import (
     setting,
     sheet,
 )
-from tl_scopes.render.picture import _one_of
-from tl_scopes.render.plots import INK, READ, SOFT, _css, _style, _write
+from tl_scopes.render.picture import one_of
+from tl_scopes.render.plots import INK, READ, SOFT, css, style, write
 from tl_scopes.render.scale import MAX_DECADES, number, percent
 from tl_scopes.render.tokens import words
 
@@ -36,7 +36,7 @@ CHARACTER, LINE_HEIGHT = 0.068, 0.14  # of the labels, in inches
 
 def draw_verification(result: Verification, *, scale: str = "linear", top: int = 8) -> Figure:
     """See `tl_scopes.render.circuit`."""
-    _one_of("scale", scale, ("linear", "log"))
+    one_of("scale", scale, ("linear", "log"))
     count("top", top)
     check(result, predicted=result.predicted, measured=result.measured, scores=result.scores)
     curve = len(result.step_errors) > 0
@@ -108,20 +108,20 @@ def _scatter(ax: Axes, result: Verification, log: bool, top: int) -> None:
     chosen = np.array([which == "top" for which in result.chosen])
     for inside, fill, edge, name in (
         (~chosen, "white", SOFT, "random"),
-        (chosen, _css(0.6), _css(1.0), "top"),
+        (chosen, css(0.6), css(1.0), "top"),
     ):
         if inside.any():
             ax.scatter(x[inside], y[inside], s=24, facecolor=fill, edgecolor=edge, linewidth=0.7,
                        zorder=3, label=f"{name} ({int(inside.sum())})")  # fmt: skip
     _name_points(ax, result, x, y, top)
     unit = effect_unit(result)
-    _write(ax.xaxis.label, f"predicted change, first order ({unit})", size=9)
-    _write(ax.yaxis.label, f"measured change ({unit})", size=9)
+    write(ax.xaxis.label, f"predicted change, first order ({unit})", size=9)
+    write(ax.yaxis.label, f"measured change ({unit})", size=9)
     _dress(ax)
     legend = ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4,
                        handlelength=1.5, columnspacing=1.2, borderpad=0)  # fmt: skip
     for text in legend.get_texts():
-        _style(text, size=8, color=INK)
+        style(text, size=8, color=INK)
 
 
 def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, top: int) -> None:
@@ -147,7 +147,7 @@ def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, t
                 taken.append(box)
                 text = ax.annotate("", (x[i], y[i]), (dx * 72, dy * 72), ha=ha, va="center",
                                    textcoords="offset points")  # fmt: skip
-                _write(text, name, size=7.5)
+                write(text, name, size=7.5)
                 break
 
 
@@ -158,12 +158,12 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def _steps(ax: Axes, result: Verification) -> None:
     steps, errors = np.array(result.steps), np.array(result.step_errors, dtype=float)
     here = (errors > 0) & np.isfinite(errors) & (steps > 0)
-    _write(ax.xaxis.label, "step: share of the whole intervention", size=9)
-    _write(ax.yaxis.label, "median error / predicted change", size=9)
+    write(ax.xaxis.label, "step: share of the whole intervention", size=9)
+    write(ax.yaxis.label, "median error / predicted change", size=9)
     _dress(ax)
     if not here.any():
         text = ax.text(0.5, 0.5, "", ha="center", va="center", transform=ax.transAxes)
-        _write(text, "no error at any step", size=9, color=SOFT)
+        write(text, "no error at any step", size=9, color=SOFT)
         ax.set(xticks=[], yticks=[])
         return
     steps, errors = steps[here], errors[here]
@@ -172,14 +172,14 @@ def _steps(ax: Axes, result: Verification) -> None:
         ax.axhline(level, color=FAINT, linewidth=0.8, zorder=0)
         text = ax.annotate("", (1.0, level), (-2, 2), xycoords=("axes fraction", "data"),
                            textcoords="offset points", ha="right", va="bottom")  # fmt: skip
-        _write(text, f"{level:.0%}", size=7, color=SOFT)
+        write(text, f"{level:.0%}", size=7, color=SOFT)
     for axis, values in ((ax.xaxis, steps), (ax.yaxis, [*errors, 0.1, 1.0])):
         low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
         places = [10.0**k for k in range(low, high + 1, 1 + (high - low) // 8)]
         label(axis, [number(place) for place in places], 8, places)
     ax.minorticks_off()
-    ax.plot(steps, errors, color=_css(0.6), marker="o", markersize=4.5, linewidth=1.4,
-            markeredgecolor=_css(1.0), markeredgewidth=0.7)  # fmt: skip
+    ax.plot(steps, errors, color=css(0.6), marker="o", markersize=4.5, linewidth=1.4,
+            markeredgecolor=css(1.0), markeredgewidth=0.7)  # fmt: skip
     ax.set(xlim=(steps.min() / 1.4, steps.max() * 1.4),
            ylim=(min(errors.min(), 0.1) / 1.8, max(errors.max(), 1.0) * 1.8))  # fmt: skip
 

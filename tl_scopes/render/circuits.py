@@ -36,7 +36,7 @@ def widget(picture: Picture, id: str) -> Widget:
         made = colored_tokens(tokens, values[0], min_value=-1.0, max_value=1.0)
     else:
         made = colored_tokens_multi(tokens, values.T, labels=[row.label for row in picture.rows])
-    bundle, component, props = _parts(made.local_src)
+    bundle, component, props = parts(made.local_src)
     if len(picture.rows) > 1:
         ones = [1.0] * len(picture.rows)
         # Properties of the component that its Python function does not offer.
@@ -57,7 +57,7 @@ def _inner(token: str) -> str:
     return escaped(token) + ("<!--\n-->" if "\n" in token else "")
 
 
-def _parts(source: str) -> tuple[str, str, dict[str, object]]:
+def parts(source: str) -> tuple[str, str, dict[str, object]]:
     """Take circuitsvis's local source apart: bundle, component name, properties.
 
     The element's random id separates them: neither the bundle nor the properties (JSON, on one

@@ -24,8 +24,8 @@ from tl_scopes.render.canvas import (
     setting,
     sheet,
 )
-from tl_scopes.render.picture import _one_of
-from tl_scopes.render.plots import SOFT, _css, _write
+from tl_scopes.render.picture import one_of
+from tl_scopes.render.plots import SOFT, css, write
 from tl_scopes.render.scale import number
 from tl_scopes.render.tokens import words
 
@@ -38,9 +38,9 @@ def draw_flow(
     include_bos: bool = False,
 ) -> Figure:
     """See `tl_scopes.render.circuit`."""
-    _one_of("values", values, ("share", "signed", "norms"))
-    _one_of("scale", scale, ("linear", "log"))
-    _one_of("include_bos", include_bos, (False, True))
+    one_of("values", values, ("share", "signed", "norms"))
+    one_of("scale", scale, ("linear", "log"))
+    one_of("include_bos", include_bos, (False, True))
     check(result, norms=result.norms, signed=result.signed, scores=result.scores)
     n = result.position + 1
     chosen = {"share": result.share, "signed": result.signed, "norms": result.norms}[values]
@@ -62,8 +62,8 @@ def draw_flow(
     label_tokens(ax.xaxis, result, inside)
     label_tokens(ax.yaxis, result, inside)
     layer = words(result.layer)
-    _write(ax.xaxis.label, f"source token at {words(result.site)}", size=9)
-    _write(ax.yaxis.label, f"through position at {layer}", size=9)
+    write(ax.xaxis.label, f"source token at {words(result.site)}", size=9)
+    write(ax.yaxis.label, f"through position at {layer}", size=9)
     _score_bars(top, array(result.scores)[:n], inside)
     shades.bar(figure, [top, ax], unit, n * cell + 1)
     how = {
@@ -82,12 +82,12 @@ def _score_bars(ax: Axes, scores: np.ndarray, inside: np.ndarray) -> None:
     limit = float(np.abs(scores[inside]).max()) or 1.0
     lengths = np.clip(scores / limit, -1.25, 1.25)
     for t, length in enumerate(lengths):
-        shade = _css(0.55 if length >= 0 else -0.55) if inside[t] else EMPTY
+        shade = css(0.55 if length >= 0 else -0.55) if inside[t] else EMPTY
         ax.bar(t, length, width=0.75, color=shade, edgecolor=None if inside[t] else FAINT,
                linewidth=0, hatch=None if inside[t] else "////")  # fmt: skip
         if abs(scores[t]) > 1.25 * limit:
             text = ax.annotate("", (t, length), (0, 2), textcoords="offset points", ha="left")
-            _write(text, f"↑ {number(float(scores[t]))}", size=7, color=SOFT)
+            write(text, f"↑ {number(float(scores[t]))}", size=7, color=SOFT)
     low = min(float(lengths.min()), 0.0)
     ax.set_ylim(1.1 * low, 1.3)
     ax.axhline(0, color=FAINT, linewidth=0.8)
@@ -97,4 +97,4 @@ def _score_bars(ax: Axes, scores: np.ndarray, inside: np.ndarray) -> None:
     ax.tick_params(axis="x", length=0, labelbottom=False)
     ax.spines[["top", "right", "bottom"]].set_visible(False)
     ax.spines["left"].set_color(FAINT)
-    _write(ax.yaxis.label, "score", size=8, color=SOFT)
+    write(ax.yaxis.label, "score", size=8, color=SOFT)

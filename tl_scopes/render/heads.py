@@ -22,7 +22,7 @@ from tl_scopes.render.canvas import (
     setting,
 )
 from tl_scopes.render.maps import Bars, head_grid, token_map
-from tl_scopes.render.picture import _one_of
+from tl_scopes.render.picture import one_of
 from tl_scopes.render.scale import number
 from tl_scopes.render.tokens import clipped, words
 
@@ -37,10 +37,10 @@ def draw_components(
     include_bos: bool = False,
 ) -> Figure:
     """See `tl_scopes.render.circuit`."""
-    _one_of("what", what, ("total", "direct", "sensitivity"))
-    _one_of("over", over, (None, "heads", "tokens"))
-    _one_of("scale", scale, ("linear", "log"))
-    _one_of("include_bos", include_bos, (False, True))
+    one_of("what", what, ("total", "direct", "sensitivity"))
+    one_of("over", over, (None, "heads", "tokens"))
+    one_of("scale", scale, ("linear", "log"))
+    one_of("include_bos", include_bos, (False, True))
     values = {"total": result.total, "direct": result.direct, "sensitivity": result.sensitivity}
     check(result, **{what: values[what]})
     heads = [i for i, kind in enumerate(result.kinds) if kind == "head"]
@@ -132,11 +132,11 @@ def draw_head_paths(
     include_bos: bool = False,
 ) -> Figure:
     """See `tl_scopes.render.circuit`."""
-    _one_of("values", values, ("norms", "signed"))
-    _one_of("part", part, ("all", "value", "pattern"))
-    _one_of("over", over, ("heads", "tokens"))
-    _one_of("scale", scale, ("linear", "log"))
-    _one_of("include_bos", include_bos, (False, True))
+    one_of("values", values, ("norms", "signed"))
+    one_of("part", part, ("all", "value", "pattern"))
+    one_of("over", over, ("heads", "tokens"))
+    one_of("scale", scale, ("linear", "log"))
+    one_of("include_bos", include_bos, (False, True))
     name = values if part == "all" else f"{part}_{values}"
     chosen: Tensor | None = getattr(result, name)
     if chosen is None:

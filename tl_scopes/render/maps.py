@@ -22,7 +22,7 @@ from tl_scopes.render.canvas import (
     separate,
     sheet,
 )
-from tl_scopes.render.plots import INK, SOFT, _css, _write
+from tl_scopes.render.plots import INK, SOFT, css, write
 from tl_scopes.render.scale import number
 
 BAR_INCHES = 1.5
@@ -52,8 +52,8 @@ def head_grid(
     size = 8.0 if wide >= 0.24 else 7.0
     label(ax.yaxis, [str(layer) for layer in layers], size)
     label(ax.xaxis, [str(head) for head in range(n_heads)], size)
-    _write(ax.yaxis.label, "layer", size=9)
-    _write(ax.xaxis.label, "head", size=9)
+    write(ax.yaxis.label, "layer", size=9)
+    write(ax.xaxis.label, "head", size=9)
     _finish(figure, ax, side, bars, shades, unit, n_layers * tall)
     return figure
 
@@ -111,17 +111,17 @@ def _draw_bars(ax: Axes, bars: Bars) -> None:
     values = bars.values
     limit = float(np.abs(values).max()) or 1.0
     lengths = values / limit  # as numbers can be too small or large for an axis
-    shades = [_css(0.55 if value >= 0 else -0.55) for value in values]
+    shades = [css(0.55 if value >= 0 else -0.55) for value in values]
     ax.barh(range(len(values)), lengths, height=0.62, color=shades)
     for i, (value, length) in enumerate(zip(values, lengths)):
         text = ax.annotate(
             "", (length, i), (3 if value >= 0 else -3, 0), textcoords="offset points",
             ha="left" if value >= 0 else "right", va="center",
         )  # fmt: skip
-        _write(text, number(float(value)), size=7, color=INK)
+        write(text, number(float(value)), size=7, color=INK)
     both = bool((values < 0).any()), bool((values > 0).any() or not (values < 0).any())
     ax.set_xlim(-1.75 if both[0] else 0.0, 1.75 if both[1] else 0.0)
     ax.axvline(0, color=FAINT, linewidth=0.8)
     ax.set(xticks=[], yticks=[])
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
-    _write(ax.xaxis.label, bars.title, size=8, color=SOFT)
+    write(ax.xaxis.label, bars.title, size=8, color=SOFT)

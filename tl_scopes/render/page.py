@@ -42,37 +42,37 @@ def fragment(picture: Picture, id: str) -> str:
     many = " tls-many" if several else ""
     sections = [
         f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>',
-        _legend(picture),
+        legend(picture),
         heat_map(picture) if several else "",
     ]
     return (
-        f"<style>{_style()}\n{_marks(picture, inner.id)}</style>\n"
+        f"<style>{style()}\n{marks(picture, inner.id)}</style>\n"
         f'<section class="tls" id="{id}">\n<header><h1>{html.escape(picture.title)}</h1>'
         f"<p>{html.escape(picture.subtitle)}</p></header>\n"
         f'<div class="tls-body"><div class="tls-main">{"".join(sections)}</div>\n'
         f"<aside>{_asides(picture)}</aside></div>\n<footer>{html.escape(source(picture))}</footer>\n"
         f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
         f'<script type="module">\n{inner.script}\n{inner.call}\n'
-        f"const scope = {script_json(_data(picture, id))};\n{_asset('page.js')}</script>"
+        f"const scope = {script_json(data(picture, id))};\n{asset('page.js')}</script>"
     )
 
 
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
     return files("tl_scopes.render").joinpath(name).read_text(encoding="utf-8")
 
 
-def _style() -> str:
+def style() -> str:
     """Dark where the reader asks for it, unless a notebook says what its own theme is."""
-    dark = _asset("dark.css")
+    dark = asset("dark.css")
     themed = 'body[data-jp-theme-light="false"],body.vscode-dark'
     lit = 'body:not([data-jp-theme-light="true"],.vscode-light)'
     return (
-        _asset("page.css")
+        asset("page.css")
         + f"@media (prefers-color-scheme:dark){{{lit}{{{dark}}}}}\n{themed}{{{dark}}}"
     )
 
 
-def _marks(picture: Picture, id: str) -> str:
+def marks(picture: Picture, id: str) -> str:
     """Rules that mark tokens by their place, for the marks that hold whatever row is shown."""
     token = f"#{id} .colored-tokens>span:nth-of-type"
     rules = []
@@ -90,7 +90,7 @@ def _marks(picture: Picture, id: str) -> str:
     return "\n".join(rules)
 
 
-def _legend(picture: Picture) -> str:
+def legend(picture: Picture) -> str:
     signed = any(row.scale.signed for row in picture.rows)
     low = -1.0 if signed else 0.0
     stops = ",".join(
@@ -131,12 +131,12 @@ def _asides(picture: Picture) -> str:
     rows = picture.rows if picture.kind == "read" else picture.rows[:1]
     return "".join(
         f'<div class="tls-side"{"" if i == picture.first else " hidden"}>'
-        f"{_aside(picture, row)}</div>"
+        f"{aside(picture, row)}</div>"
         for i, row in enumerate(rows)
     )
 
 
-def _aside(picture: Picture, row: Row) -> str:
+def aside(picture: Picture, row: Row) -> str:
     top = max((c.probability for c in row.prediction), default=0.0) or 1.0
     items, met = [], False
     for c in row.prediction:
@@ -160,7 +160,7 @@ def _aside(picture: Picture, row: Row) -> str:
     return "".join(parts)
 
 
-def _data(picture: Picture, id: str) -> dict[str, object]:
+def data(picture: Picture, id: str) -> dict[str, object]:
     """What the page's own script needs: numbers already written out, for tooltips and legend."""
     signed = any(row.scale.signed for row in picture.rows)
     rows = [

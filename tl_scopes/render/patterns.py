@@ -12,7 +12,7 @@ from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.flow_result import Flow, HeadPaths
 from tl_scopes.render import page
 from tl_scopes.render.canvas import array, check, coloured, explained, setting
-from tl_scopes.render.circuits import Widget, _parts, script_json, widget
+from tl_scopes.render.circuits import Widget, parts, script_json, widget
 from tl_scopes.render.heads import strongest
 from tl_scopes.render.heat import heat_map
 from tl_scopes.render.picture import Picture, Row, source
@@ -110,10 +110,10 @@ def _flow(result: Flow, id: str) -> str:
     said = "<br>".join(html.escape(meaning) for meaning in meanings)
     main = (
         f'<p class="tls-hint">{html.escape(hint)}</p>'
-        f'<div class="tls-flow" id="{made.id}">{heat_map(picture)}</div>{page._legend(picture)}'
+        f'<div class="tls-flow" id="{made.id}">{heat_map(picture)}</div>{page.legend(picture)}'
         f'<p class="tls-hint" style="margin-top:.8rem">{said}</p>'
     )
-    aside = page._aside(picture, _row(result, "", result.position, whole, Scale(1.0), n - 1))
+    aside = page.aside(picture, _row(result, "", result.position, whole, Scale(1.0), n - 1))
     # A cell of a long prompt would become too narrow for its label.
     wide = f"max-width:{min(max(72.0, 24 + 1.5 * n), 88.0):g}rem"
     return _shell(picture, id, main, aside, "", f"{made.script}\n{made.call}", wide)
@@ -126,7 +126,7 @@ def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widg
     # Tokens are drawn on a canvas, as they are: escaped ones would show their escapes.
     made = attention_heads(values, tokens, list(views), max_value=1.0, min_value=-1.0,
                            mask_upper_tri=False)  # fmt: skip
-    bundle, component, props = _parts(made.local_src)
+    bundle, component, props = parts(made.local_src)
     call = f"CircuitsVis.render({json.dumps(id)}, CircuitsVis.{component}, {script_json(props)});"
     return Widget(id, bundle, call, "")
 
@@ -160,14 +160,14 @@ def _heads(result: HeadPaths, id: str) -> str:
     grid = heat_map(picture).replace("one row a site", "one row a head", 1)
     main = (
         '<div class="tls-text tls-many"><p class="tls-hint">Point at a head to see it, click to '
-        f'keep it.</p><div id="{made.id}">{made.fallback}</div></div>{page._legend(picture)}{grid}'
+        f'keep it.</p><div id="{made.id}">{made.fallback}</div></div>{page.legend(picture)}{grid}'
     )
     script = (
         f"{made.script}\n{made.call}\n"
-        f"const scope = {script_json(page._data(picture, id))};\n{page._asset('page.js')}"
+        f"const scope = {script_json(page.data(picture, id))};\n{page.asset('page.js')}"
     )
     return _shell(
-        picture, id, main, page._aside(picture, rows[0]), page._marks(picture, made.id), script
+        picture, id, main, page.aside(picture, rows[0]), page.marks(picture, made.id), script
     )
 
 
@@ -214,7 +214,7 @@ def _shell(
     picture: _Picture, id: str, main: str, aside: str, marks: str, script: str, style: str = ""
 ) -> str:
     return (
-        f"<style>{page._style()}{page._asset('flow.css')}@media (prefers-color-scheme:dark)"
+        f"<style>{page.style()}{page.asset('flow.css')}@media (prefers-color-scheme:dark)"
         f'{{body:not([data-jp-theme-light="true"],.vscode-light){{{DARK}}}}}'
         f'body[data-jp-theme-light="false"],body.vscode-dark{{{DARK}}}\n{marks}</style>\n'
         f'<section class="tls" id="{id}" style="{style}">\n<header><h1>{html.escape(picture.title)}'

@@ -26,6 +26,20 @@ Result = Attribution | SequenceAttribution
 Site = int | str
 
 
+def explained(scope: ScopeInfo, target: Token | None) -> str:
+    """What a scope explains, as the end of a sentence."""
+    named = f" “{clipped(target.text, 40)}”" if target else ""
+    known = {
+        "semantic": f"the logit of the next token{named}",
+        "logit_difference": "a logit difference",
+        "temperature": "the confidence of the prediction",
+        "fisher": "the next-token distribution",
+        "function": "a function of the logits",
+        "direction": "the reading along a direction",
+    }
+    return known.get(scope.name, f"{words(scope.name)}{named}")
+
+
 @dataclass(frozen=True)
 class Row:
     """One line of scores: a site of an `Attribution`, or a read position of a sequence.
@@ -74,17 +88,7 @@ class Picture:
     @property
     def title(self) -> str:
         """What is explained, in a few words."""
-        row, name = self.rows[0], self.scope.name
-        target = f" “{clipped(row.target.text, 40)}”" if row.target and self.kind == "site" else ""
-        known = {
-            "semantic": f"the logit of the next token{target}",
-            "logit_difference": "a logit difference",
-            "temperature": "the confidence of the prediction",
-            "fisher": "the next-token distribution",
-            "function": "a function of the logits",
-            "direction": "the reading along a direction",
-        }
-        return f"What moves {known.get(name, f'{words(name)}{target}')}"
+        return f"What moves {explained(self.scope, self.rows[0].target if self.kind == 'site' else None)}"
 
     @property
     def subtitle(self) -> str:
@@ -191,10 +195,10 @@ def build(
             f"got a {type(result).__name__}; only an Attribution or a SequenceAttribution can be "
             "drawn: pass what tl_scopes.attribute or attribute_sequence returned"
         )
-    _one_of("scale", scale, ("linear", "log"))
-    _one_of("normalise", normalise, ("site", "all"))
-    _one_of("include_bos", include_bos, (False, True))
-    _one_of("include_read", include_read, (False, True))
+    one_of("scale", scale, ("linear", "log"))
+    one_of("normalise", normalise, ("site", "all"))
+    one_of("include_bos", include_bos, (False, True))
+    one_of("include_read", include_read, (False, True))
     _check(result)
     chosen = _choose(result, sites, site)
     if isinstance(result, Attribution):
@@ -234,7 +238,7 @@ def build(
     )
 
 
-def _one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if not any(type(value) is type(a) and value == a for a in allowed):
         choices = " or ".join(repr(a) for a in allowed)
         raise RenderError(f"{name}={value!r} is unknown; it is {choices}: pass one of these")

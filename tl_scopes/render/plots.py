@@ -27,7 +27,7 @@ PER_LINE = 48
 INK, SOFT, READ = "#1c1e21", "#63676e", "#c2410c"
 
 
-class _NotebookFigure(Figure):
+class NotebookFigure(Figure):
     """Shows itself in a notebook in which pyplot was never imported."""
 
     def _repr_png_(self) -> bytes:
@@ -39,7 +39,7 @@ class _NotebookFigure(Figure):
 def draw(picture: Picture) -> Figure:
     """The figure of `picture`; it belongs to no pyplot state."""
     figure = _bars(picture, picture.rows[0]) if len(picture.rows) == 1 else _map(picture)
-    _write(figure.suptitle(""), f"{picture.title}\n{picture.subtitle}", size=10)
+    write(figure.suptitle(""), f"{picture.title}\n{picture.subtitle}", size=10)
     return figure
 
 
@@ -48,7 +48,7 @@ def _bars(picture: Picture, row: Row) -> Figure:
     lines = -(-n // PER_LINE)
     per_line = -(-n // lines)
     size = (max(0.21 * per_line + 1.6, 6.0), 2.2 * lines + 1.0)
-    figure = _NotebookFigure(figsize=size, layout="constrained")
+    figure = NotebookFigure(figsize=size, layout="constrained")
     low, high = _limits(row, picture.log)
     for i, ax in enumerate(figure.subplots(lines, 1, squeeze=False)[:, 0]):
         span = np.arange(i * per_line, min((i + 1) * per_line, n))
@@ -56,7 +56,7 @@ def _bars(picture: Picture, row: Row) -> Figure:
         ax.set_ylim(low, high)
         for inside in (True, False):
             part = span[row.included[span] == inside]
-            shades = [_css(float(row.colours[t])) for t in part] if inside else "#f1f2f4"
+            shades = [css(float(row.colours[t])) for t in part] if inside else "#f1f2f4"
             start = low if row.scale.decades else 0.0
             heights = np.clip(row.scores[part], low, high) - start
             ax.bar(part, heights, bottom=start, width=0.8, color=shades, edgecolor=SOFT,
@@ -66,19 +66,19 @@ def _bars(picture: Picture, row: Row) -> Figure:
                             elinewidth=0.8, capsize=1.5)  # fmt: skip
         for t in span[row.scores[span] > high]:  # out of the colour scale, cut off by the top
             label = ax.annotate("", (t, high), (0, 3), textcoords="offset points", ha="center")
-            _write(label, f"↑ {number(float(row.scores[t]))}", size=7, color=SOFT)
+            write(label, f"↑ {number(float(row.scores[t]))}", size=7, color=SOFT)
         ax.set_xlim(span[0] - 0.7, span[0] + per_line - 0.3)
         _label_tokens(ax, picture, span, row)
         ax.tick_params(axis="y", labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
-    _write(figure.supylabel(""), picture.units, size=9)
+    write(figure.supylabel(""), picture.units, size=9)
     return figure
 
 
 def _map(picture: Picture) -> Figure:
     n_row, n = len(picture.rows), len(picture.tokens)
     size = (min(max(0.2 * n + 3.5, 7.0), 40.0), min(max(0.17 * n_row + 2.2, 3.4), 40.0))
-    figure = _NotebookFigure(figsize=size, layout="constrained")
+    figure = NotebookFigure(figsize=size, layout="constrained")
     ax = figure.subplots()
     ax.set_facecolor("#dfe2e6")  # shows where a score has no colour
     later = np.array([np.arange(n) > row.position for row in picture.rows])
@@ -86,15 +86,15 @@ def _map(picture: Picture) -> Figure:
     values = np.ma.array(np.array([row.colours for row in picture.rows]), mask=plain)
     signed = any(row.scale.signed for row in picture.rows)
     low = -1.0 if signed else 0.0
-    ramp = [_css(float(value)) for value in np.linspace(low, 1.0, 65)]
+    ramp = [css(float(value)) for value in np.linspace(low, 1.0, 65)]
     colours = LinearSegmentedColormap.from_list("tl_scopes", ramp)
     image = ax.imshow(
         values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=1
     )
     _label_tokens(ax, picture, np.arange(n), picture.rows[0])
-    ax.set_yticks(range(n_row), [_drawable(row.label[-40:]) for row in picture.rows])
+    ax.set_yticks(range(n_row), [drawable(row.label[-40:]) for row in picture.rows])
     for text in ax.get_yticklabels():
-        _style(text, size=7 if n_row > 40 else 8)
+        style(text, size=7 if n_row > 40 else 8)
     ax.tick_params(length=0)
     bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, aspect=30)
     if picture.common:
@@ -109,7 +109,7 @@ def _map(picture: Picture) -> Figure:
         if picture.log:
             bar.set_ticks([low, 1.0], labels=["−max" if signed else "low", "max"])
     bar.ax.tick_params(labelsize=8)
-    _write(bar.ax.yaxis.label, title, size=8)
+    write(bar.ax.yaxis.label, title, size=8)
     bar.outline.set_linewidth(0.4)
     return figure
 
@@ -122,9 +122,9 @@ def _limits(row: Row, log: bool) -> tuple[float, float]:
 
 
 def _label_tokens(ax: Axes, picture: Picture, span: np.ndarray, row: Row) -> None:
-    ax.set_xticks(span, [_drawable(clipped(picture.tokens[t], 14)) for t in span])
+    ax.set_xticks(span, [drawable(clipped(picture.tokens[t], 14)) for t in span])
     for text, t in zip(ax.get_xticklabels(), span):
-        _style(text, size=8)
+        style(text, size=8)
         text.set_rotation(90)
         if picture.kind == "site" and t == row.position:
             text.set(color=READ, fontweight="bold")
@@ -133,17 +133,17 @@ def _label_tokens(ax: Axes, picture: Picture, span: np.ndarray, row: Row) -> Non
     ax.tick_params(axis="x", length=0)
 
 
-def _write(text: Text, content: str, size: float, color: str = INK) -> None:
-    text.set_text(_drawable(content))
-    _style(text, size, color)
+def write(text: Text, content: str, size: float, color: str = INK) -> None:
+    text.set_text(drawable(content))
+    style(text, size, color)
 
 
-def _style(text: Text, size: float, color: str = INK) -> None:
+def style(text: Text, size: float, color: str = INK) -> None:
     """Literal text: neither mathtext nor TeX, whatever the user's settings are."""
     text.set(parse_math=False, usetex=False, fontfamily=list(_fonts()), fontsize=size, color=color)
 
 
-def _drawable(content: str) -> str:
+def drawable(content: str) -> str:
     """Characters that no installed font has become escapes: matplotlib would warn for each."""
     return "".join(char if _has_glyph(char) else escape(char) for char in content)
 
@@ -161,5 +161,5 @@ def _has_glyph(char: str) -> bool:
     return char == "\n" or any(font_manager.get_font(p).get_char_index(ord(char)) for p in paths)
 
 
-def _css(value: float) -> str:
+def css(value: float) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour(value))
