@@ -10,7 +10,6 @@ import torch
 import zoo
 
 import tl_scopes as ts
-
 from benchmarks import cases, floor, measure, prompts
 from benchmarks.published import Published
 
