@@ -2,12 +2,14 @@
 #   PYTHON       the interpreter to make it from            VENV   where to make it
 #   CONSTRAINTS  the pinned versions to put in it           ARGS   what to add to pytest's arguments
 #   EXTRAS       the extras to test (transformer-lens 4 has no sae)
+#   JOBS         processes that run tests; each may hold 3 GB
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PROMPT ?= Tom loves Korean food. He grew up in the South and goes to Columbia. Tom is a
 ARGS ?=
 EXTRAS ?= dev,sae
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
@@ -19,7 +21,7 @@ demo: $(VENV)/.demo
 	@echo "The same, to click through: demo.html"
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

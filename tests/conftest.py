@@ -60,7 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     markers = list(item.iter_markers("real"))
     if "OMP_NUM_THREADS" not in os.environ:  # more threads only slow tiny models down
-        torch.set_num_threads((os.cpu_count() or 1) if markers else 1)
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers) if markers else 1)
     if not markers:
         return
     from tl_scopes.models import available, ensure

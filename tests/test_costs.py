@@ -10,6 +10,7 @@ import zoo
 from reference import TOKENS
 
 import tl_scopes as ts
+from tl_scopes import circuits
 from tl_scopes.unembedding import Unembedding
 
 SAME = len(TOKENS)
@@ -43,7 +44,7 @@ def counting(model, monkeypatch):
         if (
             grad_outputs is not None
         ):  # the slope of an output transform is no pass through the model
-            counts.backwards.append(len(grad_outputs) if batched else 1)
+            counts.backwards.append(len(grad_outputs[0]) if batched else 1)
         return gradient(outputs, inputs, grad_outputs, *args, **kwargs)
 
     def counted(self, y):
@@ -152,3 +153,18 @@ def test_first_use_checks_the_unembedding_at_one_position(name, monkeypatch):
             ts.attribute(model, TOKENS, ts.SemanticScope(3))
         assert counts.forwards == [(1, SAME)] * (2 if first else 1)
         assert counts.unembedded == ([(1, 1)] if first else [])
+
+
+@pytest.mark.parametrize("by", ["head", "mlp", "layer", "neuron"])
+@pytest.mark.parametrize("name", zoo.names("", "gqa"))
+def test_components_take_one_pass_either_way_whatever_their_number(name, by, monkeypatch):
+    if (by == "neuron" and "moe" in zoo.traits(name)) or name == "bridge/granite":
+        pytest.skip("has no such parts")
+    model = zoo.shared(name)
+    circuits.components(model, zoo.TEXT, ts.SemanticScope(5), by)  # checks the last step
+    with counting(model, monkeypatch) as counts:
+        circuits.components(model, zoo.TEXT, ts.SemanticScope(5), by, baseline="mean")
+    assert len(counts.forwards) == 1 and counts.backwards == [1]
+    with counting(model, monkeypatch) as counts:
+        circuits.components(model, zoo.TEXT, ts.FisherScope(rank=3), by)
+    assert len(counts.forwards) == 1 and counts.backwards == [3]

@@ -144,7 +144,9 @@ def test_models_to_turn_away(label):
 
 @pytest.mark.wrong_types
 @pytest.mark.parametrize(
-    "other", [None, "gpt2", torch.nn.Linear(2, 2), zoo.HookedTransformer, object()], ids=repr
+    "other",
+    [None, "gpt2", torch.nn.Linear(2, 2), zoo.HookedTransformer, object()],
+    ids=["None", "a name", "a module", "a class", "an object"],
 )
 def test_things_that_are_not_models(other):
     if other is None and zoo.HookedTransformer is None:

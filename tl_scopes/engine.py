@@ -183,7 +183,7 @@ def read_values(
     activation: Float[Tensor, "batch pos *d"],
     rows: list[int],
     columns: list[int],
-) -> Float[Tensor, "read *d"]:
+) -> Float[Tensor, "read *own"]:
     """What is read of the activation at `site` (None: of the final state) at rows and positions."""
     read = activation[rows, columns]
     if site is not None and site.is_embed and engine.embed_scale != 1:

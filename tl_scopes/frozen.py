@@ -109,7 +109,8 @@ def _held(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
             f"{type(norm).__name__} of this model is not (or a hook of yours edits what it gives): "
             'use frozen="patterns", or remove the hook'
         )
-    if fit.gain.any() and not fit.inverse_scale.all():
+    base = x - x.mean(-1, keepdim=True) if fit.centred else x
+    if fit.gain.any() and not base.any(-1).all():
         raise UnsupportedModelError(
             f'frozen="norms" needs the scale of every norm, which cannot be told where {type(norm).__name__} '
             "is fed zeros (an embedding of zeros, or a hook of yours that clears the stream): use "

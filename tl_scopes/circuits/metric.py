@@ -124,10 +124,11 @@ class ScopeMetric:
         return torch.cholesky_solve(pulled[:, None], factor)[:, 0].to(raw.dtype)
 
     @cached_property
+    @torch.inference_mode(False)  # kept for calls that may want gradients
     def _gram(self) -> tuple[Float[Tensor, "d_model d_model"], float]:
         """The Cholesky factor of W_U W_U^T, and the condition of W_U."""
-        gram = torch.zeros(self.head.d_model, self.head.d_model, dtype=torch.float64)
-        gram = gram.to(self.head.W_U.device)
+        size, device = self.head.d_model, self.head.W_U.device
+        gram = torch.zeros(size, size, dtype=torch.float64, device=device)
         for _, rows in self.head.spans(None):
             gram += rows.double().T @ rows.double()
         values = torch.linalg.eigvalsh(gram)

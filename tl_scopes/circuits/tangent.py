@@ -46,14 +46,10 @@ def push_forward(
         return activation
 
     tokens = torch.tensor([question.run] * len(direction), device=view.device)
-    # The fused kernels of attention have no forward mode, and there is one level for all threads.
-    with (
-        _ONE_LEVEL,
-        torch.no_grad(),
-        forward_ad.dual_level(),
-        sdpa_kernel(SDPBackend.MATH),
-        view.taps() as undo,
-    ):
+    with torch.no_grad(), view.taps() as undo:
+        # There is one level for all threads, and the fused kernels of attention have no forward mode.
+        for context in (_ONE_LEVEL, forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH)):
+            undo.enter_context(context)
         norms = HeldNorms(view, undo) if "norms" in question.frozen else None
         if norms is not None:
             norms.hold()

@@ -238,12 +238,15 @@ def traced(
         read = read_values(engine, read_site, found[0], [0], [question.position])
         job = Job(question.ids, [(question.position, question.scope)], question.hooked)
         (answer,) = explain(engine, [job], tokens, read.detach(), at_final=read_site is None)
-        explained = answer.explained
-        norms = answer.norms.to(explained.vectors.device)
+        vectors, norms = answer.explained.vectors, answer.norms
+        weights = answer.explained.every_weight.double().cpu()
+        if not len(vectors):  # F of a prediction that is certain has no eigenpairs
+            vectors, norms, weights = (
+                x.new_zeros(1, *x.shape[1:]) for x in (vectors, norms, weights)
+            )
         safe = torch.where(norms > 0, norms, 1).reshape(-1, *[1] * (read.ndim - 1))
-        vectors = (explained.vectors / safe.to(explained.vectors)).to(read.dtype)
-        weights = explained.every_weight.double().cpu()
-        yield Trace(question, answer, read[0], kept, vectors, answer.norms, weights)
+        units = (vectors / safe.to(vectors)).to(read.dtype)
+        yield Trace(question, answer, read[0], kept, units, norms, weights)
 
 
 def _check_axes(view: ModelView, site: Site, read: Tensor, tokens: Tensor) -> None:

@@ -113,8 +113,8 @@ def verify(
         measured = scalars(trace, moves)
         curve = torch.stack([scalars(trace, moves, step) for step in steps])
         power = 2 if trace.squared else 1
-        shares = torch.tensor(steps, dtype=torch.float64, device="cpu")
-        expected = shares[:, None] ** power * predicted
+        at = torch.tensor(steps, dtype=torch.float64, device="cpu")
+        expected = at[:, None] ** power * predicted
         error = (curve - expected).abs() / expected.abs()
         ranked = scores[order]
         first = min(k, len(rows))
