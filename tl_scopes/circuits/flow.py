@@ -13,8 +13,9 @@ from torch import Tensor
 from tl_scopes.circuits.pulling import Whole, alone, check_chunk
 from tl_scopes.circuits.tangent import push_forward
 from tl_scopes.circuits.trace import Question, Trace, ask, traced
+from tl_scopes.circuits.writes import tolerance
 from tl_scopes.encoding import Prompt, resolve_position
-from tl_scopes.errors import SiteError
+from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.explain import Scope
 from tl_scopes.flow_result import Flow, FlowPath
 from tl_scopes.frozen import Frozen
@@ -136,6 +137,12 @@ def flow_path(
         ]
         edges = torch.stack(steps)
         nodes = torch.cat([edges[:1].sum(1), edges.sum(2)])
+        missed = (nodes.sum(1) - nodes[0].sum()).abs().max()
+        if missed > tolerance(question.view.dtype) * edges.abs().sum((1, 2)).max():
+            raise UnsupportedModelError(
+                "forward-mode and backward derivatives of this model differ, so that influence is "
+                "not conserved along the path: use flow, layer by layer"
+            )
         return FlowPath(
             **trace.common(),
             sites=tuple(labels),

@@ -35,12 +35,25 @@ def push_forward(
     moved: dict[str, Tensor] = {}
 
     def start(activation: Tensor) -> Tensor:
-        return forward_ad.make_dual(activation.detach(), direction.to(activation.dtype))
+        moved["start"] = activation.detach()
+        return forward_ad.make_dual(moved["start"], direction.to(activation.dtype))
+
+    def start_again(stream: Tensor) -> Tensor:
+        # A bridge that scales its embedding drops what a hook gives back with the same values.
+        same = moved["start"] * view.embed_scale
+        if forward_ad.unpack_dual(stream).tangent is None and torch.allclose(stream, same):
+            scaled = (direction * view.embed_scale).to(stream.dtype)
+            return forward_ad.make_dual(stream.detach(), scaled)
+        return stream
 
     def note(label: str, activation: Tensor) -> Tensor:
         tangent = forward_ad.unpack_dual(activation).tangent
-        # A clone: later hooks may edit in place.
-        moved[label] = torch.zeros_like(activation) if tangent is None else tangent.clone()
+        if tangent is None:
+            raise UnsupportedModelError(
+                f"forward-mode derivatives, which flow_path needs, do not reach {label!r} on this "
+                "model: use flow, layer by layer"
+            )
+        moved[label] = tangent.clone()  # later hooks may edit in place
         if label == sites[-1].label:
             raise capture.Stop
         return activation
@@ -54,6 +67,8 @@ def push_forward(
         if norms is not None:
             norms.hold()
         view.tap(undo, sites[0], start)
+        if sites[0].is_embed:
+            view.tap_stream(undo, start_again)
         for site in sites[1:]:
             view.tap(undo, site, lambda a, label=site.label: note(label, a))
         if norms is not None:
