@@ -24,6 +24,14 @@ class Stop(BaseException):
     """Ends a forward pass early; not an Exception, so that no handler on the way swallows it."""
 
 
+def forward_to_stop(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
+    """A forward pass that a tap may end early, by raising `Stop`."""
+    try:
+        view.forward(tokens)
+    except Stop:
+        pass
+
+
 class _Probe(torch.autograd.Function):
     """Identity whose backward pass hands the squared norm of what flows through it to `slot`.
 
@@ -79,7 +87,7 @@ def record(
     ambiguous: list[Site] = []
 
     def probe(i: int, site: Site, activation: Tensor) -> Tensor:
-        _check_axes(site.label, activation, tokens)
+        check_axes(site.label, activation, tokens)
         if slots[i] is not None:
             raise SiteError(
                 f"site {site.label!r} is reached more than once in a forward pass (it is shared by "
@@ -112,10 +120,7 @@ def record(
             view.tap_final(undo, stop)
         else:
             view.tap(undo, read, stop)
-        try:
-            view.forward(tokens)
-        except Stop:
-            pass
+        forward_to_stop(view, tokens)
     if not found:
         raise SiteError(
             f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
@@ -124,10 +129,10 @@ def record(
     if read is not None and found[0].ndim > 2 and found[0].shape[1] == found[0].shape[2]:
         ambiguous.append(read)
     for site in ambiguous:
-        _check_second_axis(view, tokens, site)
+        check_second_axis(view, tokens, site)
     missing = [site for site, slot in zip(sites, slots) if slot is None]
     if read is not None:
-        _check_axes(read.label, found[0], tokens)
+        check_axes(read.label, found[0], tokens)
         # The pass ended early: sites that come later have no influence, those that never come err.
         missing = [site for site in missing if site.is_named and not _fires(view, tokens, site)]
     if missing:
@@ -139,11 +144,11 @@ def record(
     return Recording(tuple(sites), found[0], slots)
 
 
-def _check_second_axis(view: ModelView, tokens: Tensor, site: Site) -> None:
+def check_second_axis(view: ModelView, tokens: Tensor, site: Site) -> None:
     """Where two axes are as long as the prompt, a shorter one tells which of them is `pos`."""
     other = tokens[:1, :-1] if tokens.shape[1] > 1 else tokens[:1].repeat(1, 2)
     for activation in _at(view, other, site):
-        _check_axes(site.label, activation, other)
+        check_axes(site.label, activation, other)
 
 
 def _fires(view: ModelView, tokens: Tensor, site: Site) -> bool:
@@ -165,10 +170,7 @@ def _at(view: ModelView, tokens: Tensor, site: Site) -> list[Tensor]:
     with torch.no_grad(), view.taps() as undo:
         view.tap(undo, site, note)
         view.tap_final(undo, stop)
-        try:
-            view.forward(tokens)
-        except Stop:
-            pass
+        forward_to_stop(view, tokens)
     return seen
 
 
@@ -221,7 +223,7 @@ def _constant_ratio(stream: Tensor, embed: Tensor) -> float:
     return ratio if fits and abs(ratio - 1) > 1e-2 else 1.0
 
 
-def _check_axes(label: str, activation: Tensor, tokens: Tensor) -> None:
+def check_axes(label: str, activation: Tensor, tokens: Tensor) -> None:
     fits = activation.ndim >= 3 and activation.shape[:2] == tokens.shape
     if not fits or label.split("[")[0].endswith(_NO_POS_AXIS):
         raise SiteError(
@@ -249,10 +251,7 @@ def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | 
             raise Stop
 
         view.tap_final(undo, stop)
-        try:
-            view.forward(tokens)
-        except Stop:
-            pass
+        forward_to_stop(view, tokens)
     return bad[0] if bad else None
 
 

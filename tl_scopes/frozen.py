@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tl_scopes.adapter import Edit, ModelView
-from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
+from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
 from tl_scopes.sites import Site
 from tl_scopes.unembedding import working_dtype
 
@@ -99,6 +99,12 @@ class HeldNorms:
 
 def _held(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """The norm's output `y` with the gradient of the linear map that it is for a given scale."""
+    if not torch.isfinite(y).all():
+        hint = "; in float16 an overflow is likely" if y.dtype == torch.float16 else ""
+        raise NumericalError(
+            f"NaN or infinity comes out of a norm ({type(norm).__name__}), whose scale cannot be held: "
+            f"check the weights and hooks before it{hint}"
+        )
     if x.numel() == y.numel():
         x = x.reshape(y.shape)  # OPT's run over batch and position as one axis
     with torch.no_grad():

@@ -113,8 +113,5 @@ def activations(view: ModelView, ids: list[int], sites: Sequence[Site]) -> dict[
         for site in dict.fromkeys(sites):
             view.tap(undo, site, lambda x, label=site.label: keep(label, x))
         view.tap_final(undo, stop)
-        try:
-            view.forward(torch.tensor([ids], device=view.device))
-        except capture.Stop:
-            pass
+        capture.forward_to_stop(view, torch.tensor([ids], device=view.device))
     return seen

@@ -102,9 +102,6 @@ def _reads(
             view.tap_final(undo, stop)
         else:
             view.tap(undo, question.read_site, stop)
-        try:
-            view.forward(tokens)
-        except capture.Stop:
-            pass
+        capture.forward_to_stop(view, tokens)
     positions = [question.position] * n
     return read_values(view, question.read_site, found[0], list(range(n)), positions)

@@ -76,9 +76,7 @@ def push_forward(
         if "patterns" in question.frozen:
             freeze_patterns(view, undo)
         try:
-            view.forward(tokens)
-        except capture.Stop:
-            pass
+            capture.forward_to_stop(view, tokens)
         except NotImplementedError as error:
             raise UnsupportedModelError(
                 "an operation of this model has no forward-mode derivative, which flow_path needs "

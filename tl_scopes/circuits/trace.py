@@ -228,13 +228,10 @@ def traced(
                 engine.tap_final(undo, stop)
             else:
                 engine.tap(undo, read_site, stop)
-            try:
-                engine.forward(tokens)
-            except capture.Stop:
-                pass
+            capture.forward_to_stop(engine, tokens)
         _check_reached(question, root, sites, kept, found)
         if read_site is not None:
-            _check_axes(engine, read_site, found[0], tokens)
+            _check_read_axes(engine, read_site, found[0], tokens)
         read = read_values(engine, read_site, found[0], [0], [question.position])
         job = Job(question.ids, [(question.position, question.scope)], question.hooked)
         (answer,) = explain(engine, [job], tokens, read.detach(), at_final=read_site is None)
@@ -249,10 +246,10 @@ def traced(
         yield Trace(question, answer, read[0], kept, units, norms, weights)
 
 
-def _check_axes(view: ModelView, site: Site, read: Tensor, tokens: Tensor) -> None:
-    capture._check_axes(site.label, read, tokens)
+def _check_read_axes(view: ModelView, site: Site, read: Tensor, tokens: Tensor) -> None:
+    capture.check_axes(site.label, read, tokens)
     if site.is_named and read.shape[1] == read.shape[2]:
-        capture._check_second_axis(view, tokens, site)
+        capture.check_second_axis(view, tokens, site)
 
 
 def _check_reached(

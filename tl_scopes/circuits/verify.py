@@ -72,7 +72,7 @@ def verify(
         top, random: how many of the highest scores, and how many of the others, are ablated.
         k: of how many the overlap is taken.
         steps: shares of the whole intervention, for the step curve. In float32 the smallest of
-            them may show rounding; a model in float64 tells.
+            them may show rounding, in half precision most; a model in float64 tells.
         seed: of the random choice and of the bootstrap.
 
     Returns:
