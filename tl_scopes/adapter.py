@@ -263,14 +263,17 @@ def _put_back_hooks(undo: ExitStack, module: nn.Module) -> None:
     """
     stores = (module._forward_hooks, module._forward_pre_hooks)
     flags = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
+    visible_too = hasattr(module, "fwd_hooks")
     visible = getattr(module, "fwd_hooks", [])
     known = {key for store in stores for key in store}
     seen = {id(handle) for handle in visible}
 
     def remove() -> None:
         for store in stores:
-            for key in list(store):
-                if key not in known:
+            for key, hook in list(store.items()):
+                # A bridge wires hooks of its own to its modules in its first forward pass.
+                wired = not visible_too and hooks.is_transformer_lens_own(hook)
+                if key not in known and not wired:
                     for each in (*stores, *flags):
                         each.pop(key, None)
         for handle in list(visible):

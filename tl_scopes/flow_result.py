@@ -47,7 +47,8 @@ class Flow(_Paged):
 
     As vectors, the parts `v^T dy/dr_q dr_q/dr_t` sum over the through-positions q to the token's
     whole gradient. `norms[q, t]`: the part's norm (Fisher: weighted squares). `signed[q, t]`: the
-    part projected on the whole, which sums over q to `scores[t]`, what `attribute` gives at `site`.
+    part projected on the whole, which sums over q to `scores[t]`, what `attribute` gives at `site`
+    where nothing is frozen.
     """
 
     site: str
@@ -91,7 +92,7 @@ class FlowPath(CircuitResult):
     `edges[i, q, t]`: what flows from position t at `sites[i]` to position q at `sites[i + 1]`, in the
     unit of scores, signed. What enters a node leaves it: `edges[i].sum(0)` is `nodes[i]`,
     `edges[i].sum(1)` is `nodes[i + 1]`, each layer's nodes sum to `total`, and `nodes[0]` are the
-    scores that `attribute` gives at `sites[0]`.
+    scores that `attribute` gives at `sites[0]` where nothing is frozen.
     """
 
     sites: tuple[str, ...]

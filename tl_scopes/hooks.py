@@ -31,5 +31,10 @@ def has_any_hook_of_users(module: Any) -> bool:
     return any(_is_users(hook) for store in (*forward, *backward) for hook in store.values())
 
 
+def is_transformer_lens_own(hook: Any) -> bool:
+    """Whether a torch hook is TransformerLens's wiring, by the module that its function is from."""
+    return str(getattr(hook, "__module__", "")).startswith("transformer_lens")
+
+
 def _is_users(hook: Any) -> bool:
-    return not str(getattr(hook, "__module__", "")).startswith("transformer_lens")
+    return not is_transformer_lens_own(hook)
