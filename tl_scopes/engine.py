@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -113,6 +114,12 @@ class Answer:
         return torch.nn.functional.pad(read, (0, length - read.shape[1]))
 
 
+def check_chunk(size: Any) -> None:
+    """Raises `ScopeParameterError` unless `size` is a chunk_size."""
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise ScopeParameterError(f"chunk_size is {size!r}; allowed: an int from 1, or None")
+
+
 @dataclass(frozen=True)
 class Limits:
     """How a call trades time for memory; None: by an estimate of what it takes.
@@ -125,9 +132,8 @@ class Limits:
     checkpoint_blocks: bool | None = None
 
     def __post_init__(self) -> None:
-        size, blocks = self.chunk_size, self.checkpoint_blocks
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-            raise ScopeParameterError(f"chunk_size is {size!r}; allowed: an int from 1, or None")
+        check_chunk(self.chunk_size)
+        blocks = self.checkpoint_blocks
         if blocks is not None and not isinstance(blocks, bool):
             raise ScopeParameterError(
                 f"checkpoint_blocks is {blocks!r}; allowed: True, False, or None (when activations "

@@ -9,10 +9,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.circuits.pulling import Whole, alone, check_chunk
+from tl_scopes.circuits.pulling import Whole, alone
 from tl_scopes.circuits.trace import ask, traced
 from tl_scopes.circuits.writes import last_stream
 from tl_scopes.encoding import Prompt
+from tl_scopes.engine import check_chunk
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.explain import Scope
 from tl_scopes.flow_result import HeadPaths

@@ -10,7 +10,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.circuits.trace import Trace
-from tl_scopes.errors import ScopeParameterError
 from tl_scopes.unembedding import working_dtype
 from tl_scopes.vjp import default_chunk, pull
 
@@ -66,13 +65,6 @@ class Whole:
         """Numbers of `total` directions, as many at a time as share a backward pass."""
         chunk = chunk_size or default_chunk(self.trace.question.view, 1, self.root.shape[1])
         yield from torch.arange(total, device=self.root.device).split(chunk)
-
-
-def check_chunk(chunk_size: int | None) -> None:
-    if chunk_size is not None and (
-        isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1
-    ):
-        raise ScopeParameterError(f"chunk_size is {chunk_size!r}; allowed: an int from 1, or None")
 
 
 def alone(gradient: Float[Tensor, "vector part ..."], vector: Tensor, part: Tensor) -> Tensor:
