@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,16 @@ import torch
 import zoo
 from test_no_trace import raising
 from torch.autograd import forward_ad
-from traces import MLP, each_class, each_model, lived_in, model_state, parameters, process_state
+from traces import (
+    MLP,
+    each_class,
+    each_model,
+    lived_in,
+    model_state,
+    parameters,
+    process_state,
+    strike_every_line,
+)
 
 import tl_scopes as ts
 from tl_scopes.circuits import components, flow, flow_path, head_paths, scope_metric, verify
@@ -189,51 +196,21 @@ def one_block(name: str):
 def test_interrupt_at_any_line_leaves_no_trace(name):
     """Ctrl-C at the first run of every line that touches a model here."""
     places = {str(Path(ts.__file__).parent / f"{file}.py") for file in FILES}
-    struck: list[str] = []
-    bad: dict[str, set[str]] = {}
-    done: list[str] = []
     made = ts.attribute(one_block(name), IDS, S)
-    strike = {
-        "path": lambda m: flow_path(m, IDS, S, [1], frozen="both"),
-        "verify": lambda m: verify(
-            m, IDS, made, "token", "corrupt", corrupted=IDS[::-1], top=2, random=1, steps=[1]
-        ),
-    }
 
-    def trace(frame, event, arg):
-        code = frame.f_code
-        if code.co_filename not in places or code.co_name in PURE:
-            return None
-        where = f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
-        if event == "line" and where not in struck:
-            struck.append(where)
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return trace
+    def path(model) -> None:
+        flow_path(model, IDS, S, [1], frozen="both")
 
-    def strike_every_line() -> None:
-        model = one_block(name)
-        before = model_state(model) | around()
-        for call in strike:
-            for _ in range(1000):
-                sys.settrace(trace)
-                try:
-                    strike[call](model)
-                    done.append(call)
-                    break
-                except KeyboardInterrupt:
-                    sys.settrace(None)
-                finally:
-                    sys.settrace(None)
-                after = model_state(model) | around()
-                if changed := {k for k in before if before[k] != after[k]}:
-                    bad[struck[-1]] = changed
-                    model = one_block(name)
-                    before = model_state(model) | around()
+    def check(model) -> None:
+        verify(
+            model, IDS, made, "token", "corrupt", corrupted=IDS[::-1], top=2, random=1, steps=[1]
+        )
 
-    # In a thread of its own: tracing is per thread, and a debugger or coverage may trace this one.
-    thread = threading.Thread(target=strike_every_line)
-    thread.start()
-    thread.join()
-    assert len(done) == 2 and len(struck) > 150
+    struck, bad, done = strike_every_line(
+        [path, check],
+        lambda: one_block(name),
+        lambda model: model_state(model) | around(),
+        lambda frame: frame.f_code.co_filename not in places or frame.f_code.co_name in PURE,
+    )
+    assert done == 2 and len(struck) > 150
     assert not bad

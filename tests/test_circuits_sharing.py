@@ -13,7 +13,7 @@ import pytest
 import torch
 import zoo
 from test_circuits_no_trace import CALLS, FISHER, IDS, S, around, values
-from traces import each_class, model_state
+from traces import each_class, letting_go_of_activations, model_state
 
 import tl_scopes as ts
 from tl_scopes.circuits import flow, flow_path, scope_metric
@@ -133,23 +133,11 @@ def test_results_are_plain_frozen_and_saved_whole(name, call, tmp_path):
 @each_class
 def test_results_keep_neither_graph_nor_model_alive(name):
     model = zoo.build(name)
-    activations = []
-
-    def watch(activation, hook):
-        activations.append(weakref.ref(activation))
-        return activation
-
-    gc.collect()
-    gc.disable()  # a cycle would hold a GPU's memory until a collection that may come too late
-    try:
-        with model.hooks([("blocks.1.hook_resid_pre", watch), ("blocks.2.hook_resid_pre", watch)]):
-            kept = [call(model, name) for label, call in CALLS.items() if label != "metric"]
-            kept.append(scope_metric(model, IDS, FISHER))
-            with contextlib.suppress(ScopesError):
-                flow(model, IDS, ts.SemanticScope(zoo.SPLIT_WORD), 1)
-        assert activations and not any(ref() is not None for ref in activations)
-    finally:
-        gc.enable()
+    with letting_go_of_activations(model):
+        kept = [call(model, name) for label, call in CALLS.items() if label != "metric"]
+        kept.append(scope_metric(model, IDS, FISHER))
+        with contextlib.suppress(ScopesError):
+            flow(model, IDS, ts.SemanticScope(zoo.SPLIT_WORD), 1)
     ref = weakref.ref(model)
     del model
     gc.collect()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import functools
-import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +16,7 @@ from traces import (
     lived_in,
     model_state,
     process_state,
+    strike_every_line,
     traceless,
 )
 
@@ -129,43 +128,18 @@ def test_interrupt_at_any_line_leaves_no_trace(name):
     # All that touches a model. What undoes cannot itself be protected from Python: it runs once, on the way out.
     places = {str(Path(ts.__file__).parent / file) for file in ("adapter.py", "capture.py")}
     undoing = {"remove", "frozen"}
-    struck: list[str] = []
-    bad: dict[str, set[str]] = {}
-    done: list[str] = []
 
-    def trace(frame, event, arg):
+    def passes_by(frame) -> bool:
         code = frame.f_code
-        if code.co_filename not in places or {code.co_name, frame.f_back.f_code.co_name} & undoing:
-            return None
-        where = f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
-        if event == "line" and where not in struck:
-            struck.append(where)
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return trace
+        return code.co_filename not in places or bool(
+            {code.co_name, frame.f_back.f_code.co_name} & undoing
+        )
 
-    def strike_every_line() -> None:
-        model = lived_in(name)
-        before = model_state(model) | process_state()
-        for _ in range(1000):
-            sys.settrace(trace)
-            try:
-                ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1), sites=["embed", 1])
-                done.append("done")
-                return
-            except KeyboardInterrupt:
-                sys.settrace(None)
-            finally:
-                sys.settrace(None)
-            after = model_state(model) | process_state()
-            if changed := {k for k in before if before[k] != after[k]}:
-                bad[struck[-1]] = changed
-                model = lived_in(name)
-                before = model_state(model) | process_state()
-
-    # In a thread of its own: tracing is per thread, and a debugger or coverage may trace this one.
-    thread = threading.Thread(target=strike_every_line)
-    thread.start()
-    thread.join()
+    struck, bad, done = strike_every_line(
+        [lambda model: ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1), sites=["embed", 1])],
+        lambda: lived_in(name),
+        lambda model: model_state(model) | process_state(),
+        passes_by,
+    )
     assert done and len(struck) > 50
     assert not bad

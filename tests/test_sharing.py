@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 import zoo
-from traces import SCOPES, each_class, traceless
+from traces import SCOPES, each_class, letting_go_of_activations, traceless
 
 import tl_scopes as ts
 from tl_scopes.errors import SiteError, TargetError
@@ -66,22 +66,10 @@ def test_sampling_is_repeatable_and_takes_nothing_from_the_global_generators(nam
 @each_class
 def test_results_do_not_keep_the_graph_alive(name):
     model = zoo.build(name)
-    activations = []
-
-    def watch(activation, hook):
-        activations.append(weakref.ref(activation))
-        return activation
-
-    gc.collect()
-    gc.disable()  # a cycle would hold a GPU's memory until a collection that may come too late
-    try:
-        with model.hooks([("blocks.1.hook_resid_pre", watch), ("blocks.2.hook_resid_pre", watch)]):
-            kept = [ts.attribute(model, zoo.TEXT, scope, sites="all") for scope in SCOPES]
-            with contextlib.suppress(TargetError):
-                ts.attribute(model, zoo.TEXT, ts.SemanticScope(zoo.SPLIT_WORD))
-        assert activations and not any(ref() is not None for ref in activations)
-    finally:
-        gc.enable()
+    with letting_go_of_activations(model):
+        kept = [ts.attribute(model, zoo.TEXT, scope, sites="all") for scope in SCOPES]
+        with contextlib.suppress(TargetError):
+            ts.attribute(model, zoo.TEXT, ts.SemanticScope(zoo.SPLIT_WORD))
     assert not any(a.scores.requires_grad for a in kept)
 
 

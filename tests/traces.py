@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import sys
+import threading
+import weakref
+from pathlib import Path
 
 import numpy
 import pytest
@@ -94,6 +98,73 @@ def traceless(model):
     assert {k for k in before if before[k] != after[k]} == set()
     with torch.no_grad():
         assert torch.equal(model(tokens), logits)
+
+
+def strike_every_line(calls, make, state, passes_by) -> tuple[list[str], dict[str, set[str]], int]:
+    """KeyboardInterrupt at the first run of each line of ours, one after the other, until every call gets through.
+
+    `make()` gives a model, `state(model)` what must not change, `passes_by(frame)` says which frames are let be.
+    Returns the lines struck, what changed at some of them, and how many calls got through.
+    """
+    struck: list[str] = []
+    bad: dict[str, set[str]] = {}
+    done: list[object] = []
+
+    def trace(frame, event, arg):
+        code = frame.f_code
+        if passes_by(frame):
+            return None
+        where = f"{Path(code.co_filename).name}:{frame.f_lineno} in {code.co_name}"
+        if event == "line" and where not in struck:
+            struck.append(where)
+            sys.settrace(None)
+            raise KeyboardInterrupt
+        return trace
+
+    def strike() -> None:
+        model = make()
+        before = state(model)
+        for call in calls:
+            for _ in range(1000):
+                sys.settrace(trace)
+                try:
+                    call(model)
+                    done.append(call)
+                    break
+                except KeyboardInterrupt:
+                    sys.settrace(None)
+                finally:
+                    sys.settrace(None)
+                after = state(model)
+                if changed := {k for k in before if before[k] != after[k]}:
+                    bad[struck[-1]] = changed
+                    model = make()
+                    before = state(model)
+
+    # In a thread of its own: tracing is per thread, and a debugger or coverage may trace this one.
+    thread = threading.Thread(target=strike)
+    thread.start()
+    thread.join()
+    return struck, bad, len(done)
+
+
+@contextlib.contextmanager
+def letting_go_of_activations(model):
+    """No activation of the model's passes inside is alive at the end, though garbage was not collected."""
+    activations = []
+
+    def watch(activation, hook):
+        activations.append(weakref.ref(activation))
+        return activation
+
+    gc.collect()
+    gc.disable()  # a cycle would hold a GPU's memory until a collection that may come too late
+    try:
+        with model.hooks([("blocks.1.hook_resid_pre", watch), ("blocks.2.hook_resid_pre", watch)]):
+            yield
+        assert activations and not any(ref() is not None for ref in activations)
+    finally:
+        gc.enable()
 
 
 def lived_in(name: str):

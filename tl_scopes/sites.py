@@ -41,6 +41,12 @@ class Site:
         return self.label.startswith(self.hook)
 
     @property
+    def layer(self) -> int | None:
+        """The l of `resid(l)`; None of any other label."""
+        found = _RESID.fullmatch(self.label)
+        return None if found is None else int(found[1])
+
+    @property
     def block(self) -> int | None:
         """The block that the hook sits in; None outside the blocks."""
         found = _BLOCK.match(self.hook)

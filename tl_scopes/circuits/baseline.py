@@ -38,13 +38,8 @@ class Baseline:
     ) -> Baseline:
         """Raises `ScopeParameterError`, `LengthMismatchError` or `EmptyPromptError`."""
         if kind is None:
-            kind = (
-                "corrupted"
-                if corrupted is not None
-                else "mean"
-                if reference is not None
-                else "zero"
-            )
+            given = {"corrupted": corrupted, "mean": reference}
+            kind = next((own for own, value in given.items() if value is not None), "zero")
         if kind not in ("zero", "mean", "corrupted"):
             raise ScopeParameterError(
                 f'baseline is {kind!r}; allowed: "zero", "mean", "corrupted" (with corrupted=prompt)'
@@ -62,9 +57,7 @@ class Baseline:
                 raise ScopeParameterError('baseline="corrupted" needs corrupted=, a prompt')
             ids = question.encode_like(corrupted, prepend_bos, "corrupted prompt")
             return cls(question, kind, [ids[: len(question.run)]])
-        if kind == "zero":
-            return cls(question, kind, [])
-        if reference is None:
+        if kind == "zero" or reference is None:
             return cls(question, kind, [])
         if isinstance(reference, (str, Tensor)) or not isinstance(reference, Sequence):
             raise PromptError("reference is not a list of prompts: put one prompt into a list")

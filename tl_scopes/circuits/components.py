@@ -97,7 +97,7 @@ def components(
         start.measure([*sites, *optional], trace.kept)
         table = _Table(trace, start, stream)
         table.fill(by)
-        return table.result(by)
+        return table.result()
 
 
 def _sites(view: ModelView, stream: Stream, by: str) -> list[Site]:
@@ -230,10 +230,10 @@ class _Table:
         return output_map(self.trace.question.view, layer, o, self.write[site], parts)
 
     def _bias(self, label: str, layer: int, site: str, bias: Tensor, output: Output) -> None:
-        g = self.gradient[site]
-        effects = [output.pull(each) @ bias + output.constant(each) for each in (g, self.at_stream)]
         if not bias.any() and (output.norm is None or not output.norm.bias.any()):
             return
+        g = self.gradient[site]
+        effects = [output.pull(each) @ bias + output.constant(each) for each in (g, self.at_stream)]
         total = effects[0] if self.start.kind == "zero" else torch.zeros_like(effects[0])
         squares = g.square().sum(-1)
         self._extend(
@@ -272,7 +272,7 @@ class _Table:
         ):
             column.append(values.double().cpu())
 
-    def result(self, by: str) -> Components:
+    def result(self) -> Components:
         trace = self.trace
         norms = trace.norms.double()[:, None, None]
         total, direct = (torch.cat(x, dim=1) * norms for x in (self.total, self.direct))

@@ -184,7 +184,7 @@ def _streams(question: Question, sites: list[Site]) -> list[Site]:
                 f"{site.label!r} is a hook; influence flows between the positions of the residual "
                 f'stream: give "embed", or a layer from 0 to {question.view.n_layers}'
             )
-    order = [-1 if site.is_embed else int(site.label[6:-1]) for site in sites]
+    order = [-1 if site.layer is None else site.layer for site in sites]
     if any(a >= b for a, b in pairwise(order)) or len(sites) < 2:
         raise SiteError(
             f"the sites {[site.label for site in sites]} are not in ascending order (the source "

@@ -64,7 +64,7 @@ def head_paths(
     source = view.site(site)
     if source.is_named:
         raise SiteError(f'{site!r} is a hook; source tokens are at "embed", or at a layer')
-    first = 0 if source.is_embed else int(source.label[6:-1])
+    first = source.layer or 0
     layers = [i for i in last_stream(view, question.read_site).attn_layers if i >= first]
     # Heads of the block that is read in may come before what is read: its attention's output, say.
     read = None if question.read_site is None else question.read_site.block

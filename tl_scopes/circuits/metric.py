@@ -61,7 +61,7 @@ def scope_metric(
         )
     with traced(question, embed_site(), []) as trace:
         answer = trace.answer
-    return ScopeMetric(answer, question.position, len(question.ids), answer.read.head)
+    return ScopeMetric(answer, len(question.ids))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,9 +69,15 @@ class ScopeMetric:
     """See `scope_metric`. `position` and `length` are those of the clean prompt."""
 
     answer: Answer
-    position: int
     length: int
-    head: Unembedding
+
+    @property
+    def position(self) -> int:
+        return self.answer.position
+
+    @property
+    def head(self) -> Unembedding:
+        return self.answer.read.head
 
     def __call__(self, logits: Tensor) -> Float[Tensor, ""]:
         if not isinstance(logits, Tensor):

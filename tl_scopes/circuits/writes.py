@@ -47,9 +47,8 @@ def last_stream(view: ModelView, read: Site | None) -> Stream:
             'nothing to write into: give a site inside or between blocks, such as "resid(3)"'
         )
     name = read.hook.split(".", 2)[2]
-    if not read.is_named:
-        layer = int(read.label[6:-1])
-        return Stream(read, layer)
+    if read.layer is not None:
+        return Stream(read, read.layer)
     if name in ("hook_resid_pre", "hook_in"):
         return Stream(read, block)
     if name in ("hook_resid_post", "hook_out"):
