@@ -24,6 +24,7 @@ ROWS = [
     ["guards", "models"],
     ["adapter"],
     ["encoding", "frozen", "narrow", "recompute", "vjp", "stability"],
+    ["passes"],
     ["capture"],
     ["engine"],
     ["attribution"],

@@ -10,26 +10,15 @@ from jaxtyping import Int
 from torch import Tensor
 
 from tl_scopes.adapter import ModelView, verify_head
-from tl_scopes.errors import NumericalError, SiteError
+from tl_scopes.errors import SiteError
 from tl_scopes.narrow import last_mlp, learn, narrow_last_mlp
+from tl_scopes.passes import Stop, forward_to_stop, seen_at
 from tl_scopes.recompute import recompute_blocks
 from tl_scopes.sites import Site, embed_site
 from tl_scopes.unembedding import working_dtype
 
 # Their position axis is not the second one, whatever sizes happen to coincide.
 _NO_POS_AXIS = ("hook_pattern", "hook_attn_scores")
-
-
-class Stop(BaseException):
-    """Ends a forward pass early; not an Exception, so that no handler on the way swallows it."""
-
-
-def forward_to_stop(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
-    """A forward pass that a tap may end early, by raising `Stop`."""
-    try:
-        view.forward(tokens)
-    except Stop:
-        pass
 
 
 class _Probe(torch.autograd.Function):
@@ -147,31 +136,13 @@ def record(
 def check_second_axis(view: ModelView, tokens: Tensor, site: Site) -> None:
     """Where two axes are as long as the prompt, a shorter one tells which of them is `pos`."""
     other = tokens[:1, :-1] if tokens.shape[1] > 1 else tokens[:1].repeat(1, 2)
-    for activation in _at(view, other, site):
+    for activation in seen_at(view, other, [site])[site.label]:
         check_axes(site.label, activation, other)
 
 
 def _fires(view: ModelView, tokens: Tensor, site: Site) -> bool:
     """Whether a forward pass to the final state reaches `site`."""
-    return bool(_at(view, tokens[:1], site))
-
-
-def _at(view: ModelView, tokens: Tensor, site: Site) -> list[Tensor]:
-    """What a forward pass to the final state shows at `site`: nothing if it is not reached."""
-    seen: list[Tensor] = []
-
-    def note(activation: Tensor) -> Tensor:
-        seen.append(activation)
-        return activation
-
-    def stop(_: Tensor) -> Tensor:
-        raise Stop
-
-    with torch.no_grad(), view.taps() as undo:
-        view.tap(undo, site, note)
-        view.tap_final(undo, stop)
-        forward_to_stop(view, tokens)
-    return seen
+    return bool(seen_at(view, tokens[:1], [site])[site.label])
 
 
 def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
@@ -230,45 +201,3 @@ def check_axes(label: str, activation: Tensor, tokens: Tensor) -> None:
             f"site {label!r} has shape {tuple(activation.shape)}; allowed: [batch, pos, ..., d] "
             f"with [batch, pos] = {list(tokens.shape)}. Use hook_z, hook_q, hook_k, hook_v for heads"
         )
-
-
-def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | None:
-    """The first of embed, resid(0), .. where an activation is NaN or infinite, if there is one."""
-    bad: list[str] = []
-
-    def check(label: str, activation: Tensor) -> Tensor:
-        if not bad and not torch.isfinite(activation).all():
-            bad.append(label)
-        return activation
-
-    sites = [s for s in view.sites("all") if s.hook in view.hooks]
-    with torch.no_grad(), view.taps() as undo:
-        for site in sites:
-            view.tap(undo, site, lambda a, label=site.label: check(label, a))
-
-        def stop(y: Tensor) -> Tensor:
-            check("final state", y)
-            raise Stop
-
-        view.tap_final(undo, stop)
-        forward_to_stop(view, tokens)
-    return bad[0] if bad else None
-
-
-def refuse_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"], what: str) -> None:
-    """Raise `NumericalError` that names the first site with a NaN or infinity."""
-    site = first_nonfinite(view, tokens)
-    where = (
-        f"it first appears in the activation at {site}"
-        if site
-        else ("every activation of the residual stream is finite, so it arises in the unembedding")
-    )
-    raise NumericalError(
-        f"NaN or infinity in {what}: {where}. Check the weights and hooks there{overflow_hint(view)}"
-    )
-
-
-def overflow_hint(view: ModelView) -> str:
-    if view.dtype != torch.float16:
-        return ""
-    return "; in float16 an overflow is likely: load the model in bfloat16 or float32"

@@ -125,6 +125,16 @@ def resolve_position(position: Any, length: int) -> int:
     return index % length
 
 
+def described(view: ModelView, ids: list[int]) -> dict[str, Any]:
+    """The fields of a result that say which prompt of which model it is of."""
+    return {
+        "tokens": torch.tensor(ids, device="cpu"),
+        "str_tokens": texts(view, ids),
+        "has_bos": ids[0] == bos_id(view),
+        "provenance": view.provenance(),
+    }
+
+
 def texts(view: ModelView, ids: Sequence[int]) -> tuple[str, ...]:
     """Each token's own text; without a tokenizer, its id in angle brackets."""
     tokenizer = getattr(view.model, "tokenizer", None)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_scopes import capture, guards
 from tl_scopes.adapter import ModelView
-from tl_scopes.encoding import N_CANDIDATES, bos_id, resolve_token, texts
+from tl_scopes.encoding import N_CANDIDATES, described, resolve_token, texts
 from tl_scopes.errors import (
     NumericalError,
     ScopeParameterError,
@@ -21,6 +21,7 @@ from tl_scopes.errors import (
     UnsupportedModelError,
 )
 from tl_scopes.explain import Explained, Read, Scope
+from tl_scopes.passes import overflow_hint, refuse_nonfinite
 from tl_scopes.recompute import exceeds_budget
 from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.sites import Site
@@ -77,9 +78,7 @@ class Answer:
         return Attribution(
             scores=self._whole(scores, len(ids)),
             sites=tuple(self.sites),
-            tokens=torch.tensor(ids, device="cpu"),
-            str_tokens=texts(engine, ids),
-            has_bos=ids[0] == bos_id(engine),
+            **described(engine, ids),
             position=self.position,
             scope=ScopeInfo(
                 self.scope.name, {**self.scope.parameters(), **self.explained.resolved}
@@ -89,7 +88,6 @@ class Answer:
             prediction=self.prediction,
             fisher=self.explained.fisher,
             standard_error=self._whole(errors, len(ids)) if errors else None,
-            provenance=engine.provenance(),
         )
 
     def _check(self, engine: ModelView, scores: list[Tensor]) -> None:
@@ -100,7 +98,7 @@ class Answer:
                 raise NumericalError(
                     f"NaN or infinity in the gradient at site {label!r}, token {int(bad[0])}, "
                     "although the forward pass was finite: check the weights and hooks between "
-                    f"there and what is read{capture.overflow_hint(engine)}"
+                    f"there and what is read{overflow_hint(engine)}"
                 )
             if row[self.position + 1 :].any():
                 raise UnsupportedModelError(
@@ -195,7 +193,7 @@ def read_values(
     if site is not None and site.is_embed and engine.embed_scale != 1:
         read = read * engine.embed_scale
     if site is not None and site.component is not None:
-        ((_, index),) = _components(site, activation[..., 0])
+        ((_, index),) = components_of(site, activation[..., 0])
         read = read[(slice(None), *index)]
     return read
 
@@ -216,7 +214,7 @@ def explain(
     seen = read if raw is None else raw
     if not torch.isfinite(seen).all():
         what = "the activation that is read" if raw is None else "the logits"
-        capture.refuse_nonfinite(engine, tokens, what)
+        refuse_nonfinite(engine, tokens, what)
     answers = []
     for row, job in enumerate(jobs):
         for position, scope in job.reads:
@@ -228,12 +226,13 @@ def explain(
             explained = replace(explained, vectors=explained.vectors.detach())
             # In double: squared in float32, tiny vectors would vanish.
             norms = torch.linalg.vector_norm(explained.vectors.flatten(1).cpu().double(), dim=1)
-            prediction = () if own is None else _candidates(engine, head.logits(own))
+            prediction = () if own is None else candidates(engine, head.logits(own))
             answers.append(Answer(row, position, scope, explained, norms, prediction, at))
     return answers
 
 
-def _candidates(engine: ModelView, logits: Float[Tensor, "d_vocab"]) -> tuple[Candidate, ...]:
+def candidates(engine: ModelView, logits: Float[Tensor, "d_vocab"]) -> tuple[Candidate, ...]:
+    """The top predicted next tokens."""
     p, ids = torch.softmax(logits, dim=-1).topk(min(N_CANDIDATES, logits.numel()))
     names = texts(engine, ids.tolist())
     return tuple(Candidate(*entry) for entry in zip(ids.tolist(), names, p.tolist()))
@@ -257,7 +256,7 @@ def _pull_back(
         used[answer.row] += len(answer.norms)
     live = [(i, slot) for i, slot in enumerate(recording.slots) if slot is not None]
     batch, width = recording.read.shape[:2]
-    rows_of = [_components(site, slot) for site, slot in zip(recording.sites, recording.slots)]
+    rows_of = [components_of(site, slot) for site, slot in zip(recording.sites, recording.slots)]
     for answer in answers:
         answer.sites = [label for rows in rows_of for label, _ in rows]
         empty = torch.zeros(width, dtype=torch.float64, device="cpu")
@@ -311,7 +310,7 @@ def _accumulate(answer: Answer, s: int, part: Tensor, start: int, passes: range)
         answer.sampled[s][at : at + len(scaled) - exact] = scaled[exact:]
 
 
-def _components(site: Site, slot: Tensor | None) -> list[tuple[str, tuple[int, ...]]]:
+def components_of(site: Site, slot: Tensor | None) -> list[tuple[str, tuple[int, ...]]]:
     """The result rows of one site: a label and an index into the axes after `pos` for each."""
     if slot is None or (slot.ndim == 2 and site.component is None):
         return [(site.label, ())]

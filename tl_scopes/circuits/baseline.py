@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tl_scopes import capture
-from tl_scopes.adapter import ModelView
+from tl_scopes import passes
 from tl_scopes.circuits.trace import Question
 from tl_scopes.encoding import Prompt, bos_id, encode
 from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
@@ -73,7 +72,10 @@ class Baseline:
         if self.kind == "zero":
             return
         view = self.question.view
-        runs = [(ids, activations(view, ids, sites)) for ids in self.prompts]
+        runs = [
+            (ids, passes.activations(view, torch.tensor([ids], device=view.device), sites))
+            for ids in self.prompts
+        ]
         sums: dict[str, Any] = {}
         count = 0
         # Hooks may have made the run longer than what is read.
@@ -89,22 +91,3 @@ class Baseline:
     def of(self, label: str) -> Tensor | float:
         """The baseline at a site, [pos, ...] or [...]; a number where it is zero."""
         return self.values.get(label, 0.0)
-
-
-def activations(view: ModelView, ids: list[int], sites: Sequence[Site]) -> dict[str, Tensor]:
-    """The model's own activations at `sites` on another prompt, [1, pos, ...] by label."""
-    seen: dict[str, Tensor] = {}
-
-    def keep(label: str, x: Tensor) -> Tensor:
-        seen[label] = x.clone()
-        return x
-
-    def stop(_: Tensor) -> Tensor:
-        raise capture.Stop
-
-    with torch.no_grad(), view.taps() as undo:
-        for site in dict.fromkeys(sites):
-            view.tap(undo, site, lambda x, label=site.label: keep(label, x))
-        view.tap_final(undo, stop)
-        capture.forward_to_stop(view, torch.tensor([ids], device=view.device))
-    return seen

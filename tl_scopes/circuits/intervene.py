@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes import capture
+from tl_scopes import passes
 from tl_scopes.circuits.trace import Question, Trace
 from tl_scopes.engine import read_values
 from tl_scopes.errors import NumericalError
@@ -76,7 +76,6 @@ def _reads(
 ) -> Float[Tensor, "row *d"]:
     """What is read with each move in a row of its own (None: with nothing moved)."""
     view = question.view
-    found: list[Tensor] = []
     at: dict[Site, list[int]] = {}
     deltas = {row: move.delta for row, move in enumerate(moves) if move is not None}
     for row, move in enumerate(moves):
@@ -89,19 +88,9 @@ def _reads(
             out[row] += (step * deltas[row]).to(out)
         return out
 
-    def stop(activation: Tensor) -> Tensor:
-        found.append(activation)
-        raise capture.Stop
-
     n = len(moves)
     tokens = torch.tensor([question.run] * n, device=view.device)
-    with view.taps() as undo:
-        for site, rows in at.items():
-            view.tap(undo, site, lambda a, rows=rows: edit(rows, a))
-        if question.read_site is None:
-            view.tap_final(undo, stop)
-        else:
-            view.tap(undo, question.read_site, stop)
-        capture.forward_to_stop(view, tokens)
+    edits = {site: lambda a, rows=rows: edit(rows, a) for site, rows in at.items()}
+    read = passes.read_under(view, tokens, edits, question.read_site)
     positions = [question.position] * n
-    return read_values(view, question.read_site, found[0], list(range(n)), positions)
+    return read_values(view, question.read_site, read, list(range(n)), positions)

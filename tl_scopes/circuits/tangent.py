@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tl_scopes import capture
+from tl_scopes import passes
 from tl_scopes.circuits.trace import Question
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.frozen import HeldNorms, freeze_patterns
@@ -55,7 +55,7 @@ def push_forward(
             )
         moved[label] = tangent.clone()  # later hooks may edit in place
         if label == sites[-1].label:
-            raise capture.Stop
+            raise passes.Stop
         return activation
 
     tokens = torch.tensor([question.run] * len(direction), device=view.device)
@@ -76,7 +76,7 @@ def push_forward(
         if "patterns" in question.frozen:
             freeze_patterns(view, undo)
         try:
-            capture.forward_to_stop(view, tokens)
+            passes.forward_to_stop(view, tokens)
         except NotImplementedError as error:
             raise UnsupportedModelError(
                 "an operation of this model has no forward-mode derivative, which flow_path needs "

@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes import capture
+from tl_scopes import capture, passes
 from tl_scopes.adapter import ModelView, view
-from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, texts
+from tl_scopes.encoding import Prompt, described, encode, resolve_position
 from tl_scopes.engine import Answer, Job, check_scopes, explain, read_values, verify_once
 from tl_scopes.errors import (
     LengthMismatchError,
@@ -135,7 +135,7 @@ class Trace:
             raise NumericalError(
                 f"NaN or infinity in the gradient at {label!r}, although the forward pass was finite: "
                 "check the weights and hooks between there and what is read"
-                f"{capture.overflow_hint(self.question.view)}"
+                f"{passes.overflow_hint(self.question.view)}"
             )
         position = self.question.position
         if gradient[:, position + 1 :].any():
@@ -150,9 +150,7 @@ class Trace:
         engine = self.question.view
         explained = answer.explained
         return {
-            "tokens": torch.tensor(ids, device="cpu"),
-            "str_tokens": texts(engine, ids),
-            "has_bos": ids[0] == bos_id(engine),
+            **described(engine, ids),
             "position": self.question.position,
             "scope": ScopeInfo(
                 answer.scope.name, {**answer.scope.parameters(), **explained.resolved}
@@ -162,7 +160,6 @@ class Trace:
             "squared": explained.squared,
             "frozen": self.question.frozen,
             "prediction": answer.prediction,
-            "provenance": engine.provenance(),
         }
 
     def whole(self, values: Tensor, axes: int = 1) -> Tensor:
@@ -174,7 +171,7 @@ class Trace:
             raise NumericalError(
                 "NaN or infinity in the result, although activations and gradients are finite: effects "
                 "overflow; scale the scope's vectors or its function down"
-                f"{capture.overflow_hint(self.question.view)}"
+                f"{passes.overflow_hint(self.question.view)}"
             )
         for axis in range(-axes, 0):
             out = out.narrow(axis, 0, min(out.shape[axis], n))
@@ -209,7 +206,7 @@ def traced(
 
     def stop(activation: Tensor) -> Tensor:
         found.append(activation)
-        raise capture.Stop
+        raise passes.Stop
 
     with engine.frozen():
         tokens = torch.tensor([question.run], device=engine.device)
@@ -228,7 +225,7 @@ def traced(
                 engine.tap_final(undo, stop)
             else:
                 engine.tap(undo, read_site, stop)
-            capture.forward_to_stop(engine, tokens)
+            passes.forward_to_stop(engine, tokens)
         _check_reached(question, root, sites, kept, found)
         if read_site is not None:
             _check_read_axes(engine, read_site, found[0], tokens)

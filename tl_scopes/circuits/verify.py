@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_scopes import passes
 from tl_scopes.adapter import view as view_of
 from tl_scopes.circuit_result import Components, Verification
 from tl_scopes.circuits.asked import (
@@ -20,7 +21,7 @@ from tl_scopes.circuits.asked import (
     shares,
     token_site,
 )
-from tl_scopes.circuits.baseline import Baseline, activations
+from tl_scopes.circuits.baseline import Baseline
 from tl_scopes.circuits.intervene import Move, scalars
 from tl_scopes.circuits.trace import Question, Trace, ask, traced
 from tl_scopes.circuits.writes import last_stream
@@ -249,5 +250,5 @@ def _pad_embedding(question: Question, site: Site) -> Float[Tensor, "pos d_model
             f'intervention="pad" needs a pad token with an embedding, but the tokenizer\'s is {pad}: '
             'use "zero" or "mean"'
         )
-    seen = activations(question.view, [int(pad)] * len(question.run), [site])
-    return seen[site.label][0]
+    tokens = torch.full((1, len(question.run)), int(pad), device=question.view.device)
+    return passes.activations(question.view, tokens, [site])[site.label][0]
