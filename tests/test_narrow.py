@@ -7,10 +7,11 @@ import torch
 import zoo
 from by_hand import by_hand
 from reference import TOKENS
-from traces import each_class
+from traces import PLAIN, each_class
 
 import tl_scopes as ts
 from tl_scopes.adapter import view
+from tl_scopes.engine import Job, Limits, run
 
 SITES = ["embed", 0, 2, 3]
 
@@ -60,6 +61,19 @@ def test_scores_are_the_same(name, scope):
     # BLOOM's takes two tensors, OPT's bridge has two layers instead, and some models have none.
     special = ("bridge/bloom", "bridge/opt", "hooked/attn-only", "hooked/attn-only-no-norm")
     assert known == (name not in special)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_place_that_is_read_twice_counts_once(name):
+    model = zoo.shared(name)
+    scopes = [ts.TemperatureScope(), ts.SemanticScope(3), ts.FisherScope(rank=2)]
+    apart = [ts.attribute(model, TOKENS, scope).scores for scope in scopes]
+    engine = view(model)
+    job = Job(TOKENS, [(len(TOKENS) - 1, scope) for scope in scopes])
+    (together,) = run(engine, [job], engine.sites("embed"), Limits())
+    for answer, alone in zip(together, apart):
+        scores = answer.attribution(engine, TOKENS).scores
+        torch.testing.assert_close(scores, alone, rtol=1e-6, atol=1e-9)
 
 
 @each_class

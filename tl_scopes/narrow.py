@@ -32,12 +32,14 @@ def narrow_last_mlp(
     hook nor a site would notice.
     """
     watched = any(site.is_named and site.block == view.n_layers - 1 for site in sites)
-    few = len(reads[0]) <= _MOST_READ * shape.numel()
+    # Each once: what is put at a place twice would pull twice its gradient back.
+    places = list(dict.fromkeys(zip(*reads)))
+    few = len(places) <= _MOST_READ * shape.numel()
     mlp = last_mlp(view)
     known = view.positionwise_mlp
     if mlp is None or known is None or known() is not mlp or watched or not few:
         return
-    rows, columns = (torch.tensor(index, device=view.device) for index in reads)
+    rows, columns = (torch.tensor(index, device=view.device) for index in zip(*places))
 
     def take(x: Tensor) -> Tensor:
         return x[rows.to(x.device), columns.to(x.device)][None]
