@@ -27,7 +27,8 @@ ROWS = [
     ["passes"],
     ["capture"],
     ["engine"],
-    ["attribution"],
+    ["attribution", "prompted"],
+    ["ablation", "method"],
     ["circuits", "baselines", "evaluation", "render"],
     ["cli", "_cli"],
 ]

@@ -57,7 +57,7 @@ _HOMES = dict.fromkeys(__all__, "scopes") | {
 }
 
 
-_MODULES = ("circuits", "errors", "models", "render")
+_MODULES = ("baselines", "circuits", "errors", "evaluation", "models", "render")
 
 
 def __getattr__(name: str) -> Any:

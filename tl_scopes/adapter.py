@@ -192,13 +192,13 @@ class ModelView:
         hooks = [(*m._forward_pre_hooks, *m._forward_hooks) for m in modules]
         return tuple(h for own in hooks for h in own)
 
-    def forward(self, tokens: Tensor, mask: Tensor | None = None) -> Any:
+    def forward(self, tokens: Tensor) -> Any:
         """The model's own forward pass to logits over right-padded rows of token ids.
 
         Causal attention never looks right, so padding needs no mask; a mask of ones keeps
         TransformerLens from deriving one out of pad tokens that belong to the prompt.
         """
-        mask = torch.ones_like(tokens) if mask is None else mask
+        mask = torch.ones_like(tokens)
         if self.is_bridge:
             return self.model(tokens, attention_mask=mask, use_cache=False)
         return self.model(tokens, attention_mask=mask)

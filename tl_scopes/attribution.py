@@ -121,7 +121,7 @@ def attribute_batch(
     check_scopes(engine, scopes)
     places = engine.sites(sites)
     results: dict[int, Attribution] = {}
-    for group in _groups(jobs, batch_tokens):
+    for group in grouped(jobs, batch_tokens):
         answers = run(engine, [jobs[i] for i in group], places, limits)
         for i, (answer,) in zip(group, answers):
             results[i] = answer.attribution(engine, jobs[i].ids)
@@ -259,7 +259,7 @@ def _positions(position: int | Sequence[int], n: int) -> list[Any]:
     return positions
 
 
-def _groups(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
+def grouped(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
     """Indices of jobs that share a forward pass: one read site, similar lengths, bounded size.
 
     Under hooks of the user's, which may count positions from either end, no row is padded.

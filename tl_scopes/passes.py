@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_scopes.adapter import Edit, ModelView
@@ -17,14 +17,10 @@ class Stop(BaseException):
     """Ends a forward pass early; not an Exception, so that no handler on the way swallows it."""
 
 
-def forward_to_stop(
-    view: ModelView,
-    tokens: Int[Tensor, "batch pos"],
-    mask: Int[Tensor, "batch pos"] | None = None,
-) -> None:
+def forward_to_stop(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
     """A forward pass that a tap may end early, by raising `Stop`."""
     try:
-        view.forward(tokens, mask)
+        view.forward(tokens)
     except Stop:
         pass
 
@@ -45,6 +41,13 @@ def activations(
 
 def seen_at(view: ModelView, tokens: Tensor, sites: Sequence[Site]) -> dict[str, list[Tensor]]:
     """What a forward pass to the final state shows at each site: nothing where it is not reached."""
+    return look(view, tokens, sites)[0]
+
+
+def look(
+    view: ModelView, tokens: Int[Tensor, "batch pos"], sites: Sequence[Site]
+) -> tuple[dict[str, list[Tensor]], Float[Tensor, "batch pos d_model"]]:
+    """The same, and the final state that the pass ends with."""
     seen: dict[str, list[Tensor]] = {site.label: [] for site in sites}
 
     def note(label: str, activation: Tensor) -> Tensor:
@@ -54,8 +57,8 @@ def seen_at(view: ModelView, tokens: Tensor, sites: Sequence[Site]) -> dict[str,
 
     edits = {site: lambda a, label=site.label: note(label, a) for site in dict.fromkeys(sites)}
     with torch.no_grad():
-        read_under(view, tokens, edits)
-    return seen
+        y = read_under(view, tokens, edits)
+    return seen, y
 
 
 def read_under(
@@ -63,12 +66,11 @@ def read_under(
     tokens: Int[Tensor, "batch pos"],
     edits: Mapping[Site, Edit],
     read: Site | None = None,
-    mask: Int[Tensor, "batch pos"] | None = None,
 ) -> Tensor:
     """What is read, [batch, pos, *d], in a forward pass with activations edited at sites.
 
-    `read`: None for the final state. `mask`: zeros where no other token may attend to. Inside
-    `view.frozen()`. Raises `SiteError` where the pass does not get there.
+    `read`: None for the final state. Inside `view.frozen()`. Raises `SiteError` where the pass does
+    not get there.
     """
     found: list[Tensor] = []
 
@@ -83,7 +85,7 @@ def read_under(
             view.tap_final(undo, stop)
         else:
             view.tap(undo, read, stop)
-        forward_to_stop(view, tokens, mask)
+        forward_to_stop(view, tokens)
     if not found:
         raise SiteError(
             f"the forward pass does not reach {read.label if read else 'the unembedding'!r}"

@@ -1,0 +1,166 @@
+"""Methods of one gradient, or of gradients at noisy copies of the input."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tl_scopes.attribution import attribute
+from tl_scopes.baselines.explained import (
+    UNITS,
+    Explaining,
+    Of,
+    Reduce,
+    check_count,
+    check_of,
+    check_reduce,
+    check_seed,
+    reduced,
+    value_of,
+)
+from tl_scopes.encoding import Prompt
+from tl_scopes.errors import ScopeParameterError
+from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
+from tl_scopes.method import Scored
+from tl_scopes.prompted import Prompted
+from tl_scopes.result import Attribution
+from tl_scopes.sites import Site, SiteRequest
+from tl_scopes.unembedding import working_dtype
+
+
+@dataclass(frozen=True)
+class GradientNorm(Scope):
+    """`||grad_t log p(target)||_2`, or of the raw logit: a scope, so `tl_scopes.attribute` takes it.
+
+    `target` as in `SemanticScope`, whose scores `of="logit"` gives. Units: nats (logit) per unit of
+    residual. Source: Simonyan, Vedaldi, Zisserman, arXiv 1312.6034, for token embeddings.
+    """
+
+    target: Target = None
+    of: Of = "log_prob"
+    name = "gradient_norm"
+    is_of_logits = True
+
+    def __post_init__(self) -> None:
+        check_of(self.of)
+
+    @property
+    def units(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return f"{UNITS[self.of]} per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"target": plain_target(self.target), "of": self.of}
+
+    @property
+    def explains_centred_logit(self) -> bool:
+        return self.of == "logit"
+
+    def explain(self, read: Read) -> Explained:
+        token = read.resolve(self.target)
+        if self.of == "logit":
+            return Explained.single(read.head.column(token.id), token)
+        with torch.enable_grad():
+            y = read.value.detach().to(working_dtype(read.value.dtype)).requires_grad_()
+            (v,) = torch.autograd.grad(value_of(read.head, y, token.id, self.of), y)
+        return Explained.single(v, token)
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """The log-probability of the target, or its raw logit."""
+        assert read.raw is not None and explained.target is not None
+        if self.of == "logit":
+            return read.raw[explained.target.id]
+        return read.head.logits(read.raw).log_softmax(-1)[explained.target.id]
+
+    def attribute(
+        self,
+        model: Any,
+        prompt: Prompt,
+        *,
+        sites: SiteRequest = "embed",
+        position: int = -1,
+        prepend_bos: bool | None = None,
+    ) -> Attribution:
+        """`tl_scopes.attribute` with this scope."""
+        return attribute(
+            model, prompt, self, sites=sites, position=position, prepend_bos=prepend_bos
+        )
+
+
+@dataclass(frozen=True)
+class InputXGradient(Explaining):
+    """Gradient times activation, elementwise, then its 2-norm or (signed) sum over d_model.
+
+    Units: nats (`of="logit"`: logit). By captum's `InputXGradient`. The published evaluation takes the
+    norm, of the log-probability. Source: Shrikumar et al., arXiv 1605.01713.
+    """
+
+    reduce: Reduce = "norm"
+    name = "input_x_gradient"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_reduce(self.reduce)
+
+    def scores(self, prompted: Prompted, site: Site) -> Scored:
+        product = self.gradient(prompted, site) * prompted.activation(site)[0]
+        return Scored(reduced(product, self.reduce))
+
+
+@dataclass(frozen=True)
+class SmoothGrad(Explaining):
+    """The mean gradient over noisy copies of the activation, then its 2-norm.
+
+    `draws` copies with normal noise whose standard deviation is `noise` times that of the activation
+    at the site. `times_input=True`: each gradient times its noisy activation (units then without
+    "per unit"). `seed`: of the noise. By captum's `NoiseTunnel`. Units: nats (logit) per unit of
+    residual. Source: Smilkov et al., arXiv 1706.03825.
+    """
+
+    draws: int = 20
+    noise: float = 0.15
+    seed: int = 0
+    times_input: bool = False
+    name = "smoothgrad"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count("draws", self.draws)
+        fits = isinstance(self.noise, (int, float)) and not isinstance(self.noise, bool)
+        if not fits or not 0 < self.noise < float("inf"):
+            raise ScopeParameterError(f"noise is {self.noise!r}; allowed: a number above 0")
+        check_seed(self.seed)
+
+    @property
+    def units(self) -> str:
+        return UNITS[self.of] + ("" if self.times_input else " per unit of residual")
+
+    def scores(self, prompted: Prompted, site: Site) -> Scored:
+        from captum.attr import InputXGradient as Product
+        from captum.attr import NoiseTunnel, Saliency
+
+        x = prompted.activation(site).requires_grad_()
+        explained = self.explained(prompted, site)
+        method = Product(explained) if self.times_input else Saliency(explained)
+        devices = [x.device] if x.device.type == "cuda" else []
+        # captum draws from the global generator, of the activation's device.
+        with torch.random.fork_rng(devices=devices):
+            torch.default_generator.manual_seed(self.seed)
+            for device in devices:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(self.seed)
+            found = NoiseTunnel(method).attribute(
+                x,
+                nt_type="smoothgrad",
+                nt_samples=self.draws,
+                nt_samples_batch_size=min(self.draws, prompted.rows_at_once(gradients=True)),
+                stdevs=self.noise * float(x.detach().double().std()),
+                **({} if self.times_input else {"abs": False}),
+            )
+        assert isinstance(found, Tensor)  # as what was given
+        scale = 1.0
+        if site.is_embed and not self.times_input:
+            scale = prompted.engine.embed_scale
+        return Scored(reduced(found[0], "norm") / scale)

@@ -1,0 +1,67 @@
+"""Leave-one-out: what the prediction loses without one token."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from tl_scopes.ablation import Replacement, check_replacement, leave_one_out
+from tl_scopes.engine import components_of
+from tl_scopes.errors import ScopeParameterError
+from tl_scopes.explain import Target, plain_target
+from tl_scopes.method import Method, Scored
+from tl_scopes.prompted import Prompted
+from tl_scopes.result import Token
+from tl_scopes.sites import Site
+
+_UNITS = {"kl": "nats", "log_prob": "nats", "logit": "logit"}
+
+
+@dataclass(frozen=True)
+class LeaveOneOut(Method):
+    """The effect on the prediction of each token taken away alone, by real forward passes.
+
+    `measure`: "kl", KL(intact || without), nats; or how far the "log_prob" (nats) or the raw "logit" of
+    `target` falls, which may be negative. `replacement`: "zero", or (at the embedding) the embedding of
+    the tokenizer's "pad" or "bos", or the "mean" embedding of the vocabulary (at other sites: the mean
+    over the prompt); "hide": no token attends to it in any layer, all keep their places. BOS is one of
+    the tokens. One forward pass a token, batched. Source: arXiv 1612.08220 (Li, Monroe, Jurafsky).
+    """
+
+    target: Target = None
+    measure: Literal["kl", "log_prob", "logit"] = "kl"
+    replacement: Replacement = "zero"
+    name = "leave_one_out"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.measure, str) or self.measure not in _UNITS:
+            raise ScopeParameterError(
+                f"measure is {self.measure!r}; allowed: {', '.join(map(repr, _UNITS))}"
+            )
+        check_replacement(self.replacement)
+
+    @property
+    def units(self) -> str:
+        return _UNITS[self.measure]
+
+    def parameters(self) -> dict[str, Any]:
+        return super().parameters() | {"target": plain_target(self.target)}
+
+    def target_of(self, prompted: Prompted) -> Token | None:
+        return None if self.measure == "kl" else prompted.read.resolve(self.target)
+
+    def scores(self, prompted: Prompted, site: Site) -> Scored:
+        target = self.target_of(prompted)
+        token = 0 if target is None else target.id
+        shape = prompted.activation(site).shape
+        rows = []
+        for _, component in components_of(site, torch.empty(shape[:-1])):
+            found = leave_one_out(prompted, self.replacement, token, site, component)
+            chosen = {"kl": found.kl, "log_prob": found.fall, "logit": found.logit}[self.measure]
+            rows.append((component, chosen))
+        values = torch.zeros(shape[1:-1], dtype=torch.float64)
+        for component, chosen in rows:
+            values[(slice(0, len(chosen)), *component)] = chosen
+        return Scored(values)

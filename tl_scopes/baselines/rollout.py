@@ -1,0 +1,65 @@
+"""Attention rollout: attention multiplied through the layers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tl_scopes.errors import ScopeParameterError, SiteError
+from tl_scopes.method import Method, Scored
+from tl_scopes.passes import seen_at
+from tl_scopes.prompted import Prompted
+from tl_scopes.sites import Site
+
+
+@dataclass(frozen=True)
+class AttentionRollout(Method):
+    """The share of the read position's attention that goes back to each token, through all layers.
+
+    The product over layers of `(1 - residual) A + residual I`, with `A` the attention pattern averaged
+    over heads; at `resid(l)` the product starts with block l. It knows nothing of values, MLPs or
+    targets. Units: share (sums to 1 over tokens). Raises `SiteError` at other sites, or where the
+    model shows no patterns. Source: Abnar and Zuidema, arXiv 2005.00928.
+    """
+
+    residual: float = 0.5
+    name = "attention_rollout"
+
+    @property
+    def units(self) -> str:
+        return "share of attention"
+
+    def __post_init__(self) -> None:
+        fits = isinstance(self.residual, (int, float)) and not isinstance(self.residual, bool)
+        if not fits or not 0 <= self.residual < 1:
+            raise ScopeParameterError(
+                f"residual is {self.residual!r}; allowed: a share from 0 to below 1"
+            )
+
+    def scores(self, prompted: Prompted, site: Site) -> Scored:
+        engine = prompted.engine
+        first = 0 if site.is_embed else site.layer
+        if first is None:
+            raise SiteError(
+                f"attention rollout goes from layer to layer, so it has no site {site.label!r}; use "
+                '"embed", or a layer'
+            )
+        hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(first, engine.n_layers)]
+        seen = seen_at(engine, prompted.tokens(1), [engine.site(hook) for hook in hooks])
+        row = torch.zeros(len(prompted.run), dtype=torch.float64)
+        row[prompted.position] = 1
+        for hook in reversed(hooks):
+            row = self._through(row, seen[hook], hook)
+        return Scored(row)
+
+    def _through(self, row: Tensor, patterns: list[Tensor], hook: str) -> Tensor:
+        n = len(row)
+        if len(patterns) != 1 or patterns[0].shape[-2:] != (n, n):
+            raise SiteError(
+                f"attention rollout needs the patterns at {hook!r}, [batch, head, query, key], which "
+                "this model does not show: load it with eager attention"
+            )
+        pattern = patterns[0][0].cpu().double().mean(0)
+        return (1 - self.residual) * (row @ pattern) + self.residual * row
