@@ -1,0 +1,63 @@
+"""The published ablation protocol's own numbers, on the one passage of it that the tests hold."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from test_golden import BUNDLED, CASES, GOLDEN, golden, load  # noqa: F401
+
+import tl_scopes as ts
+from tl_scopes import baselines
+from tl_scopes.evaluation import Settings, measure
+
+pytestmark = pytest.mark.real
+
+METHODS = {
+    "IG": baselines.IntegratedGradients(ts.NEXT_TOKEN, steps=5, rule="published"),
+    "gradient_x_input": baselines.InputXGradient(ts.NEXT_TOKEN),
+    "Semantic": ts.SemanticScope(ts.NEXT_TOKEN),
+    "Temperature": ts.TemperatureScope(),
+    "Fisher_k_1": ts.FisherScope(rank=1),
+}
+
+
+@pytest.mark.parametrize("name, backend", CASES)
+def test_ablation(load, name, backend):  # noqa: F811
+    """Falls of the log-probability, KL, flips and areas, zero and pad."""
+    expected = json.loads((GOLDEN / "ablation.json").read_text())[name]
+    ids = golden(name)["ids/lam0"].tolist()
+    assert len(ids) == expected["n"] + 1 and ids[-1] == expected["target"]
+    model = load(name, backend, "float32")
+    assert model.tokenizer.pad_token_id == expected["pad_token_id"]
+    settings = Settings(replacements=("zero", "pad"), sufficiency=False, position=-2)
+    rows = measure(model, [ids], METHODS, settings)
+    falls: dict[tuple[str, str], list[float]] = {}
+    compared = 0
+    for row in rows:
+        key = f"{row['method']}|{row['replacement']}|{row['fraction']:g}"
+        if row["metric"] == "comprehensiveness":
+            assert row["value"] == pytest.approx(-expected["d"][key], abs=1e-3)
+            falls.setdefault((row["method"], row["replacement"]), []).append(-expected["d"][key])
+        elif row["metric"] == "comprehensiveness_kl":
+            assert row["value"] == pytest.approx(expected["kl"][key], abs=1e-3)
+        elif row["metric"] == "comprehensiveness_flip":
+            assert bool(row["value"]) == expected["flip"][key]
+        elif row["metric"] == "aopc_comprehensiveness":
+            own = np.array(falls[row["method"], row["replacement"]])
+            area = own @ [0.025, 0.075, 0.05]
+            assert row["value"] == pytest.approx(area, abs=1e-3)
+        elif row["metric"] == "correct":
+            assert bool(row["value"]) == expected["correct"]
+        compared += 1
+    assert compared == 2 + 5 * 2 * (3 * 3 + 1)
+
+
+@pytest.mark.parametrize("name, backend", [CASES[-1]])
+def test_leave_one_out(load, name, backend):  # noqa: F811
+    expected = np.array(json.loads((GOLDEN / "ablation.json").read_text())[name]["loo_kl"])
+    ids = golden(name)["ids/lam0"].tolist()
+    model = load(name, backend, "float32")
+    found = baselines.LeaveOneOut().attribute(model, ids, position=-2).scores[0, 1:].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)

@@ -1,0 +1,147 @@
+"""Everything that is known to tell a faithful attribution from a pretty one, in one call."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from tl_scopes.adapter import view
+from tl_scopes.encoding import Prompt
+from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.evaluation.perturb import input_stability
+from tl_scopes.evaluation.plan import encoded, units
+from tl_scopes.evaluation.randomise import Depth, randomisation
+from tl_scopes.evaluation.ranking import Methods, labelled
+from tl_scopes.evaluation.rows import COLUMNS, Row, error_row, measure
+from tl_scopes.evaluation.settings import Settings
+from tl_scopes.evaluation.spectra import fisher_spectrum
+from tl_scopes.faithfulness import FaithfulnessCard
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Prompts that are measured together.
+_UNIT = 8
+_DEPTHS = (0.25, 0.5, 1.0)
+
+
+def faithfulness_card(
+    model: Any,
+    prompts: Sequence[Prompt],
+    methods: Methods,
+    *,
+    settings: Settings | None = None,
+    randomised: bool | Sequence[Depth] = True,
+    stability: bool | int = True,
+    spectra: bool | int = True,
+    reference: str | None = None,
+    progress: bool | None = None,
+) -> FaithfulnessCard:
+    """How faithful attribution methods are on some prompts: every measure and check of this module.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge.
+        prompts: texts, or lists of token ids. One that fails is recorded with its error.
+        methods: scopes and baselines, in a list or in a dict by label.
+        settings: what is ablated and measured; default: `Settings(leave_one_out="zero")`.
+        randomised: whether to randomise the model's blocks from the output; depths as
+            `randomisation` takes them, True for a quarter, half and all of the blocks.
+        stability: whether to add noise to the embeddings; how many draws, True for 4.
+        spectra: whether to take the eigenvalues of F; how many, True for 64.
+        reference: label of the method that reports hold the others against; None for every pair.
+        progress: a bar on stderr. Default: where stderr is a terminal.
+
+    Returns:
+        `FaithfulnessCard`: `.to_frame()`, `.comparisons()`, `.verdicts()`, `.to_html()`,
+        `.to_markdown()`, `.plot(kind)`, `.save(folder)`.
+
+    Raises:
+        ScopesError: for arguments, methods or a model that cannot be used, and what goes wrong outside
+            of one prompt.
+
+    Sources: see `measure`, `randomisation`, `input_stability`, `fisher_spectrum`.
+    """
+    settings = settings or Settings(leave_one_out="zero")
+    named = labelled(methods)
+    if reference is not None and reference not in named:
+        raise ScopeParameterError(
+            f"reference is {reference!r}; allowed: {', '.join(map(repr, named))}, or None"
+        )
+    listed = _listed(prompts)
+    engine = view(model)
+    known = encoded(model, listed, settings.prepend_bos)
+    plan = units(known.ids, _UNIT)
+    depths = _DEPTHS if randomised is True else randomised
+    draws = 4 if stability is True else int(stability)
+    top = min(64, engine.d_model) if spectra is True else int(spectra)
+    found: list[Row] = [error_row(i, 0, error) for i, error in known.errors.items()]
+    checks: dict[str, list[pd.DataFrame]] = {"randomisation": [], "stability": [], "spectra": []}
+    common = {"position": settings.position}
+    with _bar(len(listed), progress) as bar:
+        bar.update(len(known.errors))
+        for unit in plan:
+            ids = [known.ids[i] or [] for i in unit]
+            rows = [{**r, "index": unit[r["index"]]} for r in measure(model, ids, named, settings)]
+            found += rows
+            failed = {row["index"] for row in rows if row["error"]}
+            kept = [(i, own) for i, own in zip(unit, ids) if i not in failed]
+            own = [ids for _, ids in kept]
+            seeded = {**common, "seed": settings.seed}
+            results: dict[str, pd.DataFrame] = {}
+            if kept and depths:
+                results["randomisation"] = randomisation(
+                    model, own, named, depths=depths, **seeded
+                )
+            if kept and draws:
+                results["stability"] = input_stability(model, own, named, draws=draws, **seeded)
+            if kept and top:
+                results["spectra"] = fisher_spectrum(model, own, top=top, **common)
+            for name, frame in results.items():
+                places = [kept[i][0] for i in frame["index"]]
+                checks[name].append(frame.assign(index=places))
+            bar.update(len(unit))
+    return FaithfulnessCard(
+        rows=_rows(found),
+        methods=tuple(named),
+        settings=settings.to_dict(),
+        provenance=engine.provenance(),
+        reference=reference,
+        **{name: _joined(frames) for name, frames in checks.items()},
+    )
+
+
+def _listed(prompts: Any) -> list[Prompt]:
+    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
+        raise PromptError(
+            f"prompts is a {type(prompts).__name__}; allowed: a list of texts, or of token ids. Put "
+            "one prompt into a list"
+        )
+    if not prompts:
+        raise EmptyPromptError("the list of prompts is empty: give at least one prompt")
+    return list(prompts)
+
+
+def _rows(found: list[Row]) -> pd.DataFrame:
+    import pandas as pd
+
+    ordered = sorted(found, key=lambda row: row["index"])
+    return pd.DataFrame(ordered, columns=list(COLUMNS))
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame | None:
+    import pandas as pd
+
+    if not frames:
+        return None
+    return pd.concat(frames).sort_values("index", kind="stable", ignore_index=True)
+
+
+@contextmanager
+def _bar(total: int, progress: bool | None) -> Iterator[Any]:
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    with tqdm(total=total, unit="prompt", disable=not shown) as bar:
+        yield bar

@@ -1,0 +1,138 @@
+"""Scores of several methods for several prompts, scopes sharing their passes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any, Union
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.adapter import ModelView
+from tl_scopes.attribution import BATCH_TOKENS, grouped
+from tl_scopes.encoding import resolve_position
+from tl_scopes.engine import Job, Limits, check_scopes, run
+from tl_scopes.errors import NumericalError, ScopeParameterError
+from tl_scopes.explain import NEXT_TOKEN, Scope
+from tl_scopes.method import Method
+from tl_scopes.prompted import Prompted
+from tl_scopes.sites import embed_site
+
+AnyMethod = Union[Scope, Method]
+Methods = Union[Sequence[AnyMethod], Mapping[str, AnyMethod]]
+
+
+def labelled(methods: Methods) -> dict[str, AnyMethod]:
+    """Methods by label: the keys of a mapping, else name and parameters that are not the default.
+
+    Raises `ScopeParameterError` for what is no method, for none, and for labels that are not unique.
+    """
+    if isinstance(methods, Mapping):
+        found = dict(methods)
+    elif isinstance(methods, Sequence) and not isinstance(methods, str):
+        names = [label(m) for m in methods]
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice is not None:
+            raise ScopeParameterError(
+                f"two methods are called {twice!r}: give a dict with a label of yours for each"
+            )
+        found = dict(zip(names, methods))
+    else:
+        raise ScopeParameterError(
+            f"methods is a {type(methods).__name__}; allowed: a list of scopes and baselines, or a "
+            "dict of them by label"
+        )
+    if not found:
+        raise ScopeParameterError("methods is empty: give at least one scope or baseline")
+    for name, method in found.items():
+        _check(method)
+        if not isinstance(name, str) or not name:
+            raise ScopeParameterError(f"a method's label is {name!r}; allowed: text")
+    return found
+
+
+def _check(method: Any) -> None:
+    if not isinstance(method, (Scope, Method)):
+        hint = f": {method.__name__}()" if isinstance(method, type) else ""
+        raise ScopeParameterError(
+            f"{method!r} is no method; give a scope such as FisherScope(), or a baseline such as "
+            f"baselines.InputXGradient(){hint and ', an instance' + hint}"
+        )
+
+
+def label(method: Any) -> str:
+    """The method's name, with the parameters that differ from the default; targets only if named."""
+    _check(method)
+    if not is_dataclass(method):
+        return method.name
+    told: list[str] = []
+    plain = method.parameters()
+    for field in fields(method):
+        value = getattr(method, field.name)
+        target = value is None or value is NEXT_TOKEN
+        default = field.default is not MISSING and type(value) is type(field.default)
+        if target or (default and bool(value == field.default)):
+            continue
+        if (field.name, value) != ("rank", 1) or getattr(method, "samples", None):
+            told.append(f"{field.name}={plain.get(field.name, value)}")
+    return f"{method.name}({', '.join(told)})" if told else method.name
+
+
+def score(
+    engine: ModelView,
+    prompts: Sequence[list[int]],
+    methods: Sequence[AnyMethod],
+    position: int,
+) -> list[list[Float[Tensor, "pos"]]]:
+    """Scores at the embedding, for each prompt and method: float64, zero after the read position.
+
+    Prompts of similar length share a forward pass, all scopes their backward passes.
+    Raises what `attribute` raises, also where a score is not finite.
+    """
+    scopes = [m for m in methods if isinstance(m, Scope)]
+    check_scopes(engine, scopes)
+    hooked = engine.is_hooked()
+    found: list[dict[int, Tensor]] = [{} for _ in prompts]
+    for read_site in dict.fromkeys(s.read_site for s in scopes):
+        chosen = [i for i, m in enumerate(methods) if isinstance(m, Scope)]
+        chosen = [i for i in chosen if getattr(methods[i], "read_site", None) == read_site]
+        jobs = []
+        for ids in prompts:
+            own = [getattr(methods[i], "position", None) for i in chosen]
+            at = [resolve_position(position if p is None else p, len(ids)) for p in own]
+            reads = [(p, methods[i]) for p, i in zip(at, chosen)]
+            jobs.append(Job(ids, reads, hooked))  # pyright: ignore[reportArgumentType]
+        for group in grouped(jobs, BATCH_TOKENS):
+            answers = run(engine, [jobs[p] for p in group], (embed_site(),), Limits())
+            for p, own in zip(group, answers):
+                for i, answer in zip(chosen, own):
+                    found[p][i] = answer.attribution(engine, jobs[p].ids).scores[0].double()
+    others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
+    for own, ids in zip(found, prompts):
+        if others:
+            prompted = Prompted.ask(engine.model, ids, position)
+            own |= {i: scores_alone(m, prompted) for i, m in others}
+    return [[each[i] for i in range(len(methods))] for each in found]
+
+
+def scores_alone(method: Method, prompted: Prompted) -> Float[Tensor, "pos"]:
+    """Scores at the embedding of a method that is no scope."""
+    with prompted.frozen():
+        if ("final state",) not in prompted.remembered:
+            prompted.look([embed_site()])
+        values = method.scores(prompted, embed_site()).values.detach().cpu().double()
+    if not torch.isfinite(values).all():
+        raise NumericalError(
+            f"{method.name} gives NaN or infinity at token {int((~torch.isfinite(values)).nonzero()[0])}: "
+            "check the weights and hooks, or use another baseline or replacement"
+        )
+    end = prompted.position + 1
+    return torch.nn.functional.pad(values[:end], (0, len(prompted.ids) - end))
+
+
+def ranked(scores: Float[Tensor, "pos"], first: int) -> list[int]:
+    """Positions from `first` on, highest score first; of equal scores the earlier one."""
+    order = torch.sort(scores[first:], descending=True, stable=True).indices
+    return (order + first).tolist()

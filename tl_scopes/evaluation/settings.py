@@ -1,0 +1,98 @@
+"""What an evaluation measures, and how: one checked record of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Union
+
+from tl_scopes.ablation import Replacement, check_replacement
+from tl_scopes.errors import ScopeParameterError
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How attributions are held against ablation. Raises `ScopeParameterError`.
+
+    `fractions`: shares f of the n tokens after BOS; the `max(1, int(n f))` highest-scored are replaced
+    (comprehensiveness), or all others (sufficiency). `replacements`: what their embeddings are replaced
+    by, among "zero", "pad", "bos", "mean" (of the vocabulary) and "hide" (no attention to them).
+    `target`: whose log-probability is measured, the token that the intact model "predicted", or
+    the "gold" one that follows the read position in the prompt. `leave_one_out`: the replacement by
+    which each token is taken away alone, to compare ranks with; None: not done. `top`: how many
+    tokens the overlap with leave-one-out is taken of, a number or a share (rounded up). `area`: the
+    "trapezoid" over the fractions (published), or the "mean" over them (ERASER, arXiv 1911.03429).
+    `position`: the read position; -2 for texts whose last token is the answer. `seed`: of whatever
+    is drawn. Defaults are those of the published evaluation (arXiv 2601.16407).
+    """
+
+    fractions: Sequence[float] = (0.05, 0.1, 0.2)
+    replacements: Union[Replacement, Sequence[Replacement]] = ("zero",)
+    target: Literal["predicted", "gold"] = "predicted"
+    sufficiency: bool = True
+    leave_one_out: Replacement | None = None
+    top: int | float = 0.1
+    area: Literal["trapezoid", "mean"] = "trapezoid"
+    position: int = -1
+    prepend_bos: bool | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fractions", self._fractions())
+        kinds = self.replacements
+        kinds = (kinds,) if isinstance(kinds, str) else tuple(kinds)
+        if not kinds or len(set(kinds)) != len(kinds):
+            raise ScopeParameterError(
+                f"replacements is {list(kinds)}; allowed: one or more names, each once"
+            )
+        for kind in kinds:
+            check_replacement(kind, "replacements")
+        object.__setattr__(self, "replacements", kinds)
+        if self.leave_one_out is not None:
+            check_replacement(self.leave_one_out, "leave_one_out")
+        for name, allowed in (("target", ("predicted", "gold")), ("area", ("trapezoid", "mean"))):
+            if getattr(self, name) not in allowed:
+                raise ScopeParameterError(
+                    f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}"
+                )
+        if self.area == "trapezoid" and len(self.fractions) < 2:
+            raise ScopeParameterError(
+                f"a trapezoid needs two fractions or more, not {list(self.fractions)}: add one, or "
+                'use area="mean"'
+            )
+        self._check_numbers()
+
+    def _fractions(self) -> tuple[float, ...]:
+        try:
+            found = tuple(float(f) for f in self.fractions)
+        except (TypeError, ValueError):
+            found = ()
+        if not found or not all(0 < f < 1 for f in found) or sorted(set(found)) != list(found):
+            raise ScopeParameterError(
+                f"fractions is {self.fractions!r}; allowed: rising shares between 0 and 1"
+            )
+        return found
+
+    def _check_numbers(self) -> None:
+        top, numbers = self.top, (int, float)
+        share = isinstance(top, float) and 0 < top <= 1
+        count = isinstance(top, int) and not isinstance(top, bool) and top >= 1
+        if not isinstance(top, numbers) or not (share or count):
+            raise ScopeParameterError(
+                f"top is {top!r}; allowed: a number of tokens from 1, or a share in (0, 1]"
+            )
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise ScopeParameterError(f"seed is {self.seed!r}; allowed: a whole number from 0")
+        if not isinstance(self.sufficiency, bool):
+            raise ScopeParameterError(
+                f"sufficiency is {self.sufficiency!r}; allowed: True or False"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for a manifest."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Settings:
+        """What `to_dict` gave."""
+        return cls(**plain)
