@@ -210,7 +210,7 @@ class ModelView:
 
     def is_hooked(self) -> bool:
         """Whether hooks of the user's are on the model: they may count on the whole prompt."""
-        return any(map(hooks.has_forward_hook_of_users, self.hooks.values()))
+        return any(map(hooks.has_hook_of_others, self.hooks.values()))
 
     def is_hooked_inside(self, block: nn.Module) -> bool:
         """Whether hooks, TransformerLens's wiring aside, sit on the modules below `block`."""

@@ -20,6 +20,12 @@ def has_forward_hook_of_users(point: Any) -> bool:
     return any(_is_users(getattr(handle, "user_hook", None)) for handle in point.fwd_hooks)
 
 
+def has_hook_of_others(point: Any) -> bool:
+    """The same, this package's own taps aside."""
+    handles = (getattr(handle, "user_hook", None) for handle in point.fwd_hooks)
+    return any(_is_users(hook) and not _is_from(hook, "tl_scopes.") for hook in handles)
+
+
 def has_any_hook_of_users(module: Any) -> bool:
     """The same for hooks of either direction, on a hook point or any other module."""
     if hasattr(module, "fwd_hooks"):
@@ -33,7 +39,11 @@ def has_any_hook_of_users(module: Any) -> bool:
 
 def is_transformer_lens_own(hook: Any) -> bool:
     """Whether a torch hook is TransformerLens's wiring, by the module that its function is from."""
-    return str(getattr(hook, "__module__", "")).startswith("transformer_lens")
+    return _is_from(hook, "transformer_lens")
+
+
+def _is_from(hook: Any, package: str) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith(package)
 
 
 def _is_users(hook: Any) -> bool:

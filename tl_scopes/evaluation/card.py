@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter import view
 from tl_scopes.encoding import Prompt
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.perturb import input_stability
 from tl_scopes.evaluation.plan import encoded, units
-from tl_scopes.evaluation.randomise import Depth, randomisation
+from tl_scopes.evaluation.randomise import Depth, parse_depths, randomisation
 from tl_scopes.evaluation.ranking import Methods, labelled
+from tl_scopes.evaluation.reads import check_whole, listed
 from tl_scopes.evaluation.rows import COLUMNS, Row, error_row, measure
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum
@@ -69,58 +70,49 @@ def faithfulness_card(
         raise ScopeParameterError(
             f"reference is {reference!r}; allowed: {', '.join(map(repr, named))}, or None"
         )
-    listed = _listed(prompts)
+    given = listed(prompts)
     engine = view(model)
-    known = encoded(model, listed, settings.prepend_bos)
+    known = encoded(model, given, settings.prepend_bos)
     plan = units(known.ids, _UNIT)
     depths = _DEPTHS if randomised is True else randomised
+    # Checked before hours of measuring, not after.
+    depths = depths and parse_depths(depths, engine.n_layers)
     draws = 4 if stability is True else int(stability)
-    top = min(64, engine.d_model) if spectra is True else int(spectra)
+    top = 64 if spectra is True else int(spectra)
+    for name, number in (("stability", draws), ("spectra", top)):
+        check_whole(name, number, 0)
     found: list[Row] = [error_row(i, 0, error) for i, error in known.errors.items()]
-    checks: dict[str, list[pd.DataFrame]] = {"randomisation": [], "stability": [], "spectra": []}
-    common = {"position": settings.position}
-    with _bar(len(listed), progress) as bar:
+    checks: dict[str, pd.DataFrame] = {}
+    with _bar(len(given), progress) as bar:
         bar.update(len(known.errors))
         for unit in plan:
             ids = [known.ids[i] or [] for i in unit]
-            rows = [{**r, "index": unit[r["index"]]} for r in measure(model, ids, named, settings)]
-            found += rows
-            failed = {row["index"] for row in rows if row["error"]}
-            kept = [(i, own) for i, own in zip(unit, ids) if i not in failed]
-            own = [ids for _, ids in kept]
-            seeded = {**common, "seed": settings.seed}
-            results: dict[str, pd.DataFrame] = {}
-            if kept and depths:
-                results["randomisation"] = randomisation(
-                    model, own, named, depths=depths, **seeded
-                )
-            if kept and draws:
-                results["stability"] = input_stability(model, own, named, draws=draws, **seeded)
-            if kept and top:
-                results["spectra"] = fisher_spectrum(model, own, top=top, **common)
-            for name, frame in results.items():
-                places = [kept[i][0] for i in frame["index"]]
-                checks[name].append(frame.assign(index=places))
+            rows = measure(model, ids, named, settings)
+            found += [{**row, "index": unit[row["index"]]} for row in rows]
             bar.update(len(unit))
+        failed = {row["index"] for row in found if row["error"]}
+        kept = {i: ids for i, ids in enumerate(known.ids) if ids is not None and i not in failed}
+        own = list(kept.values())
+        where: dict[str, Any] = {"position": settings.position}
+        seeded = {**where, "seed": settings.seed}
+        if own and depths:
+            bar.set_description("random blocks")
+            checks["randomisation"] = randomisation(model, own, named, depths=depths, **seeded)
+        if own and draws:
+            bar.set_description("noise")
+            checks["stability"] = input_stability(model, own, named, draws=draws, **seeded)
+        if own and top:
+            bar.set_description("spectra of F")
+            checks["spectra"] = fisher_spectrum(model, own, top=min(top, engine.d_model), **where)
+    places = dict(enumerate(kept))
     return FaithfulnessCard(
         rows=_rows(found),
         methods=tuple(named),
         settings=settings.to_dict(),
         provenance=engine.provenance(),
         reference=reference,
-        **{name: _joined(frames) for name, frames in checks.items()},
+        **{k: frame.assign(index=frame["index"].map(places)) for k, frame in checks.items()},
     )
-
-
-def _listed(prompts: Any) -> list[Prompt]:
-    if isinstance(prompts, str) or not isinstance(prompts, Sequence):
-        raise PromptError(
-            f"prompts is a {type(prompts).__name__}; allowed: a list of texts, or of token ids. Put "
-            "one prompt into a list"
-        )
-    if not prompts:
-        raise EmptyPromptError("the list of prompts is empty: give at least one prompt")
-    return list(prompts)
 
 
 def _rows(found: list[Row]) -> pd.DataFrame:
@@ -128,14 +120,6 @@ def _rows(found: list[Row]) -> pd.DataFrame:
 
     ordered = sorted(found, key=lambda row: row["index"])
     return pd.DataFrame(ordered, columns=list(COLUMNS))
-
-
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame | None:
-    import pandas as pd
-
-    if not frames:
-        return None
-    return pd.concat(frames).sort_values("index", kind="stable", ignore_index=True)
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter import ModelView
-from tl_scopes.attribution import BATCH_TOKENS, grouped
+from tl_scopes.attribution import grouped
 from tl_scopes.encoding import resolve_position
 from tl_scopes.engine import Job, Limits, check_scopes, run
 from tl_scopes.errors import NumericalError, ScopeParameterError
@@ -19,6 +19,9 @@ from tl_scopes.explain import NEXT_TOKEN, Scope
 from tl_scopes.method import Method
 from tl_scopes.prompted import Prompted
 from tl_scopes.sites import embed_site
+
+# Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
+BATCH_TOKENS = 1024
 
 AnyMethod = Union[Scope, Method]
 Methods = Union[Sequence[AnyMethod], Mapping[str, AnyMethod]]

@@ -1,0 +1,146 @@
+"""What the checks of this subpackage share: prompts read, targets pinned, maps compared."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import is_dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.adapter import ModelView
+from tl_scopes.attribution import BATCH_TOKENS, grouped
+from tl_scopes.encoding import bos_id, encode, resolve_position
+from tl_scopes.engine import Job, verify_once
+from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.evaluation.ranking import ranked
+from tl_scopes.passes import read_under, refuse_nonfinite
+from tl_scopes.scopes import FisherScope, LogitDifferenceScope
+
+
+def listed(prompts: Any) -> list[Any]:
+    """Raises `PromptError` or `EmptyPromptError` unless it is a list with prompts."""
+    if isinstance(prompts, (str, Tensor)) or not isinstance(prompts, Sequence):
+        raise PromptError(
+            f"prompts is a {type(prompts).__name__}; allowed: a list of texts, or of token ids. Put "
+            "one prompt into a list"
+        )
+    if not prompts:
+        raise EmptyPromptError("the list of prompts is empty: give at least one prompt")
+    return list(prompts)
+
+
+def encoded(view: ModelView, prompts: Any, prepend_bos: bool | None) -> list[list[int]]:
+    """Token ids of every prompt of a list. Raises `PromptError` or one of its kind."""
+    return [encode(view, prompt, prepend_bos) for prompt in listed(prompts)]
+
+
+def scored(view: ModelView, ids: Sequence[int], position: int) -> slice:
+    """The positions whose scores are compared: up to the read, without BOS where there are others."""
+    end = resolve_position(position, len(ids)) + 1
+    return slice(1 if end > 1 and ids[0] == bos_id(view) else 0, end)
+
+
+def read_position(method: Any, position: int) -> int:
+    """A method may have a read position of its own."""
+    own = getattr(method, "position", None)
+    return position if own is None else own
+
+
+def final_states(
+    view: ModelView, prompts: Sequence[list[int]], position: int
+) -> Float[Tensor, "prompt d_model"]:
+    """The final state of each prompt at the read position, in batched passes without gradients.
+
+    Raises `NumericalError` where one is not finite.
+    """
+    hooked = view.is_hooked()
+    jobs = [
+        Job(ids, [(resolve_position(position, len(ids)), FisherScope())], hooked) for ids in prompts
+    ]
+    found: dict[int, Tensor] = {}
+    with view.frozen(), torch.no_grad():
+        for group in grouped(jobs, BATCH_TOKENS):
+            own = [jobs[i] for i in group]
+            width = max(job.length for job in own)
+            rows = [job.ids[: job.length] + [job.ids[0]] * (width - job.length) for job in own]
+            tokens = torch.tensor(rows, device=view.device)
+            verify_once(view, tokens[:1, : own[0].length], hooked)
+            states = read_under(view, tokens, {})
+            for row, (i, job) in enumerate(zip(group, own)):
+                found[i] = states[row, job.reads[0][0]]
+                if not torch.isfinite(found[i]).all():
+                    refuse_nonfinite(view, tokens[row : row + 1], "the final state")
+    return torch.stack([found[i] for i in range(len(prompts))])
+
+
+def predictions(view: ModelView, prompts: Sequence[list[int]], position: int) -> list[int]:
+    """The id of each prompt's most likely next token."""
+    head = view.unembedding()
+    states = final_states(view, prompts, position)
+    return [int(head.logits(head.raw_logits(y[None])[0]).argmax()) for y in states]
+
+
+def _predicted(method: Any) -> list[str]:
+    """The fields in which `method` asks for the model's own top prediction."""
+    targets = ("a", "b") if isinstance(method, LogitDifferenceScope) else ("target",)
+    return [name for name in targets if getattr(method, name, 0) is None]
+
+
+def takes_prediction(method: Any) -> bool:
+    """Whether what `method` explains is the model's own top prediction."""
+    return bool(_predicted(method))
+
+
+def pinned(method: Any, token: int) -> Any:
+    """`method` with `token` wherever it would have taken the model's own top prediction.
+
+    Under other weights or inputs that is another token, and two maps of different targets say
+    nothing about each other.
+    """
+    names = _predicted(method)
+    if names and not is_dataclass(method):
+        raise ScopeParameterError(
+            f"{method!r} explains the model's own top prediction, which changes with the model, and "
+            "cannot be given a fixed target: make it a dataclass with a field `target`"
+        )
+    return replace(method, **dict.fromkeys(names, token)) if names else method  # pyright: ignore
+
+
+def spearman(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
+    """Rank correlation of two maps: 1 where their ranks are equal, those of constant maps included,
+    0 where one alone is constant, NaN where there is one position only."""
+    from scipy import stats  # half a second to import
+
+    if len(a) < 2:
+        return float("nan")
+    x, y = (stats.rankdata(t.cpu().double().numpy()) for t in (a, b))
+    if (x == y).all():
+        return 1.0
+    if (x == x[0]).all() or (y == y[0]).all():
+        return 0.0
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def top_overlap(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"], share: float = 0.1) -> float:
+    """Jaccard index of the highest `share` of the tokens, rounded up; of equals the first ones count."""
+    k = math.ceil(share * len(a))
+    chosen = [set(ranked(x, 0)[:k]) for x in (a, b)]
+    return len(chosen[0] & chosen[1]) / len(chosen[0] | chosen[1])
+
+
+def generator(*key: object) -> torch.Generator:
+    """A random source of its own for each key, whatever was drawn before."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raises `ScopeParameterError` unless `value` is an int from `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ScopeParameterError(f"{name} is {value!r}; allowed: an int from {least}")
