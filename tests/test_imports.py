@@ -17,11 +17,12 @@ LONGEST = 330
 ROWS = [
     ["errors"],
     ["storage", "sites", "unembedding", "hooks", "_quiet"],
-    ["result", "fisher", "_gguf", "_folder", "bundled", "_table"],
+    ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result"],
     ["explain"],
     ["scopes", "custom", "stats"],
-    ["guards", "models"],
+    ["guards", "models", "cells"],
+    ["faithfulness"],
     ["adapter"],
     ["encoding", "frozen", "narrow", "recompute", "vjp", "stability"],
     ["passes"],
@@ -30,19 +31,25 @@ ROWS = [
     ["attribution", "prompted"],
     ["ablation", "method"],
     ["circuits", "baselines", "evaluation", "render"],
-    ["cli", "_cli"],
+    ["cli", "_cli", "cli_evaluate", "_evaluate"],
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
-SIBLINGS = set(ROWS[-2])
+SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 # Pictures are made of results alone.
 ONLY = {
-    "render": {"errors", "storage", "result", "circuit_result", "flow_result"},
+    "render": {
+        *("errors", "storage", "result", "circuit_result", "flow_result"),
+        *("stats", "metrics", "cells", "faithfulness"),
+    },
     "errors": set(),
     "sites": {"errors"},
     "storage": {"errors"},
 }
 ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors"}}
-HEAVY = ["matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"]
+HEAVY = [
+    *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
+    *("pyarrow", "datasets", "accelerate", "scipy"),
+]
 
 
 def modules() -> dict[str, Path]:

@@ -15,7 +15,8 @@ from tl_scopes import adapter
 from tl_scopes.baselines import AttentionRollout, InputXGradient, Random
 from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
 from tl_scopes.evaluation import randomise
-from tl_scopes.evaluation.randomise import randomisation, randomisation_verdict, randomised
+from tl_scopes.evaluation.randomise import randomisation, randomised
+from tl_scopes.faithfulness import verdicts
 from tl_scopes.method import Method, Scored
 
 TEXTS = [zoo.LONG_TEXT, "The dog is not on the mat and Mary sat in Berlin", "John sat on a cat"]
@@ -60,13 +61,13 @@ def test_maps_blind_to_the_model_fail_and_scopes_pass(name):
     frame = randomisation(zoo.shared(name), TEXTS, methods, depths=[1, 3])
     assert list(frame.columns) == ["index", "method", "depth", "blocks", "similarity", "overlap"]
     assert len(frame) == 3 * 9 * 2 and set(frame["blocks"]) == {"2", "0-2"}
-    verdict = randomisation_verdict(frame).set_index("method")
+    verdict = verdicts(frame).set_index("method")
     for method in BLIND:
         own = frame[frame["method"] == method.name]
         assert (own["similarity"] == 1).all() and (own["overlap"] == 1).all()
-        assert not verdict.loc[method.name, "passes"]
+        assert verdict.loc[method.name, "verdict"] == "fail"
     assert (verdict["depth"] == 3).all()
-    assert verdict.drop([m.name for m in BLIND])["passes"].all()
+    assert "fail" not in set(verdict.drop([m.name for m in BLIND])["verdict"])
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.names() if n.split("/")[1] in UNLIKE])
@@ -188,24 +189,26 @@ def test_bad_arguments_of_the_parts():
         pass
     frame = randomisation(model, [zoo.TEXT], [Constant()])
     with pytest.raises(ScopeParameterError, match="no column 'depth'"):
-        randomisation_verdict(frame.drop(columns="depth"))
-    with pytest.raises(ScopeParameterError, match="allowed is 2"):
-        randomisation_verdict(frame, allowed=2)
+        verdicts(frame.drop(columns="depth"))
+    with pytest.raises(ScopeParameterError, match="threshold is 2"):
+        verdicts(frame, threshold=2)
 
 
 def test_a_single_token_says_nothing():
     frame = randomisation(zoo.shared(zoo.names()[0]), [[0, 9]], [ts.TemperatureScope()], depths=[3])
-    assert frame["similarity"].isna().all() and not randomisation_verdict(frame)["passes"].any()
+    assert frame["similarity"].isna().all()
+    assert set(verdicts(frame)["verdict"]) == {"undecided"}
 
 
 @pytest.mark.real("gemma-3-270m")
 def test_scopes_of_a_real_model_pass_and_attention_does_not():
     model = ts.models.load("gemma-3-270m")
-    text = (
-        "The old lighthouse keeper walked down to the shore every evening to watch the boats come"
-    )
-    frame = randomisation(model, [text], [*SCOPES[:3], AttentionRollout(), Random()], depths=[1.0])
-    verdict = randomisation_verdict(frame).set_index("method")
-    assert verdict["passes"].to_dict() == {
-        "semantic": True, "temperature": True, "fisher": True, "attention_rollout": False, "random": False,
+    texts = [
+        "The old lighthouse keeper walked down to the shore every evening to watch the boats come",
+        "Rain had fallen on the village for three days, and the river stood higher than ever",
+    ]
+    frame = randomisation(model, texts, [*SCOPES[:3], AttentionRollout(), Random()], depths=[1.0])
+    assert verdicts(frame).set_index("method")["verdict"].to_dict() == {
+        "semantic": "pass", "temperature": "pass", "fisher": "pass",
+        "attention_rollout": "fail", "random": "fail",
     }  # fmt: skip

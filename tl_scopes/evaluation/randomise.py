@@ -132,26 +132,6 @@ def randomisation(
     return pd.DataFrame(rows, columns=columns)
 
 
-def randomisation_verdict(frame: pd.DataFrame, allowed: float = 0.7) -> pd.DataFrame:
-    """Which methods pass: their mean similarity at the greatest depth is `allowed` at most.
-
-    `frame`: what `randomisation` gives. Returns rows of `method`, `depth`, `similarity` (mean over the
-    prompts), `passes`. Some similarity stays, for a token's position and its embedding's size matter
-    in random blocks too: on the bundled models gradient maps end between -0.3 and 0.55, attention
-    rollout between 0.84 and 0.94, and what is blind to the model at 1. Raises `ScopeParameterError`.
-    """
-    missing = {"method", "depth", "similarity"} - set(getattr(frame, "columns", ()))
-    if missing:
-        raise ScopeParameterError(
-            f"the frame has no column {sorted(missing)[0]!r}: give what randomisation returned"
-        )
-    if isinstance(allowed, bool) or not -1 <= allowed <= 1:
-        raise ScopeParameterError(f"allowed is {allowed!r}; a rank correlation lies in [-1, 1]")
-    deepest = frame[frame["depth"] == frame["depth"].max()]
-    found = deepest.groupby(["method", "depth"], sort=False, as_index=False)["similarity"].mean()
-    return found.assign(passes=found["similarity"] <= allowed)
-
-
 @contextmanager
 def randomised(
     view: ModelView, blocks: Iterable[int], seed: int = 0, how: How = "normal"

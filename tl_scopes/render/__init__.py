@@ -1,9 +1,9 @@
 """Pictures of results: a web page, a notebook output, terminal text, a matplotlib figure.
 
-Those four take the same options (see `html`) and the two kinds of attributions; `circuit` and
-`attention` take results of `tl_scopes.circuits`. Drawing libraries are imported when something is
-drawn with them. A submodule must not have the name of a function here: importing it would replace
-the function.
+Those four take the two kinds of attributions with the same options (see `html`), and a
+`FaithfulnessCard` without; `circuit` and `attention` take results of `tl_scopes.circuits`.
+Drawing libraries are imported when something is drawn with them. A submodule must not have the
+name of a function here: importing it would replace the function.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from tl_scopes.circuit_result import CircuitResult, Components, Verification
 from tl_scopes.errors import RenderError
+from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.flow_result import Flow, FlowPath, HeadPaths
 from tl_scopes.render.picture import Result, Site, build
 from tl_scopes.storage import write_text
@@ -41,7 +42,7 @@ class Notebook:
 
 
 def html(
-    result: Result,
+    result: Result | FaithfulnessCard,
     path: str | Path | None = None,
     *,
     scale: str = "linear",
@@ -55,7 +56,8 @@ def html(
 
     Args:
         result: an `Attribution`, or a `SequenceAttribution` (drawn at one site, with a row for
-            each read position in place of a row for each site).
+            each read position in place of a row for each site). A `FaithfulnessCard` becomes its
+            report, with tables that sort and figures; it takes no option below `path`.
         path: where to write it too, atomically. The folder must exist.
         scale: `"linear"` colours from 0 to the largest score, `"log"` over 1 to 4 whole decades
             below it. Numbers beside the colours are scores in `result.units` under both.
@@ -71,16 +73,23 @@ def html(
     Returns the page. Raises `RenderError` for an unknown option value or a result that cannot be
     drawn (nothing in it, or NaN), `SiteError` for a site that it does not hold.
     """
-    from tl_scopes.render.page import page
+    options = _options(scale, normalise, include_bos, include_read, sites, site)
+    if isinstance(result, FaithfulnessCard):
+        from tl_scopes.render.faithfulness import page as report
 
-    text = page(build(result, **_options(scale, normalise, include_bos, include_read, sites, site)))
+        _check_unused(options)
+        text = report.page(result)
+    else:
+        from tl_scopes.render.page import page
+
+        text = page(build(result, **options))
     if path is not None:
         write_text(path, text)
     return text
 
 
 def notebook(
-    result: Result,
+    result: Result | FaithfulnessCard,
     *,
     scale: str = "linear",
     normalise: str = "site",
@@ -91,17 +100,23 @@ def notebook(
 ) -> Notebook:
     """A notebook output of `result`, options and errors as in `html`.
 
-    Each output carries its own copy of circuitsvis's script (1.3 MB), so that it works offline
+    An attribution's carries its own copy of circuitsvis's script (1.3 MB), so that it works offline
     and on its own; outputs on one page do not touch each other.
     """
+    options = _options(scale, normalise, include_bos, include_read, sites, site)
+    id = f"tls-{uuid4().hex[:12]}"
+    if isinstance(result, FaithfulnessCard):
+        from tl_scopes.render.faithfulness import page as report
+
+        _check_unused(options)
+        return Notebook(report.fragment(result, id))
     from tl_scopes.render.page import fragment
 
-    options = _options(scale, normalise, include_bos, include_read, sites, site)
-    return Notebook(fragment(build(result, **options), f"tls-{uuid4().hex[:12]}"))
+    return Notebook(fragment(build(result, **options), id))
 
 
 def terminal(
-    result: Result,
+    result: Result | FaithfulnessCard,
     *,
     console: Console | None = None,
     scale: str = "linear",
@@ -114,17 +129,22 @@ def terminal(
     """Print `result` with rich (to `console`, or standard output); as in `html` otherwise.
 
     One site shows its tokens in colour, several a line each. Without a terminal (a pipe, a file)
-    there are no colours and no control sequences; the strongest tokens stay as numbers.
+    there are no colours and no control sequences; the strongest tokens stay as numbers. A
+    `FaithfulnessCard` shows its main table and its verdicts.
     """
+    options = _options(scale, normalise, include_bos, include_read, sites, site)
+    if isinstance(result, FaithfulnessCard):
+        from tl_scopes.render.faithfulness import text
+
+        _check_unused(options)
+        return text.show(result, console)
     from tl_scopes.render.lines import show
 
-    show(
-        build(result, **_options(scale, normalise, include_bos, include_read, sites, site)), console
-    )
+    show(build(result, **options), console)
 
 
 def figure(
-    result: Result,
+    result: Result | FaithfulnessCard,
     *,
     scale: str = "linear",
     normalise: str = "site",
@@ -132,15 +152,32 @@ def figure(
     include_read: bool = True,
     sites: Site | Sequence[Site] | None = None,
     site: Site | None = None,
+    kind: str | None = None,
 ) -> Figure:
     """A matplotlib figure of `result`, options and errors as in `html`.
 
     Bars over the tokens for one row, a rows-by-tokens map for several. The figure belongs to no
     window and no pyplot state; `.savefig(path)` writes it.
+
+    `kind`: which figure of a `FaithfulnessCard`, which takes no other option: "aopc" (the default),
+    "agreement" (with leave-one-out), "curves", "kl" or "flip" (by the share of tokens),
+    "comparisons" (all pairs), "randomisation", "stability" or "spectrum". Raises `RenderError` for
+    one that the card holds nothing of.
     """
+    options = _options(scale, normalise, include_bos, include_read, sites, site)
+    if isinstance(result, FaithfulnessCard):
+        from tl_scopes.render.faithfulness import figures
+
+        _check_unused(options)
+        return figures.draw(result, "aopc" if kind is None else kind)
+    if kind is not None:
+        raise RenderError(
+            f"kind={kind!r} chooses a figure of a FaithfulnessCard; got a {type(result).__name__}: "
+            "leave it out"
+        )
     from tl_scopes.render.plots import draw
 
-    return draw(build(result, **_options(scale, normalise, include_bos, include_read, sites, site)))
+    return draw(build(result, **options))
 
 
 def circuit(result: CircuitResult, **options: Any) -> Figure:
@@ -250,3 +287,11 @@ def _options(
         "sites": sites,
         "site": site,
     }
+
+
+def _check_unused(options: dict[str, Any]) -> None:
+    """A report has no colour scale over tokens, and no sites."""
+    parameters = inspect.signature(html).parameters
+    for name, value in options.items():
+        if value != parameters[name].default:
+            raise RenderError(f"{name}={value!r} is no option for a FaithfulnessCard: leave it out")

@@ -1,0 +1,136 @@
+"""The report as a web page, whole or as one notebook output."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import re
+
+import matplotlib
+
+from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.render.faithfulness import figures, tables
+from tl_scopes.render.faithfulness.parts import Entry, Section, Table
+from tl_scopes.render.faithfulness.words import subtitle, title, warnings
+from tl_scopes.render.page import POLICY, asset, style
+
+ALT = {
+    "aopc": "AOPC of each method, with intervals",
+    "curves": "Faithfulness by the share of tokens, a line a method",
+    "agreement": "Agreement of each method with leave-one-out, with intervals",
+    "comparisons": "Differences of all pairs of methods",
+    "randomisation": "Similarity by the number of blocks randomised, a line a method",
+    "stability": "Stability under noise, a line a method",
+    "spectrum": "Eigenvalues of the Fisher information, and the share that the first k hold",
+}
+
+
+def page(card: FaithfulnessCard) -> str:
+    """A whole document."""
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{html.escape(title(card))}</title>\n"
+        "<style>html{color-scheme:light dark}body{margin:0;background:#fff}"
+        "@media (prefers-color-scheme:dark){body{background:#14161a}}</style>\n"
+        f"</head>\n<body>\n{fragment(card, 'tls')}\n</body>\n</html>\n"
+    )
+
+
+def fragment(card: FaithfulnessCard, id: str) -> str:
+    """The part of a document that shows the report; `id` must be unique in the document."""
+    drawn = set(figures.kinds(card))
+    parts = tables.sections(card)
+    links = "".join(f'<a href="#{id}-{part.id}">{html.escape(part.title)}</a>' for part in parts)
+    body = "\n".join(_section(card, part, id, drawn) for part in parts)
+    return (
+        f"<style>{style()}\n{asset('faithfulness.css')}{_dark()}</style>\n"
+        f'<section class="tls tls-card" id="{id}">\n<header><h1>{html.escape(title(card))}</h1>'
+        f"<p>{html.escape(subtitle(card))}</p></header>\n{_failed(warnings(card))}"
+        f"<nav>{links}</nav>\n{body}\n</section>\n"
+        f'<script type="module">\nconst root = document.getElementById("{id}");\n'
+        f"{asset('faithfulness.js')}</script>"
+    )
+
+
+def _dark() -> str:
+    """As `style` does it: where the reader asks for it, unless a notebook says what its theme is."""
+    rules = asset("faithfulness_dark.css")
+    lit = 'body:not([data-jp-theme-light="true"],.vscode-light)'
+    return (
+        f"@media (prefers-color-scheme:dark){{{lit}{{{rules}}}}}\n"
+        f'body[data-jp-theme-light="false"],body.vscode-dark{{{rules}}}'
+    )
+
+
+def _failed(said: list[str]) -> str:
+    if not said:
+        return ""
+    each = "".join(f"<li>{html.escape(line)}</li>" for line in said[1:])
+    return (
+        f'<div class="tls-failed" role="note"><b>{html.escape(said[0])}</b><ul>{each}</ul></div>\n'
+    )
+
+
+def _section(card: FaithfulnessCard, part: Section, id: str, drawn: set[str]) -> str:
+    shown = "".join(f"<p>{html.escape(line)}</p>" for line in part.said)
+    shown += "".join(_table(each) for each in part.tables)
+    shown += "".join(_figure(card, kind) for kind in part.figures if kind in drawn)
+    for each in part.folded:
+        caption = html.escape(each.caption.capitalize())
+        shown += f"<details><summary>{caption}</summary>{_table(each, False)}</details>"
+    return f'<article id="{id}-{part.id}"><h2>{html.escape(part.title)}</h2>{shown}</article>'
+
+
+def _figure(card: FaithfulnessCard, kind: str) -> str:
+    """An image, in which nothing runs and nothing is fetched, whatever a label says."""
+    made = io.BytesIO()
+    # The same card gives the same bytes.
+    with matplotlib.rc_context({"svg.hashsalt": "tl_scopes", "svg.fonttype": "path"}):
+        figures.draw(card, kind).savefig(
+            made, format="svg", transparent=True, metadata={"Date": None}
+        )
+    data = base64.b64encode(made.getvalue()).decode("ascii")
+    return f'<figure><img alt="{ALT[kind]}" src="data:image/svg+xml;base64,{data}"></figure>'
+
+
+def _table(table: Table, titled: bool = True) -> str:
+    heads = "".join(
+        f'<th scope="col"><button type="button">{_unbroken(head)}'
+        f"{f'<small>{html.escape(below)}</small>' if below else ''}</button></th>"
+        for head, below in table.columns
+    )
+    rows = "".join(
+        f'<tr><th scope="row"><span>{_broken(row[0].text)}</span></th>{"".join(map(_entry, row[1:]))}</tr>'
+        for row in table.rows
+    )
+    caption = (
+        f"<caption>{html.escape(table.caption.capitalize())}</caption>"
+        if titled and table.caption
+        else ""
+    )
+    numeric = any(entry.value is not None for row in table.rows for entry in row)
+    return (
+        f'<div class="tls-wide"><table{"" if numeric else " class=tls-prose"}>{caption}'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _broken(label: str) -> str:
+    """A long label breaks before its parameters rather than inside a word."""
+    return html.escape(label).replace("(", "(<wbr>")
+
+
+def _unbroken(head: str) -> str:
+    """An arrow stays with the word before it."""
+    return re.sub(" (?=[↑↓])", "&nbsp;", html.escape(head))
+
+
+def _entry(entry: Entry) -> str:
+    mark = f' class="tls-{entry.mark}"' if entry.mark else ""
+    value = "" if entry.value is None else f' data-value="{float(entry.value)}"'
+    sign = {"best": " ★", "tied": " ≈"}.get(entry.mark, "")
+    below = f"<small>{html.escape(entry.below)}</small>" if entry.below else ""
+    return f"<td{mark}{value}><span>{html.escape(entry.text)}{sign}</span>{below}</td>"
