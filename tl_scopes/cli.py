@@ -1,4 +1,4 @@
-"""The command line: `tl-scopes attribute` and `tl-scopes models`.
+"""The command line: `tl-scopes attribute`, `tl-scopes evaluate` and `tl-scopes models`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0; 1 for a pipe closed by its reader,
 or a bug; 2 for bad input, with one line that says what was got, what is allowed and what to do; 130
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from typer.core import TyperGroup
 
-from tl_scopes import __version__, _cli
+from tl_scopes import __version__, _cli, cli_evaluate
 from tl_scopes._quiet import say
 from tl_scopes.errors import ScopesError
 from tl_scopes.models import DEFAULT_MODEL, available
@@ -265,6 +265,9 @@ def attribute(
             print(_cli.as_json(result))
         else:
             result.print(scale=scale)
+
+
+app.command(no_args_is_help=True, epilog=cli_evaluate.EXAMPLES)(cli_evaluate.evaluate)
 
 
 @app.command()

@@ -73,6 +73,14 @@ class RenderError(ScopesError, ValueError):
     """A drawing option is unknown, or the result has nothing to draw."""
 
 
+class DataError(ScopesError, ValueError):
+    """A data set cannot be found or read, or lacks the column, split or texts asked for."""
+
+
+class RunError(ScopesError, RuntimeError):
+    """A run over a data set cannot start, or go on, in its folder."""
+
+
 class ScopesWarning(UserWarning):
     """Base class of the package's warnings."""
 

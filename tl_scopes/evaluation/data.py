@@ -1,0 +1,245 @@
+"""Prompts from text, JSON, JSON lines, parquet, a saved Hugging Face dataset, or the hub."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tl_scopes._quiet import local_only_if_unreachable, undisturbed
+from tl_scopes.errors import DataError
+
+# Where prompts stand unless a column is named: text first, then token ids.
+COLUMNS = ("text", "tokens", "input_ids")
+_KINDS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
+_ALLOWED = (
+    "allowed: a .txt file (one prompt a line), .json (a list), .jsonl (one a line), .parquet, a folder "
+    "that datasets.save_to_disk wrote, or the name of a data set on the Hugging Face hub"
+)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Prompts and where they are from.
+
+    `prompts`: texts, or lists of token ids. `source`: the file or name. `first`: the place of
+    `prompts[0]` in the source, from 0, so that rows of different slices can be put together.
+    """
+
+    prompts: Sequence[Any]
+    source: str = "a list of prompts"
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+def read(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    config: str | None = None,
+    split: str | None = None,
+    n: int | None = None,
+    skip: int = 0,
+) -> DataSet:
+    """The prompts of a file, of a saved dataset or of one on the hub.
+
+    Args:
+        source: a `.txt` file in UTF-8 (one prompt a line, blank lines left out), `.json` (a list),
+            `.jsonl` (one value a line), `.parquet`, a folder that `Dataset.save_to_disk` wrote or
+            that `datasets.load_dataset` reads, or the name of a data set on the Hugging Face hub.
+            JSON values are texts, lists of token ids, or objects that hold either under `column`.
+        column: where the prompts stand: texts, or lists of token ids. Default: `text`, else
+            `tokens`, else `input_ids`.
+        config: the configuration of a data set on the hub, where it has several.
+        split: of a saved or hub data set; may be left out where there is one.
+        n: how many to take; None: all.
+        skip: how many to leave out before.
+
+    Raises:
+        DataError: nothing is there, it cannot be read, or it lacks the column or split; the message
+            says which ones there are, and which line is wrong.
+    """
+    for name, value, least in (("n", n, 1), ("skip", skip, 0)):
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
+        if not whole and (name, value) != ("n", None):
+            raise DataError(f"{name} is {value!r}; allowed: a whole number from {least}")
+    text, path = str(source), Path(source).expanduser()
+    wanted = slice(skip, None if n is None else skip + n)
+    try:
+        if path.is_file():
+            if config is not None or split is not None:
+                raise DataError(
+                    f"{text} is a file, which has neither configurations nor splits: drop them"
+                )
+            found = _file(path, column, wanted)
+        else:
+            found = _dataset(text, path, column, config, split, wanted)
+    except OSError as error:
+        raise DataError(f"{text} cannot be read ({error.strerror or error}): check it") from error
+    if not found:
+        what = f"no prompts after the first {skip}: lower skip" if skip else "no prompts: fill it"
+        raise DataError(f"{text} has {what}")
+    return DataSet(found, text, skip)
+
+
+def _file(path: Path, column: str | None, wanted: slice) -> list[Any]:
+    kind = path.suffix.lower()
+    if kind not in _KINDS:
+        raise DataError(f"{path} ends in {kind or 'nothing'!r}; {_ALLOWED}")
+    if kind == ".parquet":
+        return _parquet(path, column, wanted)
+    if kind == ".txt":
+        if column is not None:
+            raise DataError(f"{path} is a text file, which has no columns: drop column {column!r}")
+        lines = (line for _, line in _lines(path) if line.strip())
+        return list(itertools.islice(lines, wanted.start, wanted.stop))
+    if kind == ".json":
+        where = f"item {{}} of {path}"
+        values = _json(_decoded(path.read_bytes(), str(path)), str(path))
+        if not isinstance(values, list):
+            raise DataError(
+                f"{path} holds a JSON {type(values).__name__}; give a list of texts or objects"
+                + (f" (its keys are {_listed(values)})" if isinstance(values, dict) else "")
+            )
+        numbered: Iterable[tuple[int, Any]] = enumerate(values)
+    else:
+        where = f"line {{}} of {path}"
+        numbered = ((i, _json(line, where.format(i))) for i, line in _lines(path) if line.strip())
+    chosen = itertools.islice(numbered, wanted.start, wanted.stop)
+    return [_value(value, column, where.format(i)) for i, value in chosen]
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered from 1. Not `splitlines`: a prompt may hold other separators, such as U+2028."""
+    with path.open("rb") as file:
+        for i, line in enumerate(file, 1):
+            text = _decoded(line, f"line {i} of {path}")
+            yield i, text.removesuffix("\n").removesuffix("\r")
+
+
+def _decoded(data: bytes, where: str) -> str:
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where} is not UTF-8 ({error.reason} at byte {error.start}): convert the file first"
+        ) from None
+
+
+def _json(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{where} is not JSON ({error}): correct it") from None
+
+
+def _value(value: Any, column: str | None, where: str) -> Any:
+    if isinstance(value, dict):
+        return value[_choose(list(value), column, where)]
+    if _is_prompt(value) and column is None:
+        return value
+    what = f"holds a {type(value).__name__}" + (f", and no {column!r}" if column else "")
+    raise DataError(
+        f"{where} {what}; allowed: a text, a list of token ids, or an object that holds one"
+    )
+
+
+def _is_prompt(value: Any) -> bool:
+    ids = isinstance(value, list) and all(isinstance(i, int) for i in value)
+    return isinstance(value, str) or ids
+
+
+def _choose(names: Sequence[str], column: str | None, where: str) -> str:
+    """The column to read. Raises `DataError`, which names those there are."""
+    if column is None:
+        found = next((name for name in COLUMNS if name in names), None)
+        if found is not None:
+            return found
+    elif column in names:
+        return column
+    lacks = f"column {column!r}" if column else "column " + " or ".join(map(repr, COLUMNS))
+    raise DataError(f"{where} has no {lacks}; it has {_listed(names)}: choose one (--column)")
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(map(repr, names)) or "none"
+
+
+def _check_column(values: list[Any], column: str, where: str) -> list[Any]:
+    """A null is left for the run to record; a whole column of something else is a mistake."""
+    for value in values:
+        if value is not None and not _is_prompt(value):
+            raise DataError(
+                f"column {column!r} of {where} holds a {type(value).__name__}; allowed: texts, or "
+                "lists of token ids"
+                + (f" (its keys are {_listed(value)})" if isinstance(value, Mapping) else "")
+            )
+    return values
+
+
+def _parquet(path: Path, column: str | None, wanted: slice) -> list[Any]:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            chosen = _choose(file.schema_arrow.names, column, str(path))
+            rows = file.read([chosen])[chosen][wanted].to_pylist()
+    except pa.ArrowException as error:
+        raise DataError(f"{path} is not a whole parquet file ({error}): write it again") from error
+    return _check_column(rows, chosen, str(path))
+
+
+def _dataset(
+    text: str,
+    path: Path,
+    column: str | None,
+    config: str | None,
+    split: str | None,
+    wanted: slice,
+) -> list[Any]:
+    local = path.is_dir()
+    if not local and (path.suffix.lower() in _KINDS or text.startswith((".", "~", "/"))):
+        raise DataError(f"there is no file or folder {text}; {_ALLOWED}")
+    # Its own bars show what is fetched; what it prints and logs would spoil the output.
+    with undisturbed(show_progress_bars=not local), local_only_if_unreachable():
+        import datasets
+
+        saved = local and any((path / f).is_file() for f in ("state.json", "dataset_dict.json"))
+        try:
+            if saved:
+                found: Any = datasets.load_from_disk(str(path))
+            else:
+                name = str(path) if local else text
+                found = datasets.load_dataset(name, config, split=split)
+        except Exception as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            what = "this folder" if local else "the name of a data set on the hub"
+            raise DataError(
+                f"{text} cannot be loaded as {what} ({' '.join(reason)[:300]}): check the name, its "
+                f"config and split, and the network; {_ALLOWED}"
+            ) from error
+        if isinstance(found, Mapping):
+            if split is None and len(found) == 1:
+                (split,) = found
+            if split not in found:
+                raise DataError(
+                    f"{text} has the splits {_listed(found)}, "
+                    + (f"not {split!r}" if split else "and none was asked for")
+                    + ": choose one (--split)"
+                )
+            found = found[split]
+        elif saved and split is not None and str(found.split) != split:
+            raise DataError(f"{text} has no splits, but split={split!r} was asked for: drop it")
+        chosen = _choose(found.column_names, column, text)
+        places = range(*wanted.indices(len(found)))
+        rows: list[Any] = []
+        if places:  # datasets refuses to select none
+            part = found.select_columns([chosen]).select(places)
+            rows = part.with_format("arrow")[:][chosen].to_pylist()
+    return _check_column(rows, chosen, text)

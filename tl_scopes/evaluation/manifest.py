@@ -1,0 +1,231 @@
+"""What a run was made with: enough to refuse to go on with anything else."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_scopes.adapter import view as view_of
+from tl_scopes.errors import RunError
+from tl_scopes.storage import write_text
+
+NAME = "manifest.json"
+FORMAT = 1
+# What cannot change a number beyond rounding is written down, and may differ.
+NOTED = "noted"
+_PACKAGES = ("transformer_lens", "torch", "transformers", "numpy", "scipy")
+_NOTED_PACKAGES = ("pandas", "pyarrow", "captum", "datasets", "accelerate")
+
+
+def describe(
+    model: Any,
+    methods: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    data: Mapping[str, Any],
+    units: Mapping[str, Any],
+    noted: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Everything that decides the numbers, as plain values; under "noted" what does not."""
+    from tl_scopes import __version__
+
+    view = view_of(model)
+    where = view.provenance()
+    return plain(
+        {
+            "format": FORMAT,
+            "versions": {"tl_scopes": __version__, **_versions(_PACKAGES)},
+            "model": {
+                "name": where.model,
+                "class": where.model_class,
+                "dtype": where.dtype,
+                "device": view.device.type,
+                "processing": where.processing,
+                "hooks": view.is_hooked(),
+                "sha256": weights_hash(model),
+            },
+            "data": data,
+            "methods": {name: description(method) for name, method in methods.items()},
+            "order": list(methods),
+            "settings": settings,
+            "units": units,
+            "threads": torch.get_num_threads(),
+            "matmul_precision": torch.get_float32_matmul_precision(),
+            NOTED: {
+                "python": platform.python_version(),
+                "machine": _machine(view.device),
+                "versions": _versions(_NOTED_PACKAGES),
+                "provenance": asdict(where),
+                **noted,
+            },
+        }
+    )
+
+
+def weights_hash(model: Any) -> str:
+    """SHA-256 over every parameter: name, shape, dtype and bytes, by name."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.named_parameters(), key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
+        digest.update(_bytes(value))
+    return digest.hexdigest()
+
+
+def _bytes(value: Tensor) -> memoryview:
+    flat = value.detach().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data
+
+
+def prompts_hash(prompts: Sequence[Any]) -> str:
+    """SHA-256 of texts or rows of ids."""
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        own = prompt if isinstance(prompt, str) else plain(prompt)
+        digest.update(json.dumps(own).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def description(method: Any) -> dict[str, Any]:
+    """A method's class and every parameter; of tensors a hash, of functions the name alone."""
+    own: Mapping[str, Any] = {}
+    if is_dataclass(method):
+        own = {f.name: getattr(method, f.name) for f in fields(method)}
+    elif hasattr(method, "parameters"):
+        own = method.parameters()
+    return {"class": _name(type(method)), **{k: plain(v) for k, v in own.items()}}
+
+
+def _name(thing: Any) -> str:
+    return f"{thing.__module__}.{thing.__qualname__}"
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON has it, and as it would be read again."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Tensor):
+        content = hashlib.sha256(_bytes(value)).hexdigest()
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} sha256 {content}"
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return plain(torch.as_tensor(value))
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [plain(v) for v in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
+    if isinstance(value, functools.partial):
+        return {"partial": plain(value.func), "args": plain(value.args), **plain(value.keywords)}
+    if isinstance(value, Callable) and hasattr(value, "__qualname__"):
+        return _name(value)
+    if is_dataclass(value):
+        return description(value)
+    text = repr(value)
+    return _name(type(value)) if " at 0x" in text else text
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _machine(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
+    return model or platform.processor() or platform.machine()
+
+
+def settle(mine: dict[str, Any], out: Path) -> list[str]:
+    """Write the manifest, or compare with the one that is there.
+
+    Returns what differs of the noted: none of it a reason to stop. Raises `RunError` for a folder
+    whose run was made with anything else, naming each difference.
+    """
+    path = out / NAME
+    if not path.is_file():
+        if any((out / "parts").glob("*.parquet")):
+            raise RunError(
+                f"{out} holds parts of a run but no {NAME}, which says what they were made with: "
+                "give another folder, or empty this one"
+            )
+        write_text(path, json.dumps(mine, indent=2) + "\n")
+        return []
+    theirs = read(out)
+    wrong = differences(theirs, mine)
+    if wrong:
+        raise RunError(
+            f"{out} holds a run that was made with something else, and its rows cannot stand beside "
+            f"new ones. {'; '.join(wrong)}. To go on with it, give what it was made with; or give "
+            "another folder, or delete this one"
+        )
+    return differences(theirs[NOTED], mine[NOTED], only=("machine",))
+
+
+def read(out: Path) -> dict[str, Any]:
+    """The manifest of the run in a folder. Raises `RunError` if it cannot be used."""
+    path = out / NAME
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(f"{out} holds no run: there is no {NAME} in it") from None
+    except ValueError as error:
+        raise RunError(
+            f"{path} is damaged ({error}): give another folder, or delete this one"
+        ) from error
+    if not isinstance(found, dict) or not isinstance(found.get(NOTED), dict):
+        raise RunError(f"{path} is not a manifest of tl_scopes: give another folder")
+    if found.get("format") != FORMAT:
+        raise RunError(
+            f"{path} has format {found.get('format')!r}, this tl_scopes reads {FORMAT}: give another "
+            "folder, or the version of tl_scopes that wrote it"
+        )
+    return found
+
+
+def differences(theirs: Any, mine: Any, name: str = "", only: Sequence[str] = ()) -> list[str]:
+    """Each field that is not the same, with both values and, for threads, what to do."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        found = []
+        for key in only or [*theirs, *(k for k in mine if k not in theirs)]:
+            if (name, key) != ("", NOTED):
+                inner = f"{name}.{key}" if name else key
+                found += differences(theirs.get(key, _NONE), mine.get(key, _NONE), inner)
+        return found
+    was, now = _told(theirs), _told(mine)
+    if was == now:
+        return []
+    hint = f" (set OMP_NUM_THREADS={was})" if name == "threads" else ""
+    return [f"{name} was {_short(was)}, is {_short(now)}{hint}"]
+
+
+_NONE = object()
+
+
+def _told(value: Any) -> str:
+    # JSON, in which lists and tuples are the same, and NaN is equal to itself.
+    return "not there" if value is _NONE else json.dumps(value)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else text[:200] + "..."
