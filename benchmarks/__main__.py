@@ -20,6 +20,7 @@ from tqdm import tqdm
 import tl_scopes
 from benchmarks import growth, heads, measure
 from benchmarks.cases import LENGTHS, MAIN, Case, cases
+from benchmarks.replication import command
 from tl_scopes import bundled, models
 
 app = typer.Typer(add_completion=False, no_args_is_help=False)
@@ -186,6 +187,9 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
     )
     console.print(", ".join(f"{k} {v}" for k, v in machine.items()))
 
+
+app.command()(command.replication)
+app.command()(command.evaluation)
 
 if __name__ == "__main__":
     app()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
 from typing import Any, Union
 
 import torch
@@ -15,7 +14,7 @@ from tl_scopes.attribution import grouped
 from tl_scopes.encoding import resolve_position
 from tl_scopes.engine import Job, Limits, check_scopes, run
 from tl_scopes.errors import NumericalError, ScopeParameterError
-from tl_scopes.explain import NEXT_TOKEN, Scope
+from tl_scopes.explain import Scope
 from tl_scopes.method import Method
 from tl_scopes.prompted import Prompted
 from tl_scopes.sites import embed_site
@@ -68,18 +67,12 @@ def _check(method: Any) -> None:
 def label(method: Any) -> str:
     """The method's name, with the parameters that differ from the default; targets only if named."""
     _check(method)
-    if not is_dataclass(method):
-        return method.name
-    told: list[str] = []
-    plain = method.parameters()
-    for field in fields(method):
-        value = getattr(method, field.name)
-        target = value is None or value is NEXT_TOKEN
-        default = field.default is not MISSING and type(value) is type(field.default)
-        if target or (default and bool(value == field.default)):
-            continue
-        if (field.name, value) != ("rank", 1) or getattr(method, "samples", None):
-            told.append(f"{field.name}={plain.get(field.name, value)}")
+    try:
+        usual = type(method)().parameters()
+    except TypeError:  # some parameters have no default
+        usual = {}
+    plain = method.parameters().items()
+    told = [f"{k}={v}" for k, v in plain if v not in (None, "NEXT_TOKEN") and v != usual.get(k)]
     return f"{method.name}({', '.join(told)})" if told else method.name
 
 
