@@ -30,7 +30,11 @@ def test_snippets_run_and_print_what_they_say(tmp_path, monkeypatch):
             assert len(scope["layers"].sites) == 20
         if "circuits.components" in block:
             check_circuit(scope, tmp_path)
-    assert len(BLOCKS) == 5
+        if "faithfulness_card" in block:
+            verdicts = scope["card"].verdicts().set_index("method")["verdict"]
+            assert verdicts["random"] == "fail" and verdicts["fisher"] == "pass"
+            assert "Faithfulness" in (tmp_path / "card.html").read_text(encoding="utf-8")
+    assert len(BLOCKS) == 6
 
 
 def check_circuit(scope: dict, folder: Path) -> None:

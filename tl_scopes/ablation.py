@@ -79,7 +79,7 @@ def final_states(
 def _where(
     prompted: Prompted, alterations: Sequence[Alteration], width: int
 ) -> Bool[Tensor, "row pos"]:
-    where = torch.zeros(len(alterations), width, dtype=torch.bool)
+    where = torch.zeros(len(alterations), width, dtype=torch.bool, device="cpu")
     for row, alteration in enumerate(alterations):
         # Those after the read position were not run, and cannot matter.
         where[row, [t for t in alteration.positions if t < width]] = True

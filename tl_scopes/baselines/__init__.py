@@ -3,8 +3,8 @@
     >>> baselines.IntegratedGradients(steps=20).attribute(model, "The capital of France is").print()
 
 What a scope must be compared with before it is believed. `GradientNorm` is itself a scope (of a
-log-probability) and goes to `tl_scopes.attribute`; the others have `.attribute`. Gradients, integrated
-gradients and SmoothGrad are captum's, driven on the rest of the model after a site.
+log-probability) and goes to `tl_scopes.attribute`; the others have `.attribute`. Integrated gradients and
+SmoothGrad are captum's, driven on the rest of the model after a site.
 """
 
 from tl_scopes.baselines.chance import Random

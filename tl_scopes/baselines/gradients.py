@@ -93,8 +93,8 @@ class GradientNorm(Scope):
 class InputXGradient(Explaining):
     """Gradient times activation, elementwise, then its 2-norm or (signed) sum over d_model.
 
-    Units: nats (`of="logit"`: logit). By captum's `InputXGradient`. The published evaluation takes the
-    norm, of the log-probability. Source: Shrikumar et al., arXiv 1605.01713.
+    Units: nats (`of="logit"`: logit). The published evaluation takes the norm, of the log-probability.
+    Source: Shrikumar et al., arXiv 1605.01713.
     """
 
     reduce: Reduce = "norm"

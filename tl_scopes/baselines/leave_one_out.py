@@ -57,11 +57,11 @@ class LeaveOneOut(Method):
         token = 0 if target is None else target.id
         shape = prompted.activation(site).shape
         rows = []
-        for _, component in components_of(site, torch.empty(shape[:-1])):
+        for _, component in components_of(site, torch.empty(shape[:-1], device="meta")):
             found = leave_one_out(prompted, self.replacement, token, site, component)
             chosen = {"kl": found.kl, "log_prob": found.fall, "logit": found.logit}[self.measure]
             rows.append((component, chosen))
-        values = torch.zeros(shape[1:-1], dtype=torch.float64)
+        values = torch.zeros(shape[1:-1], dtype=torch.float64, device="cpu")
         for component, chosen in rows:
             values[(slice(0, len(chosen)), *component)] = chosen
         return Scored(values)

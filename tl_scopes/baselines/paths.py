@@ -61,7 +61,6 @@ class IntegratedGradients(Explaining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("steps", self.steps)
         check_reduce(self.reduce)
         own = self.baseline
         if isinstance(own, Tensor):
@@ -75,6 +74,7 @@ class IntegratedGradients(Explaining):
             raise ScopeParameterError(
                 f"rule is {self.rule!r}; allowed: {', '.join(map(repr, RULES))}"
             )
+        check_count("steps", self.steps, least=2 if self.rule.startswith("riemann") else 1)
 
     def parameters(self) -> dict[str, Any]:
         plain = "tensor" if isinstance(self.baseline, Tensor) else self.baseline
@@ -84,8 +84,7 @@ class IntegratedGradients(Explaining):
         x = prompted.activation(site)
         start = self._start(prompted, site, x)
         if self.rule == "published":
-            shares = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
-            mean = self.mean_gradient(prompted, site, start, x, shares, weights=shares)
+            mean = self.mean_gradient(prompted, site, start, x, weights=self.shares)
             found = mean * (x[0] - start[0])
         else:
             found = self._standard(prompted, site, start, x)
@@ -97,6 +96,11 @@ class IntegratedGradients(Explaining):
             return {"convergence_delta": float(found.double().sum()) - change}
 
         return Scored(reduced(found, self.reduce), facts)
+
+    @property
+    def shares(self) -> list[float]:
+        """Of the way along the path, where the published code takes gradients."""
+        return [i / self.steps for i in range(1, self.steps + 1)]
 
     def _start(self, prompted: Prompted, site: Site, x: Tensor) -> Tensor:
         own = self.baseline
@@ -131,27 +135,26 @@ class IntegratedGradients(Explaining):
         site: Site,
         start: Float[Tensor, "1 pos *d"],
         x: Float[Tensor, "1 pos *d"],
-        shares: Float[Tensor, "step"],
-        weights: Float[Tensor, "step"],
+        weights: list[float],
     ) -> Float[Tensor, "pos *d"]:
-        """The mean over steps of weight times the gradient at a share of the way from `start` to `x`."""
+        """The mean over `shares` of the way from `start` to `x` of weight times the gradient there."""
         explained = self.explained(prompted, site)
         size = prompted.rows_at_once(gradients=True)
         total = torch.zeros_like(x[0], dtype=working_dtype(x.dtype))
         key = self.gradient_key(prompted, site)
-        left = list(zip(shares.tolist(), weights.tolist()))
+        left = list(zip(self.shares, weights))
         if key in prompted.remembered:  # that at the end of the path
             total += sum(w for a, w in left if a == 1) * prompted.remembered[key]
             left = [(a, w) for a, w in left if a != 1]
         for first in range(0, len(left), size):
             part = left[first : first + size]
-            a, w = (torch.tensor(v).to(x).reshape(-1, *[1] * (x.ndim - 1)) for v in zip(*part))
+            a, w = (x.new_tensor(v).reshape(-1, *[1] * (x.ndim - 1)) for v in zip(*part))
             point = (start + a * (x - start)).requires_grad_()
             (gradients,) = torch.autograd.grad(explained(point).sum(), point)
             total += (w * gradients).sum(0)
             if part[-1][0] == 1:
                 prompted.remembered[key] = gradients[-1]
-        return total / len(shares)
+        return total / self.steps
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,5 @@ class SemanticPath(IntegratedGradients):
     def scores(self, prompted: Prompted, site: Site) -> Scored:
         x = prompted.activation(site)
         start = self._start(prompted, site, x)
-        shares = torch.arange(1, self.steps + 1, dtype=torch.float64) / self.steps
-        mean = self.mean_gradient(prompted, site, start, x, shares, torch.ones_like(shares))
-        return Scored(reduced(mean * (1 - float(shares[0])) * (x[0] - start[0]), self.reduce))
+        mean = self.mean_gradient(prompted, site, start, x, weights=[1.0] * self.steps)
+        return Scored(reduced(mean * (1 - self.shares[0]) * (x[0] - start[0]), self.reduce))

@@ -48,7 +48,7 @@ class AttentionRollout(Method):
             )
         hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(first, engine.n_layers)]
         seen = seen_at(engine, prompted.tokens(1), [engine.site(hook) for hook in hooks])
-        row = torch.zeros(len(prompted.run), dtype=torch.float64)
+        row = torch.zeros(len(prompted.run), dtype=torch.float64, device="cpu")
         row[prompted.position] = 1
         for hook in reversed(hooks):
             row = self._through(row, seen[hook], hook)
