@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_golden import BUNDLED, CASES, golden
+from test_golden import BUNDLED, ONE_CLASS, golden
 
 from tl_scopes import models
 from tl_scopes.baselines import InputXGradient, IntegratedGradients, SemanticPath
@@ -23,7 +23,7 @@ METHODS = {
 ALLOWED = {"bridge": 5e-5, "hooked": 1e-3}
 
 
-@pytest.mark.parametrize("name, backend", CASES)
+@pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_maps(name, backend):
     """In float32, as a share of the largest score."""
     model = models.load(BUNDLED[name], backend=backend, dtype="float32", progress=False)

@@ -46,6 +46,8 @@ def backends(name: str) -> list[str]:
 
 
 CASES = [(name, backend) for name in BUNDLED for backend in backends(name)]
+# One class of each model: the bridge where there is one.
+ONE_CLASS = [(name, backends(name)[-1]) for name in BUNDLED if backends(name)]
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,7 @@ def test_float32_maps(load, name, backend, prompt, what):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, backend", [(n, backends(n)[-1]) for n in BUNDLED if backends(n)])
+@pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_float32_full_fisher(load, name, backend):
     found = check(load(name, backend, "float32"), name, "float32", "c0_fact", "fisher_full")
     assert found.fisher.share == pytest.approx(1, abs=1e-5)
@@ -94,7 +96,7 @@ def test_float32_full_fisher(load, name, backend):
 
 @pytest.mark.parametrize("what", [w for w in SCOPES if w != "fisher_full"])
 @pytest.mark.parametrize("prompt", DOUBLE)
-@pytest.mark.parametrize("name, backend", [(n, backends(n)[-1]) for n in BUNDLED if backends(n)])
+@pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_float64_maps(load, name, backend, prompt, what):
     found = check(load(name, backend, "float64"), name, "float64", prompt, what)
     if found.fisher is not None:
@@ -106,7 +108,7 @@ def test_float64_maps(load, name, backend, prompt, what):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, backend", [(n, backends(n)[-1]) for n in BUNDLED if backends(n)])
+@pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_float64_full_fisher(load, name, backend):
     check(load(name, backend, "float64"), name, "float64", "c0_fact", "fisher_full")
 

@@ -17,7 +17,7 @@ from tl_scopes.engine import Job
 
 def groups(lengths: list[int], batch_tokens: int = 4096) -> list[list[int]]:
     jobs = [Job([0] * n, [(n - 1, ts.SemanticScope())]) for n in lengths]
-    found = list(attribution._groups(jobs, batch_tokens))
+    found = list(attribution.grouped(jobs, batch_tokens))
     assert sorted(i for group in found for i in group) == list(range(len(lengths)))
     return [[lengths[i] for i in group] for group in found]
 

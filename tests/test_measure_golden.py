@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from test_golden import BUNDLED, CASES, GOLDEN, golden, load  # noqa: F401
+from test_golden import GOLDEN, ONE_CLASS, golden, load  # noqa: F401
 
 import tl_scopes as ts
 from tl_scopes import baselines
@@ -23,7 +23,7 @@ METHODS = {
 }
 
 
-@pytest.mark.parametrize("name, backend", CASES)
+@pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_ablation(load, name, backend):  # noqa: F811
     """Falls of the log-probability, KL, flips and areas, zero and pad."""
     expected = json.loads((GOLDEN / "ablation.json").read_text())[name]
@@ -54,7 +54,7 @@ def test_ablation(load, name, backend):  # noqa: F811
     assert compared == 2 + 5 * 2 * (3 * 3 + 1)
 
 
-@pytest.mark.parametrize("name, backend", [CASES[-1]])
+@pytest.mark.parametrize("name, backend", ONE_CLASS[-1:])
 def test_leave_one_out(load, name, backend):  # noqa: F811
     expected = np.array(json.loads((GOLDEN / "ablation.json").read_text())[name]["loo_kl"])
     ids = golden(name)["ids/lam0"].tolist()

@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -133,8 +134,9 @@ def sequence():
     )
 
 
-def visit(page: str, folder: Path, *options: str) -> dict:
-    """Load `page` with every host name unresolvable, and return what the probe wrote."""
+def visit(page: str, folder: Path, *options: str, found: str = "probe") -> Any:
+    """Load `page` with every host name unresolvable, and return what the probe, or a script of
+    the page's own, wrote into the element `found`."""
     path = folder / "page.html"
     head = page.index("<title>") if "<title>" in page else 0
     end = page.rindex("</body>") if "</body>" in page else len(page)
@@ -149,9 +151,9 @@ def visit(page: str, folder: Path, *options: str) -> dict:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, timeout=120, check=True)
     dom = done.stdout.decode("utf-8")
-    found = re.search(r'<pre id="probe">(.*?)</pre>', dom, re.S)
-    assert found, dom[-2000:]
-    return json.loads(html.unescape(found.group(1)))
+    written = re.search(rf'<pre id="{found}">(.*?)</pre>', dom, re.S)
+    assert written, dom[-2000:]
+    return json.loads(html.unescape(written.group(1)))
 
 
 def same_colour(css: str, value: float) -> bool:

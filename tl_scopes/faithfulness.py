@@ -65,7 +65,9 @@ def verdicts(randomisation: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Da
             f"the frame has no column {min(missing)!r}: give what randomisation returned"
         )
     if isinstance(threshold, bool) or not -1 <= threshold <= 1:
-        raise ScopeParameterError(f"threshold is {threshold!r}; allowed: a rank correlation, -1 to 1")
+        raise ScopeParameterError(
+            f"threshold is {threshold!r}; allowed: a rank correlation, -1 to 1"
+        )
     found = []
     for name, own in randomisation.groupby("method", sort=False):
         depth = int(own["depth"].max())

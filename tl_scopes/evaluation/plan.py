@@ -9,7 +9,7 @@ from typing import Any
 
 from tl_scopes.adapter import view as view_of
 from tl_scopes.encoding import encode
-from tl_scopes.errors import PromptError, RunError
+from tl_scopes.errors import PromptError
 
 # Padded tokens of a unit, beyond which it takes no further prompt.
 UNIT_TOKENS = 4096
@@ -24,7 +24,7 @@ class Encoded:
 
 
 def encoded(model: Any, prompts: Sequence[Any], prepend_bos: bool | None) -> Encoded:
-    """Every prompt as ids. Raises `RunError` if none can be encoded."""
+    """Every prompt as ids, or its error."""
     view = view_of(model)
     ids: list[list[int] | None] = []
     errors: dict[int, Exception] = {}
@@ -37,10 +37,6 @@ def encoded(model: Any, prompts: Sequence[Any], prepend_bos: bool | None) -> Enc
         except Exception as error:  # tokenizers raise errors of their own
             ids.append(None)
             errors[i] = error
-    if not ids:
-        raise RunError("there are no prompts: give at least one")
-    if len(errors) == len(ids):
-        raise RunError(f"none of the {len(ids)} prompts can be encoded; the first: {errors[0]}")
     return Encoded(ids, errors)
 
 

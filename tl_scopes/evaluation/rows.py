@@ -12,8 +12,9 @@ from torch import Tensor
 
 from tl_scopes.ablation import INTACT, Alteration, Effects, effects, final_states
 from tl_scopes.adapter import ModelView, view
-from tl_scopes.encoding import Prompt, encode, resolve_position
+from tl_scopes.encoding import Prompt, resolve_position
 from tl_scopes.errors import TargetError
+from tl_scopes.evaluation.plan import encoded
 from tl_scopes.evaluation.ranking import AnyMethod, Methods, labelled, ranked, score
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.prompted import Prompted
@@ -47,27 +48,19 @@ def measure(
     settings = settings or Settings()
     named = labelled(methods)
     engine = view(model)
-    encoded: dict[int, list[int]] = {}
-    failed: dict[int, Exception] = {}
-    for i, prompt in enumerate(prompts):
-        try:
-            encoded[i] = encode(engine, prompt, settings.prepend_bos)
-            resolve_position(settings.position, len(encoded[i]))
-        except Exception as error:
-            failed[i] = error
+    known = encoded(model, prompts, settings.prepend_bos)
+    usable = {i: ids for i, ids in enumerate(known.ids) if ids is not None}
+    failed = dict(known.errors)
     done: dict[int, list[Row]] = {}
-    chosen = list(encoded)
     try:
-        together = score(
-            engine, [encoded[i] for i in chosen], list(named.values()), settings.position
-        )
-        scores = dict(zip(chosen, together))
+        each = score(engine, list(usable.values()), list(named.values()), settings.position)
+        scores = dict(zip(usable, each))
     except MemoryError:
         raise
     except Exception:
         # Which of them it was, one by one will tell.
         scores = {}
-    for i, ids in encoded.items():
+    for i, ids in usable.items():
         try:
             own = scores.get(i)
             if own is None:
@@ -79,7 +72,7 @@ def measure(
             failed[i] = error
     rows: list[Row] = []
     for i in range(len(prompts)):
-        tokens = len(encoded.get(i, ()))
+        tokens = len(usable.get(i, ()))
         if i in failed:
             rows.append(error_row(i, tokens, failed[i]))
         else:

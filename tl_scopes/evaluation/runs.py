@@ -143,6 +143,8 @@ def run(
         with team.together():
             check_scopes(view_of(model), [m for m in named.values() if isinstance(m, Scope)])
             known = encoded(model, data.prompts, settings.prepend_bos)
+            if len(known.errors) == len(data):
+                raise RunError(_unusable(known))
             plan = units(known.ids, unit)
             noted = {"source": data.source, "started": datetime.now(timezone.utc).isoformat()}
             mine = manifest.describe(
@@ -164,6 +166,13 @@ def run(
         measured = work.measure_missing(team, progress)
         failed = work.gather(team)
     return Run(folder, len(data), failed, measured)
+
+
+def _unusable(known: Encoded) -> str:
+    if not known.errors:
+        return "there are no prompts: give at least one"
+    count = len(known.errors)
+    return f"none of the {count} prompts can be encoded; the first: {known.errors[0]}"
 
 
 @contextmanager

@@ -17,26 +17,26 @@ from torch import Tensor
 
 from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.errors import RenderError
-from tl_scopes.render import picture
+from tl_scopes.render import wording
+from tl_scopes.render.plots import DOT as DOT
 from tl_scopes.render.plots import READ, SOFT, NotebookFigure, css, drawable, style, write
+from tl_scopes.render.plots import caption as caption
 from tl_scopes.render.scale import Scale, colour, number
 from tl_scopes.render.tokens import clipped, words
 
-DOT = " · "
 PALE, FAINT, LINE, EMPTY = "#8b9098", "#c9cdd3", "#e9ebee", "#f1f2f4"
 
 
 def explained(result: CircuitResult) -> str:
     """What the scope explains, as the end of a sentence."""
-    return picture.explained(result.scope, result.target)
+    return wording.explained(result.scope, result.target)
 
 
 def setting(result: CircuitResult, *parts: str) -> str:
     """Scope, place and size of what is shown, after `parts`."""
-    scope = words(str(result.scope))
     p, n = result.position, len(result.str_tokens)
     later = n - p - 1
-    said = [*parts, scope if len(scope) <= 120 else scope[:119] + "…"]
+    said = [*parts, wording.method(result.scope)]
     said.append(f"read at {p} “{clipped(result.str_tokens[p], 40)}”")
     unseen = f", the {later} after the read position not drawn" if later else ""
     said.append(f"{n} token{'s' * (n != 1)}{unseen}")
@@ -125,8 +125,8 @@ class Shades:
         colours = ScalarMappable(Normalize(self.low, 1.0), self.ramp())
         aspect = max(8.0, tall / 0.13)
         bar = figure.colorbar(colours, ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
-        ticks = self.scale.ticks()
-        bar.set_ticks([at for at, _ in ticks], labels=[number(score) for _, score in ticks])
+        ticks = self.scale.labels()
+        bar.set_ticks([at for at, _ in ticks], labels=[text for _, text in ticks])
         bar.ax.tick_params(length=2, color=SOFT)
         for text in bar.ax.get_yticklabels():
             style(text, size=8)
@@ -196,24 +196,3 @@ def sheet(width: float, height: float) -> NotebookFigure:
     """A figure of its own, no pyplot state; sizes in inches, kept within 6.6 by 2.6 to 40 by 40."""
     size = (min(max(width, 6.6), 40.0), min(max(height, 2.6), 40.0))
     return NotebookFigure(figsize=size, layout="constrained")
-
-
-def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str] = ()) -> None:
-    """Title and subtitle above, notes below, wrapped to the figure's width between their parts."""
-    wide = figure.get_figwidth()
-    lines = textwrap.wrap(title, int(wide * 12)) + _wrapped(subtitle.split(DOT), int(wide * 12))
-    write(figure.suptitle(""), "\n".join(lines), size=10)
-    said = _wrapped([note for note in notes if note], int(wide * 15))
-    if said:
-        write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
-
-
-def _wrapped(parts: Sequence[str], width: int) -> list[str]:
-    lines: list[str] = []
-    for part in parts:
-        for piece in textwrap.wrap(part, width) if len(part) > width else [part]:
-            if lines and len(lines[-1]) + len(DOT) + len(piece) <= width:
-                lines[-1] += DOT + piece
-            else:
-                lines.append(piece)
-    return lines

@@ -10,13 +10,14 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from tl_scopes.render.picture import Picture, Row, facts, source
+from tl_scopes.render.picture import Picture, Row, about, source
 from tl_scopes.render.scale import mix, number, percent
 from tl_scopes.render.tokens import clipped, pieces, visible
 
 # On a terminal the ground is unknown, black or white, so low scores are a grey that stands back
-# from both and high ones a colour that stands out from both. Below `FAINT` there is no ground.
-LOW, HIGH, NEGATIVE = (126, 130, 138), (255, 140, 0), (90, 140, 255)
+# from both and high ones a colour that stands out from both: blue above zero and red below, as in
+# every other drawing. Below `FAINT` there is no ground.
+LOW, POSITIVE, NEGATIVE = (130, 130, 130), (48, 130, 255), (255, 90, 75)
 FAINT = 0.04
 BLOCKS = " ▁▂▃▄▅▆▇█"
 EIGHTHS = ("", "▏", "▎", "▍", "▌", "▋", "▊", "▉")
@@ -49,7 +50,7 @@ def _paint(value: float) -> Style:
 
 
 def _css(value: float) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*mix(LOW, HIGH if value > 0 else NEGATIVE, abs(value)))
+    return "#{:02x}{:02x}{:02x}".format(*mix(LOW, POSITIVE if value > 0 else NEGATIVE, abs(value)))
 
 
 def _prompt(picture: Picture, row: Row, width: int) -> list[Text]:
@@ -90,7 +91,7 @@ def _legend(picture: Picture, row: Row, console: Console) -> Text:
 
 
 def _notes(picture: Picture) -> Text:
-    notes = [picture.scale_note]
+    notes = [note for note in (picture.scale_note, picture.signs) if note]
     left = picture.left_out()
     if left:
         notes.append(f"{' and '.join(left)} not coloured")
@@ -134,7 +135,7 @@ def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
     if row.target is not None:
         where = "" if any(c.id == target for c in shown) else ", not among those above"
         lines.append(Text(f"   ◆ explained: “{visible(row.target.text)}”{where}", SOFT))
-    return lines + [Text(fact, SOFT) for fact in facts(row)]
+    return lines + [Text(fact, SOFT) for fact in about(picture, row)]
 
 
 def _bars(

@@ -7,8 +7,8 @@ from importlib.resources import files
 
 from tl_scopes.render.circuits import script_json, widget
 from tl_scopes.render.heat import heat_map
-from tl_scopes.render.picture import Picture, Row, facts, source
-from tl_scopes.render.scale import colour, number, percent
+from tl_scopes.render.picture import Picture, Row, about, source
+from tl_scopes.render.scale import colour, fitting, number, percent
 from tl_scopes.render.tokens import escaped, visible
 
 # Whatever a token, a bundle or a later edit might try, the browser itself refuses to fetch.
@@ -16,6 +16,8 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline' 'wasm-unsafe-eval'; "
     "style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 )
+# Of the legend, in characters: of 24rem (page.css), or what a small telephone leaves of them.
+LEGEND_WIDTH = 44
 
 
 def page(picture: Picture) -> str:
@@ -91,7 +93,7 @@ def marks(picture: Picture, id: str) -> str:
 
 
 def legend(picture: Picture) -> str:
-    signed = any(row.scale.signed for row in picture.rows)
+    signed = picture.signed
     low = -1.0 if signed else 0.0
     stops = ",".join(
         f"rgb({r},{g},{b}) {100 * i / 16:g}%"
@@ -102,7 +104,7 @@ def legend(picture: Picture) -> str:
         f'<span style="left:{100 * at:.4g}%">{text}</span>'
         for at, text in _ticks(picture.rows[picture.first], signed)
     )
-    notes = [picture.scale_note]
+    notes = [note for note in (picture.scale_note, picture.signs) if note]
     left = picture.left_out()
     if left:
         notes.append(f"{' and '.join(left)} not coloured")
@@ -117,13 +119,8 @@ def legend(picture: Picture) -> str:
 
 def _ticks(row: Row, signed: bool) -> list[tuple[float, str]]:
     """Places on the bar, from 0 to 1, with what is written there."""
-    ticks = row.scale.ticks()
-    shown = []
-    for at, score in ticks:
-        lowest = row.scale.decades and at == 0
-        text = f"≤ {number(abs(score))}" if lowest else number(score)
-        shown.append(((at + 1) / 2 if signed else at, text))
-    return shown
+    places = [((at + 1) / 2 if signed else at, text) for at, text in row.scale.labels()]
+    return fitting(places, LEGEND_WIDTH)
 
 
 def _asides(picture: Picture) -> str:
@@ -156,13 +153,13 @@ def aside(picture: Picture, row: Row) -> str:
         token = f"<span class=tls-token>{escaped(row.target.text)}</span>"
         where = "" if met else ", not among those above"
         parts.append(f"<p><em class=tls-key>◆</em> explained: “{token}”{where}</p>")
-    parts += [f"<p>{html.escape(line)}</p>" for line in facts(row)]
+    parts += [f"<p>{html.escape(line)}</p>" for line in about(picture, row)]
     return "".join(parts)
 
 
 def data(picture: Picture, id: str) -> dict[str, object]:
     """What the page's own script needs: numbers already written out, for tooltips and legend."""
-    signed = any(row.scale.signed for row in picture.rows)
+    signed = picture.signed
     rows = [
         {
             "label": row.label,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tl_scopes.errors import RenderError
+from tl_scopes.render import wording
 from tl_scopes.render.scale import Scale, number, percent
 from tl_scopes.render.tokens import clipped, words
 from tl_scopes.result import (
@@ -24,20 +25,6 @@ from tl_scopes.result import (
 
 Result = Attribution | SequenceAttribution
 Site = int | str
-
-
-def explained(scope: ScopeInfo, target: Token | None) -> str:
-    """What a scope explains, as the end of a sentence."""
-    named = f" “{clipped(target.text, 40)}”" if target else ""
-    known = {
-        "semantic": f"the logit of the next token{named}",
-        "logit_difference": "a logit difference",
-        "temperature": "the confidence of the prediction",
-        "fisher": "the next-token distribution",
-        "function": "a function of the logits",
-        "direction": "the reading along a direction",
-    }
-    return known.get(scope.name, f"{words(scope.name)}{named}")
 
 
 @dataclass(frozen=True)
@@ -88,14 +75,28 @@ class Picture:
     @property
     def title(self) -> str:
         """What is explained, in a few words."""
-        return f"What moves {explained(self.scope, self.rows[0].target if self.kind == 'site' else None)}"
+        return wording.title(self.scope, self.target)
+
+    @property
+    def target(self) -> Token | None:
+        """The token that every row explains, if there is one."""
+        return self.rows[0].target if self.kind == "site" else None
+
+    @property
+    def signed(self) -> bool:
+        """Whether some score that has a colour is negative."""
+        return any(row.scale.signed for row in self.rows)
+
+    @property
+    def signs(self) -> str:
+        """What the two colours mean, where there are two."""
+        return wording.signs(self.scope, self.target) if self.signed else ""
 
     @property
     def subtitle(self) -> str:
         """Scope, place and size of what is shown."""
         n = len(self.tokens)
-        scope = words(str(self.scope))
-        scope = scope if len(scope) <= 120 else scope[:119] + "…"
+        scope = wording.method(self.scope)
         size = f"{n} token{'s' * (n != 1)}"
         if self.kind == "read":
             place = f"{len(self.rows)} read position{'s' * (len(self.rows) != 1)}"
@@ -135,6 +136,12 @@ class Picture:
         return notes
 
 
+def about(picture: Picture, row: Row) -> list[str]:
+    """Sentences on how much, and how surely, the scores of `row` hold."""
+    sites = [each.label for each in picture.rows] if picture.kind == "site" else [picture.site]
+    return [*facts(row), *wording.convergence(picture.scope, sites, picture.units)]
+
+
 def facts(row: Row) -> list[str]:
     """Sentences on how much of the Fisher information, and how surely, the scores hold."""
     lines = []
@@ -167,7 +174,7 @@ def source(picture: Picture) -> str:
         p.model_class,
         f"{p.dtype} on {p.device}",
         f"weights {p.processing}",
-        p.precision,
+        wording.precision(picture.scope, p.precision),
     ]
     if picture.stability is not None:
         s = picture.stability
@@ -228,7 +235,7 @@ def build(
         ids=tuple(result.tokens.tolist()),
         has_bos=bool(result.has_bos),
         scope=result.scope,
-        units=words(result.units),
+        units="no unit" if result.units == "none" else words(result.units),
         provenance=result.provenance,
         log=scale == "log",
         common=normalise == "all" or len(rows) == 1,

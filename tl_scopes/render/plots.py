@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
+import textwrap
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,8 +15,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from tl_scopes.render import wording
 from tl_scopes.render.picture import Picture, Row
-from tl_scopes.render.scale import colour, number
+from tl_scopes.render.scale import Scale, colour, number
 from tl_scopes.render.tokens import clipped, escape
 
 # Families that draw what DejaVu Sans cannot; those that are installed are used, in this order.
@@ -24,6 +28,7 @@ FAMILIES = (
     "Segoe UI Symbol", "Arial Unicode MS",
 )  # fmt: skip
 PER_LINE = 48
+DOT = " · "
 INK, SOFT, READ = "#1c1e21", "#63676e", "#c2410c"
 
 
@@ -39,8 +44,32 @@ class NotebookFigure(Figure):
 def draw(picture: Picture) -> Figure:
     """The figure of `picture`; it belongs to no pyplot state."""
     figure = _bars(picture, picture.rows[0]) if len(picture.rows) == 1 else _map(picture)
-    write(figure.suptitle(""), f"{picture.title}\n{picture.subtitle}", size=10)
+    sites = [row.label for row in picture.rows]
+    notes = [picture.signs, *wording.convergence(picture.scope, sites, picture.units)]
+    caption(figure, picture.title, picture.subtitle, notes)
     return figure
+
+
+def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str] = ()) -> None:
+    """Title and subtitle above, notes below, wrapped to the figure's width between their parts."""
+    wide = figure.get_figwidth()
+    lines = textwrap.wrap(title, int(wide * 12.5))
+    lines += _wrapped(subtitle.split(DOT), int(wide * 12.5))
+    write(figure.suptitle(""), "\n".join(lines), size=10)
+    said = _wrapped([note for note in notes if note], int(wide * 15))
+    if said:
+        write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
+
+
+def _wrapped(parts: Sequence[str], width: int) -> list[str]:
+    lines: list[str] = []
+    for part in parts:
+        for piece in textwrap.wrap(part, width) if len(part) > width else [part]:
+            if lines and len(lines[-1]) + len(DOT) + len(piece) <= width:
+                lines[-1] += DOT + piece
+            else:
+                lines.append(piece)
+    return lines
 
 
 def _bars(picture: Picture, row: Row) -> Figure:
@@ -49,30 +78,62 @@ def _bars(picture: Picture, row: Row) -> Figure:
     per_line = -(-n // lines)
     size = (max(0.21 * per_line + 1.6, 6.0), 2.2 * lines + 1.0)
     figure = NotebookFigure(figsize=size, layout="constrained")
-    low, high = _limits(row, picture.log)
+    low, high = _limits(row)
+    floor = low if _is_log(row.scale) else 0.0
     for i, ax in enumerate(figure.subplots(lines, 1, squeeze=False)[:, 0]):
         span = np.arange(i * per_line, min((i + 1) * per_line, n))
-        ax.set_yscale("log" if row.scale.decades else "linear")
-        ax.set_ylim(low, high)
+        _set_heights(ax, row, low, high)
         for inside in (True, False):
             part = span[row.included[span] == inside]
             shades = [css(float(row.colours[t])) for t in part] if inside else "#f1f2f4"
-            start = low if row.scale.decades else 0.0
-            heights = np.clip(row.scores[part], low, high) - start
-            ax.bar(part, heights, bottom=start, width=0.8, color=shades, edgecolor=SOFT,
+            heights = np.clip(row.scores[part], low, high) - floor
+            ax.bar(part, heights, bottom=floor, width=0.8, color=shades, edgecolor=SOFT,
                    linewidth=0.5, hatch=None if inside else "////")  # fmt: skip
             if inside and row.error is not None:
                 ax.errorbar(part, row.scores[part], yerr=row.error[part], fmt="none", ecolor=INK,
                             elinewidth=0.8, capsize=1.5)  # fmt: skip
-        for t in span[row.scores[span] > high]:  # out of the colour scale, cut off by the top
-            label = ax.annotate("", (t, high), (0, 3), textcoords="offset points", ha="center")
-            write(label, f"↑ {number(float(row.scores[t]))}", size=7, color=SOFT)
+        _tell_cut_off(ax, row, span, low, high)
         ax.set_xlim(span[0] - 0.7, span[0] + per_line - 0.3)
         _label_tokens(ax, picture, span, row)
         ax.tick_params(axis="y", labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     write(figure.supylabel(""), picture.units, size=9)
     return figure
+
+
+def _is_log(scale: Scale) -> bool:
+    """On an axis without zero, as nothing is negative."""
+    return bool(scale.decades) and not scale.signed
+
+
+def _set_heights(ax: Axes, row: Row, low: float, high: float) -> None:
+    scale = row.scale
+    if not (scale.decades and scale.signed):
+        ax.set_yscale("log" if scale.decades else "linear")
+        ax.set_ylim(low, high)
+    else:
+        least = scale.limit / 10.0**scale.decades
+        ax.set_yscale("symlog", linthresh=least, linscale=0.5)
+        ax.set_ylim(low, high)
+        # matplotlib's own crowd around zero.
+        powers = np.arange(math.ceil(math.log10(least)), math.floor(math.log10(scale.limit)) + 1)
+        up = [10.0 ** int(k) for k in powers[::-1][:: 2 if scale.decades > 2 else 1]]
+        ticks = sorted([0.0, *up, *(-x for x in up)])
+        ax.set_yticks(ticks, [number(x) for x in ticks])
+        ax.minorticks_off()
+    if scale.signed:
+        ax.axhline(0, color=SOFT, linewidth=0.6)
+
+
+def _tell_cut_off(ax: Axes, row: Row, span: np.ndarray, low: float, high: float) -> None:
+    """Scores out of the colour scale whose bars end at the edge of the axis."""
+    scores = row.scores[span]
+    for t in span[(scores > high) | (scores < min(low, 0.0))]:
+        up = row.scores[t] > high
+        at = high if up else max(low, 0.0)
+        label = ax.annotate("", (t, at), (0, 3), textcoords="offset points", ha="center",
+                            rotation=0 if up else 90)  # fmt: skip
+        write(label, f"{'↑' if up else '↓'} {number(float(row.scores[t]))}", size=7, color=SOFT)
 
 
 def _map(picture: Picture) -> Figure:
@@ -84,7 +145,7 @@ def _map(picture: Picture) -> Figure:
     later = np.array([np.arange(n) > row.position for row in picture.rows])
     plain = ~np.array([row.included for row in picture.rows]) & ~later
     values = np.ma.array(np.array([row.colours for row in picture.rows]), mask=plain)
-    signed = any(row.scale.signed for row in picture.rows)
+    signed = picture.signed
     low = -1.0 if signed else 0.0
     ramp = [css(float(value)) for value in np.linspace(low, 1.0, 65)]
     colours = LinearSegmentedColormap.from_list("tl_scopes", ramp)
@@ -98,8 +159,8 @@ def _map(picture: Picture) -> Figure:
     ax.tick_params(length=0)
     bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, aspect=30)
     if picture.common:
-        ticks = picture.rows[0].scale.ticks()
-        bar.set_ticks([at for at, _ in ticks], labels=[number(score) for _, score in ticks])
+        ticks = picture.rows[0].scale.labels()
+        bar.set_ticks([at for at, _ in ticks], labels=[text for _, text in ticks])
         title = picture.units
     else:
         each = "site" if picture.kind == "site" else "read position"
@@ -114,11 +175,12 @@ def _map(picture: Picture) -> Figure:
     return figure
 
 
-def _limits(row: Row, log: bool) -> tuple[float, float]:
-    limit = row.scale.limit or 1.0
-    if row.scale.decades:
-        return limit / 10.0**row.scale.decades, limit * 1.4
-    return (-1.08 * limit if row.scale.signed else 0.0), 1.08 * limit
+def _limits(row: Row) -> tuple[float, float]:
+    scale, beyond = row.scale, 1.4 if row.scale.decades else 1.08
+    high = (scale.limit or 1.0) * beyond
+    if _is_log(scale):
+        return scale.limit / 10.0**scale.decades, high
+    return (-high if scale.signed else 0.0), high
 
 
 def _label_tokens(ax: Axes, picture: Picture, span: np.ndarray, row: Row) -> None:

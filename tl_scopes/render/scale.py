@@ -64,6 +64,35 @@ class Scale:
         down = [(-x, -score) for x, score in reversed(up) if x > 0] if self.signed else []
         return down + up
 
+    def labels(self) -> list[tuple[float, str]]:
+        """`ticks` written out: where a logarithmic scale has no colour, what it hides."""
+        hides = "±" if self.signed else "≤ "
+        return [
+            (at, f"{hides if self.decades and at == 0 else ''}{number(score)}")
+            for at, score in self.ticks()
+        ]
+
+
+def fitting(labels: list[tuple[float, str]], width: int) -> list[tuple[float, str]]:
+    """As many of `labels` (place from 0 to 1, text) as `width` characters hold side by side.
+
+    The ends, which are written inwards, and what stands in the middle (zero) always stay.
+    """
+    last = len(labels) - 1
+    middle = next((i for i, (at, _) in enumerate(labels) if at == 0.5), 0)
+    kept = range(last + 1)
+    for step in range(1, last + 1):
+        kept = [i for i in range(last + 1) if i in (0, last) or (i - middle) % step == 0]
+        starts, ends = [], []
+        for i in kept:
+            at, text = labels[i]
+            share = 0.0 if i == 0 else 1.0 if i == last else 0.5
+            starts.append(at * width - share * len(text))
+            ends.append(starts[-1] + len(text) + 2)
+        if all(end <= start for end, start in zip(ends, starts[1:])):
+            break
+    return [labels[i] for i in kept]
+
 
 def number(value: float) -> str:
     """Three significant digits, short: 0.0123, 1.2e-5, 48200."""

@@ -1,0 +1,125 @@
+"""Results in words: what was scored, what a sign means, with which settings and how well."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tl_scopes.render.scale import number
+from tl_scopes.render.tokens import clipped, words
+from tl_scopes.result import ScopeInfo, Token
+
+# What a method measured about its own result stands among its parameters, but is no setting.
+MEASURED = "convergence_delta"
+# Methods with a sign for each token, all of one number of the prediction.
+_GRADIENTS = {
+    "input_x_gradient": "Input × gradient",
+    "integrated_gradients": "Integrated gradients",
+    "semantic_path": "Path-integrated semantic scope",
+    "smoothgrad": "SmoothGrad",
+}
+_LONGEST_VALUE, _LONGEST = 60, 240
+
+
+def explained(scope: ScopeInfo, target: Token | None) -> str:
+    """What a scope explains, as the end of a sentence."""
+    return _explained(scope, target) or f"{words(scope.name)}{_named(target)}"
+
+
+def title(scope: ScopeInfo, target: Token | None) -> str:
+    """What the scores are. Only a scope's are sensitivities: what moves something."""
+    moved = _explained(scope, target)
+    if moved:
+        return f"What moves {moved}"
+    if scope.name in _GRADIENTS:
+        return f"{_GRADIENTS[scope.name]} of {_amount(scope, target)}"
+    if scope.name == "leave_one_out":
+        if scope.parameters.get("measure") == "kl":
+            return "How the next-token distribution changes without each token"
+        return f"How {_amount(scope, target)} falls without each token"
+    known = {
+        "attention_rollout": "Attention rollout from the read position",
+        "random": "Random scores",
+    }
+    whom = f" for{_named(target)}" if target else ""
+    return known.get(scope.name, f"Scores by {words(scope.name)}{whom}")
+
+
+def signs(scope: ScopeInfo, target: Token | None) -> str:
+    """What scores above and below zero mean, with the colours that they have in every drawing."""
+    above, below = "", ""
+    if scope.name in _GRADIENTS:
+        above, below = f": adds to {_amount(scope, target)}", ": takes away from it"
+    elif scope.name == "leave_one_out" and scope.parameters.get("measure") != "kl":
+        above, below = f": {_amount(scope, target)} falls without the token", ": it rises"
+    return f"blue above 0{above}, red below 0{below}"
+
+
+def method(scope: ScopeInfo) -> str:
+    """Name and settings on one line; long values are cut one by one, so that none hides the rest."""
+    told = {k: v for k, v in scope.parameters.items() if v is not None and not _is_measured(k)}
+    inside = ", ".join(
+        f"{words(k)}={_cut(words(repr(v)), _LONGEST_VALUE)}" for k, v in told.items()
+    )
+    return _cut(f"{words(scope.name)}({inside})", _LONGEST)
+
+
+def convergence(scope: ScopeInfo, sites: Sequence[str], units: str) -> list[str]:
+    """How far integrated gradients at `sites` (labels) are from adding up, where they say so."""
+    found: dict[str, float] = {}
+    for key, value in scope.parameters.items():
+        site = key.removeprefix(MEASURED).removeprefix(" at ")
+        drawn = not site or any(s == site or s.startswith(f"{site}[") for s in sites)
+        if _is_measured(key) and drawn and isinstance(value, (int, float)):
+            found[site] = value
+    if not found:
+        return []
+    worst = max(found, key=lambda site: abs(found[site]))
+    some = f"largest at {words(worst)}, " if len(found) > 1 else ""
+    return [
+        f"Convergence delta: {some}{number(found[worst])} {units} between the sum along the path and "
+        "the change from the baseline."
+    ]
+
+
+def precision(scope: ScopeInfo, recorded: str) -> str:
+    """What `recorded`, the model's line for scopes, says of this method: only scopes reduce their
+    norms apart, and some methods differentiate nothing."""
+    first = recorded.split(",")[0]
+    if scope.name in _GRADIENTS:
+        return first
+    if scope.name in ("leave_one_out", "attention_rollout"):
+        return first.replace("differentiated in", "forward passes in")
+    return "" if scope.name == "random" else recorded
+
+
+def _explained(scope: ScopeInfo, target: Token | None) -> str:
+    known: dict[str, str] = {
+        "semantic": f"the logit of the next token{_named(target)}",
+        "gradient_norm": _amount(scope, target),
+        "logit_difference": "a logit difference",
+        "temperature": "the confidence of the prediction",
+        "fisher": "the next-token distribution",
+        "function": "a function of the logits",
+        "direction": "the reading along a direction",
+    }
+    return known.get(scope.name, "")
+
+
+def _amount(scope: ScopeInfo, target: Token | None) -> str:
+    """The number of the prediction that a method of one token explains."""
+    of: Any = scope.parameters.get("measure" if scope.name == "leave_one_out" else "of")
+    kind = "logit" if of == "logit" else "log-probability"
+    return f"the {kind} of the next token{_named(target)}"
+
+
+def _named(target: Token | None) -> str:
+    return f" “{clipped(target.text, 40)}”" if target else ""
+
+
+def _is_measured(key: str) -> bool:
+    return key == MEASURED or key.startswith(f"{MEASURED} at ")
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"
