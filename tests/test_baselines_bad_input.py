@@ -16,6 +16,7 @@ import zoo_unfit
 
 import tl_scopes as ts
 from tl_scopes import baselines, errors
+from tl_scopes.adapter import view
 from tl_scopes.baselines import (
     AttentionRollout,
     GradientNorm,
@@ -38,6 +39,7 @@ from tl_scopes.errors import (
     TargetError,
     UnsupportedModelError,
 )
+from tl_scopes.evaluation.ranking import score
 
 pytestmark = pytest.mark.wrong_types
 MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
@@ -235,3 +237,16 @@ def test_half_precision_is_near_full_precision(name):
                 )
             error = (half - whole).abs().max() / whole.abs().max()
             assert error < allowed, (dtype, method, error)
+
+
+@pytest.mark.parametrize("label", [k for k in zoo_unfit.processed() if k.endswith("/rms")])
+def test_a_centred_logit_is_told(label):
+    model = zoo_unfit.processed()[label][1]()
+    for method in (SemanticPath(), InputXGradient(of="logit"), LeaveOneOut(measure="logit")):
+        with pytest.warns(
+            errors.ProcessedWeightsWarning, match=f"{method.name} explains the logit minus"
+        ):
+            method.attribute(model, T)
+        with pytest.warns(errors.ProcessedWeightsWarning):
+            score(view(model), [T], [method], -1)
+    InputXGradient().attribute(model, T)  # a log-probability is what it was; a warning is an error

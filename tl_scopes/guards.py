@@ -18,7 +18,6 @@ from tl_scopes.errors import (
     TrainingModeError,
     UnsupportedModelError,
 )
-from tl_scopes.explain import Scope
 
 # Dropouts of heads that a language model does not have, though its config names them.
 _NOT_IN_LANGUAGE_MODELS = ("summary_first_dropout", "classifier_dropout")
@@ -216,8 +215,9 @@ def _level_outside() -> int:
     return found
 
 
-def check_scope(model: Any, scope: Scope) -> None:
-    """Refuse a scope that weight processing made meaningless; warn where it only shifts it.
+def check_scope(model: Any, scope: Any) -> None:
+    """Refuse a scope, or other method, that weight processing made meaningless; warn where it only
+    shifts it.
 
     Raises `ProcessedWeightsError`; warns with `ProcessedWeightsWarning`.
     """

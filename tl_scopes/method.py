@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_scopes.encoding import Prompt, described
 from tl_scopes.engine import candidates, components_of
 from tl_scopes.errors import NumericalError
+from tl_scopes.guards import check_scope
 from tl_scopes.prompted import Prompted
 from tl_scopes.result import Attribution, ScopeInfo, Token
 from tl_scopes.sites import Site, SiteRequest
@@ -31,6 +32,12 @@ class Method(ABC):
     """An attribution method with the result of `tl_scopes.attribute`. Subclasses are frozen dataclasses."""
 
     name: str
+    needs_raw_weights: str | None = None
+
+    @property
+    def explains_centred_logit(self) -> bool:
+        """Whether a mean-centred unembedding changes what the method explains."""
+        return False
 
     @property
     @abstractmethod
@@ -64,6 +71,7 @@ class Method(ABC):
         in `units`, zero after the read position. They may be negative where the method is signed.
         """
         prompted = Prompted.ask(model, prompt, position, prepend_bos)
+        check_scope(model, self)
         return self.whole(prompted, prompted.engine.sites(sites))
 
     def whole(self, prompted: Prompted, places: Sequence[Site]) -> Attribution:

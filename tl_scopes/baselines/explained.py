@@ -79,6 +79,10 @@ class Explaining(Method):
     def units(self) -> str:
         return UNITS[self.of]
 
+    @property
+    def explains_centred_logit(self) -> bool:
+        return self.of == "logit"
+
     def parameters(self) -> dict[str, Any]:
         return super().parameters() | {"target": plain_target(self.target)}
 

@@ -46,6 +46,10 @@ class LeaveOneOut(Method):
     def units(self) -> str:
         return _UNITS[self.measure]
 
+    @property
+    def explains_centred_logit(self) -> bool:
+        return self.measure == "logit"
+
     def parameters(self) -> dict[str, Any]:
         return super().parameters() | {"target": plain_target(self.target)}
 

@@ -15,6 +15,7 @@ from tl_scopes.encoding import resolve_position
 from tl_scopes.engine import Job, Limits, check_scopes, run
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.explain import Scope
+from tl_scopes.guards import check_scope
 from tl_scopes.method import Method
 from tl_scopes.prompted import Prompted
 from tl_scopes.sites import embed_site
@@ -106,6 +107,8 @@ def score(
                 for i, answer in zip(chosen, own):
                     found[p][i] = answer.attribution(engine, jobs[p].ids).scores[0].double()
     others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
+    for _, method in others:
+        check_scope(engine.model, method)
     for own, ids in zip(found, prompts):
         if others:
             prompted = Prompted.ask(engine.model, ids, position)
