@@ -18,7 +18,8 @@ import torch
 import zoo
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
-from test_render import Shape, attribution, labels, printed
+from test_render import Shape, attribution, printed
+from test_render_text import labels
 
 from tl_scopes import baselines, render
 from tl_scopes.render.lines import _css
@@ -26,6 +27,7 @@ from tl_scopes.render.picture import build
 from tl_scopes.render.scale import Scale, colour, fitting
 from tl_scopes.result import ScopeInfo, Token
 
+NAME = next(name for name in zoo.names() if name.endswith("/llama"))
 SIGNED = [[9.0, -3.0, 0.002, 4.0]]
 
 
@@ -66,7 +68,7 @@ def test_titles_say_what_each_method_scores(result, title):
 
 
 def test_every_baseline_has_words_of_its_own():
-    model = zoo.shared("hooked/llama")
+    model = zoo.shared(NAME)
     for kind in baselines.__all__:
         made = getattr(baselines, kind)
         if not hasattr(made, "attribute") or inspect.isabstract(made):
@@ -293,7 +295,7 @@ def test_the_same_scores_give_the_same_sides_in_the_map():
 
 
 def test_results_of_a_real_method_are_drawn_by_everything():
-    model = zoo.shared("hooked/llama")
+    model = zoo.shared(NAME)
     result = baselines.InputXGradient(reduce="sum").attribute(model, zoo.LONG_TEXT)
     assert (result.scores < 0).any() and isinstance(result.scores, torch.Tensor)
     drawn = bars(render.figure(result, scale="log"))
