@@ -151,7 +151,10 @@ def test_facts_that_the_package_remembers_stay_right(name):
 def test_depths():
     assert randomise.parse_depths([0.25, 0.5, 1.0], 18) == [5, 9, 18]  # as published, by quarters
     assert randomise.parse_depths([0.25, 0.5, 1.0], 30) == [8, 15, 30]
-    assert randomise.parse_depths([3, 1, 3], 4) == [1, 3] and randomise.parse_depths(None, 2) == [1, 2]
+    assert randomise.parse_depths([3, 1, 3], 4) == [1, 3] and randomise.parse_depths(None, 2) == [
+        1,
+        2,
+    ]
 
 
 @pytest.mark.wrong_types
