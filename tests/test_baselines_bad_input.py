@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import re
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pytest
 import torch
 import zoo
 import zoo_unfit
+from test_bad_input import refused
 
 import tl_scopes as ts
 from tl_scopes import baselines, errors
@@ -34,7 +34,6 @@ from tl_scopes.errors import (
     PromptError,
     PromptTooLongError,
     ScopeParameterError,
-    ScopesError,
     SiteError,
     TargetError,
     UnsupportedModelError,
@@ -50,18 +49,6 @@ METHODS = [
 ]  # fmt: skip
 each_method = pytest.mark.parametrize("method", METHODS, ids=lambda m: m.name)
 T = zoo.TEXT
-
-
-def refused(call: Callable[[], object], error: type[ScopesError], *words: str) -> None:
-    with pytest.raises(error) as caught:
-        call()
-    found = caught.value
-    assert type(found) is error
-    message = str(found)
-    assert "\n" not in message and len(message) > 30
-    missing = [w for w in words if not re.search(w, message)]
-    assert not missing, f"{missing} not in: {message}"
-    assert found.__cause__ is None and (found.__context__ is None or found.__suppress_context__)
 
 
 NAN, INF = float("nan"), float("inf")

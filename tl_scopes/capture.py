@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tl_scopes.adapter import ModelView, verify_head
 from tl_scopes.errors import SiteError
 from tl_scopes.narrow import last_mlp, learn, narrow_last_mlp
-from tl_scopes.passes import Stop, forward_to_stop, seen_at
+from tl_scopes.passes import read_under, seen_at
 from tl_scopes.recompute import recompute_blocks
 from tl_scopes.sites import Site, embed_site
 from tl_scopes.unembedding import working_dtype
@@ -72,7 +73,6 @@ def record(
     reached more than once, or has no position axis.
     """
     slots: list[Tensor | None] = [None] * len(sites)
-    found: list[Tensor] = []
     ambiguous: list[Site] = []
 
     def probe(i: int, site: Site, activation: Tensor) -> Tensor:
@@ -94,34 +94,21 @@ def record(
         scale = view.embed_scale if site.is_embed else 1.0
         return _Probe.apply(activation, slots[i], scale)
 
-    def stop(activation: Tensor) -> Tensor:
-        found.append(activation)
-        raise Stop
-
-    with view.taps() as undo:
+    def prepare(undo: ExitStack) -> None:
         if recompute:
             recompute_blocks(view, undo, spared=None if read is None else read.block)
         elif read is None and reads is not None:
             narrow_last_mlp(view, undo, sites, reads, tokens.shape)
-        for i, site in enumerate(sites):
-            view.tap(undo, site, lambda a, i=i, site=site: probe(i, site, a))
-        if read is None:
-            view.tap_final(undo, stop)
-        else:
-            view.tap(undo, read, stop)
-        forward_to_stop(view, tokens)
-    if not found:
-        raise SiteError(
-            f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
-            "some hooks fire only after a setting of the model such as set_use_attn_result(True)"
-        )
-    if read is not None and found[0].ndim > 2 and found[0].shape[1] == found[0].shape[2]:
+
+    edits = {site: lambda a, i=i, site=site: probe(i, site, a) for i, site in enumerate(sites)}
+    found = read_under(view, tokens, edits, read, prepare)
+    if read is not None and found.ndim > 2 and found.shape[1] == found.shape[2]:
         ambiguous.append(read)
     for site in ambiguous:
         check_second_axis(view, tokens, site)
     missing = [site for site, slot in zip(sites, slots) if slot is None]
     if read is not None:
-        check_axes(read.label, found[0], tokens)
+        check_axes(read.label, found, tokens)
         # The pass ended early: sites that come later have no influence, those that never come err.
         missing = [site for site in missing if site.is_named and not _fires(view, tokens, site)]
     if missing:
@@ -130,7 +117,7 @@ def record(
             "some hooks fire only after a setting of the model such as "
             "set_use_attn_result(True), some never on this architecture"
         )
-    return Recording(tuple(sites), found[0], slots)
+    return Recording(tuple(sites), found, slots)
 
 
 def check_second_axis(view: ModelView, tokens: Tensor, site: Site) -> None:

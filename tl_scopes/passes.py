@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 
 import torch
 from jaxtyping import Float, Int
@@ -66,11 +67,12 @@ def read_under(
     tokens: Int[Tensor, "batch pos"],
     edits: Mapping[Site, Edit],
     read: Site | None = None,
+    prepare: Callable[[ExitStack], None] = lambda undo: None,
 ) -> Tensor:
     """What is read, [batch, pos, *d], in a forward pass with activations edited at sites.
 
-    `read`: None for the final state. Inside `view.frozen()`. Raises `SiteError` where the pass does
-    not get there.
+    `read`: None for the final state. `prepare`: what else is changed until `undo`. Inside
+    `view.frozen()`. Raises `SiteError` where the pass does not get there.
     """
     found: list[Tensor] = []
 
@@ -79,6 +81,7 @@ def read_under(
         raise Stop
 
     with view.taps() as undo:
+        prepare(undo)
         for site, edit in edits.items():
             view.tap(undo, site, edit)
         if read is None:
@@ -88,7 +91,8 @@ def read_under(
         forward_to_stop(view, tokens)
     if not found:
         raise SiteError(
-            f"the forward pass does not reach {read.label if read else 'the unembedding'!r}"
+            f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
+            "some hooks fire only after a setting of the model such as set_use_attn_result(True)"
         )
     return found[0]
 
