@@ -64,9 +64,10 @@ def test_model_is_raw_float64_and_ready(name):
     assert not model.training
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float64}
     assert model.cfg.n_layers == N_LAYERS and model.cfg.d_model == D_MODEL
-    assert torch.equal(output, logits(zoo.build(name))), (
-        "the weights differ from one build to the next"
-    )
+    # Weights, not logits: BLOOM keeps its longest table of biases, and the last bit of a logit follows its strides.
+    again = dict(zoo.build(name).named_parameters())
+    assert again.keys() == dict(model.named_parameters()).keys()
+    assert all(torch.equal(p, again[key]) for key, p in model.named_parameters())
 
 
 @pytest.mark.parametrize("name", zoo.names())
