@@ -13,7 +13,6 @@ from torch import Tensor
 from tl_scopes.adapter import Edit
 from tl_scopes.encoding import bos_id
 from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError
-from tl_scopes.passes import Stop, forward_to_stop
 from tl_scopes.prompted import Prompted
 from tl_scopes.sites import Site, embed_site
 from tl_scopes.unembedding import Unembedding, working_dtype
@@ -191,7 +190,7 @@ def _replacement(prompted: Prompted, site: Site, kind: str) -> Tensor:
             f"{kind!r} needs the embedding of the tokenizer's {name}, which is {token}: use "
             '"zero" or "mean"'
         )
-    return _embeddings(prompted, torch.tensor([[int(token)]], device="cpu"))[0, 0]
+    return prompted.embedded(torch.tensor([[int(token)]], device="cpu"))[0, 0]
 
 
 def _mean_embedding(prompted: Prompted) -> Float[Tensor, "d_model"]:
@@ -207,26 +206,11 @@ def _mean_embedding(prompted: Prompted) -> Float[Tensor, "d_model"]:
     total = torch.zeros((), dtype=torch.float64, device="cpu")
     for start in range(0, d_vocab, width):
         ids = torch.arange(start, min(start + width, d_vocab), device="cpu")
-        total = total + _embeddings(prompted, ids[None])[0].cpu().double().sum(0)
+        total = total + prompted.embedded(ids[None])[0].cpu().double().sum(0)
     mean = (total / d_vocab).to(engine.device, working_dtype(engine.dtype))
     if not prompted.hooked:
         remembered[key] = mean
     return mean
-
-
-def _embeddings(prompted: Prompted, ids: Tensor) -> Float[Tensor, "batch pos d_model"]:
-    """What the hook at the embedding shows of any ids: the pass ends there."""
-    engine = prompted.engine
-    found: list[Tensor] = []
-
-    def stop(a: Tensor) -> Tensor:
-        found.append(a.clone())
-        raise Stop
-
-    with torch.no_grad(), engine.taps() as undo:
-        engine.tap(undo, embed_site(), stop)
-        forward_to_stop(engine, ids.to(engine.device))
-    return found[0]
 
 
 @dataclass(frozen=True, eq=False)

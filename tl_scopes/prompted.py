@@ -18,9 +18,9 @@ from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, resolve
 from tl_scopes.engine import verify_once
 from tl_scopes.errors import SiteError
 from tl_scopes.explain import Read
-from tl_scopes.passes import look, read_under, refuse_nonfinite
+from tl_scopes.passes import Stop, forward_to_stop, look, read_under, refuse_nonfinite
 from tl_scopes.recompute import kept_bytes
-from tl_scopes.sites import Site
+from tl_scopes.sites import Site, embed_site
 
 # Tokens, over all copies of the prompt, that share a forward pass without gradients.
 BATCH_TOKENS = 2048
@@ -114,7 +114,7 @@ class Prompted:
         """
         tokens = self.tokens(1)
         seen, y = look(self.engine, tokens, sites)
-        self.remembered["final state",] = y[0, self.position]
+        self.expect(y[0, self.position])
         for site in sites:
             if len(seen[site.label]) != 1:
                 raise SiteError(
@@ -131,9 +131,28 @@ class Prompted:
     def activation(self, site: Site) -> Float[Tensor, "1 pos *d"]:
         """What the hook at `site` shows of the intact prompt. Raises `SiteError`."""
         key = ("activation", site.label)
-        if key not in self.remembered:
+        if key not in self.remembered and site.is_embed:
+            self.remembered[key] = self.embedded(self.tokens(1))
+        elif key not in self.remembered:
             self.look([site])
         return self.remembered[key].clone()
+
+    def embedded(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
+        """What the hook at the embedding shows of any ids: the pass ends there."""
+        found: list[Tensor] = []
+
+        def stop(a: Tensor) -> Tensor:
+            found.append(a.clone())
+            raise Stop
+
+        with torch.no_grad(), self.engine.taps() as undo:
+            self.engine.tap(undo, embed_site(), stop)
+            forward_to_stop(self.engine, ids.to(self.engine.device))
+        return found[0]
+
+    def expect(self, final_state: Float[Tensor, "d_model"]) -> None:
+        """The intact final state, where another pass has come by it."""
+        self.remembered["final state",] = final_state
 
     @cached_property
     def read(self) -> Read:

@@ -90,37 +90,35 @@ def score(
     """
     scopes = [m for m in methods if isinstance(m, Scope)]
     check_scopes(engine, scopes)
-    hooked = engine.is_hooked()
+    asked = [Prompted.ask(engine.model, ids, position) for ids in prompts]
     found: list[dict[int, Tensor]] = [{} for _ in prompts]
     for read_site in dict.fromkeys(s.read_site for s in scopes):
         chosen = [i for i, m in enumerate(methods) if isinstance(m, Scope)]
         chosen = [i for i in chosen if getattr(methods[i], "read_site", None) == read_site]
         jobs = []
-        for ids in prompts:
+        for p in asked:
             own = [getattr(methods[i], "position", None) for i in chosen]
-            at = [resolve_position(position if p is None else p, len(ids)) for p in own]
-            reads = [(p, methods[i]) for p, i in zip(at, chosen)]
-            jobs.append(Job(ids, reads, hooked))  # pyright: ignore[reportArgumentType]
+            at = [p.position if o is None else resolve_position(o, len(p.ids)) for o in own]
+            reads = [(place, methods[i]) for place, i in zip(at, chosen)]
+            jobs.append(Job(p.ids, reads, p.hooked))  # pyright: ignore[reportArgumentType]
         for group in grouped(jobs, BATCH_TOKENS):
             answers = run(engine, [jobs[p] for p in group], (embed_site(),), Limits())
             for p, own in zip(group, answers):
                 for i, answer in zip(chosen, own):
+                    if read_site is None and answer.position == asked[p].position:
+                        asked[p].expect(answer.read.value)
                     found[p][i] = answer.attribution(engine, jobs[p].ids).scores[0].double()
     others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
     for _, method in others:
         check_scope(engine.model, method)
-    for own, ids in zip(found, prompts):
-        if others:
-            prompted = Prompted.ask(engine.model, ids, position)
-            own |= {i: scores_alone(m, prompted) for i, m in others}
+    for own, prompted in zip(found, asked):
+        own |= {i: scores_alone(m, prompted) for i, m in others}
     return [[each[i] for i in range(len(methods))] for each in found]
 
 
 def scores_alone(method: Method, prompted: Prompted) -> Float[Tensor, "pos"]:
     """Scores at the embedding of a method that is no scope."""
     with prompted.frozen():
-        if ("final state",) not in prompted.remembered:
-            prompted.look([embed_site()])
         values = method.scores(prompted, embed_site()).values.detach().cpu().double()
     if not torch.isfinite(values).all():
         raise NumericalError(
