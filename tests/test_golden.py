@@ -107,8 +107,9 @@ def test_float64_maps(load, name, backend, prompt, what):
         assert found.fisher.trace == pytest.approx(trace, rel=1e-5)
 
 
+# The small one of the two: the other takes 40 s, and float32 above has both.
 @pytest.mark.slow
-@pytest.mark.parametrize("name, backend", ONE_CLASS)
+@pytest.mark.parametrize("name, backend", [case for case in ONE_CLASS if case[0] == "smol"])
 def test_float64_full_fisher(load, name, backend):
     check(load(name, backend, "float64"), name, "float64", "c0_fact", "fisher_full")
 
