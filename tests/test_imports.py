@@ -31,7 +31,7 @@ ROWS = [
     ["attribution", "prompted"],
     ["ablation", "method"],
     ["circuits", "baselines", "evaluation", "render"],
-    ["cli", "_cli", "cli_evaluate", "_evaluate"],
+    ["cli", "_cli", "_options", "cli_evaluate", "_evaluate"],
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 SIBLINGS = {"circuits", "baselines", "evaluation", "render"}

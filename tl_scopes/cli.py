@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from typer.core import TyperGroup
 
-from tl_scopes import __version__, _cli, cli_evaluate
+from tl_scopes import __version__, _cli, _options, cli_evaluate
 from tl_scopes._quiet import say
 from tl_scopes.errors import ScopesError
 from tl_scopes.models import DEFAULT_MODEL, available
@@ -135,7 +135,6 @@ _EXAMPLES = """Examples:
 
     tl-scopes attribute --model ./my-model --dtype bfloat16 -- "-40 degrees is"
 """
-_model = functools.partial(typer.Option, rich_help_panel="Model and prompt")
 _explained = functools.partial(typer.Option, rich_help_panel="What is explained")
 _output = functools.partial(typer.Option, rich_help_panel="Output")
 
@@ -150,30 +149,11 @@ def attribute(
             metavar="PROMPT",
         ),
     ],
-    model: Annotated[
-        str,
-        _model(
-            help="A bundled model (tl-scopes models), a Hugging Face folder on this disk, or a "
-            "name that transformer-lens knows.",
-            metavar="NAME",
-        ),
-    ] = DEFAULT_MODEL,
-    backend: Annotated[
-        Literal["auto", "hooked", "bridge"],
-        _model(help="hooked (HookedTransformer), bridge or auto.", metavar="CLASS"),
-    ] = "auto",
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16", "float64"],
-        _model(help="float32, bfloat16, float16 or float64.", metavar="DTYPE"),
-    ] = "float32",
-    device: Annotated[
-        str | None,
-        _model(help="cpu, cuda, cuda:1, mps; cuda where there is one, else cpu.", metavar="DEVICE"),
-    ] = None,
-    prepend_bos: Annotated[
-        bool | None,
-        _model("--prepend-bos/--no-bos", help="Overrides the model's own way with text."),
-    ] = None,
+    model: _options.ModelName = DEFAULT_MODEL,
+    backend: _options.Backend = "auto",
+    dtype: _options.Dtype = "float32",
+    device: _options.Device = None,
+    prepend_bos: _options.PrependBos = None,
     scope: Annotated[
         Literal["semantic", "logit-difference", "temperature", "fisher", "entropy"],
         _explained(

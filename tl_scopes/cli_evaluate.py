@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tl_scopes import _cli, _evaluate
+from tl_scopes import _cli, _evaluate, _options
 from tl_scopes._quiet import say
 from tl_scopes.models import DEFAULT_MODEL
 
@@ -24,7 +24,6 @@ EXAMPLES = """Examples:
 
     accelerate launch --multi_gpu -m tl_scopes.cli evaluate --data passages.parquet --out run
 """
-_model = functools.partial(typer.Option, rich_help_panel="Model")
 _data = functools.partial(typer.Option, rich_help_panel="Prompts")
 _measured = functools.partial(typer.Option, rich_help_panel="What is measured")
 _output = functools.partial(typer.Option, rich_help_panel="Output")
@@ -61,30 +60,11 @@ def evaluate(
         int | None, _data("-n", "--n", help="How many prompts; all if left out.", metavar="N")
     ] = None,
     skip: Annotated[int, _data(help="How many to leave out before.", metavar="N")] = 0,
-    model: Annotated[
-        str,
-        _model(
-            help="A bundled model (tl-scopes models), a Hugging Face folder on this disk, or a "
-            "name that transformer-lens knows.",
-            metavar="NAME",
-        ),
-    ] = DEFAULT_MODEL,
-    backend: Annotated[
-        Literal["auto", "hooked", "bridge"],
-        _model(help="hooked (HookedTransformer), bridge or auto.", metavar="CLASS"),
-    ] = "auto",
-    dtype: Annotated[
-        Literal["float32", "bfloat16", "float16", "float64"],
-        _model(help="float32, bfloat16, float16 or float64.", metavar="DTYPE"),
-    ] = "float32",
-    device: Annotated[
-        str | None,
-        _model(help="cpu, cuda, cuda:1, mps; cuda where there is one, else cpu.", metavar="DEVICE"),
-    ] = None,
-    prepend_bos: Annotated[
-        bool | None,
-        _model("--prepend-bos/--no-bos", help="Overrides the model's own way with text."),
-    ] = None,
+    model: _options.ModelName = DEFAULT_MODEL,
+    backend: _options.Backend = "auto",
+    dtype: _options.Dtype = "float32",
+    device: _options.Device = None,
+    prepend_bos: _options.PrependBos = None,
     methods: Annotated[
         str,
         _measured(
