@@ -18,7 +18,7 @@ ROWS = [
     ["errors"],
     ["storage", "sites", "unembedding", "hooks", "_quiet"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
-    ["circuit_result", "flow_result"],
+    ["circuit_result", "flow_result", "grouping"],
     ["explain"],
     ["scopes", "custom", "stats"],
     ["guards", "models", "cells"],
@@ -31,14 +31,14 @@ ROWS = [
     ["attribution", "prompted"],
     ["ablation", "method"],
     ["circuits", "baselines", "evaluation", "render"],
-    ["cli", "_cli", "_options", "cli_evaluate", "_evaluate"],
+    ["app", "cli", "cli_app", "_cli", "_options", "cli_evaluate", "_evaluate"],
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 # Pictures are made of results alone.
 ONLY = {
     "render": {
-        *("errors", "storage", "result", "circuit_result", "flow_result"),
+        *("errors", "storage", "result", "circuit_result", "flow_result", "grouping"),
         *("stats", "metrics", "cells", "faithfulness"),
     },
     "errors": set(),
@@ -48,7 +48,7 @@ ONLY = {
 ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors"}}
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
-    *("pyarrow", "datasets", "accelerate", "scipy"),
+    *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),
 ]
 
 

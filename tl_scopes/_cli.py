@@ -109,14 +109,6 @@ def _number(option: str, got: str, kind: Callable[[str], Any], text: str, allowe
         raise _bad(option, f"{got!r} is not allowed; give {allowed}") from None
 
 
-def sites(text: str) -> list[str | int]:
-    """`"embed,6,blocks.0.hook_mlp_out"` as a list of names and layers."""
-    items = [item.strip() for item in text.split(",")]
-    if not all(items):
-        raise _bad("--sites", f"{text!r} has an empty entry; give embed, all, 0,6,12 or hook names")
-    return [int(item) if item.removeprefix("-").isdecimal() else item for item in items]
-
-
 def prompt(text: str) -> str:
     """The prompt, read from stdin for `-`. Raises `EmptyPromptError` or `PromptError`."""
     try:

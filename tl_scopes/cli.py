@@ -1,4 +1,4 @@
-"""The command line: `tl-scopes attribute`, `tl-scopes evaluate` and `tl-scopes models`.
+"""The command line: `tl-scopes attribute`, `evaluate`, `app` and `models`.
 
 Results go to stdout, everything else to stderr. Exit codes: 0; 1 for a pipe closed by its reader,
 or a bug; 2 for bad input, with one line that says what was got, what is allowed and what to do; 130
@@ -19,10 +19,11 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from typer.core import TyperGroup
 
-from tl_scopes import __version__, _cli, _options, cli_evaluate
+from tl_scopes import __version__, _cli, _options, cli_app, cli_evaluate
 from tl_scopes._quiet import say
 from tl_scopes.errors import ScopesError
 from tl_scopes.models import DEFAULT_MODEL, available
+from tl_scopes.sites import from_text
 
 # click's UsageError: newer versions of typer carry a copy of click and do not export this class.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -223,7 +224,7 @@ def attribute(
     """
     given = {"target": target, "versus": versus, "rank": rank, "samples": samples, "seed": seed}
     _cli.check_fit(scope, given)
-    places, outputs = _cli.sites(sites), _cli.outputs(save=save, html=html, plot=plot)
+    places, outputs = from_text(sites), _cli.outputs(save=save, html=html, plot=plot)
     text = _cli.prompt(prompt)
     with _cli.quiet():
         with contextlib.redirect_stdout(sys.stderr):
@@ -248,6 +249,7 @@ def attribute(
 
 
 app.command(no_args_is_help=True, epilog=cli_evaluate.EXAMPLES)(cli_evaluate.evaluate)
+app.command(epilog=cli_app.EXAMPLES)(cli_app.app)
 
 
 @app.command()

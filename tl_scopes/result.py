@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Union
 
@@ -111,9 +112,7 @@ _R = TypeVar("_R", bound="Saved")
 
 def _render() -> Any:
     # Drawing needs matplotlib, rich and circuitsvis: imported when first asked for.
-    from tl_scopes import render
-
-    return render
+    return import_module("tl_scopes.render")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,6 +141,10 @@ class Saved:
 @dataclass(frozen=True, eq=False, repr=False)
 class _Drawn(Saved):
     """Pictures over the tokens of a prompt, drawn by `tl_scopes.render` when asked."""
+
+    def group(self, by: Any = "word", how: str | None = None) -> Any:
+        """The same by words, or by spans of tokens: see `tl_scopes.grouping.group`."""
+        return import_module("tl_scopes.grouping").group(self, by, how)
 
     def to_html(self, path: str | Path | None = None, **options: Any) -> str:
         """One self-contained HTML page; written to `path` if given. Options: `tl_scopes.render.html`."""

@@ -16,6 +16,18 @@ SiteRequest = Union[str, int, Sequence[Union[str, int]]]
 _RESID = re.compile(r"resid\((-?\d+)\)")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _COMPONENT = re.compile(r"(?P<hook>.+?)(?P<index>(\[\d+\])+)")
+_LAYER = re.compile(r"-?[0-9]{1,9}")
+
+
+def from_text(text: str) -> list[str | int]:
+    """`"embed,6,blocks.0.hook_mlp_out"` as a list of names and layers. Raises `SiteError`."""
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise SiteError(
+            f"sites {text!r} has an empty entry; give embed, all, layers such as 0,6,12 or hook "
+            "names, commas between"
+        )
+    return [int(item) if _LAYER.fullmatch(item) else item for item in items]
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 Those four take the two kinds of attributions with the same options (see `html`), and a
 `FaithfulnessCard` without; `circuit` and `attention` take results of `tl_scopes.circuits`.
+`prediction`, `spectrum`, `compare` and `series` are figures of what attributions hold beside scores,
+of several of them, and of one over a series of numbers.
 Drawing libraries are imported when something is drawn with them. A submodule must not have the
 name of a function here: importing it would replace the function.
 """
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -25,7 +28,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-__all__ = ["Notebook", "attention", "circuit", "figure", "html", "notebook", "terminal"]
+    from tl_scopes.render.comparison import compare
+    from tl_scopes.render.predicted import prediction
+    from tl_scopes.render.spectra import spectrum
+    from tl_scopes.render.timeline import series
+
+__all__ = [
+    "Notebook", "attention", "circuit", "compare", "figure", "html", "notebook", "prediction",
+    "series", "spectrum", "terminal",
+]  # fmt: skip
+_HOMES = {
+    "compare": "comparison", "prediction": "predicted", "series": "timeline", "spectrum": "spectra"
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
 class Notebook:
@@ -152,24 +172,31 @@ def figure(
     include_read: bool = True,
     sites: Site | Sequence[Site] | None = None,
     site: Site | None = None,
+    dark: bool = False,
     kind: str | None = None,
 ) -> Figure:
     """A matplotlib figure of `result`, options and errors as in `html`.
 
     Bars over the tokens for one row, a rows-by-tokens map for several. The figure belongs to no
-    window and no pyplot state; `.savefig(path)` writes it.
+    window, no pyplot state and no style that is set; `.savefig(path)` writes it, as vectors to .svg
+    and .pdf.
+
+    `dark`: light ink on a dark ground, for slides and pages that are dark.
 
     `kind`: which figure of a `FaithfulnessCard`, which takes no other option: "aopc" (the default),
     "agreement" (with leave-one-out), "curves", "kl" or "flip" (by the share of tokens),
     "comparisons" (all pairs), "randomisation", "stability" or "spectrum". Raises `RenderError` for
     one that the card holds nothing of.
     """
+    from tl_scopes.render.ground import grounded
+
     options = _options(scale, normalise, include_bos, include_read, sites, site)
     if isinstance(result, FaithfulnessCard):
         from tl_scopes.render.faithfulness import figures
 
         _check_unused(options)
-        return figures.draw(result, "aopc" if kind is None else kind)
+        card, chosen = result, "aopc" if kind is None else kind
+        return grounded(lambda: figures.draw(card, chosen), dark)
     if kind is not None:
         raise RenderError(
             f"kind={kind!r} chooses a figure of a FaithfulnessCard; got a {type(result).__name__}: "
@@ -177,7 +204,8 @@ def figure(
         )
     from tl_scopes.render.plots import draw
 
-    return draw(build(result, **options))
+    picture = build(result, **options)
+    return grounded(lambda: draw(picture), dark)
 
 
 def circuit(result: CircuitResult, **options: Any) -> Figure:
@@ -211,6 +239,7 @@ def circuit(result: CircuitResult, **options: Any) -> Figure:
             of all but `FlowPath`: scale: `"linear"` or `"log"`, as in `html`.
             of all but `Verification`: include_bos: whether BOS, an attention sink, takes part in
                 the colours (False: hatched; grey bands); sums over tokens always hold it.
+            of all: dark: as in `figure`.
 
     Returns a figure that belongs to no window and no pyplot state; `.savefig(path)` writes it.
     Raises `RenderError` for an unknown option or value, or a result that cannot be drawn (nothing
@@ -219,6 +248,7 @@ def circuit(result: CircuitResult, **options: Any) -> Figure:
     from tl_scopes.render.bands import draw_flow_path
     from tl_scopes.render.checked import draw_verification
     from tl_scopes.render.flows import draw_flow
+    from tl_scopes.render.ground import grounded
     from tl_scopes.render.heads import draw_components, draw_head_paths
 
     known: dict[type, Callable[..., Figure]] = {
@@ -235,6 +265,7 @@ def circuit(result: CircuitResult, **options: Any) -> Figure:
             f"got a {type(result).__name__}; only a result of tl_scopes.circuits can be drawn as a "
             f"circuit ({names}): pass one, or call render.figure for an attribution"
         )
+    dark = options.pop("dark", False)
     allowed = [name for name in inspect.signature(known[kind]).parameters if name != "result"]
     unknown = [name for name in options if name not in allowed]
     if unknown:
@@ -242,7 +273,7 @@ def circuit(result: CircuitResult, **options: Any) -> Figure:
             f"{unknown[0]}={options[unknown[0]]!r} is no option for a {kind.__name__}; it takes "
             f"{', '.join(allowed)}: pass some of these"
         )
-    return known[kind](result, **options)
+    return grounded(lambda: known[kind](result, **options), dark)
 
 
 def attention(

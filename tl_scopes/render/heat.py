@@ -6,20 +6,25 @@ import base64
 import html
 import struct
 import zlib
+from collections.abc import Sequence
 
 from tl_scopes.render.picture import Picture
 from tl_scopes.render.scale import colour, number
 from tl_scopes.render.tokens import clipped
 
+# Of a label, in pixels: what a line of the smallest legible letters takes.
+LABEL = 10
+
 
 def heat_map(picture: Picture) -> str:
     """HTML of a rows-by-tokens map. Scores outside the colour scale show the hatch behind."""
     n_row, n_pos = len(picture.rows), len(picture.tokens)
-    width = min(max(640 // n_pos, 9), 26)
-    height = 15 if n_row <= 64 else 10
-    labels = "".join(f"<span>{html.escape(row.label)}</span>" for row in picture.rows)
-    largest = "".join(f"<span>{number(row.scale.limit)}</span>" for row in picture.rows)
-    columns = "".join(f"<span>{html.escape(clipped(t, 12))}</span>" for t in picture.tokens)
+    # The whole map stays in sight as long as it can: cells shrink, and not every one has its label.
+    width = min(max(640 // n_pos, 3), 26)
+    height = 15 if n_row <= 64 else min(max(640 // n_row, 3), 10)
+    labels = _labels([row.label for row in picture.rows], height)
+    largest = _labels([number(row.scale.limit) for row in picture.rows], height)
+    columns = _labels([clipped(t, 12) for t in picture.tokens], width)
     what = "site" if picture.kind == "site" else "read position"
     head = "" if picture.common else '<span class="tls-head">largest</span>'
     return (
@@ -30,6 +35,13 @@ def heat_map(picture: Picture) -> str:
         f'{"" if picture.common else f"""<div class="tls-max">{largest}</div>"""}'
         f'<div class="tls-cols">{columns}</div>{head}</div>'
     )
+
+
+def _labels(texts: Sequence[str], room: int) -> str:
+    """Labels of cells with `room` pixels each; those that would overlap wait to be pointed at."""
+    every = -(-LABEL // room)
+    kinds = ["" if i % every == 0 else ' class="tls-skip"' for i in range(len(texts))]
+    return "".join(f"<span{kind}>{html.escape(text)}</span>" for kind, text in zip(kinds, texts))
 
 
 def _png(picture: Picture) -> str:

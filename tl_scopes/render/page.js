@@ -12,7 +12,7 @@ function tell(event, row, position) {
   const { label, scores, errors, read, plain } = scope.rows[row];
   const parts = [
     ["strong", scope.tokens[position]],
-    ["span", `position ${position}, id ${scope.ids[position]}`],
+    ["span", scope.places[position]],
     ["b", scores[position] + (errors && position <= read ? ` ± ${errors[position]}` : "")],
     ["span", scope.units],
   ];

@@ -178,6 +178,6 @@ def data(picture: Picture, id: str) -> dict[str, object]:
         "first": picture.first,
         "units": picture.units,
         "tokens": tokens,
-        "ids": list(picture.ids),
+        "places": picture.places(),
         "rows": rows,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tl_scopes.errors import RenderError
+from tl_scopes.grouping import GroupedAttribution, GroupedSequenceAttribution, Spans
 from tl_scopes.render import wording
 from tl_scopes.render.scale import Scale, number, percent
 from tl_scopes.render.tokens import clipped, words
@@ -55,7 +56,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Picture:
-    """Everything that a page, a terminal or a figure shows. `kind`: what a row is."""
+    """Everything that a page, a terminal or a figure shows. `kind`: what a row is.
+
+    `spans`: the token ranges that the "tokens" are groups of, if they are, joined as `how` says.
+    """
 
     kind: str
     site: str
@@ -71,6 +75,8 @@ class Picture:
     include_bos: bool
     include_read: bool
     stability: Stability | None = None
+    spans: Spans = ()
+    how: str = ""
 
     @property
     def title(self) -> str:
@@ -95,15 +101,29 @@ class Picture:
     @property
     def subtitle(self) -> str:
         """Scope, place and size of what is shown."""
-        n = len(self.tokens)
-        scope = wording.method(self.scope)
-        size = f"{n} token{'s' * (n != 1)}"
+        scope, size = wording.method(self.scope), self.size
         if self.kind == "read":
             place = f"{len(self.rows)} read position{'s' * (len(self.rows) != 1)}"
             return f"{scope} · at {self.site} · {place} · {size}"
         where = self.site if len(self.rows) == 1 else f"{len(self.rows)} sites"
         p = self.rows[0].position
         return f"{scope} · at {where} · read at {p} “{clipped(self.tokens[p], 40)}” · {size}"
+
+    @property
+    def size(self) -> str:
+        """How many tokens there are, and how they are grouped."""
+        n, groups = len(self.tokens), ""
+        if self.spans:
+            groups = f"{n} group{'s' * (n != 1)} ({wording.JOINED[self.how]}) of "
+            n = self.spans[-1][1]
+        return f"{groups}{n} token{'s' * (n != 1)}"
+
+    def places(self) -> list[str]:
+        """Where in the prompt each token, or group of tokens, is."""
+        if not self.spans:
+            return [f"position {t}, id {id}" for t, id in enumerate(self.ids)]
+        ranges = [f"token {a}" if b - a == 1 else f"tokens {a} to {b - 1}" for a, b in self.spans]
+        return [f"group {g}, {tokens}" for g, tokens in enumerate(ranges)]
 
     @property
     def scale_note(self) -> str:
@@ -212,9 +232,11 @@ def build(
         parts = [(words(result.sites[s]), result, s) for s in chosen]
     else:
         reads = [result.at(p) for p in result.positions]
-        parts = [
-            (f"{a.position} {clipped(a.str_tokens[a.position], 24)}", a, chosen[0]) for a in reads
-        ]
+        texts = [a.str_tokens[a.position] for a in reads]
+        if isinstance(result, GroupedSequenceAttribution):
+            texts = list(result.read_tokens)
+        labels = [f"{p} {clipped(text, 24)}" for p, text in zip(result.positions, texts)]
+        parts = [(label, a, chosen[0]) for label, a in zip(labels, reads)]
     lines = [
         (label, a, s, a.scores[s].double().numpy(), _included(a, include_bos, include_read))
         for label, a, s in parts
@@ -227,6 +249,7 @@ def build(
         colours = np.where(inside, own(scores), 0.0)
         extra = (a.prediction, a.target, a.fisher)
         rows.append(Row(label, a.position, scores, error, inside, own, colours, *extra))
+    grouped = isinstance(result, (GroupedAttribution, GroupedSequenceAttribution))
     return Picture(
         kind="site" if isinstance(result, Attribution) else "read",
         site=words(result.sites[chosen[0]]),
@@ -242,6 +265,8 @@ def build(
         include_bos=include_bos,
         include_read=include_read,
         stability=result.stability if isinstance(result, Attribution) else None,
+        spans=result.spans if grouped else (),
+        how=result.how if grouped else "",
     )
 
 

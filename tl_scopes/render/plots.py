@@ -7,10 +7,12 @@ import math
 import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
-from matplotlib import font_manager
+from matplotlib import font_manager, rc_context
 from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
@@ -27,13 +29,20 @@ FAMILIES = (
     "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
     "Segoe UI Symbol", "Arial Unicode MS",
 )  # fmt: skip
-PER_LINE = 48
-DOT = " · "
+PER_LINE, PER_MAP_LINE = 48, 64
+DOT = wording.DOT
 INK, SOFT, READ = "#1c1e21", "#63676e", "#c2410c"
 
 
 class NotebookFigure(Figure):
-    """Shows itself in a notebook in which pyplot was never imported."""
+    """Shows itself in a notebook in which pyplot was never imported, and is written as it shows."""
+
+    def savefig(self, fname: Any, *, transparent: bool | None = None, **options: Any) -> None:
+        """As matplotlib's, with a ground of its own whatever the user's settings are."""
+        ground = {} if transparent else {"facecolor": self.get_facecolor(), "edgecolor": "none"}
+        # Letters as letters in PDF, which journals ask for; the same SVG for the same figure.
+        with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "tl_scopes"}):
+            super().savefig(fname, transparent=transparent, **{**ground, **options})
 
     def _repr_png_(self) -> bytes:
         picture = io.BytesIO()
@@ -78,27 +87,32 @@ def _bars(picture: Picture, row: Row) -> Figure:
     per_line = -(-n // lines)
     size = (max(0.21 * per_line + 1.6, 6.0), 2.2 * lines + 1.0)
     figure = NotebookFigure(figsize=size, layout="constrained")
-    low, high = _limits(row)
-    floor = low if _is_log(row.scale) else 0.0
     for i, ax in enumerate(figure.subplots(lines, 1, squeeze=False)[:, 0]):
         span = np.arange(i * per_line, min((i + 1) * per_line, n))
-        _set_heights(ax, row, low, high)
-        for inside in (True, False):
-            part = span[row.included[span] == inside]
-            shades = [css(float(row.colours[t])) for t in part] if inside else "#f1f2f4"
-            heights = np.clip(row.scores[part], low, high) - floor
-            ax.bar(part, heights, bottom=floor, width=0.8, color=shades, edgecolor=SOFT,
-                   linewidth=0.5, hatch=None if inside else "////")  # fmt: skip
-            if inside and row.error is not None:
-                ax.errorbar(part, row.scores[part], yerr=row.error[part], fmt="none", ecolor=INK,
-                            elinewidth=0.8, capsize=1.5)  # fmt: skip
-        _tell_cut_off(ax, row, span, low, high)
+        draw_heights(ax, row, span)
         ax.set_xlim(span[0] - 0.7, span[0] + per_line - 0.3)
-        _label_tokens(ax, picture, span, row)
+        label_tokens(ax, picture, span, row)
         ax.tick_params(axis="y", labelsize=8)
         ax.spines[["top", "right"]].set_visible(False)
     write(figure.supylabel(""), picture.units, size=9)
     return figure
+
+
+def draw_heights(ax: Axes, row: Row, span: np.ndarray) -> None:
+    """Bars of the tokens `span`, on an axis that the whole row fits."""
+    low, high = _limits(row)
+    floor = low if _is_log(row.scale) else 0.0
+    _set_heights(ax, row, low, high)
+    for inside in (True, False):
+        part = span[row.included[span] == inside]
+        shades = [css(float(row.colours[t])) for t in part] if inside else "#f1f2f4"
+        heights = np.clip(row.scores[part], low, high) - floor
+        ax.bar(part, heights, bottom=floor, width=0.8, color=shades, edgecolor=SOFT,
+               linewidth=0.5, hatch=None if inside else "////")  # fmt: skip
+        if inside and row.error is not None:
+            ax.errorbar(part, row.scores[part], yerr=row.error[part], fmt="none", ecolor=INK,
+                        elinewidth=0.8, capsize=1.5)  # fmt: skip
+    _tell_cut_off(ax, row, span, low, high)
 
 
 def _is_log(scale: Scale) -> bool:
@@ -137,27 +151,49 @@ def _tell_cut_off(ax: Axes, row: Row, span: np.ndarray, low: float, high: float)
 
 
 def _map(picture: Picture) -> Figure:
+    """Rows by tokens. Sites go on below each other for long prompts; read positions, of which there
+    may be as many as tokens, stay one matrix whose cells shrink."""
     n_row, n = len(picture.rows), len(picture.tokens)
-    size = (min(max(0.2 * n + 3.5, 7.0), 40.0), min(max(0.17 * n_row + 2.2, 3.4), 40.0))
-    figure = NotebookFigure(figsize=size, layout="constrained")
-    ax = figure.subplots()
-    ax.set_facecolor("#dfe2e6")  # shows where a score has no colour
+    matrix = picture.kind == "read"
+    lines = 1 if matrix else -(-n // PER_MAP_LINE)
+    per_line = -(-n // lines)
+    wide = 0.2 if not matrix else float(np.clip(12.0 / n, 0.05, 0.2))
+    tall = 0.17 if lines == 1 else 0.14
+    if matrix:
+        tall = float(np.clip(12.0 / n_row, min(wide, 0.17), 0.17))
+    size = (max(wide * per_line + 3.5, 7.0), max((tall * n_row + 1.0) * lines + 1.2, 3.4))
+    figure = NotebookFigure(figsize=(min(size[0], 40.0), min(size[1], 40.0)), layout="constrained")
     later = np.array([np.arange(n) > row.position for row in picture.rows])
     plain = ~np.array([row.included for row in picture.rows]) & ~later
     values = np.ma.array(np.array([row.colours for row in picture.rows]), mask=plain)
-    signed = picture.signed
-    low = -1.0 if signed else 0.0
+    low = -1.0 if picture.signed else 0.0
     ramp = [css(float(value)) for value in np.linspace(low, 1.0, 65)]
     colours = LinearSegmentedColormap.from_list("tl_scopes", ramp)
-    image = ax.imshow(
-        values, aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=1
-    )
-    _label_tokens(ax, picture, np.arange(n), picture.rows[0])
-    ax.set_yticks(range(n_row), [drawable(row.label[-40:]) for row in picture.rows])
-    for text in ax.get_yticklabels():
-        style(text, size=7 if n_row > 40 else 8)
-    ax.tick_params(length=0)
-    bar = figure.colorbar(image, ax=ax, fraction=0.04, pad=0.02, aspect=30)
+    axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
+    every = max(1, math.ceil(0.125 / tall))
+    for i, ax in enumerate(axes):
+        span = np.arange(i * per_line, min((i + 1) * per_line, n))
+        edges = (span[0] - 0.5, span[-1] + 0.5)
+        ax.axvspan(*edges, color="#dfe2e6", linewidth=0, zorder=-1)  # where a score has no colour
+        ax.imshow(
+            values[:, span], aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=1,
+            extent=(*edges, n_row - 0.5, -0.5),
+        )  # fmt: skip
+        ax.set_xlim(edges[0], edges[0] + per_line)
+        ax.spines[:].set_visible(False)
+        label_tokens(ax, picture, span[:: max(1, math.ceil(0.14 / wide))], picture.rows[0])
+        names = [drawable(row.label[-40:]) for row in picture.rows[::every]]
+        ax.set_yticks(range(0, n_row, every), names)
+        for text in ax.get_yticklabels():
+            style(text, size=7 if n_row > 40 or tall < 0.17 else 8)
+        ax.tick_params(length=0)
+    aspect = max(12.0, (tall * n_row + 1.0) * lines / 0.14)
+    bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.04, pad=0.02, aspect=aspect)
+    _label_bar(bar, picture, low)
+    return figure
+
+
+def _label_bar(bar: Colorbar, picture: Picture, low: float) -> None:
     if picture.common:
         ticks = picture.rows[0].scale.labels()
         bar.set_ticks([at for at, _ in ticks], labels=[text for _, text in ticks])
@@ -166,31 +202,37 @@ def _map(picture: Picture) -> Figure:
         each = "site" if picture.kind == "site" else "read position"
         log = ", logarithmic" if picture.log else ""
         title = f"of the largest of each {each}{log}\n({picture.units})"
-        bar.set_ticks([-1.0, 0.0, 1.0] if signed else [0.0, 0.5, 1.0])
+        bar.set_ticks([-1.0, 0.0, 1.0] if low else [0.0, 0.5, 1.0])
         if picture.log:
-            bar.set_ticks([low, 1.0], labels=["−max" if signed else "low", "max"])
+            bar.set_ticks([low, 1.0], labels=["−max" if low else "low", "max"])
     bar.ax.tick_params(labelsize=8)
     write(bar.ax.yaxis.label, title, size=8)
     bar.outline.set_linewidth(0.4)
-    return figure
 
 
 def _limits(row: Row) -> tuple[float, float]:
     scale, beyond = row.scale, 1.4 if row.scale.decades else 1.08
     high = (scale.limit or 1.0) * beyond
+    if row.error is not None and row.included.any():
+        reach = np.abs(row.scores) + row.error
+        high = max(high, float(reach[row.included].max()) * 1.02)
     if _is_log(scale):
         return scale.limit / 10.0**scale.decades, high
     return (-high if scale.signed else 0.0), high
 
 
-def _label_tokens(ax: Axes, picture: Picture, span: np.ndarray, row: Row) -> None:
+def label_tokens(
+    ax: Axes, picture: Picture, span: np.ndarray, row: Row, marked: bool = True
+) -> None:
+    """`marked`: whether the read position stands out, and what has no colour stands back."""
+    marked = marked and picture.kind == "site"
     ax.set_xticks(span, [drawable(clipped(picture.tokens[t], 14)) for t in span])
     for text, t in zip(ax.get_xticklabels(), span):
         style(text, size=8)
         text.set_rotation(90)
-        if picture.kind == "site" and t == row.position:
+        if marked and t == row.position:
             text.set(color=READ, fontweight="bold")
-        elif picture.kind == "site" and not row.included[t]:
+        elif marked and not row.included[t]:
             text.set(color="#8b9098")
     ax.tick_params(axis="x", length=0)
 

@@ -16,6 +16,8 @@ POSITIVE: RGB = (0, 0, 255)
 NEGATIVE: RGB = (255, 0, 0)
 
 MAX_DECADES = 4
+# What white and black become on a dark ground, as lightness in CIELAB: neither glares.
+DARKEST, LIGHTEST = 6.0, 96.0
 
 
 @dataclass(frozen=True)
@@ -123,6 +125,12 @@ def mix(start: RGB, end: RGB, share: float) -> RGB:
         return start if share <= 0 else end
     a, b = _to_lab(start), _to_lab(end)
     return _from_lab(a + (b - a) * share)
+
+
+def turned(colour: RGB) -> RGB:
+    """For a dark ground: as light as `colour` is dark, and of its hue. White becomes near black."""
+    light, *hue = _to_lab(colour)
+    return _from_lab(np.array([DARKEST + (100 - light) * (LIGHTEST - DARKEST) / 100, *hue]))
 
 
 # sRGB (linear) to XYZ under D65, Bradford-adapted to D50, and back.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from tl_scopes.errors import RenderError
 from tl_scopes.render.scale import number
 from tl_scopes.render.tokens import clipped, words
-from tl_scopes.result import ScopeInfo, Token
+from tl_scopes.result import Attribution, ScopeInfo, Token
 
 # What a method measured about its own result stands among its parameters, but is no setting.
 MEASURED = "convergence_delta"
@@ -18,6 +19,8 @@ _GRADIENTS = {
     "semantic_path": "Path-integrated semantic scope",
     "smoothgrad": "SmoothGrad",
 }
+DOT = " · "
+JOINED = {"sum": "summed", "norm": "root of summed squares", "max": "largest token"}
 _LONGEST_VALUE, _LONGEST = 60, 240
 
 
@@ -62,6 +65,27 @@ def method(scope: ScopeInfo) -> str:
         f"{words(k)}={_cut(words(repr(v)), _LONGEST_VALUE)}" for k, v in told.items()
     )
     return _cut(f"{words(scope.name)}({inside})", _LONGEST)
+
+
+def distinct(results: Sequence[Attribution], labels: Sequence[str] | None) -> list[str]:
+    """Names that tell `results` apart, in as few words as do; or `labels`, one for each."""
+    if labels is not None:
+        if isinstance(labels, str) or len(labels) != len(results):
+            raise RenderError(f"labels={labels!r} must name {len(results)} results: give as many")
+        return [words(str(label)) for label in labels]
+    facts = [
+        [
+            method(a.scope),
+            f"“{clipped(a.target.text, 24)}”" if a.target else "",
+            f"read at {a.position} “{clipped(a.str_tokens[a.position], 24)}”",
+            words(a.provenance.model),
+            a.sites[0] if len(a.sites) == 1 else "",
+        ]
+        for a in results
+    ]
+    told = [i for i, column in enumerate(zip(*facts)) if len(set(column)) > 1] or [0, 1, 2]
+    names = [DOT.join(fact[i] for i in told if fact[i]) for fact in facts]
+    return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
 
 
 def convergence(scope: ScopeInfo, sites: Sequence[str], units: str) -> list[str]:

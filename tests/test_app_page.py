@@ -1,0 +1,259 @@
+"""The explorer's page as Streamlit runs it, without a browser; the command that starts it; Space files."""
+
+from __future__ import annotations
+
+import html
+import importlib.util
+import json
+import re
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import zoo
+from cli_calls import call, refused, save_tiny
+
+import tl_scopes
+from tl_scopes import cli_app
+from tl_scopes.app.settings import Settings
+
+HOSTILE = (
+    "<script>document.title='pwned'</script><img src=x onerror=alert(1)> ![a](http://b.test/c.png)"
+)
+APP = Path(tl_scopes.__file__).parent / "app"
+needs_streamlit = pytest.mark.skipif(
+    importlib.util.find_spec("streamlit") is None, reason="needs the extra app"
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("app") / "tiny-llama")
+
+
+@pytest.fixture
+def visit(folder, monkeypatch):
+    """A visit of the page, with a link's query. Visits of one test share a process, as people do."""
+    from streamlit.testing.v1 import AppTest
+
+    def begin(naming: bool = False, **query: str) -> AppTest:
+        settings = Settings(models=(folder,), naming=naming, max_tokens=20)
+        monkeypatch.setattr(sys, "argv", ["explorer.py", settings.to_json()])
+        page = AppTest.from_file(str(APP / "page" / "explorer.py"), default_timeout=120)
+        for name, value in query.items():
+            page.query_params[name] = value
+        return page.run()
+
+    return begin
+
+
+def run(page):
+    """Press Run."""
+    page = page.button[0].click().run()
+    assert not page.exception
+    return page
+
+
+def shown(page) -> dict | None:
+    """The data of the component that draws tokens, None if nothing is drawn."""
+    found = page.get("bidi_component")
+    return json.loads(found[0].proto.json) if found else None
+
+
+def said(page) -> list[str]:
+    bodies = [each.proto.body for each in page.get("html")]
+    return [html.unescape(re.sub(r"<[^>]*>", "", body)) for body in bodies]
+
+
+def code(page, language: str) -> str:
+    (found,) = [c.value for c in page.code if c.language == language]
+    return found
+
+
+@needs_streamlit
+def test_a_visit_from_the_first_look_to_the_link(visit, folder):
+    page = visit()
+    assert not page.exception and shown(page) is None and said(page) == []
+    page.text_area(key="prompt").set_value(zoo.TEXT)
+    page = run(page)
+    data = shown(page)
+    assert data["read"] == 5 and data["title"].startswith("What moves the logit")
+    assert said(page) == [] and len(page.get("download_button")) == 3
+    page = page.select_slider[0].set_value("resid(1)").run()
+    assert data["ticks"] != shown(page)["ticks"] and "at resid(1)" in shown(page)["subtitle"]
+    page = page.segmented_control(key="scale").set_value("log").run()
+    page.radio(key="scope").set_value("fisher")
+    page.number_input(key="rank").set_value(2)
+    page = run(page)
+    data, query = shown(page), page.query_params
+    assert "fisher(rank=2" in data["subtitle"]
+    expected = {"prompt": zoo.TEXT, "model": folder, "scope": "fisher", "rank": "2", "sites": "all"}
+    expected |= {"position": "-1", "site": "resid(1)", "scale": "log"}
+    assert dict(query) == expected
+    again = visit(**expected)
+    assert not again.exception and shown(again) == data
+    assert code(again, "python") == code(page, "python")
+    assert "FisherScope(rank=2)" in code(again, "python")
+    assert [again.text_area[0].value, again.radio[0].value] == [zoo.TEXT, "fisher"]
+
+
+@needs_streamlit
+def test_another_prompt_is_read_at_its_end(visit):
+    page = visit(prompt=zoo.TEXT, position="2")
+    assert shown(page)["read"] == 2
+    page.text_area(key="prompt").set_value(zoo.LONG_TEXT)
+    page = run(page)
+    assert shown(page)["read"] == len(shown(page)["tokens"]) - 1
+    assert page.text_input(key="position -1").value == "-1"
+    page.text_input(key="position -1").set_value("4")
+    assert shown(run(page))["read"] == 4
+
+
+@needs_streamlit
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"prompt": ""}, "the prompt is an empty string: give some text"),
+        ({"prompt": " cat" * 20}, "the prompt has 21 tokens, this page takes 20: shorten it"),
+        ({"prompt": zoo.TEXT, "target": " Parisian"}, "not one known token"),
+        ({"prompt": zoo.TEXT, "position": "77"}, "position 77 is out of range"),
+        ({"prompt": zoo.TEXT, "sites": "nowhere"}, "the model has no site 'nowhere'"),
+        ({"prompt": zoo.TEXT, "target": HOSTILE}, HOSTILE.split("'")[0]),
+    ],
+)
+def test_mistakes_are_answered_in_the_page(visit, query, words):
+    page = visit(**query)
+    assert not page.exception and shown(page) is None
+    (told,) = said(page)
+    assert words in told
+    (raw,) = page.get("html")
+    assert "<script>" not in raw.proto.body and "<img" not in raw.proto.body
+    assert [*page.markdown, *page.error, *page.warning, *page.info] == []  # Markdown draws pictures
+    page.text_area(key="prompt").set_value(zoo.TEXT)
+    page.text_input(key="target").set_value("")
+    page.text_input[1].set_value("-1")
+    page.selectbox(key="sites").set_value("all")
+    page = run(page)
+    assert shown(page) is not None and said(page) == []
+
+
+@needs_streamlit
+def test_a_wrong_link_and_a_wrong_position_are_told(visit):
+    page = visit(prompt=zoo.TEXT, scope="magic", site="resid(9)")
+    assert shown(page) is not None
+    wrong, other = said(page)
+    assert "there is no scope 'magic' here" in wrong and "no site 'resid(9)'" in other
+    page.text_input(key="position -1").set_value("last")
+    page = run(page)
+    assert shown(page) is None and said(page) == [
+        "position is 'last'; give a whole number; -1 is the last token"
+    ]
+
+
+@needs_streamlit
+def test_a_link_never_makes_the_machine_load_what_nobody_asked_for(visit, folder):
+    page = visit(prompt=zoo.TEXT, model=HOSTILE)
+    assert not page.exception and shown(page) is None
+    assert "is not offered here" in said(page)[0] and page.selectbox(key="model").value == folder
+    page = visit(naming=True, prompt=zoo.TEXT, model=HOSTILE)
+    assert shown(page) is None and "press Run" in said(page)[0]
+    page = run(page)
+    assert (shown(page) is None and "no model is called" in said(page)[0]) or "path" in said(page)[
+        0
+    ]
+
+
+@needs_streamlit
+def test_a_hostile_prompt_is_tokens(visit):
+    page = visit(prompt="<img> <script>")
+    data = shown(page)
+    texts = ["".join(part for part, _ in token["pieces"]) for token in data["tokens"]]
+    assert texts[0] == "<bos>" and "<" in texts and ">" in texts
+    assert "'<img> <script>'" in code(page, "python")
+
+
+@pytest.fixture
+def served(monkeypatch):
+    """What would be handed to Streamlit: settings and options."""
+    seen: list[tuple] = []
+    monkeypatch.setattr(cli_app, "_serve", lambda *given: seen.append(given))
+    monkeypatch.setattr(cli_app, "_check_streamlit", lambda: None)
+    return seen
+
+
+def test_the_command_serves_this_machine_only_unless_told(served):
+    assert call("app", "--port", "0").exit_code == 0
+    settings, host, port, browser, local = served.pop()
+    assert (host, browser, local) == ("127.0.0.1", True, True) and 1024 < port < 65536
+    assert settings == Settings(naming=True)
+    result = call("app", "--host", "0.0.0.0", "--port", "0", "--no-browser", "--max-tokens", "9")
+    settings, host, _, browser, local = served.pop()
+    assert (host, browser, local, settings) == ("0.0.0.0", False, False, Settings(max_tokens=9))
+    assert "no password" in result.stderr
+    assert call("app", "--port", "0", "--model", "a", "--model", "b", "--held", "1").exit_code == 0
+    assert served.pop()[0] == Settings(("a", "b"), held=1)
+    assert call("app", "--host", "::1", "--port", "0", "--model", "a", "--naming").exit_code == 0
+    assert served.pop()[0].naming
+
+
+def test_a_port_in_use_is_told(served):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        error = refused(call("app", "--port", str(taken.getsockname()[1])))
+    assert "give another --port" in error and served == []
+    assert "cannot be listened at" in refused(call("app", "--host", "no.such.host.invalid"))
+
+
+def test_without_streamlit_the_command_says_what_to_install(monkeypatch):
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "streamlit" else real(name)
+    )
+    assert "pip install 'tl-scopes[app]'" in refused(call("app", "--port", "0"))
+
+
+@needs_streamlit
+def test_options_that_keep_streamlit_at_home(monkeypatch):
+    from streamlit.web import cli as streamlit
+
+    seen: list = []
+    monkeypatch.setattr(streamlit, "main", lambda args, **_: seen.append(args))
+    cli_app._serve(Settings(), "127.0.0.1", 8600, False, True)
+    args = seen[0]
+    assert {
+        "--server.address=127.0.0.1", "--server.port=8600", "--server.headless=true",
+        "--browser.gatherUsageStats=false", "--client.showErrorDetails=none",
+        "--server.allowedHosts=localhost",
+    } <= set(args)  # fmt: skip
+    assert Path(args[-3]).is_file() and args[-2] == "--"
+    assert Settings.from_json(args[-1]) == Settings()
+    done = subprocess.run(
+        [sys.executable, "-m", "streamlit", "run", "--help"], capture_output=True, text=True
+    )
+    known = set(re.findall(r"--[a-z]+\.[A-Za-z.]+", done.stdout))
+    assert {a.split("=")[0] for a in args if "=" in a and a.startswith("--")} <= known
+
+
+def test_space_files_are_what_hugging_face_documents(tmp_path, served):
+    space = tmp_path / "space"
+    assert call("app", "--space", str(space)).exit_code == 0
+    assert served == [] and "already holds" in refused(call("app", "--space", str(space)))
+    front = (space / "README.md").read_text().split("---\n")[1]
+    card = dict(line.split(": ", 1) for line in front.splitlines())
+    assert card["sdk"] == "docker" and card["license"] and len(card["short_description"]) <= 60
+    docker = (space / "Dockerfile").read_text()
+    command = json.loads(re.findall(r"^CMD (\[.*\])$", docker, re.M)[0])
+    assert command[:2] == ["tl-scopes", "app"]
+    assert command[command.index("--port") + 1] == card["app_port"]
+    assert f"EXPOSE {card['app_port']}" in docker and "USER user" in docker
+    taken = command.index("--port") + 1
+    result = call(*command[1:taken], "0", *command[taken + 1 :])
+    assert result.exit_code == 0, result.stderr
+    settings, host, _, browser, _ = served.pop()
+    assert (host, browser, settings.naming) == ("0.0.0.0", False, False)
+    assert set(settings.models) <= set(tl_scopes.models.BUNDLES) and settings.models
+    wheel = f"tl_scopes-{tl_scopes.__version__}-py3-none-any.whl"
+    assert f"./{wheel}[app,models]" in (space / "requirements.txt").read_text()

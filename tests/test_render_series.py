@@ -1,0 +1,115 @@
+"""Figures of a series of numbers in a prompt: its values, the influence of each, what is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_render import attribution, sequence
+from test_render_figures import SERIES, numbers, said
+
+from tl_scopes import render
+from tl_scopes.errors import RenderError, ScopeParameterError
+from tl_scopes.result import ScopeInfo
+
+
+def test_a_bar_a_number_without_its_delimiters():
+    figure = render.series(numbers(), [12, 34, 56])
+    top, bottom = figure.axes
+    assert top.lines[0].get_ydata().tolist() == [12, 34, 56]
+    assert [p.get_height() for p in bottom.patches] == pytest.approx([5, 2, 1])  # root of 9 + 16
+    assert "4 tokens that are no numbers are not drawn (the largest, at 0: 9)" in said(figure)
+    assert bottom.get_ylabel().split() == "logit per unit of residual".split()
+    largest = render.series(numbers(), [12, 34, 56], how="max").axes[1]
+    assert [p.get_height() for p in largest.patches] == pytest.approx([4, 2, 1])
+    own = render.series(numbers(), [12, 56], spans=[(1, 3), (6, 8)]).axes[1]
+    assert [p.get_height() for p in own.patches] == pytest.approx([5, 1])
+    assert render.series(numbers(), [12, 34, 56], scale="log").axes[1].get_yscale() == "log"
+
+
+def test_numbers_after_the_read_position_have_no_bar():
+    scores = [[9, 3, 4, 7, 2, 0, 0, 0, 0]]
+    figure = render.series(attribution(SERIES, scores, position=4), [12, 34, 56])
+    heights = [p for p in figure.axes[1].patches if p.get_hatch() is None]
+    assert [p.get_height() for p in heights] == pytest.approx([5, 2])
+    words = [t.get_text() for t in figure.axes[0].get_legend().get_texts()]
+    assert words == ["series", "after the read position"]
+
+
+def test_arrays_and_tensors_are_rows_of_numbers():
+    plain = render.series(numbers(), [12, 34, 56], marks=[1], forecast=[0, 0.5, 0.25])
+    for row in (np.array, torch.tensor):
+        forecast = row([0, 0.5, 0.25])
+        other = render.series(numbers(), row([12, 34, 56]), marks=row([1]), forecast=forecast)
+        for ax, same in zip(plain.axes, other.axes):
+            assert ax.get_ylim() == same.get_ylim() and len(ax.patches) == len(same.patches)
+
+
+def test_marks_and_forecast():
+    figure = render.series(
+        numbers(), [12, 34, 56], marks=[0, 2], forecast={50: 0.5, 60: 0.25}, actual=52
+    )
+    top, side, bottom = figure.axes
+    assert top.lines[1].get_xdata().tolist() == [0, 2] and top.lines[1].get_ydata().tolist() == [
+        12,
+        56,
+    ]
+    assert top.lines[2].get_xydata().tolist() == [[3, 52]]
+    assert {round(p.get_y() + p.get_height() / 2): p.get_width() for p in side.patches} == {
+        50: 0.5,
+        60: 0.25,
+    }
+    assert top.get_ylim() == side.get_ylim() and top.get_ylim()[1] > 60
+    assert top.get_xlim() == bottom.get_xlim()
+    assert "these hold 75.0%" in side.get_title()
+    bands = [p.get_x() for p in bottom.patches if p.get_alpha()]
+    assert bands == [-0.5, 1.5]
+
+
+def test_negative_numbers_and_groups_are_found_too():
+    a = attribution(("<bos>", " -", "7", ",", " 8"), [[9, 3, 4, 7, 2]])
+    heights = [p.get_height() for p in render.series(a, [-7, 8]).axes[1].patches]
+    assert heights == pytest.approx([5, 2])
+    grouped = numbers().group()
+    assert [p.get_height() for p in render.series(grouped, [12, 34, 56]).axes[1].patches] == (
+        pytest.approx([5, 2, 1])
+    )
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"values": [12, 35, 56]}, "number 1 is 34 in the prompt and 35 in values"),
+        ({"values": [12, 34]}, "number 2 is 56 in the prompt and nothing in values"),
+        ({"values": [12, 34, 56, 7]}, "number 3 is nothing in the prompt and 7 in values"),
+        ({"values": [12]}, "at least two"),
+        ({"values": "abc"}, "no row of finite numbers"),
+        ({"values": [1, float("nan")]}, "no row of finite numbers"),
+        ({"spans": [(1, 3)]}, "got 1 spans for 3 values"),
+        ({"spans": [(1, 3), (2, 5), (6, 8)]}, "overlap"),
+        ({"spans": [(1, 3), (4, 5), (6, 80)]}, "not a range of tokens"),
+        ({"spans": [(4, 5), (1, 3), (6, 8)]}, "in their order"),
+        ({"marks": [3]}, "indices of values, 0 to 2"),
+        ({"marks": [0.5]}, "indices of values, 0 to 2"),
+        ({"forecast": [0.9, 0.9]}, "sums to 1.8"),
+        ({"forecast": [-0.1, 0.9]}, "least: -0.1"),
+        ({"forecast": []}, "sums to 0"),
+        ({"scale": "sqrt"}, "scale='sqrt'"),
+        ({"actual": "next"}, "actual="),
+    ],
+)
+def test_a_series_that_does_not_fit_is_refused(options, says):
+    options = {"values": [12, 34, 56], **options}
+    with pytest.raises(RenderError, match=says):
+        render.series(numbers(), **options)
+
+
+@pytest.mark.wrong_types
+def test_a_series_is_of_one_attribution_whose_tokens_it_can_tell_apart():
+    with pytest.raises(RenderError, match="got a SequenceAttribution"):
+        render.series(sequence(), [1, 2])
+    with pytest.raises(RenderError, match="parts of two numbers"):
+        render.series(attribution(("<bos>", "1,2", ",3"), [[0, 1, 1]]), [1, 2, 3])
+    with pytest.raises(ScopeParameterError, match="choose one yourself"):
+        render.series(numbers(scope=ScopeInfo("random"), units="none"), [12, 34, 56])

@@ -1,0 +1,280 @@
+"""The page of `tl-scopes app`, which Streamlit runs from top to bottom at every click.
+
+What people type is shown by `st.html` of escaped text, or by the component, which makes text nodes:
+Streamlit's own messages are Markdown, which would draw links and pictures.
+"""
+
+from __future__ import annotations
+
+import functools
+import html
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import streamlit as st
+from streamlit.components.v2 import component
+
+from tl_scopes.app import downloads
+from tl_scopes.app.desk import Desk, told
+from tl_scopes.app.panel import panel
+from tl_scopes.app.request import (
+    MAX_RANK,
+    SCALES,
+    SCOPES,
+    Request,
+    View,
+    link,
+    read,
+    whole_position,
+    write,
+)
+from tl_scopes.app.settings import Settings
+from tl_scopes.app.snippet import python
+from tl_scopes.errors import ScopesError
+from tl_scopes.result import Attribution
+
+EXAMPLE = "The Eiffel Tower is located in the city of"
+SITES = {"all": "every layer", "embed": "input embedding"}
+HERE = Path(__file__).parent
+state = st.session_state
+
+
+@st.cache_resource(show_spinner=False)
+def desk(settings: str) -> Desk:
+    return Desk(Settings.from_json(settings))
+
+
+def say(text: str, kind: str = "alert") -> None:
+    """One message, whatever characters it holds. `kind`: alert or status."""
+    colour = "#c2410c" if kind == "alert" else "#3b6fd6"
+    st.html(
+        f'<div role="{kind}" style="border-left:4px solid {colour};padding:.4rem .8rem;'
+        f'overflow-wrap:anywhere;white-space:pre-wrap">{html.escape(text)}</div>'
+    )
+
+
+def begin(settings: Settings) -> None:
+    """Once a visit: the widgets' first values, from the link that led here."""
+    usual = Request(prompt=EXAMPLE, model=settings.offered[0])
+    request, view, errors = read(st.query_params.to_dict(), usual)
+    notices = [str(error) for error in errors]
+    linked = bool(st.query_params.to_dict().keys() & {"prompt", "scope", "target", "position"})
+    if request.model not in settings.offered:
+        try:
+            settings.check_model(request.model)
+            # A link must not make this machine fetch a model that nobody here asked for.
+            notices.append(
+                f"this link names the model {request.model!r}, which is not in the list: press Run "
+                "if you want to load it"
+            )
+        except ScopesError as error:
+            notices.append(str(error))
+            request = replace(request, model=usual.model)
+        linked = False
+    # Widgets take these as their defaults at every run: a value that is set once, through the session's
+    # state, is lost to the browser where the first run was cut short.
+    state.first, state.view = request, view
+    state.position, state.site, state.slid = str(request.position), view.site, view.site
+    state.turn, state.asked, state.notices = 0, request if linked else None, notices
+
+
+def run() -> None:
+    """What the form holds becomes what is shown."""
+    state.notices = []
+    before, typed = state.asked, state[f"position {state.position}"].strip()
+    same = before is not None and (before.prompt, before.model) == (state.prompt, state.model)
+    if before is not None and not same and typed == str(before.position):
+        typed = "-1"  # the place that was clicked belongs to another text
+    try:
+        state.asked = Request(
+            prompt=state.prompt,
+            model=(state.model or "").strip(),
+            scope=state.scope,
+            target=state.target,
+            rank=state.rank,
+            sites=state.sites or "",
+            position=whole_position(typed),
+        )
+    except ScopesError as error:
+        state.asked, state.notices = None, [str(error)]
+    state.position = typed
+
+
+def read_there() -> None:
+    """A token was clicked."""
+    chosen = state.tokens.read
+    if state.asked is not None and isinstance(chosen, int) and not isinstance(chosen, bool):
+        state.asked, state.position = replace(state.asked, position=chosen), str(chosen)
+
+
+def look_there() -> None:
+    """A row of the map was clicked."""
+    if isinstance(state.tokens.site, str):
+        state.site = state.slid = state.tokens.site
+        state.turn += 1  # another slider, that starts there
+
+
+def slide() -> None:
+    state.site = state[f"site {state.turn}"]
+
+
+def form(settings: Settings) -> None:
+    first: Request = state.first
+    with st.form("ask", border=False):
+        st.text_area("Prompt", first.prompt, key="prompt", height=110)
+        st.radio(
+            "Scope",
+            list(SCOPES),
+            list(SCOPES).index(first.scope),
+            key="scope",
+            captions=list(SCOPES.values()),
+            horizontal=True,
+        )
+        columns = st.columns([3, 2, 1.4, 2.4, 1.4], vertical_alignment="bottom")
+        models = list(dict.fromkeys([*settings.offered, first.model]))
+        columns[0].selectbox(
+            "Model",
+            models,
+            models.index(first.model),
+            key="model",
+            accept_new_options=settings.naming,
+            help="A bundled model"
+            + (", a Hugging Face folder, or a name that transformer-lens knows" * settings.naming),
+        )
+        columns[1].text_input(
+            "Target token (semantic)",
+            first.target,
+            key="target",
+            placeholder="top prediction",
+            help="Text that is one token, mind the leading space, or id:1234",
+        )
+        columns[2].number_input(
+            "Rank (fisher)",
+            1,
+            MAX_RANK,
+            first.rank,
+            key="rank",
+            help="How many eigenpairs of the Fisher information are kept",
+        )
+        sites = list(dict.fromkeys([*SITES, first.sites]))
+        columns[3].selectbox(
+            "Layers or sites",
+            sites,
+            sites.index(first.sites),
+            key="sites",
+            format_func=lambda name: SITES.get(name, str(name)),
+            accept_new_options=True,
+            help="Or type layers and hook names, commas between: embed,6,12",
+        )
+        columns[4].text_input(
+            "Read position",
+            state.position,
+            key=f"position {state.position}",
+            help="-1 is the last token; or click a token below",
+        )
+        st.form_submit_button("Run", type="primary", on_click=run)
+
+
+@functools.cache
+def _asset(name: str) -> str:
+    return (HERE / name).read_text(encoding="utf-8")
+
+
+def looked_at(found: Attribution) -> View:
+    """The widgets beside the picture: which site, which colours."""
+    usual: View = state.view
+    first, *others = found.sites
+    if state.site not in found.sites:
+        if state.site:
+            say(f"this result has no site {state.site!r}: {first} is shown", "status")
+        state.site = first
+    if state.slid not in found.sites:
+        state.slid = state.site
+        state.turn += 1
+    left, right = st.columns(2, vertical_alignment="bottom", gap="large")
+    if others:
+        key = f"site {state.turn}"
+        left.select_slider("Layer", found.sites, state.slid, key=key, on_change=slide)
+    with right.container(horizontal=True, vertical_alignment="bottom"):
+        st.segmented_control("Colours", SCALES, key="scale", default=usual.scale, required=True)
+        st.toggle("Colour read", usual.include_read, key="read", help="Deep layers put most on it")
+        if found.has_bos:
+            st.toggle(
+                "Colour BOS",
+                usual.include_bos,
+                key="bos",
+                help="An attention sink: it often takes most",
+            )
+    site = "" if state.site == first else state.site
+    return View(site, state.scale, bool(found.has_bos and state.bos), state.read)
+
+
+def show(found: Attribution, request: Request, settings: Settings) -> None:
+    view = looked_at(found)
+    drawn = component("tl_scopes_tokens", css=_asset("tokens.css"), js=_asset("tokens.js"))
+    drawn(
+        key="tokens",
+        data=panel(found, view),
+        on_read_change=read_there,
+        on_site_change=look_there,
+    )
+    files = {
+        "html": ("text/html", lambda: downloads.html(found, view)),
+        "png": ("image/png", lambda: downloads.png(found, view)),
+        "json": ("application/json", lambda: downloads.json(found)),
+    }
+    with st.container(horizontal=True):
+        for name, (mime, make) in files.items():
+            st.download_button(
+                f"Download {name.upper()}",
+                make,
+                f"scope.{name}",
+                mime,
+                key=f"download_{name}",
+                on_click="ignore",
+            )
+    query = write(request, view)
+    address = link((st.context.url or "").rstrip("/") + "/", query)
+    st.query_params.from_dict(query if address else {})
+    with st.expander("Python that makes the same"):
+        st.code(python(request, view, settings), "python", wrap_lines=True)
+    with st.expander("Link to this page as it is"):
+        if address:
+            st.code(address, None, wrap_lines=True)
+        else:
+            say("the prompt is too long for a link: save the Python or the JSON", "status")
+
+
+def main() -> None:
+    st.set_page_config("Jacobian Scopes", layout="wide")
+    settings = Settings.from_json(sys.argv[1]) if len(sys.argv) > 1 else Settings()
+    if "asked" not in state:
+        begin(settings)
+    st.header("Jacobian Scopes", anchor=False)
+    form(settings)
+    for notice in state.notices:
+        say(notice)
+    request: Request | None = state.asked
+    if request is None:
+        st.caption("Press Run. Then click a token to read the prediction that comes after it.")
+        return
+    place = st.empty()
+
+    def tell(text: str) -> None:
+        with place:
+            say(text, "status")
+
+    try:
+        found = desk(settings.to_json()).answer(request, tell)
+        place.empty()
+        show(found, request, settings)
+    except Exception as error:
+        message = told(error)
+        if message is None:
+            raise
+        with place:
+            say(message)
+
+
+main()

@@ -1,0 +1,130 @@
+"""What the page's picture shows, as plain values: all texts are texts, none is markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tl_scopes.app.request import View
+from tl_scopes.render.picture import Picture, Row, about, build, source
+from tl_scopes.render.scale import RGB, colour, number, percent, turned
+from tl_scopes.render.tokens import pieces
+from tl_scopes.result import Attribution, site_index
+
+# One of pure white and pure black always has a contrast of 4.5, which WCAG 2.2 asks for.
+_INKS: tuple[RGB, RGB] = ((255, 255, 255), (0, 0, 0))
+_STRONGEST = 8
+# Colours from the lowest to the highest of a scale.
+_STEPS = 33
+# A map of more would be pixels too small to point at, sent at every click.
+_CELLS = 60_000
+
+
+def panel(found: Attribution, view: View) -> dict[str, Any]:
+    """One site of an answer, to be drawn by `page/tokens.js`.
+
+    `tokens`: one entry a token of the prompt, with `pieces` ((text, is_mark) pairs), `score` (a
+    number written out), `light` and `dark` (colours of ground and text on such a page), and whether it
+    is `later` than the read position. Raises `SiteError` for a site that the answer does not hold.
+    """
+    row_index = site_index(found.sites, view.site) if view.site else 0
+    picture = build(found, sites=[row_index], **view.options())
+    row = picture.rows[0]
+    return {
+        "title": picture.title,
+        "subtitle": picture.subtitle,
+        "tokens": [_token(picture, row, t) for t in range(len(picture.tokens))],
+        "read": found.position,
+        "units": picture.units,
+        "light": [_css(colour(x)) for x in _steps(row)],
+        "dark": [_css(turned(colour(x))) for x in _steps(row)],
+        "ticks": _ticks(row),
+        "map": _map(found, view),
+        "notes": _notes(picture, row),
+        "strongest": [
+            {"at": t, "pieces": pieces(picture.tokens[t]), "text": number(float(row.scores[t]))}
+            | {"share": abs(float(row.scores[t])) / (row.scale.limit or 1.0)}
+            for t in row.strongest(_STRONGEST)
+        ],
+        "next": [
+            {"pieces": pieces(c.text), "share": c.probability, "text": percent(c.probability)}
+            | {"target": row.target is not None and c.id == row.target.id}
+            for c in row.prediction
+        ],
+        "source": source(picture),
+    }
+
+
+def _token(picture: Picture, row: Row, t: int) -> dict[str, Any]:
+    value = float(row.colours[t])
+    error = "" if row.error is None else f" ± {number(float(row.error[t]))}"
+    return {
+        "pieces": pieces(picture.tokens[t]),
+        "breaks": "\n" in picture.tokens[t],
+        "id": picture.ids[t],
+        "score": f"{number(float(row.scores[t]))}{error}",
+        "light": _chip(colour(value)),
+        "dark": _chip(turned(colour(value))),
+        "later": t > row.position,
+        "plain": not bool(row.included[t]) and t <= row.position,
+    }
+
+
+def _notes(picture: Picture, row: Row) -> list[str]:
+    left_out = picture.left_out()
+    colours = "Logarithmic colours" if picture.log else "Linear colours"
+    scale = f"{colours}, in {picture.units}."
+    if left_out:
+        scale += f" Not coloured: {', '.join(left_out)}."
+    if picture.signs:
+        scale += f" {picture.signs}."
+    return [scale, *about(picture, row)]
+
+
+def _steps(row: Row, n: int = _STEPS) -> list[float]:
+    start = -1.0 if row.scale.signed else 0.0
+    return [start + (1 - start) * i / (n - 1) for i in range(n)]
+
+
+def _map(found: Attribution, view: View) -> dict[str, Any] | None:
+    """Every site by every token: steps of the colour bar, each site by its own largest score."""
+    if len(found.sites) == 1 or found.scores.numel() > _CELLS:
+        return None
+    picture = build(found, **view.options())
+    low = -1.0 if picture.signed else 0.0
+    top = _STEPS - 1
+    return {
+        "sites": list(found.sites),
+        "chosen": site_index(found.sites, view.site) if view.site else 0,
+        "rows": [
+            [round((float(value) - low) / (1 - low) * top) for value in row.colours]
+            for row in picture.rows
+        ],
+    }
+
+
+def _ticks(row: Row) -> list[dict[str, Any]]:
+    """Labels under the bar, with their places from 0 to 1."""
+    labels = row.scale.labels()
+    low = -1.0 if row.scale.signed else 0.0
+    return [{"at": (at - low) / (1 - low), "text": text} for at, text in labels]
+
+
+def _chip(paper: RGB) -> list[str]:
+    """Colours of a token's ground and of its text, whichever of two reads better on it."""
+    return [_css(paper), _css(max(_INKS, key=lambda ink: _contrast(ink, paper)))]
+
+
+def _contrast(a: RGB, b: RGB) -> float:
+    """The contrast ratio of WCAG 2.2, from 1 to 21."""
+    low, high = sorted((_luminance(a), _luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def _luminance(rgb: RGB) -> float:
+    parts = [c / 255 for c in rgb]
+    r, g, b = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+
+
+def _css(rgb: RGB) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*rgb)

@@ -1,0 +1,185 @@
+"""What one person asks for: read from widgets or a link, checked, and written into a link again."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import urllib.parse
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tl_scopes.errors import (
+    PositionError,
+    RenderError,
+    ScopeParameterError,
+    ScopesError,
+)
+from tl_scopes.sites import from_text
+
+if TYPE_CHECKING:
+    from tl_scopes import Scope
+
+# What each scope asks, in the words of the README's table.
+SCOPES = {
+    "semantic": "what moves one token's logit?",
+    "fisher": "what moves the whole predicted distribution?",
+    "temperature": "what makes the model more or less sure?",
+}
+MAX_RANK = 64
+SCALES = ("linear", "log")
+# Browsers and proxies cut longer addresses.
+LONGEST_LINK = 8000
+_WHOLE = re.compile(r"-?[0-9]{1,9}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is computed. Equal requests have equal answers.
+
+    `target`: text that is one token, `id:1234`, or nothing for the top prediction (semantic only).
+    `rank`: of fisher, 1 to 64. `sites`: `embed`, `all`, layers and hook names, commas between.
+    `position`: the read position.
+    """
+
+    prompt: str
+    model: str
+    scope: str = "semantic"
+    target: str = ""
+    rank: int = 4
+    sites: str = "all"
+    position: int = -1
+
+    def check(self) -> None:
+        """Raises the package's errors for what can be told without a model."""
+        self.to_scope()
+        self.to_sites()
+
+    def to_scope(self) -> Scope:
+        """The scope asked for. Raises `ScopeParameterError`."""
+        import tl_scopes as ts
+
+        if self.scope == "semantic":
+            return ts.SemanticScope(self.to_target())
+        if self.scope == "temperature":
+            return ts.TemperatureScope()
+        if self.scope != "fisher":
+            raise ScopeParameterError(
+                f"there is no scope {self.scope!r} here; there are {', '.join(SCOPES)}: choose one"
+            )
+        if not 1 <= self.rank <= MAX_RANK:
+            raise ScopeParameterError(
+                f"rank is {self.rank}; allowed here: a whole number from 1 to {MAX_RANK} (more, "
+                "shares and rank='full' from Python)"
+            )
+        return ts.FisherScope(rank=self.rank)
+
+    def to_target(self) -> str | int | None:
+        """The target as `SemanticScope` takes it. Raises `ScopeParameterError`."""
+        if not self.target.startswith("id:"):
+            return self.target or None
+        return _whole("target", self.target[3:], ScopeParameterError, "a number after id:")
+
+    def to_sites(self) -> str | list[str | int]:
+        """The sites as `attribute` takes them. Raises `SiteError`."""
+        items = from_text(self.sites)
+        return str(items[0]) if items in (["all"], ["embed"]) else items
+
+
+@dataclass(frozen=True)
+class View:
+    """How an answer is looked at. `site`: the label whose scores are shown; none: the first."""
+
+    site: str = ""
+    scale: str = "linear"
+    include_bos: bool = False
+    include_read: bool = True
+
+    def check(self) -> None:
+        if self.scale not in SCALES:
+            raise RenderError(f"scale is {self.scale!r}; allowed: {' or '.join(SCALES)}")
+
+    def options(self) -> dict[str, Any]:
+        """What differs from the defaults of `tl_scopes.render.html`."""
+        plain = {f.name: (getattr(self, f.name), f.default) for f in dataclasses.fields(self)[1:]}
+        return {name: value for name, (value, default) in plain.items() if value != default}
+
+
+def read(
+    query: Mapping[str, str], default: Request
+) -> tuple[Request, View, tuple[ScopesError, ...]]:
+    """What a link asks for; anything that it leaves out, or gets wrong, is that of `default`.
+
+    The errors say what was wrong. Unknown parameters are ignored: other pages add some.
+    """
+    errors: list[ScopesError] = []
+    found: dict[str, object] = {}
+    for name, take in _READERS.items():
+        if name in query:
+            try:
+                found[name] = take(query[name])
+            except ScopesError as error:
+                errors.append(error)
+    request, view = default, View()
+    for name, value in found.items():
+        try:
+            if name in _REQUEST:
+                changed = dataclasses.replace(request, **{name: value})
+                changed.check()
+                request = changed
+            else:
+                seen = dataclasses.replace(view, **{name: value})
+                seen.check()
+                view = seen
+        except ScopesError as error:
+            errors.append(error)
+    return request, view, tuple(errors)
+
+
+def write(request: Request, view: View) -> dict[str, str]:
+    """The query that `read` turns into the two again. What is computed is always said, so that a link
+    outlives a change of defaults."""
+    said = dataclasses.asdict(request)
+    if request.scope != "fisher":
+        del said["rank"]
+    if request.scope != "semantic" or not request.target:
+        del said["target"]
+    seen = dataclasses.asdict(view)
+    said |= {name: seen[name] for name in seen if seen[name] != getattr(View(), name)}
+    return {name: _written(value) for name, value in said.items()}
+
+
+def link(base: str, query: Mapping[str, str]) -> str | None:
+    """The address of `query`; None if it were too long for one."""
+    address = f"{base}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
+    return address if len(address) <= LONGEST_LINK else None
+
+
+def whole_position(text: str) -> int:
+    """A read position from text. Raises `PositionError`."""
+    return _whole("position", text, PositionError, "a whole number; -1 is the last token")
+
+
+def _written(value: object) -> str:
+    return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _whole(name: str, text: str, error: type[ScopesError], allowed: str) -> int:
+    if not _WHOLE.fullmatch(text):
+        raise error(f"{name} is {text!r}; give {allowed}")
+    return int(text)
+
+
+def _flag(name: str, text: str) -> bool:
+    if text not in ("0", "1"):
+        raise RenderError(f"{name} is {text!r}; allowed: 0 or 1")
+    return text == "1"
+
+
+_REQUEST = [field.name for field in dataclasses.fields(Request)]
+_READERS = dict.fromkeys([*_REQUEST, "site", "scale"], str) | {
+    "rank": lambda text: _whole("rank", text, ScopeParameterError, f"1 to {MAX_RANK}"),
+    "position": whole_position,
+    "include_bos": lambda text: _flag("include_bos", text),
+    "include_read": lambda text: _flag("include_read", text),
+}

@@ -1,0 +1,192 @@
+"""The command `tl-scopes app`: starts the explorer, a page in the browser."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import ipaddress
+import shutil
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tl_scopes import _cli, _options
+from tl_scopes._quiet import say
+from tl_scopes.app.settings import MAX_TOKENS, Settings
+
+EXAMPLES = """Examples:
+
+    tl-scopes app
+
+    tl-scopes app --model smollm2-135m-instruct --model ./my-model --no-browser --port 8600
+
+    tl-scopes app --host 0.0.0.0 --max-tokens 500      # for a class: everybody on the network may use it
+
+    tl-scopes app --space my-space                     # the files of a Hugging Face Space
+"""
+PORT = 8501
+_APP = Path(__file__).resolve().parent / "app"
+_model = functools.partial(typer.Option, rich_help_panel="Model")
+_served = functools.partial(typer.Option, rich_help_panel="Page")
+
+
+def app(
+    model: Annotated[
+        list[str] | None,
+        _model(
+            help="A model to choose from, the first is the default; may be given several times. The "
+            "bundled models, and any that people name, if left out.",
+            metavar="NAME",
+        ),
+    ] = None,
+    naming: Annotated[
+        bool | None,
+        _model(
+            "--naming/--no-naming",
+            help="Whether people may name other models: folders of this machine, and models that it "
+            "then fetches. Only without --model, and on this machine alone, if left out.",
+        ),
+    ] = None,
+    backend: _options.Backend = "auto",
+    dtype: _options.Dtype = "float32",
+    device: _options.Device = None,
+    held: Annotated[
+        int, _model(min=1, help="How many models stay in memory at once.", metavar="N")
+    ] = 2,
+    max_tokens: Annotated[
+        int, _served(min=1, help="Longest prompt, BOS included.", metavar="N")
+    ] = MAX_TOKENS,
+    host: Annotated[
+        str,
+        _served(
+            help="The address to listen at. 0.0.0.0: everybody who reaches this machine may use it.",
+            metavar="ADDRESS",
+        ),
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, _served(min=0, max=65535, help="0: any that is free.", metavar="N")
+    ] = PORT,
+    browser: Annotated[
+        bool, _served("--browser/--no-browser", help="Whether to open the page here.")
+    ] = True,
+    space: Annotated[
+        Path | None,
+        _served(help="Write the files of a Hugging Face Space and end.", metavar="DIR"),
+    ] = None,
+) -> None:
+    """Explore a prompt in the browser: click tokens, slide over layers.
+
+    The page is served from this machine, and fetches nothing. Several people may use it at once;
+    they wait for each other's computations, not for each other.
+    """
+    if space is not None:
+        return write_space(space)
+    at = _free_port(host, port)
+    local = _is_local(host)
+    settings = Settings(
+        models=tuple(model or ()),
+        naming=(local and not model) if naming is None else naming,
+        backend=backend,
+        dtype=dtype,
+        device=_cli.device(device),
+        max_tokens=max_tokens,
+        held=held,
+    )
+    _check_streamlit()
+    shown = f"[{host}]" if ":" in host else host
+    say(f"the explorer is at http://{shown}:{at} (Ctrl-C ends it)")
+    if not local:
+        say("everybody who reaches this machine may use it: there is no password")
+    _serve(settings, host, at, browser, local)
+
+
+def write_space(folder: Path) -> None:
+    """Copy the files that Hugging Face documents for a Docker Space. Refuses to overwrite any."""
+    files = sorted(path for path in (_APP / "space").iterdir() if path.is_file())
+    if taken := [path.name for path in files if (folder / path.name).exists()]:
+        raise typer.BadParameter(
+            f"{str(folder)!r} already holds {', '.join(taken)}; give a new folder",
+            param_hint="'--space'",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in files:
+        shutil.copyfile(path, folder / path.name)
+    say(f"wrote {', '.join(path.name for path in files)}; {folder / 'README.md'} says how to go on")
+
+
+def _serve(settings: Settings, host: str, port: int, browser: bool, local: bool) -> None:
+    """Run Streamlit in this process until Ctrl-C."""
+    options: dict[str, str] = {
+        "server.address": host,
+        "server.port": str(port),
+        "server.headless": str(not browser).lower(),
+        "server.showEmailPrompt": "false",
+        "server.fileWatcherType": "none",
+        "browser.gatherUsageStats": "false",
+        "client.toolbarMode": "viewer",
+        "client.showErrorDetails": "none",
+        # Streamlit's red would look like the red of negative scores.
+        "theme.light.primaryColor": "#3b3bd6",
+        "theme.dark.primaryColor": "#7a72f5",
+        # It would look for this machine's address on the internet.
+        "logger.hideWelcomeMessage": "true",
+    }
+    arguments = [f"--{name}={value}" for name, value in options.items()]
+    if local:  # a page elsewhere cannot reach this one under a name of its own
+        arguments += [f"--server.allowedHosts={name}" for name in ("localhost", "127.0.0.1", "::1")]
+    script = str(_APP / "page" / "explorer.py")
+    from streamlit.web import cli as streamlit
+
+    streamlit.main(
+        ["run", *arguments, script, "--", settings.to_json()],
+        prog_name="streamlit",
+        standalone_mode=False,
+    )
+
+
+def _check_streamlit() -> None:
+    if importlib.util.find_spec("streamlit") is None:
+        raise typer.BadParameter(
+            "the explorer needs streamlit, which is not installed; run: pip install 'tl-scopes[app]'",
+            param_hint="'app'",
+        )
+    version = metadata.version("streamlit")
+    if tuple(int(part) for part in version.split(".")[:2]) < (1, 67):
+        raise typer.BadParameter(
+            f"the explorer needs streamlit 1.67 or newer, {version} is installed; run: "
+            "pip install 'tl-scopes[app]'",
+            param_hint="'app'",
+        )
+
+
+def _free_port(host: str, port: int) -> int:
+    """`port`, or any for 0, after listening there for a moment."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, kind, protocol) as trial:
+            if sys.platform != "win32":  # there it would share a port that is in use
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            trial.bind(address)
+            return int(trial.getsockname()[1])
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise typer.BadParameter(
+            f"{host}:{port} cannot be listened at ({reason}); give another --port, or an address of "
+            "this machine",
+            param_hint="'--port'",
+        ) from None
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,303 @@
+"""Scores of words, or of any spans of tokens, in place of single tokens.
+
+Which way of joining is exact depends on what a score is. A scope of one vector (semantic, logit
+difference, temperature, function, direction, gradient norm) scores a token by the norm of its
+gradient `v^T J_t`. The gradient with respect to a whole word is the gradients of its tokens side by
+side, so its norm is the root of the sum of their squares: `"norm"`. Fisher scores,
+`tr(J_t^T F J_t)`, are squares already, and those of a word are their sum: `"sum"`. Signed sums
+(input x gradient and integrated gradients with `reduce="sum"`) and shares of attention add up too.
+Leaving out a word is not the sum of leaving out its tokens, and no rule gives it: for leave-one-out
+nothing is exact.
+
+Among norms the others mean something as well: with a step of length one at the word as a whole the
+explained quantity moves by `"norm"` at most, with one at each of its tokens by `"sum"`, with one at
+a single token of it by `"max"` (to first order).
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+import unicodedata
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, overload
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.errors import PositionError, ScopeParameterError
+from tl_scopes.result import Attribution, SequenceAttribution
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Spans = tuple[tuple[int, int], ...]
+HOW = ("sum", "norm", "max")
+# Methods whose units do not say how their scores join; None: nothing is exact.
+_EXACT = {
+    "fisher": "sum",
+    "attention_rollout": "sum",
+    "smoothgrad": "norm",
+    "leave_one_out": None,
+    "random": None,
+}
+_SPACES, _APOSTROPHES = " ▁", "'’"
+# Half of a character: what a byte token decodes to, or how some tokenizers write it.
+_LOST, _BYTE = "\ufffd", re.compile(r"<0x[0-9A-Fa-f]{2}>")
+# Written without spaces between words.
+_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GroupedAttribution(Attribution):
+    """An `Attribution` whose "tokens" are groups of tokens: scores are Float[Tensor, "site group"].
+
+    `spans[g]`: the half-open range of prompt tokens that group g holds; `how` they were joined.
+    `str_tokens` are the groups' texts and `tokens` the ids of their first tokens. `position` is the
+    group that holds the read position. `has_bos`: whether BOS is there, as a group of its own (one
+    that holds more is coloured like any other). `standard_error` is the most that it can be, as
+    tokens share their random directions. `stability` was measured on tokens and is left out.
+    """
+
+    spans: Spans = ()
+    how: str = ""
+
+    def to_frame(self) -> pd.DataFrame:
+        """Long-form pandas table: one row a site and group, with its token range."""
+        frame = super().to_frame().rename(columns={"position": "group", "token": "text"})
+        n_site = len(self.sites)
+        frame["token_id"] = [start for start, _ in self.spans] * n_site
+        frame.insert(3, "end", [end for _, end in self.spans] * n_site)
+        return frame.rename(columns={"token_id": "start"})
+
+    def __repr__(self) -> str:
+        groups = f"{len(self.spans)} groups ({self.how}) of {self.spans[-1][1]} tokens"
+        plain = super().__repr__().replace(f"{len(self.spans)} tokens", groups, 1)
+        return plain.replace("Attribution(", "GroupedAttribution(", 1)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GroupedSequenceAttribution(SequenceAttribution):
+    """A `SequenceAttribution` over groups of tokens: scores are Float[Tensor, "read site group"].
+
+    Reads stay single tokens: `positions` count tokens, and `read_tokens` are their texts; `at`
+    takes one of these positions and gives a `GroupedAttribution`. The rest as there.
+    """
+
+    spans: Spans = ()
+    how: str = ""
+    read_tokens: tuple[str, ...] = ()
+
+    def at(self, position: int) -> GroupedAttribution:
+        """The `GroupedAttribution` of one read position. Raises `PositionError`."""
+        whole = super().at(position)
+        kept = {f.name: getattr(whole, f.name) for f in fields(Attribution)}
+        kept["position"] = _holding(self.spans, position)
+        return GroupedAttribution(**kept, spans=self.spans, how=self.how)
+
+    def __repr__(self) -> str:
+        groups = f"{len(self.spans)} groups ({self.how}) of {self.spans[-1][1]} tokens"
+        plain = super().__repr__().replace(f"{len(self.spans)} tokens", groups, 1)
+        return plain.replace("Sequence", "GroupedSequence", 1)
+
+
+@overload
+def group(result: Attribution, by: Any = ..., how: str | None = ...) -> GroupedAttribution: ...
+@overload
+def group(
+    result: SequenceAttribution, by: Any = ..., how: str | None = ...
+) -> GroupedSequenceAttribution: ...
+def group(
+    result: Attribution | SequenceAttribution, by: Any = "word", how: str | None = None
+) -> GroupedAttribution | GroupedSequenceAttribution:
+    """`result` with its tokens joined. `Attribution.group` and `SequenceAttribution.group` call it.
+
+    Args:
+        by: `"word"` (see `word_spans`), or spans: half-open ranges `(start, end)` of token
+            positions, in any order, that do not overlap. Tokens outside them stay alone.
+        how: `"sum"`, `"norm"` (root of the sum of squares) or `"max"` (the largest magnitude, with
+            its sign). None: the one that is exact for the result's scope (see this module).
+
+    Returns a `GroupedAttribution` or `GroupedSequenceAttribution` in the units of `result`, which
+    is drawn, saved and tabled like any other. Raises `ScopeParameterError` for spans that are none
+    or overlap, an unknown `how`, none where nothing is exact, or token texts that do not show where
+    words begin; `PositionError` for spans beyond the prompt.
+    """
+    if isinstance(result, (GroupedAttribution, GroupedSequenceAttribution)):
+        raise ScopeParameterError(
+            f"this result holds {len(result.spans)} groups already; only tokens can be joined: "
+            "group the result that it was made of"
+        )
+    words = isinstance(by, str) and by == "word"
+    spans = word_spans(result) if words else checked_spans(by, len(result.str_tokens))
+    how = checked_how(result, how)
+    kept = {f.name: getattr(result, f.name) for f in fields(result)}
+    scores, error = joined(result.scores, result.standard_error, spans, how)
+    kept |= {
+        "scores": scores,
+        "standard_error": error,
+        "tokens": result.tokens[[start for start, _ in spans]],
+        "str_tokens": tuple("".join(result.str_tokens[a:b]) for a, b in spans),
+        "has_bos": result.has_bos and spans[0] == (0, 1),
+        "spans": spans,
+        "how": how,
+    }
+    if isinstance(result, SequenceAttribution):
+        read = tuple(result.str_tokens[p] for p in result.positions)
+        return GroupedSequenceAttribution(**kept, read_tokens=read)
+    kept |= {"position": _holding(spans, result.position), "stability": None}
+    return GroupedAttribution(**kept)
+
+
+def exact_how(result: Attribution | SequenceAttribution) -> str | None:
+    """Which of `HOW` gives what the scope would score a whole span; None: none, or it is unknown.
+
+    By the method's name where this module knows it, else by its `reduce`, else by its units:
+    squares ("per unit^2") add up, anything else "per unit" is taken for a norm.
+    """
+    name, units = result.scope.name, result.units
+    reduce = result.scope.parameters.get("reduce")
+    if name in _EXACT or reduce in ("norm", "sum"):
+        return _EXACT[name] if name in _EXACT else str(reduce)
+    if "^2" in units or "²" in units:
+        return "sum"
+    return "norm" if " per unit" in units else None
+
+
+def checked_how(result: Attribution | SequenceAttribution, how: str | None) -> str:
+    """`how`, or the exact one in place of None. Raises `ScopeParameterError`."""
+    allowed = ", ".join(map(repr, HOW))
+    found = exact_how(result) if how is None else how
+    if found is None:
+        raise ScopeParameterError(
+            f"no way of joining tokens is known to be exact for {result.scope.name!r} (units: "
+            f"{result.units}); choose one yourself: how= {allowed}"
+        )
+    if not isinstance(found, str) or found not in HOW:
+        raise ScopeParameterError(
+            f"how is {how!r}; allowed: {allowed}, or None for the one that is exact"
+        )
+    return found
+
+
+def joined(
+    scores: Float[Tensor, "*row pos"],
+    error: Float[Tensor, "*row pos"] | None,
+    spans: Spans,
+    how: str,
+) -> tuple[Float[Tensor, "*row span"], Float[Tensor, "*row span"] | None]:
+    """Scores of `spans`, and the largest standard errors that they can have."""
+    found, errors = [], []
+    for start, end in spans:
+        part = scores[..., start:end].double()
+        spread = None if error is None else error[..., start:end].double()
+        if how == "max":
+            at = part.abs().argmax(-1, keepdim=True)
+            found.append(part.gather(-1, at)[..., 0])
+            errors.append(None if spread is None else spread.gather(-1, at)[..., 0])
+            continue
+        weight = torch.ones_like(part)
+        total = part.sum(-1)
+        if how == "norm":
+            total = torch.linalg.vector_norm(part, dim=-1)
+            # At zero the slope is any unit vector's, so each token's own counts in full.
+            weight = torch.where(total[..., None] > 0, part.abs() / total[..., None], weight)
+        found.append(total)
+        errors.append(None if spread is None else (weight * spread).sum(-1))
+    made = torch.stack(found, -1).to(scores.dtype)
+    return made, None if error is None else torch.stack(errors, -1).to(error.dtype)
+
+
+def checked_spans(spans: Any, n: int) -> Spans:
+    """`spans` in order, and each of the `n` tokens outside them alone. Raises as `group` does."""
+    try:
+        found = sorted((operator.index(a), operator.index(b)) for a, b in spans)
+    except (TypeError, ValueError):
+        raise ScopeParameterError(
+            f'by is {spans!r}; allowed: "word", or a list of token ranges (start, end)'
+        ) from None
+    made: list[tuple[int, int]] = []
+    for start, end in found:
+        if not 0 <= start < end <= n:
+            raise PositionError(
+                f"span ({start}, {end}) is not a range of tokens; allowed: 0 <= start < end <= {n}, "
+                "where end is the first token that it does not hold"
+            )
+        last = made[-1][1] if made else 0
+        if start < last:
+            raise ScopeParameterError(
+                f"spans {made[-1]} and ({start}, {end}) overlap; a token can be in one only (end is "
+                "the first token that a span does not hold)"
+            )
+        made += [(t, t + 1) for t in range(last, start)] + [(start, end)]
+    last = made[-1][1] if made else 0
+    return (*made, *((t, t + 1) for t in range(last, n)))
+
+
+def word_spans(result: Attribution | SequenceAttribution) -> Spans:
+    """The token ranges of words, from the tokens' texts alone.
+
+    A token that begins with a space begins a word, and so does one that follows whitespace,
+    punctuation or a special token. Whitespace, punctuation, symbols and special tokens stay alone,
+    as each is a token; so does BOS. These belong to their neighbours: a lone space to the word that it
+    introduces, an apostrophe between letters, an underscore, the joiners and bytes of one character. In
+    scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each token is a word.
+    Raises `ScopeParameterError` where letters stand side by side and no token begins with a space:
+    some tokenizers (Llama 2's) drop it from the text of a single token.
+    """
+    texts = [_LOST if _BYTE.fullmatch(text) else text for text in result.str_tokens]
+    starts, in_doubt = [0], ""
+    for t in range(1, len(texts)):
+        after = texts[t + 1] if t + 1 < len(texts) else ""
+        alone = t == 1 and result.has_bos
+        if alone or not _is_one(texts[t - 1], texts[t], after, starts[-1] < t - 1):
+            starts.append(t)
+        elif texts[t - 1][-1:].isalpha() and texts[t][:1].isalpha():
+            in_doubt = in_doubt or texts[t - 1] + texts[t]
+    if in_doubt and not any(text[:1] in (" ", "▁") for text in texts):
+        raise ScopeParameterError(
+            f"no token text begins with a space, so {in_doubt!r} may be one word or two (some "
+            "tokenizers drop the space of a single token): give spans, as by=[(start, end), ...]"
+        )
+    return tuple(zip(starts, [*starts[1:], len(texts)]))
+
+
+def _is_one(before: str, text: str, after: str, inside: bool) -> bool:
+    """Whether `text` goes on with the word that `before` is, or ends. `inside`: of several tokens."""
+    if not text or not before:
+        return not before and bool(text) and not text[0].isspace()
+    last, first = before[-1], text[0]
+    if first.isspace() or first == "▁":
+        return False
+    if before in _SPACES:
+        return _in_word(first) or unicodedata.category(first) in ("So", "Sk")
+    if last == _LOST and first == _LOST:
+        return True
+    if _joins(last) or _joins(first):
+        return not last.isspace()
+    if _is_unspaced(last) or _is_unspaced(first):
+        return False
+    if first in _APOSTROPHES and last.isalpha():
+        return (text[1:2] or after[:1]).isalpha()
+    if before in _APOSTROPHES and inside:
+        return first.isalpha()
+    return _in_word(last) and _in_word(first)
+
+
+def _in_word(char: str) -> bool:
+    return char.isalnum() or char in ("_", _LOST)
+
+
+def _joins(char: str) -> bool:
+    """Combining marks, variation selectors and joiners, which are nothing alone; skin tones."""
+    joiner = char in "\u200c\u200d" or "\U0001f3fb" <= char <= "\U0001f3ff"
+    return joiner or unicodedata.category(char).startswith("M")
+
+
+def _is_unspaced(char: str) -> bool:
+    return unicodedata.name(char, "").startswith(_UNSPACED)
+
+
+def _holding(spans: Spans, position: int) -> int:
+    return next(g for g, (start, end) in enumerate(spans) if start <= position < end)
