@@ -1,20 +1,21 @@
 # `make demo` and `make test` make the environment they need (python 3.10 to 3.12) on first use.
 #   PYTHON       the interpreter to make it from            VENV   where to make it
 #   CONSTRAINTS  the pinned versions to put in it           ARGS   what to add to pytest's arguments
-#   EXTRAS       the extras to test (transformer-lens 4 has no sae)
+#   EXTRAS       the extras to test (transformer-lens 4 has no sae; pages need app, docs, browser)
 #   JOBS         processes that run tests; each may hold 3 GB
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
 PROMPT ?= Tom loves Korean food. He grew up in the South and goes to Columbia. Tom is a
 ARGS ?=
-EXTRAS ?= dev,sae
+EXTRAS ?= dev,sae,app,docs,browser
 JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test lint types bench bench-quick bench-memory replication format clean
+.PHONY: demo test lint types tutorials notebooks docs docs-quick bench bench-quick bench-memory \
+  replication format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tl-scopes attribute "$(PROMPT)" --html demo.html
@@ -29,6 +30,28 @@ lint: $(VENV)/.test
 
 types: $(VENV)/.test
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
+
+# Each run from top to bottom, as a page with its outputs: tutorials/html (make -j2: two at a time).
+tutorials: $(patsubst tutorials/%.py,tutorials/html/%.html,$(wildcard tutorials/0*.py))
+
+.PRECIOUS: build/tutorials/%.ipynb
+build/tutorials/%.ipynb: tutorials/%.ipynb $(VENV)/.test
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter nbconvert --log-level WARN --execute --to notebook \
+	  --ExecutePreprocessor.timeout=600 --output-dir build/tutorials $<
+
+tutorials/html/%.html: build/tutorials/%.ipynb
+	$(BIN)/jupyter nbconvert --log-level ERROR --to html --template folded \
+	  --TemplateExporter.extra_template_basedirs=tutorials --embed-images --output-dir tutorials/html $<
+
+# The notebooks beside the scripts, from the scripts.
+notebooks: $(VENV)/.test
+	$(BIN)/jupytext --update --to ipynb tutorials/0*.py
+
+# The site, in build/site. docs-quick: tutorials that were not run yet are shown without outputs.
+docs: tutorials docs-quick
+
+docs-quick: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
 
 # Ratios in one run; run nothing else meanwhile. bench takes three quarters of an hour on 2 cores.
 bench: $(VENV)/.test
@@ -49,7 +72,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .ci/venvs .ci/cache .pytest_cache .ruff_cache .hypothesis demo.html
+	rm -rf $(VENV) .ci/venvs .ci/cache build tutorials/html tests/screenshots .pytest_cache .ruff_cache .hypothesis demo.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:

@@ -1,6 +1,7 @@
 # ---
 # jupyter:
 #   jupytext:
+#     formats: ipynb,py:percent
 #     text_representation:
 #       extension: .py
 #       format_name: percent
@@ -18,9 +19,11 @@
 # the bet?** Here you answer that three times: by hand in a dozen lines of PyTorch, then with
 # `tl_scopes`, then with two other questions in place of the first.
 #
-# You need to have seen a neural network. You do not need to know what a Jacobian is. Every
-# statement about the model is checked by an `assert` below it: if one were wrong, the notebook
-# would stop. It takes about a minute on a laptop, without a GPU.
+# You need to have seen a neural network and a line of PyTorch. You do not need to know what a
+# Jacobian is. Every statement about the model is checked by an `assert` below it: if one were
+# wrong, the notebook would stop. It takes about a minute on a laptop, without a GPU and without a
+# network. Where it says **Predict**, write your answer down before you go on. At the end stand
+# three exercises, with solutions to unfold.
 
 # %%
 import torch
@@ -46,24 +49,62 @@ target = model.to_single_token(" liberal")
 # %% [markdown]
 # ## 2. Influence is the answer to a nudge
 #
-# Take one token, say *Columbia*. The model holds it as a list of 640 numbers, its embedding `r`. At
-# the other end of the network, the last position holds another list of 640 numbers, `y`, and the
-# next token is read off from there: the score of *liberal*, its *logit*, is `y` multiplied number
-# by number with a fixed list `v` that belongs to *liberal*, and summed. In between lie 18 blocks.
+# First a machine so small that you can see all of it: two numbers go in, two come out.
+
+
+# %%
+def machine(r):
+    return torch.stack([r[0] * r[1], r[0] + 3 * r[1]])
+
+
+at = torch.tensor([2.0, 5.0])
+hair = 0.001
+columns = []
+for i in range(2):
+    nudge = torch.zeros(2)
+    nudge[i] = hair
+    columns.append((machine(at + nudge) - machine(at)) / hair)
+table = torch.stack(columns, dim=1)
+print(table.numpy().round(2))
+
+assert torch.allclose(table, torch.tensor([[5.0, 2.0], [1.0, 3.0]]), atol=0.01)
+
+# %% [markdown]
+# Turn the first input by a hair, and the first output moves 5 times as far, the second just as far:
+# that is the first column. The second column is what the second input does. The table of such rates
+# is called the **Jacobian** `J`, and it says all there is to say about small nudges: nudge the input
+# by a small `d`, and the output moves by `J d`.
 #
-# Now turn one number of `r` by a hair. Every number of `y` moves a little. Note how far each one
-# moved, per unit of turn: that is one column of a table. Do so for each number of `r`, and the
-# table is complete, 640 by 640. It is called the **Jacobian** `J` of `y` with respect to `r`, and
-# it says all there is to say about small nudges: nudge `r` by a small `d`, and `y` moves by `J d`.
+# Now suppose that you care about one number only, the first output minus the second: `v = (1, -1)`.
+# Then you do not need the table, only `v` times it: one rate for each input.
+
+# %%
+v = torch.tensor([1.0, -1.0])
+rates = v @ table
+print("rates:", rates.numpy().round(2), " length:", round(float(rates.norm()), 2))
+
+start = at.clone().requires_grad_()
+(by_backprop,) = torch.autograd.grad(v @ machine(start), start)
+assert torch.allclose(rates, by_backprop, atol=0.01)
+assert abs(rates.norm() - 17**0.5) < 0.01
+
+# %% [markdown]
+# The list of rates is the **vector-Jacobian product**, `vᵀJ`. The last lines got it another way:
+# backpropagation computes it in one sweep and never builds the table. Its length, 4.12, is how much
+# your number changes, per unit of nudge, when the input is nudged in the direction that changes it
+# most.
 #
-# There is one such table for each token, and nobody wants to read 20 of them. But we asked about
-# one number only, the logit. So fold the 640 rows of the table into a single row: multiply each by
-# its entry of `v`, and add them up. What is left is a list of 640 numbers, how the logit answers to
-# each number of `r`. This is the **vector-Jacobian product**, `vᵀJ`. Backpropagation computes it
-# for all tokens in a single sweep and never builds a table.
+# Now the language model. Take one token, say *Columbia*. The model holds it as a list of 640 numbers,
+# its embedding `r`. At the other end of the network, the last position holds another list of 640
+# numbers, `y`, and the next token is read off from there: the score of *liberal*, its *logit*, is `y`
+# multiplied number by number with a fixed list `v` that belongs to *liberal*, and summed. In between
+# lie 18 blocks.
 #
-# The length of that list is our score: how much the logit changes, per unit of nudge, when token
-# `t` is nudged in the direction that changes it most.
+# It is the same machine, with 640 numbers in and 640 out. The table of one token has 640 by 640
+# entries, there is one table for each token, and nobody wants to read 20 of them. But we asked about
+# one number only, the logit. So fold the table with `v`. What is left is a list of 640 numbers, how
+# the logit answers to each number of `r`, and its length is our score: how much the logit changes,
+# per unit of nudge, when token `t` is nudged in the direction that changes it most.
 #
 # > **influence of token t  =  ‖ vᵀ Jₜ ‖,  where  Jₜ = ∂y / ∂rₜ**
 #
@@ -379,9 +420,85 @@ print(agreement.numpy().round(2))
 assert agreement.min() > 0.9
 
 # %% [markdown]
+# ## Exercises
+#
+# Try each before you unfold the solution. Add a cell wherever you like.
+#
+# ### Exercise 1: another target
+#
+# Ask for *conservative* in place of *liberal*. Which word of the prompt loses most of its influence,
+# as a ratio? Is it *South* that gains?
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# *Columbia*: it moves the logit of *liberal* a third more than that of *conservative*. For all other
+# words the two scores are within a quarter of each other. *South* does not gain: its ratio is about
+# one. Most of what moves one word of a kind moves the other too.
+#
+# </details>
+
+# %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
+other = ts.attribute(model, prompt, ts.SemanticScope(" conservative"))
+ratio = semantic.scores[0, 1:] / other.scores[0, 1:]
+for i in ratio.argsort(descending=True)[:3].tolist():
+    print(tokens[1 + i], round(float(ratio[i]), 2))
+
+assert tokens[1 + int(ratio.argmax())] == " Columbia" and ratio.max() > 1.25
+assert 0.95 < ratio[tokens.index(" South") - 1] < 1.15
+assert ((ratio > 0.75) & (ratio < 1.25)).sum() == len(ratio) - 1
+
+# %% [markdown]
+# ### Exercise 2: temperature by hand
+#
+# Change one line of section 3, and you have the Temperature scope. Which line? Do it, and compare
+# with the package.
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The line that chooses `v`. For Temperature it is `y / ‖y‖`, held fixed (`detach`): the scope asks
+# about the length of `y`, and `y / ‖y‖` is the direction in which that length grows.
+#
+# </details>
+
+# %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
+catch = model.unembed.register_forward_pre_hook(end_here)
+with catch, model.hooks(fwd_hooks=[("hook_embed", start_here)]):
+    model(prompt)
+
+direction = (caught["y"] / caught["y"].norm()).detach()
+(vjp_of_length,) = torch.autograd.grad(caught["y"] @ direction, caught["r"])
+torch.testing.assert_close(
+    vjp_of_length[0].norm(dim=-1), temperature.scores[0], rtol=1e-3, atol=1e-4
+)
+
+# %% [markdown]
+# ### Exercise 3: stop earlier
+#
+# `position=15` reads the prediction after *Columbia* in place of the last one. **Predict** the scores
+# of the four tokens that come after it, and how the others compare with those of a prompt that ends
+# there. Then see.
+
+# %% [markdown]
+# <details><summary>Solution</summary>
+#
+# The four are exactly zero: a token cannot move a prediction that was made before it was read. And
+# the others are those of the shorter prompt, for the same reason.
+#
+# </details>
+
+# %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
+earlier = ts.attribute(model, prompt, ts.TemperatureScope(), position=columbia)
+cut = ts.attribute(model, prompt[: prompt.index(" Columbia") + 9], ts.TemperatureScope())
+
+assert columbia == 15 and len(cut.str_tokens) == 16
+assert (earlier.scores[0, 16:] == 0).all()
+torch.testing.assert_close(earlier.scores[0, :16], cut.scores[0], rtol=1e-3, atol=1e-4)
+
+# %% [markdown]
 # ## Next
 #
-# - Ask for a difference. `ts.LogitDifferenceScope(" liberal", " conservative")` cancels what two
-#   targets share: who gains?
-# - Try a prompt of your own, with your prediction on paper first.
+# - A prompt of your own, with your prediction on paper first.
 # - Keep what you find: `semantic.save("first.safetensors")`, `semantic.to_html("first.html")`.
+# - `02_three_scopes`: the same three questions on a translation and on an instruction.

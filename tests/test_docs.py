@@ -1,0 +1,192 @@
+"""The documentation: its snippets run and say what they print, it names all that is public, it builds."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import functools
+import importlib
+import io
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import torch
+
+import tl_scopes as ts
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "pages"
+SNIPPETS = re.compile(r"^```python.*?\n(.*?)^```", re.M | re.S)
+WITH_SNIPPETS = ["install", "which-scope", "traps", "coming-from"]
+NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?")
+FETCHES = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+
+
+load = ts.models.load
+
+
+@functools.cache
+def default_model():
+    return load()
+
+
+@pytest.fixture
+def one_model(monkeypatch):
+    """Every page loads the default model in its first lines; once is enough."""
+    own = lambda *a, **k: load(*a, **k) if a or k else default_model()  # noqa: E731
+    monkeypatch.setattr(ts.models, "load", own)
+
+
+def run(code: str, scope: dict) -> int:
+    """Run a snippet; compare each value or output with the comment lines right below it."""
+    lines, checked = code.splitlines(), 0
+    for node in ast.parse(code).body:
+        out = io.StringIO()
+        value = None
+        with contextlib.redirect_stdout(out):
+            if isinstance(node, ast.Expr):
+                value = eval(compile(ast.Expression(node.value), code, "eval"), scope)
+            else:
+                exec(compile(ast.Module([node], []), code, "exec"), scope)
+        said = []
+        for line in lines[node.end_lineno :]:
+            if not line.startswith("# "):
+                break
+            said.append(line[2:])
+        if said:
+            got = out.getvalue().strip() or repr(value)
+            checked += 1
+            assert agree(" ".join(said), " ".join(got.split())), f"page: {said}, got: {got}"
+    return checked
+
+
+def agree(said: str, got: str) -> bool:
+    """The same text, and the same numbers up to one in the last digit that is printed."""
+    if NUMBER.split(" ".join(said.split())) != NUMBER.split(got):
+        return False
+    for a, b in zip(NUMBER.findall(said), NUMBER.findall(got)):
+        digits = len(a.partition(".")[2])
+        if abs(float(a) - float(b)) > (1.01 * 10**-digits if digits else 0):
+            return False
+    return True
+
+
+def test_numbers_agree_to_their_last_digit_only() -> None:
+    assert agree("[(2, ' Eiffel', 3.17)]", "[(2, ' Eiffel', 3.1668474)]")
+    assert not agree("[(2, ' Eiffel', 3.17)]", "[(2, ' Eiffel', 3.19)]")
+    assert not agree("[(2, ' Eiffel', 3.17)]", "[(3, ' Eiffel', 3.17)]")
+    assert not agree("' four'", "' two'")
+
+
+def test_every_page_with_snippets_is_run() -> None:
+    found = {p.stem for p in PAGES.rglob("*.md") if SNIPPETS.search(p.read_text(encoding="utf-8"))}
+    assert found == set(WITH_SNIPPETS)
+
+
+@pytest.mark.real("gemma-3-270m", "smollm2-135m-instruct")
+@pytest.mark.slow
+@pytest.mark.teaching
+@pytest.mark.filterwarnings("ignore::tl_scopes.errors.ScopesWarning")
+@pytest.mark.parametrize("page", WITH_SNIPPETS)
+def test_a_page_says_what_its_snippets_give(page, one_model, tmp_path, monkeypatch) -> None:
+    pytest.importorskip("transformer_lens.model_bridge", reason="the pages use a TransformerBridge")
+    monkeypatch.chdir(tmp_path)
+    scope: dict = {}
+    snippets = SNIPPETS.findall((PAGES / f"{page}.md").read_text(encoding="utf-8"))
+    checked = sum(run(snippet, scope) for snippet in snippets)
+    if page == "coming-from":  # the two sides of each comparison
+        torch.testing.assert_close(scope["ours"], scope["theirs"].cpu())
+        for name in ("product", "path"):
+            ours, captum = scope[f"our_{name}"], scope[f"captum_{name}"]
+            torch.testing.assert_close(ours, captum.detach(), rtol=1e-4, atol=1e-4)
+    assert checked >= {"install": 1, "which-scope": 8, "traps": 20, "coming-from": 0}[page]
+
+
+def test_all_that_is_public_has_its_place_in_the_reference() -> None:
+    text = "\n".join(p.read_text(encoding="utf-8") for p in (PAGES / "api").glob("*.md"))
+    named = set(re.findall(r"^::: (\S+)", text, re.M))
+    wanted = set()
+    for module in ["", ".baselines", ".circuits", ".evaluation", ".models", ".render"]:
+        home = importlib.import_module(f"tl_scopes{module}")
+        public = (name for name in home.__all__ if not isinstance(getattr(home, name), str))
+        wanted |= {f"{home.__name__}.{name}" for name in public}
+    missing = sorted(wanted - named)
+    assert "tl_scopes.errors" in named
+    assert not missing, f"in no page of docs/pages/api: {missing}"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory) -> Path:
+    pytest.importorskip("mkdocs", reason="the docs extra is not installed")
+    pytest.importorskip("mkdocstrings", reason="the docs extra is not installed")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command += ["--config-file", str(ROOT / "docs" / "mkdocs.yml"), "--site-dir", str(folder)]
+    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=300)
+    said = f"{done.stdout}{done.stderr}".strip()
+    assert done.returncode == 0 and not said, said[-3000:]
+    return folder
+
+
+def test_the_site_builds_without_a_warning(site: Path) -> None:
+    for page in ("index", *WITH_SNIPPETS, "command-line", "api/index", "api/render"):
+        assert (site / f"{page}.html").stat().st_size > 5_000
+    sources = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
+    assert sources and all((site / "tutorials" / f"{p.stem}.html").exists() for p in sources)
+
+
+def test_the_reference_says_what_the_code_says(site: Path) -> None:
+    commands = (site / "command-line.html").read_text(encoding="utf-8")
+    from tl_scopes.cli import app
+
+    names = [own.name or own.callback.__name__ for own in app.registered_commands if own.callback]
+    assert {"attribute", "evaluate", "models"} <= set(names)
+    for name in names:
+        shown = subprocess.run(
+            [sys.executable, "-m", "tl_scopes.cli", name, "--help"], capture_output=True, text=True
+        )
+        own = shown.stdout.partition("Examples")[0]
+        options = set(re.findall(r"--[a-z][a-z-]+", own)) - {"--help"}
+        lost = {option for option in options if f"<code>{option}</code>" not in commands}
+        assert options and not lost, f"tl-scopes {name}: {lost}"
+    reference = (site / "api" / "results.html").read_text(encoding="utf-8")
+    plain = re.sub(r"<[^>]+>", "", reference).replace("&#39;", '"').replace("&quot;", '"')
+    assert 'Float[Tensor, "site pos"]' in plain
+
+
+class Fetched(HTMLParser):
+    """What a browser would fetch for a page, other than by a click."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        if given.get("rel") in ("canonical", "next", "prev"):
+            return
+        self.found.append(given.get(FETCHES.get(tag, ""), "") or "")
+        self.found += re.findall(r"url\(\s*['\"]?([^'\")]+)", given.get("style") or "")
+
+
+def test_pages_fetch_nothing_from_the_network(site: Path) -> None:
+    def outside(address: str) -> bool:
+        return re.match(r"(https?:)?//", address.strip()) is not None
+
+    pages = list(site.rglob("*.html"))
+    assert len(pages) > 15
+    for path in pages:
+        page = Fetched()
+        page.feed(path.read_text(encoding="utf-8"))
+        assert any(page.found)
+        assert not [a for a in page.found if outside(a)], f"{path.name} reaches out"
+    for path in site.rglob("*.css"):
+        text = path.read_text(encoding="utf-8")
+        found = re.findall(r"(?:url\(|@import)\s*['\"]?([^'\")]+)", text)
+        assert not [a for a in found if outside(a)], f"{path.name} reaches out"
