@@ -133,7 +133,7 @@ def test_failures_leave_no_file(folder, tmp_path, monkeypatch):
         (["text", "--position", "last"], ["--position"]),
         (["text", "--samples", "many"], ["--samples"]),
         (["text", "--target"], ["--target", "argument"]),
-        (["text", "--sites", "0,,1"], ["--sites", "0,,1", "empty"]),
+        (["text", "--sites", "0,,1"], ["sites", "0,,1", "empty"]),
         (["text", "--rank", "4"], ["--rank", "semantic", "--scope fisher"]),
         (["text", "--samples", "4"], ["--samples", "semantic", "--scope fisher"]),
         (["text", "--scope", "temperature", "--target", "a"], ["--target", "temperature"]),

@@ -128,6 +128,7 @@ def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     # The kernel of this environment, not one that the user registered; drawn as a notebook draws.
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the other tests: two kernels share the cores
     made = EXECUTED / f"{path.stem}.ipynb"
     fresh = made.exists() and made.stat().st_mtime >= path.stat().st_mtime
     notebook = read(made) if fresh and path > TUTORIALS[0] else run(path, tmp_path)
