@@ -6,6 +6,7 @@ in the ratio. Here the two callables of a ratio take turns within one run.
 
 from __future__ import annotations
 
+import gc
 import statistics
 import time
 from collections.abc import Callable
@@ -74,6 +75,7 @@ def measured(call: Callable[[], object]) -> tuple[float, float | None]:
 
     Resident memory of the process on Linux, allocated memory on a GPU; None where it cannot be told.
     """
+    gc.collect()  # what is freed meanwhile would hide what is taken
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
