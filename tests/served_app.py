@@ -19,6 +19,9 @@ import pytest
 import torch
 import zoo
 
+from tl_scopes.app.desk import Desk
+from tl_scopes.app.request import Request
+
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
@@ -36,6 +39,11 @@ MARKUP = (
     "<img src=http://tracker.test/x.png onerror=document.title='pwned'>",
     "</textarea><b>",
 )
+
+
+def ask(desk: Desk, **changes) -> Request:
+    """A request for the model that the desk offers first."""
+    return Request(**({"prompt": zoo.TEXT, "model": desk.settings.offered[0]} | changes))
 
 
 def save_hostile(path: Path) -> str:

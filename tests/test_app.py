@@ -12,6 +12,7 @@ import torch
 import zoo
 from cli_calls import save_tiny
 from hypothesis import given
+from served_app import ask
 
 import tl_scopes as ts
 from tl_scopes import models, render
@@ -46,10 +47,6 @@ def folder(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def desk(folder) -> Desk:
     return Desk(Settings(models=(folder,), max_tokens=20))
-
-
-def ask(desk: Desk, **changes) -> Request:
-    return Request(**({"prompt": zoo.TEXT, "model": desk.settings.offered[0]} | changes))
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)

@@ -8,6 +8,7 @@ import pytest
 import torch
 import zoo
 from cli_calls import save_tiny
+from served_app import ask
 
 import tl_scopes as ts
 from tl_scopes import models
@@ -20,10 +21,6 @@ from tl_scopes.errors import PositionError
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
     return save_tiny(tmp_path_factory.mktemp("app") / "tiny-llama")
-
-
-def ask(desk: Desk, **changes) -> Request:
-    return Request(**({"prompt": zoo.TEXT, "model": desk.settings.offered[0]} | changes))
 
 
 class Watched(Desk):

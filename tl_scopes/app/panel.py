@@ -6,7 +6,7 @@ from typing import Any
 
 from tl_scopes.app.request import View
 from tl_scopes.render.picture import Picture, Row, about, build, source
-from tl_scopes.render.scale import RGB, colour, number, percent, turned
+from tl_scopes.render.scale import RGB, colour, hexed, number, percent, turned
 from tl_scopes.render.tokens import pieces
 from tl_scopes.result import Attribution, site_index
 
@@ -35,8 +35,8 @@ def panel(found: Attribution, view: View) -> dict[str, Any]:
         "tokens": [_token(picture, row, t) for t in range(len(picture.tokens))],
         "read": found.position,
         "units": picture.units,
-        "light": [_css(colour(x)) for x in _steps(row)],
-        "dark": [_css(turned(colour(x))) for x in _steps(row)],
+        "light": [hexed(colour(x)) for x in _steps(row)],
+        "dark": [hexed(turned(colour(x))) for x in _steps(row)],
         "ticks": _ticks(row),
         "map": _map(found, view),
         "notes": _notes(picture, row),
@@ -111,7 +111,7 @@ def _ticks(row: Row) -> list[dict[str, Any]]:
 
 def _chip(paper: RGB) -> list[str]:
     """Colours of a token's ground and of its text, whichever of two reads better on it."""
-    return [_css(paper), _css(max(_INKS, key=lambda ink: _contrast(ink, paper)))]
+    return [hexed(paper), hexed(max(_INKS, key=lambda ink: _contrast(ink, paper)))]
 
 
 def _contrast(a: RGB, b: RGB) -> float:
@@ -124,7 +124,3 @@ def _luminance(rgb: RGB) -> float:
     parts = [c / 255 for c in rgb]
     r, g, b = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return 0.2126 * r + 0.7152 * g + 0.0722 * b
-
-
-def _css(rgb: RGB) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*rgb)

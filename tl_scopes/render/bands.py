@@ -27,7 +27,7 @@ from tl_scopes.render.canvas import (
 )
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.plots import INK, READ, SOFT, write
-from tl_scopes.render.scale import NEGATIVE, POSITIVE, number, percent
+from tl_scopes.render.scale import NEGATIVE, POSITIVE, hexed, number, percent
 from tl_scopes.render.tokens import clipped, words
 
 NODE, LEAST_ROW, GAP = 0.075, 0.175, 0.07  # inches
@@ -175,7 +175,7 @@ def _draw_band(ax: Axes, band: _Band, pitch: float) -> None:
               (x0, a)]  # fmt: skip
     codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
     shade = POSITIVE if band.value >= 0 else NEGATIVE
-    color = PALE if band.pale else "#{:02x}{:02x}{:02x}".format(*shade)
+    color = PALE if band.pale else hexed(shade)
     ax.add_patch(PathPatch(Path(points, codes), facecolor=color, alpha=0.38, linewidth=0))
 
 

@@ -190,9 +190,8 @@ def _map(picture: Picture, lines: list[Line]) -> Figure:
 
 
 def _head(ax: Axes, line: Line, span: np.ndarray, width: float) -> None:
-    beyond = (
-        np.abs(line.row.scores[span]) > line.row.scale.limit
-    )  # a number stands above such a bar
+    # A number stands above such a bar.
+    beyond = np.abs(line.row.scores[span]) > line.row.scale.limit
     text = ax.set_title("", loc="left", pad=12 if beyond.any() else 3)
     write(text, clipped_words(line.heading, int(width * 15)), size=8, color=SOFT)
 

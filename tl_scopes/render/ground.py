@@ -53,9 +53,8 @@ def _darken(figure: Figure) -> None:
             artist.set_edgecolor(_turn(edge))
         elif isinstance(artist, ScalarMappable) and artist.get_array() is not None:
             ramp = artist.get_cmap()(np.linspace(0, 1, 256))
-            with (
-                artist.callbacks.blocked()
-            ):  # a colour bar would make itself anew, without its labels
+            # A colour bar would make itself anew, without its labels.
+            with artist.callbacks.blocked():
                 artist.set_cmap(ListedColormap(_turn_all(ramp), name="tl_scopes_dark"))
         elif isinstance(artist, Collection):
             face, edge = artist.get_facecolor(), artist.get_edgecolor()

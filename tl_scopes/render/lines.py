@@ -11,7 +11,7 @@ from rich.style import Style
 from rich.text import Text
 
 from tl_scopes.render.picture import Picture, Row, about, source
-from tl_scopes.render.scale import mix, number, percent
+from tl_scopes.render.scale import hexed, mix, number, percent
 from tl_scopes.render.tokens import clipped, pieces, visible
 
 # On a terminal the ground is unknown, black or white, so low scores are a grey that stands back
@@ -50,7 +50,7 @@ def _paint(value: float) -> Style:
 
 
 def _css(value: float) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*mix(LOW, POSITIVE if value > 0 else NEGATIVE, abs(value)))
+    return hexed(mix(LOW, POSITIVE if value > 0 else NEGATIVE, abs(value)))
 
 
 def _prompt(picture: Picture, row: Row, width: int) -> list[Text]:

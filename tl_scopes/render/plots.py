@@ -19,7 +19,7 @@ from matplotlib.text import Text
 
 from tl_scopes.render import wording
 from tl_scopes.render.picture import Picture, Row
-from tl_scopes.render.scale import Scale, colour, number
+from tl_scopes.render.scale import Scale, colour, hexed, number
 from tl_scopes.render.tokens import clipped, escape
 
 # Families that draw what DejaVu Sans cannot; those that are installed are used, in this order.
@@ -266,4 +266,4 @@ def _has_glyph(char: str) -> bool:
 
 
 def css(value: float) -> str:
-    return "#{:02x}{:02x}{:02x}".format(*colour(value))
+    return hexed(colour(value))

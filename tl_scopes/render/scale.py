@@ -127,6 +127,11 @@ def mix(start: RGB, end: RGB, share: float) -> RGB:
     return _from_lab(a + (b - a) * share)
 
 
+def hexed(rgb: RGB) -> str:
+    """As pages, terminals and matplotlib take it: `#rrggbb`."""
+    return "#{:02x}{:02x}{:02x}".format(*rgb)
+
+
 def turned(colour: RGB) -> RGB:
     """For a dark ground: as light as `colour` is dark, and of its hue. White becomes near black."""
     light, *hue = _to_lab(colour)
