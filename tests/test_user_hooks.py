@@ -8,6 +8,7 @@ import zoo
 from by_hand import by_hand
 
 import tl_scopes as ts
+from tl_scopes import baselines
 from tl_scopes.errors import NumericalError, UnsupportedModelError
 
 T = zoo.TEXT
@@ -177,6 +178,26 @@ def test_influence_that_looks_ahead_is_refused(name):
         pytest.raises(UnsupportedModelError, match="not causal"),
     ):
         ts.attribute(model, T, SCOPE, position=2)
+
+
+@each_class
+@pytest.mark.parametrize(
+    "method",
+    [
+        baselines.GradientNorm(),
+        baselines.InputXGradient(),
+        baselines.SmoothGrad(draws=2),
+        baselines.IntegratedGradients(steps=2),
+        baselines.SemanticPath(steps=2),
+    ],
+    ids=lambda method: method.name,
+)
+def test_other_methods_refuse_it_too(name, method):
+    model = zoo.build(name)
+    hook = ("blocks.1.hook_resid_pre", lambda activation, hook: activation.flip(1))
+    with model.hooks([hook]), pytest.raises(UnsupportedModelError, match=r"not causal.*hook"):
+        method.attribute(model, T, position=2)
+    assert method.attribute(model, T, position=2).scores[:, 3:].eq(0).all()
 
 
 @each_class

@@ -18,10 +18,9 @@ from tl_scopes.errors import (
     NumericalError,
     ScopeParameterError,
     SiteError,
-    UnsupportedModelError,
 )
 from tl_scopes.explain import Explained, Read, Scope
-from tl_scopes.passes import overflow_hint, refuse_nonfinite
+from tl_scopes.passes import overflow_hint, refuse_noncausal, refuse_nonfinite
 from tl_scopes.recompute import exceeds_budget
 from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.sites import Site
@@ -101,10 +100,7 @@ class Answer:
                     f"there and what is read{overflow_hint(engine)}"
                 )
             if row[self.position + 1 :].any():
-                raise UnsupportedModelError(
-                    f"at site {label!r} tokens after the read position {self.position} have "
-                    "influence: the model is not causal, and scopes explain causal models only"
-                )
+                refuse_noncausal(label, self.position)
 
     def _whole(self, rows: list[Tensor], length: int) -> Float[Tensor, "site pos"]:
         """In float32, with zeros for the tokens after the read, which cannot matter."""

@@ -14,6 +14,7 @@ from tl_scopes.encoding import Prompt, described
 from tl_scopes.engine import candidates, components_of
 from tl_scopes.errors import NumericalError
 from tl_scopes.guards import check_scope
+from tl_scopes.passes import refuse_noncausal
 from tl_scopes.prompted import Prompted
 from tl_scopes.result import Attribution, ScopeInfo, Token
 from tl_scopes.sites import Site, SiteRequest
@@ -33,6 +34,8 @@ class Method(ABC):
 
     name: str
     needs_raw_weights: str | None = None
+    # Whether scores after the read position are zero only where the model looks at none of these.
+    shows_causality = False
 
     @property
     def explains_centred_logit(self) -> bool:
@@ -80,6 +83,7 @@ class Method(ABC):
         labels: list[str] = []
         rows: list[Tensor] = []
         facts: dict[str, Any] = {}
+        end = prompted.position + 1
         with prompted.frozen():
             prompted.look(places)
             read = prompted.read
@@ -90,12 +94,13 @@ class Method(ABC):
                 for label, index in components_of(site, values[None]):
                     labels.append(label)
                     rows.append(values[(slice(None), *index)])
+                    if self.shows_causality and (rows[-1][end:].abs() > 0).any():
+                        refuse_noncausal(label, prompted.position)
                 for key, value in scored.facts().items():
                     facts[key if len(places) == 1 else f"{key} at {site.label}"] = value
             assert read.raw is not None
             prediction = candidates(engine, read.head.logits(read.raw))
         scores = torch.zeros(len(rows), len(prompted.ids), dtype=torch.float32, device="cpu")
-        end = prompted.position + 1
         scores[:, :end] = torch.stack(rows)[:, :end].float()
         bad = (~torch.isfinite(scores)).nonzero()
         if len(bad):

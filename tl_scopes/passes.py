@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_scopes.adapter import Edit, ModelView
-from tl_scopes.errors import NumericalError, SiteError
+from tl_scopes.errors import NumericalError, SiteError, UnsupportedModelError
 from tl_scopes.sites import Site
 
 
@@ -123,6 +123,14 @@ def refuse_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"], what: st
     )
     raise NumericalError(
         f"NaN or infinity in {what}: {where}. Check the weights and hooks there{overflow_hint(view)}"
+    )
+
+
+def refuse_noncausal(label: str, position: int) -> None:
+    """Raise `UnsupportedModelError`: tokens after the read position matter at a site."""
+    raise UnsupportedModelError(
+        f"at site {label!r} tokens after the read position {position} have influence: the model is "
+        "not causal, and only causal models can be explained; a hook may be what looks ahead"
     )
 
 

@@ -71,6 +71,7 @@ class Explaining(Method):
 
     target: Target = None
     of: Of = "log_prob"
+    shows_causality = True
 
     def __post_init__(self) -> None:
         check_of(self.of)

@@ -26,6 +26,7 @@ class AttentionRollout(Method):
 
     residual: float = 0.5
     name = "attention_rollout"
+    shows_causality = True
 
     @property
     def units(self) -> str:

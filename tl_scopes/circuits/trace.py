@@ -137,12 +137,8 @@ class Trace:
                 "check the weights and hooks between there and what is read"
                 f"{passes.overflow_hint(self.question.view)}"
             )
-        position = self.question.position
-        if gradient[:, position + 1 :].any():
-            raise UnsupportedModelError(
-                f"at {label!r} tokens after the read position {position} have influence: the model "
-                "is not causal, and scopes explain causal models only"
-            )
+        if gradient[:, self.question.position + 1 :].any():
+            passes.refuse_noncausal(label, self.question.position)
 
     def common(self) -> dict[str, Any]:
         """The fields that every circuit result has."""

@@ -62,7 +62,7 @@ def method(scope: ScopeInfo) -> str:
     """Name and settings on one line; long values are cut one by one, so that none hides the rest."""
     told = {k: v for k, v in scope.parameters.items() if v is not None and not _is_measured(k)}
     inside = ", ".join(
-        f"{words(k)}={_cut(words(repr(v)), _LONGEST_VALUE)}" for k, v in told.items()
+        f"{words(k)}={_cut(words(_value(v)), _LONGEST_VALUE)}" for k, v in told.items()
     )
     return _cut(f"{words(scope.name)}({inside})", _LONGEST)
 
@@ -115,6 +115,10 @@ def precision(scope: ScopeInfo, recorded: str) -> str:
     if scope.name in ("leave_one_out", "attention_rollout"):
         return first.replace("differentiated in", "forward passes in")
     return "" if scope.name == "random" else recorded
+
+
+def _value(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else repr(value)
 
 
 def _explained(scope: ScopeInfo, target: Token | None) -> str:
