@@ -28,13 +28,16 @@ def test_snippets_run_and_print_what_they_say(tmp_path, monkeypatch):
             assert (tmp_path / "paris.html").stat().st_size > 100_000
         if "layers.scores.shape" in block:
             assert len(scope["layers"].sites) == 20
+        if "render.compare" in block:
+            for name in ("layers", "both", "next", "spectrum"):
+                assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
         if "circuits.components" in block:
             check_circuit(scope, tmp_path)
         if "faithfulness_card" in block:
             verdicts = scope["card"].verdicts().set_index("method")["verdict"]
             assert verdicts["random"] == "fail" and verdicts["fisher"] == "pass"
             assert "Faithfulness" in (tmp_path / "card.html").read_text(encoding="utf-8")
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7
 
 
 def check_circuit(scope: dict, folder: Path) -> None:
