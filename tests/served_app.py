@@ -136,3 +136,18 @@ class Visitor:
 
     def close(self) -> None:
         self.context.close()
+
+
+def boxes(visitor: Visitor) -> list[dict]:
+    """Where the tokens of a page stand, and their colours."""
+    return visitor.page.locator(".colored-tokens > span > span").evaluate_all(
+        "all => all.map(e => { const {x, y, width, height} = e.getBoundingClientRect();"
+        " return {x, y, width, height, text: e.textContent, colour: getComputedStyle(e).backgroundColor}; })"
+    )
+
+
+def overlap(a: dict, b: dict) -> bool:
+    """By more than the pixel that borders share."""
+    beside = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
+    above = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
+    return beside > 1 and above > 1

@@ -7,7 +7,7 @@ import re
 
 import pytest
 import torch
-from served_app import Visitor, browsing, needs_playwright
+from served_app import Visitor, boxes, browsing, needs_playwright, overlap
 from test_render_browser import TOKENS, result
 
 from tl_scopes import render
@@ -72,20 +72,6 @@ def text(n: int, sites: int = 1) -> Attribution:
         standard_error=None,
         provenance=Provenance("m", "c", "float32", "cpu", "raw", "float32"),
     )
-
-
-def boxes(visitor: Visitor) -> list[dict]:
-    return visitor.page.locator(".colored-tokens > span > span").evaluate_all(
-        "all => all.map(e => { const {x, y, width, height} = e.getBoundingClientRect();"
-        " return {x, y, width, height, text: e.textContent, colour: getComputedStyle(e).backgroundColor}; })"
-    )
-
-
-def overlap(a: dict, b: dict) -> bool:
-    """By more than the pixel that borders share."""
-    beside = min(a["x"] + a["width"], b["x"] + b["width"]) - max(a["x"], b["x"])
-    above = min(a["y"] + a["height"], b["y"] + b["height"]) - max(a["y"], b["y"])
-    return beside > 1 and above > 1
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])

@@ -3,16 +3,23 @@ solutions; its two files say the same."""
 
 from __future__ import annotations
 
+import io
+import itertools
+import json
 import re
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from served_app import BROWSER, SCREENSHOTS, Visitor, boxes, browsing, overlap
 
-FOLDER = Path(__file__).resolve().parent.parent / "tutorials"
+TESTS = Path(__file__).resolve().parent
+FOLDER = TESTS.parent / "tutorials"
 TUTORIALS = sorted(FOLDER.glob("[0-9]*.py"))
-EXECUTED = FOLDER.parent / "build" / "tutorials"  # by `make tutorials`
+MADE = TESTS.parent / "build" / "tutorials"  # where `make tutorials` looks for what is run already
 SECONDS = 600  # a tutorial takes a minute; one that hangs must end
 EXERCISES = 3
 each_tutorial = pytest.mark.parametrize("path", TUTORIALS, ids=lambda path: path.stem)
@@ -79,11 +86,7 @@ def test_a_tutorial_asks_first_and_folds_its_solutions(path: Path) -> None:
 
 @each_tutorial
 def test_the_page_folds_solutions_and_fetches_nothing(path: Path) -> None:
-    nbconvert = pytest.importorskip("nbconvert")
-    exporter = nbconvert.HTMLExporter(
-        template_name="folded", extra_template_basedirs=[str(FOLDER)], embed_images=True
-    )
-    page, _ = exporter.from_notebook_node(read(path))
+    page = as_page(read(path))
     folds = re.findall(r'<details class="solution">(.*?)</details>', page, re.S)
     answers = [text for text in prose(read(path)) if text.startswith("<details>")]
     assert len(folds) == len(answers) + len(solutions(read(path))) == 2 * EXERCISES
@@ -99,11 +102,16 @@ def test_the_page_folds_solutions_and_fetches_nothing(path: Path) -> None:
     assert not fetched and "import(" not in page, fetched
 
 
-def run(path: Path, folder: Path) -> Any:
-    """The notebook with its outputs. Raises with the cell that fails."""
+def run(path: Path, folder: Path) -> tuple[Any, list[dict[str, Any]]]:
+    """The notebook with its outputs, and what `drawn_texts` says of its figures. Raises with the
+    cell that fails."""
     from nbclient import NotebookClient
+    from nbformat.v4 import new_code_cell
 
     notebook = read(path)
+    seen = folder / "figures.jsonl"
+    watch = f"import sys; sys.path.insert(0, {str(TESTS)!r}); import drawn_texts as _; _.watch({str(seen)!r})"
+    notebook.cells.insert(0, new_code_cell(watch))
     end = time.monotonic() + SECONDS
     client = NotebookClient(
         notebook,
@@ -111,7 +119,56 @@ def run(path: Path, folder: Path) -> Any:
         kernel_name="python3",
         resources={"metadata": {"path": str(folder)}},  # what it writes is thrown away
     )
-    return client.execute()
+    client.execute()
+    del notebook.cells[0]
+    for cell in code(notebook):
+        cell.execution_count -= 1
+        for output in cell.outputs:
+            if "execution_count" in output:
+                output.execution_count -= 1
+    return notebook, [json.loads(line) for line in seen.read_text("utf-8").splitlines()]
+
+
+def as_page(notebook: Any) -> str:
+    """As `make tutorials` does."""
+    nbconvert = pytest.importorskip("nbconvert")
+    exporter = nbconvert.HTMLExporter(
+        template_name="folded", extra_template_basedirs=[str(FOLDER)], embed_images=True
+    )
+    return exporter.from_notebook_node(notebook)[0]
+
+
+def look(page: Path) -> None:
+    """Open it as a reader does, without a network, and look at each picture on it."""
+    with browsing() as browser:
+        visitor = Visitor(browser, (1200, 900), offline=True)
+        visitor.page.goto(page.as_uri())
+        visitor.page.evaluate("document.querySelectorAll('details').forEach(d => (d.open = true))")
+        pictures = visitor.page.locator(".jp-OutputArea-output img, section.tls")
+        assert pictures.count()
+        places = []
+        for i in range(pictures.count()):
+            shot = pictures.nth(i).screenshot(
+                path=SCREENSHOTS / "tutorials" / f"{page.stem}-{i + 1:02d}.png"
+            )
+            assert not is_empty(shot), f"picture {i + 1} is empty"
+            places.append(pictures.nth(i).bounding_box())
+        assert all(p["x"] >= 0 and p["x"] + p["width"] <= 1200 for p in places), places
+        assert not any(overlap(a, b) for a, b in itertools.combinations(places, 2))
+        tokens = boxes(visitor)
+        for i, a in enumerate(tokens):
+            assert not any(overlap(a, b) for b in tokens[i + 1 : i + 40]), a["text"]
+        assert {url for url in visitor.asked if not url.startswith("data:")} == {page.as_uri()}
+        visitor.close()
+
+
+def is_empty(png: bytes) -> bool:
+    """Whether nearly all of a picture is of one colour."""
+    from matplotlib.image import imread
+
+    pixels = (imread(io.BytesIO(png))[..., :3] * 255).astype(int) @ [65536, 256, 1]
+    _, counts = np.unique(pixels, return_counts=True)
+    return len(counts) < 10 or counts.max() > 0.99 * counts.sum()
 
 
 @pytest.mark.slow
@@ -124,14 +181,12 @@ def run(path: Path, folder: Path) -> Any:
     ],
 )
 def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All but the first are left to `make tutorials` and `-m teaching`, which takes what that made."""
+    """What it makes is left for `make tutorials`, which need not run it again."""
     # The kernel of this environment, not one that the user registered; drawn as a notebook draws.
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
     monkeypatch.delenv("MPLBACKEND", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the other tests: two kernels share the cores
-    made = EXECUTED / f"{path.stem}.ipynb"
-    fresh = made.exists() and made.stat().st_mtime >= path.stat().st_mtime
-    notebook = read(made) if fresh and path > TUTORIALS[0] else run(path, tmp_path)
+    notebook, figures = run(path, tmp_path)
 
     cells = code(notebook)
     outputs = [output for cell in cells for output in cell.outputs]
@@ -145,3 +200,26 @@ def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     warned = [text for text in warned if "IProgress" not in text]  # tqdm's wish for ipywidgets
     assert not warned, f"a reader would see: {warned}"
     assert sum("assert" in cell.source for cell in cells) >= 3, "claims go unchecked"
+    assert len(figures) >= len(pictures) and all(f["texts"] for f in figures)
+    amiss = [f for f in figures if f["overlapping"] or f["cut"]]
+    assert not amiss, "text over text, or cut off"
+
+    MADE.mkdir(parents=True, exist_ok=True)
+    nbformat = pytest.importorskip("nbformat")
+    nbformat.write(notebook, MADE / f"{path.stem}.ipynb")
+    if BROWSER is not None and find_spec("playwright"):
+        page = tmp_path / f"{path.stem}.html"
+        page.write_text(as_page(notebook), encoding="utf-8")
+        look(page)
+
+
+def test_an_empty_picture_is_seen() -> None:
+    from matplotlib.figure import Figure
+
+    def drawn(*numbers: float) -> bytes:
+        figure, made = Figure(), io.BytesIO()
+        figure.subplots().plot(numbers) if numbers else None
+        figure.savefig(made, format="png")
+        return made.getvalue()
+
+    assert is_empty(drawn()) and not is_empty(drawn(1, 2))
