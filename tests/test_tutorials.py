@@ -144,15 +144,15 @@ def look(page: Path) -> None:
         visitor = Visitor(browser, (1200, 900), offline=True)
         visitor.page.goto(page.as_uri())
         visitor.page.evaluate("document.querySelectorAll('details').forEach(d => (d.open = true))")
-        pictures = visitor.page.locator(".jp-OutputArea-output img, section.tls")
+        pictures = visitor.page.locator(".jp-OutputArea-output img:not(section.tls img), section.tls")
         assert pictures.count()
-        places = []
+        # Before any screenshot, which scrolls.
+        places = [picture.bounding_box() for picture in pictures.all()]
         for i in range(pictures.count()):
             shot = pictures.nth(i).screenshot(
                 path=SCREENSHOTS / "tutorials" / f"{page.stem}-{i + 1:02d}.png"
             )
             assert not is_empty(shot), f"picture {i + 1} is empty"
-            places.append(pictures.nth(i).bounding_box())
         assert all(p["x"] >= 0 and p["x"] + p["width"] <= 1200 for p in places), places
         assert not any(overlap(a, b) for a, b in itertools.combinations(places, 2))
         tokens = boxes(visitor)
