@@ -62,12 +62,20 @@ def draw(picture: Picture) -> Figure:
 def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str] = ()) -> None:
     """Title and subtitle above, notes below, wrapped to the figure's width between their parts."""
     wide = figure.get_figwidth()
-    lines = textwrap.wrap(title, int(wide * 12.5))
+    lines = _balanced(title, int(wide * 12.5))
     lines += _wrapped(subtitle.split(DOT), int(wide * 12.5))
     write(figure.suptitle(""), "\n".join(lines), size=10)
     said = _wrapped([note for note in notes if note], int(wide * 15))
     if said:
         write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
+
+
+def _balanced(text: str, width: int) -> list[str]:
+    """In as few lines as `width` allows, none much shorter than the others."""
+    lines = textwrap.wrap(text, width)
+    while width > 1 and len(narrower := textwrap.wrap(text, width - 1)) == len(lines):
+        lines, width = narrower, width - 1
+    return lines
 
 
 def _wrapped(parts: Sequence[str], width: int) -> list[str]:

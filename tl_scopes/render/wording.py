@@ -118,7 +118,7 @@ def precision(scope: ScopeInfo, recorded: str) -> str:
 
 
 def _value(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else repr(value)
+    return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
 def _explained(scope: ScopeInfo, target: Token | None) -> str:
