@@ -20,10 +20,11 @@
 # `tl_scopes`, then with two other questions in place of the first.
 #
 # You need to have seen a neural network and a line of PyTorch. You do not need to know what a
-# Jacobian is. Every statement about the model is checked by an `assert` below it: if one were
-# wrong, the notebook would stop. It takes about a minute on a laptop, without a GPU and without a
-# network. Where it says **Predict**, write your answer down before you go on. At the end stand
-# three exercises, with solutions to unfold.
+# Jacobian is. Every number and every ranking in the text is checked by an `assert` below it: if one
+# were wrong, the notebook would stop. It takes about a minute on a laptop, without a GPU and without
+# an internet connection. Where it says **Predict**, write your answer down before you go on. At the
+# end stand three exercises, with solutions to unfold (in JupyterLab, the code of a solution is in
+# the collapsed cell below its text).
 
 # %%
 import torch
@@ -31,11 +32,18 @@ import torch
 import tl_scopes as ts
 from tl_scopes import models
 
-model = models.load(progress=False)  # Gemma-3 270M; the first load ever takes longer
+# Gemma-3 270M; the very first load takes about a minute more, in silence
+model = models.load(progress=False)
 
 prompt = "Tom loves Korean food. He grew up in the South and goes to Columbia. Tom is a"
 tokens = model.to_str_tokens(prompt)
 target = model.to_single_token(" liberal")
+print(tokens)
+
+# %% [markdown]
+# A text is cut into **tokens**: words, or pieces of them. Most begin with their space: `" liberal"`
+# is one token, and pictures show its space as a dot. The first is always `<bos>`, *beginning of
+# sequence*. The place of a token is its *position*, counted from 0.
 
 # %% [markdown]
 # ## 1. The question
@@ -70,8 +78,8 @@ print(table.numpy().round(2))
 assert torch.allclose(table, torch.tensor([[5.0, 2.0], [1.0, 3.0]]), atol=0.01)
 
 # %% [markdown]
-# Turn the first input by a hair, and the first output moves 5 times as far, the second just as far:
-# that is the first column. The second column is what the second input does. The table of such rates
+# Turn the first input by a hair, and the first output moves 5 times as far, the second exactly as far
+# as you turned: that is the first column. The second column is what the second input does. The table of such rates
 # is called the **Jacobian** `J`, and it says all there is to say about small nudges: nudge the input
 # by a small `d`, and the output moves by `J d`.
 #
@@ -90,31 +98,46 @@ assert abs(rates.norm() - 17**0.5) < 0.01
 
 # %% [markdown]
 # The list of rates is the **vector-Jacobian product**, `vᵀJ`. The last lines got it another way:
-# backpropagation computes it in one sweep and never builds the table. Its length, 4.12, is how much
-# your number changes, per unit of nudge, when the input is nudged in the direction that changes it
-# most.
+# backpropagation computes it in one sweep and never builds the table. The length of the list as an
+# arrow, `√(4² + 1²) = 4.12`, is written `‖ ‖` and computed by `norm`. It is how much your number
+# changes, per unit of nudge, when the input is nudged in the direction that changes it most: that
+# of the list itself.
+
+# %%
+along = hair * rates / rates.norm()
+steepest = v @ (machine(at + along) - machine(at)) / hair
+print("per unit of nudge, along the list:", round(float(steepest), 2))
+assert abs(steepest - rates.norm()) < 0.01
+
+# %% [markdown]
 #
 # Now the language model. Take one token, say *Columbia*. The model holds it as a list of 640 numbers,
 # its embedding `r`. At the other end of the network, the last position holds another list of 640
 # numbers, `y`, and the next token is read off from there: the score of *liberal*, its *logit*, is `y`
 # multiplied number by number with a fixed list `v` that belongs to *liberal*, and summed. In between
-# lie 18 blocks.
+# lie 18 blocks. In each of them a position may fetch from itself and from the positions before it,
+# never from later ones (that is *attention*; each block has several *heads* that do so), and then
+# goes on computing by itself.
 #
 # It is the same machine, with 640 numbers in and 640 out. The table of one token has 640 by 640
 # entries, there is one table for each token, and nobody wants to read 20 of them. But we asked about
-# one number only, the logit. So fold the table with `v`. What is left is a list of 640 numbers, how
+# one number only, the logit. So multiply the table by `v`, as above: *fold* it. What is left is a list of 640 numbers, how
 # the logit answers to each number of `r`, and its length is our score: how much the logit changes,
 # per unit of nudge, when token `t` is nudged in the direction that changes it most.
 #
 # > **influence of token t  =  ‖ vᵀ Jₜ ‖,  where  Jₜ = ∂y / ∂rₜ**
+#
+# (`∂y / ∂rₜ` is the table of rates of `y` when only `rₜ` is nudged; `ᵀ` lays `v` down as a row.)
 #
 # Change `v`, and you ask another question. Choosing `v` is what a *scope* does.
 
 # %% [markdown]
 # ## 3. By hand
 #
-# Two hooks: one makes the embedding the place where gradients are taken, the other catches `y` on
-# its way into the unembedding.
+# A *hook* is a function of yours that the model calls on its way; it may look at what passes, or
+# replace it. Two of them: one makes the embedding the place where gradients are taken, the other
+# catches `y` on its way into the unembedding `W_U`, the table whose columns are the lists `v`, one
+# for each token.
 
 # %%
 caught = {}
@@ -144,8 +167,8 @@ torch.testing.assert_close(y @ v, logits[target])  # v does read the logit off y
 
 # %% [markdown]
 # **Predict.** `by_hand` makes a promise for *Columbia*. If you nudge its embedding by 0.1 in the
-# direction of its list, does the logit keep it? (An embedding is 26 long, for every token of this
-# prompt.) And how do directions picked at random compare with that one?
+# direction of its list, does the logit keep it? (As an arrow, the embedding of every token of this
+# prompt is 26 long.) And how do directions picked at random compare with that one?
 
 
 # %%
@@ -171,7 +194,7 @@ print("in three random directions:", ", ".join(f"{other:.4f}" for other in other
 
 assert ((r.norm(dim=-1) - 26.1).abs() < 0.1).all()
 assert abs(best / by_hand[columbia] - 1) < 0.01  # the promise holds to 1%
-assert max(others) < best / 10  # no random direction does a tenth as well
+assert max(others) < best / 10  # none of the three does a tenth as well
 
 # %% [markdown]
 # ## 4. With the package
@@ -186,7 +209,10 @@ torch.testing.assert_close(semantic.scores[0], by_hand, rtol=1e-4, atol=1e-5)
 semantic
 
 # %% [markdown]
-# Colour is influence, in logits per unit of nudge. Point at a token to see its number.
+# Colour is influence, in logits per unit of nudge. Point at a token to see its number. *At embed*:
+# the embedding was nudged. *Read at 19*: the prediction after token 19. *Residual* in the units is
+# what was nudged (section 6 says why). On the right stand the model's own bets; *liberal* is not
+# among the ten best.
 #
 # Was your list right? The last token, *a*, leads: the answer is read there. Among the words before
 # *Tom is a*, this small model puts *Korean* first and *Columbia* second. *South* stands below the
@@ -203,8 +229,8 @@ assert [text for _, text, _ in semantic.top(2)] == [tokens[0], " a"]
 # **What about the first token?** `<bos>` stands before every text. Here it has the highest score of
 # all, and it is left out of the colours. Look where the last position pays its attention: half of
 # it is parked on `<bos>`, in this prompt and in one that has nothing to do with it. What is looked
-# at so much has influence, but it tells you about the model's habits and not about the sentence,
-# and its score would pale the words. (`include_bos=True` puts it back.)
+# at so much has influence, but that may be more habit than sentence, and its score would pale the
+# words. (`include_bos=True` puts it back.)
 
 
 # %%
@@ -227,16 +253,18 @@ assert all(0.4 < share < 0.6 for share in shares)
 # *liberal* was our idea, not the model's. Two scopes need no target.
 #
 # - **Temperature** asks: *what makes the model more sure, or less?* Logits are `y` times a fixed
-#   matrix, so a longer `y` stretches all of them and sharpens the bet: the length of `y` is an
-#   inverse temperature. Here `v` is the direction of `y` itself, `y / ‖y‖`. Unit: length of `y` per
+#   matrix, so a longer `y` stretches all of them and sharpens the bet. You may know *temperature* as
+#   the setting that makes a chatbot wilder: logits are divided by it. The length of `y` multiplies
+#   them: it is an inverse temperature. Here `v` is the direction of `y` itself, `y / ‖y‖`. Unit: length of `y` per
 #   unit of nudge.
-# - **Fisher** asks: *what moves the whole bet?* Nudge `y` in some direction, and all probabilities
-#   shift; the *Fisher matrix* `F` says how far, for every direction. Its leading eigenvector `u₁`
-#   is the direction in which they shift most, its eigenvalue `λ₁` how much: twice the KL divergence
-#   between the bets before and after, per squared unit. The score is `λ₁‖u₁ᵀJₜ‖²`. Unit: nats per
-#   squared unit of nudge.
+# - **Fisher** asks: *what moves the whole bet?* How far apart two bets are is told by their *KL
+#   divergence*, in nats; it is 0 for equal ones. Nudge `y` a little, and it grows with the square of
+#   the nudge, faster in some directions than in others: the *Fisher matrix* `F` holds these rates.
+#   The direction of the highest rate is its leading eigenvector `u₁` (of length 1), and the rate its
+#   eigenvalue `λ₁`: twice the KL divergence, per squared unit. So take `v = u₁`, square the score,
+#   and multiply by `λ₁`. Unit: nats per squared unit of nudge.
 #
-# **Predict.** One of the two maps is led by the last two words, *is* and *a*. In the other a single
+# **Predict.** One of the two maps is led by the last two words, *is* and *a* (`<bos>` aside). In the other a single
 # word of the prompt outshines everything, the last token and even `<bos>` included. Which is which,
 # and which word?
 
@@ -249,6 +277,7 @@ fisher = ts.attribute(model, prompt, ts.FisherScope(rank=1))
 fisher
 
 # %%
+# Entropy: how spread the bet is, 0 when the model is sure of one token.
 entropy = [float(torch.distributions.Categorical(logits=s * logits).entropy()) for s in (1, 1.2)]
 print(f"entropy of the bet: {entropy[0]:.2f} nats; with y a fifth longer: {entropy[1]:.2f}")
 
@@ -259,7 +288,8 @@ assert fisher.top(1)[0][1] == " Korean"
 # %% [markdown]
 # Temperature is led by the end of the sentence, Fisher by *Korean*. Why that word? Build `F` from
 # its definition: it is the spread (the covariance) of the unembedding's columns under the predicted
-# probabilities. Then see which tokens its leading direction pulls apart.
+# probabilities. Then see which tokens its leading direction pulls apart. (If covariance and
+# eigenvectors are new to you, run the cell and read the two lines that it prints.)
 
 # %%
 p, likely = logits.softmax(-1).topk(20_000)  # of 262,144 tokens; these hold 99.9% of the bet
@@ -284,6 +314,7 @@ assert abs(2 * kl / 0.1**2 / strengths[-1] - 1) < 0.05
 assert p.sum() > 0.999 and len(logits) == 262_144
 assert texts[0] == " Korean" and " foodie" in texts[:4] and {" big", " great"} < set(texts[4:])
 assert logits.argmax() == model.to_single_token(" Korean")
+# DirectionScope: you give v yourself.
 fisher_by_hand = strengths[-1] * ts.attribute(model, prompt, ts.DirectionScope(u1)).scores ** 2
 torch.testing.assert_close(fisher_by_hand, fisher.scores, rtol=0.01, atol=1e-4)
 
@@ -311,7 +342,7 @@ assert (fisher_16.scores >= fisher.scores).all()  # more directions only add
 # ## 6. Through the layers
 #
 # The same nudge can be given anywhere: to the *residual stream*, the 640 numbers that each token
-# carries from block to block. `resid(0)` enters the first block, `resid(18)` leaves the last one.
+# carries from block to block; each block adds to them. `resid(0)` enters the first block, `resid(18)` leaves the last one.
 # One forward and one backward pass give all of them.
 #
 # **Predict.** After the last block, nothing more moves between positions. What must the last row
@@ -325,12 +356,13 @@ layers.plot()
 # Each row has its own scale. Two things happen on the way down the picture, which is the way up the
 # model.
 #
-# 1. **Influence gathers on the full stops, then at the end.** At `resid(6)` the two full stops come
-#    right after the last position: there, nudging a full stop does more than nudging any word.
-#    Higher up the last position takes over. The answer is read there, so whatever matters has to
-#    arrive there.
+# 1. **Influence passes over the full stops, and ends at the end.** At `resid(6)` the two full stops
+#    come right after the last position: there, nudging a full stop does more than nudging any word
+#    before the last. By `resid(11)` *Korean* and *food* are ahead of them again. The last column is
+#    the darkest in every row: look how the others fade. The answer is read there, so whatever
+#    matters has to arrive there.
 # 2. **The last row is one cell.** Only the last position is left, and its Jacobian is that of the
-#    final norm alone.
+#    final norm alone, the step that rescales the 640 numbers into `y`.
 
 # %%
 share = layers.scores[:, -1] / layers.scores.sum(1)
@@ -339,6 +371,9 @@ for site in ("embed", "resid(6)", "resid(14)", "resid(18)"):
 
 assert [t for t, _, _ in layers.top(3, site="resid(6)")] == [len(tokens) - 1, 16, 5]
 assert tokens[16] == tokens[5] == "."
+at_11 = dict(enumerate(layers.scores[layers.sites.index("resid(11)"), 1:-2].tolist(), 1))
+assert {tokens[t] for t in sorted(at_11, key=at_11.get)[-2:]} == {" Korean", " food"}
+assert (layers.scores[:, 1:].argmax(1) == len(tokens) - 2).all()
 assert share[0] < 0.2 and share[layers.sites.index("resid(14)")] > 0.5
 assert (layers.scores[-1, :-1] == 0).all() and layers.scores[-1, -1] > 0
 torch.testing.assert_close(layers.scores[0], layers.scores[1])  # nothing lies between these two
@@ -358,7 +393,7 @@ torch.testing.assert_close((v @ jacobian).norm(), layers.scores[-1, -1], rtol=1e
 
 # %% [markdown]
 # At depth the last position drowns the rest. `include_read=False` takes it out of the colours, as
-# here for Fisher:
+# here for Fisher (the last row is empty now: that position was all it had):
 
 # %%
 fisher_layers = ts.attribute(model, prompt, ts.FisherScope(rank=1), sites="all")
@@ -384,8 +419,8 @@ temperature_layers.show(sites=["embed", "resid(3)", "resid(6)", "resid(12)", "re
 # ## 7. What you can trust
 #
 # **Small nudges, not large ones.** You measured the small one in section 3. Another word in the
-# place of *Columbia* is no small nudge: *Korean* lies further from it than an embedding is long.
-# Follow the same direction that far:
+# place of *Columbia* is no small nudge: *Korean* lies further from it than an embedding is long. Do
+# not swap the word; go that far in the direction of section 3:
 
 # %%
 swap = float((r[0, tokens.index(" Korean")] - r[0, columbia]).norm())
@@ -394,12 +429,12 @@ print(f"promised per unit: {by_hand[columbia]:.2f}")
 for size, change in reached.items():
     print(f"measured over a nudge of {size:4.1f}: {change:.2f}")
 
-assert swap > 26 and reached[swap] < reached[10] < by_hand[columbia] / 2
+assert swap > r[0, columbia].norm() and reached[swap] < reached[10] < by_hand[columbia] / 2
 
 # %% [markdown]
-# **Within a row, not between rows.** A unit is a unit of the stream *at that site*, and the stream
-# grows more than a thousandfold on its way up: what is a real nudge at the bottom is nothing at the
-# top.
+# **Within a row, not between rows.** A unit is a unit of the stream *at that site*, and that of the
+# last position grows more than a thousandfold on its way up: what is a real nudge at the bottom is
+# nothing at the top.
 
 # %%
 print(f"length of the last position: {r[0, -1].norm():.0f} at embed")
@@ -410,7 +445,7 @@ assert stream.norm() > 1000 * r[0, -1].norm()
 # **Strength, not sign.** A length is never negative. A high score says that a token can move the
 # logit, not that it raises it now. **And not this logit alone.** Maps of very different questions
 # rank the words of a prompt much alike, so compare two scopes before you call a word special to
-# one:
+# one. (A rank correlation of 1 is the same order of words, 0 no relation.)
 
 # %%
 maps = torch.stack([found.scores[0, 1:] for found in (semantic, temperature, fisher)])
@@ -426,15 +461,15 @@ assert agreement.min() > 0.9
 #
 # ### Exercise 1: another target
 #
-# Ask for *conservative* in place of *liberal*. Which word of the prompt loses most of its influence,
-# as a ratio? Is it *South* that gains?
+# Ask for *conservative* in place of *liberal*. Which word's score falls by the largest factor? Is it
+# *South* that gains?
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
 # *Columbia*: it moves the logit of *liberal* a third more than that of *conservative*. For all other
 # words the two scores are within a quarter of each other. *South* does not gain: its ratio is about
-# one. Most of what moves one word of a kind moves the other too.
+# one. Most of what moves *liberal* moves *conservative* too.
 #
 # </details>
 
@@ -451,14 +486,17 @@ assert ((ratio > 0.75) & (ratio < 1.25)).sum() == len(ratio) - 1
 # %% [markdown]
 # ### Exercise 2: temperature by hand
 #
-# Change one line of section 3, and you have the Temperature scope. Which line? Do it, and compare
-# with the package.
+# Change one line of section 3, and you have the Temperature scope. Which line? Copy what stands there
+# from `catch =` to `by_hand =` into a new cell, do it, and compare with the package. (Give your `v`
+# and your results other names, since later cells use the old ones; the last position's list is
+# `caught["y"]`.)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# The line that chooses `v`. For Temperature it is `y / ‖y‖`, held fixed (`detach`): the scope asks
-# about the length of `y`, and `y / ‖y‖` is the direction in which that length grows.
+# The line that chooses `v`. For Temperature it is `y / ‖y‖`: the scope asks about the length of `y`,
+# and that is the direction in which the length grows. (It is held fixed by `detach`; without it the
+# product is the length of `y` itself, and its gradient is the same.)
 #
 # </details>
 
@@ -476,9 +514,9 @@ torch.testing.assert_close(
 # %% [markdown]
 # ### Exercise 3: stop earlier
 #
-# `position=15` reads the prediction after *Columbia* in place of the last one. **Predict** the scores
-# of the four tokens that come after it, and how the others compare with those of a prompt that ends
-# there. Then see.
+# `ts.attribute(model, prompt, ts.TemperatureScope(), position=15)` reads the prediction after
+# *Columbia* in place of the last one. **Predict** the scores of the four tokens that come after it,
+# and how the others compare with those of a prompt that ends there. Then see.
 
 # %% [markdown]
 # <details><summary>Solution</summary>

@@ -45,14 +45,15 @@ def fragment(picture: Picture, id: str) -> str:
     sections = [
         f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>',
         legend(picture),
-        heat_map(picture) if several else "",
     ]
+    # Under both columns: the width of one would cut its last tokens off.
+    overview = heat_map(picture) if several else ""
     return (
         f"<style>{style()}\n{marks(picture, inner.id)}</style>\n"
         f'<section class="tls" id="{id}">\n<header><h1>{html.escape(picture.title)}</h1>'
         f"<p>{html.escape(picture.subtitle)}</p></header>\n"
         f'<div class="tls-body"><div class="tls-main">{"".join(sections)}</div>\n'
-        f"<aside>{_asides(picture)}</aside></div>\n<footer>{html.escape(source(picture))}</footer>\n"
+        f"<aside>{_asides(picture)}</aside></div>\n{overview}<footer>{html.escape(source(picture))}</footer>\n"
         f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
         f'<script type="module">\n{inner.script}\n{inner.call}\n'
         f"const scope = {script_json(data(picture, id))};\n{asset('page.js')}</script>"
