@@ -47,7 +47,10 @@ def _row(p: Any) -> str:
     else:
         names = ", ".join(f"`{o}`" for o in (*p.opts, *p.secondary_opts))
         name = names if p.is_flag else f"{names} `{_metavar(p)}`"
-    default = "" if p.default is None or p.required or p.is_flag else f"`{p.default}`"
+    default = "" if p.default is None or p.required else f"`{p.default}`"
+    if isinstance(p.default, bool):  # a flag; of a pair, the one that holds
+        held = p.opts if p.default else p.secondary_opts
+        default = f"`{held[0]}`" if p.secondary_opts else ""
     return f"| {name} | {_prose(p.help or '')} | {'needed' if p.required else default} |"
 
 

@@ -115,7 +115,10 @@ def test_all_that_is_public_has_its_place_in_the_reference() -> None:
         home = importlib.import_module(f"tl_scopes{module}")
         public = (name for name in home.__all__ if not isinstance(getattr(home, name), str))
         wanted |= {f"{home.__name__}.{name}" for name in public}
-    missing = sorted(wanted - named)
+    # Where a module has the name of its function, the reference must say which is meant.
+    missing = sorted(
+        name for name in wanted if not {name, f"{name}.{name.rpartition('.')[2]}"} & named
+    )
     assert "tl_scopes.errors" in named
     assert not missing, f"in no page of docs/pages/api: {missing}"
 

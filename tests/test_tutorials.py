@@ -144,7 +144,9 @@ def look(page: Path) -> None:
         visitor = Visitor(browser, (1200, 900), offline=True)
         visitor.page.goto(page.as_uri())
         visitor.page.evaluate("document.querySelectorAll('details').forEach(d => (d.open = true))")
-        pictures = visitor.page.locator(".jp-OutputArea-output img:not(section.tls img), section.tls")
+        pictures = visitor.page.locator(
+            ".jp-OutputArea-output img:not(section.tls img), section.tls"
+        )
         assert pictures.count()
         # Before any screenshot, which scrolls.
         places = [picture.bounding_box() for picture in pictures.all()]

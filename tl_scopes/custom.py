@@ -92,8 +92,8 @@ class DirectionScope(Scope):
 
     - Linear probe: `coef_[i]`; behind a `StandardScaler`, `coef_[i] / scale_`.
     - Steering vector: itself, where it is added.
-    - Jacobian-lens vector of layer `l`: `lens_vectors(model, token, l)[0]` at `site=l + 1`, the
-      output of block `l`.
+    - Jacobian-lens vector of layer `l`: `lens.lens_vectors(model, token, l)[0]` of a `JacobianLens`,
+      at `site=l + 1`, the output of block `l`.
     - SAELens feature `i`, or a transcoder's: its pre-activation `(x - b_dec) @ W_enc[:, i] +
       b_enc[i]` makes `v = W_enc[:, i]` at `site=sae.cfg.metadata.hook_name`. Times
       `r_mag[i].exp()` for a gated SAE's magnitude, `W_dec[i].norm()` for

@@ -54,7 +54,7 @@ def verdicts(randomisation: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Da
     `randomisation`: index, method, depth, similarity, as `tl_scopes.evaluation.randomisation` gives
     them. Columns: method, depth (the greatest: blocks randomised), similarity (mean over prompts at that
     depth, to the maps of the model as it was), low and high (95% bootstrap interval), n, verdict: "pass"
-    where even `high` is below `threshold`, "fail" where even `low` is not (a map that ignores the model
+    where even `high` is below `threshold` (0.7), "fail" where even `low` is not (a map that ignores the model
     stays at 1), else, or of fewer than two prompts, "undecided". Raises `ScopeParameterError`.
     """
     import pandas as pd
@@ -202,7 +202,7 @@ class FaithfulnessCard:
     def verdicts(self, threshold: float = THRESHOLD) -> pd.DataFrame:
         """Whether each method's maps depend on the model's weights, by the randomisation check.
 
-        As `verdicts` of this module, methods in the card's order. Raises `ScopeParameterError` where the
+        As `tl_scopes.faithfulness.verdicts`, methods in the card's order. Raises `ScopeParameterError` where the
         card holds no randomisation.
         """
         if self.randomisation is None:

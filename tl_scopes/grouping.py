@@ -117,7 +117,8 @@ def group(
         by: `"word"` (see `word_spans`), or spans: half-open ranges `(start, end)` of token
             positions, in any order, that do not overlap. Tokens outside them stay alone.
         how: `"sum"`, `"norm"` (root of the sum of squares) or `"max"` (the largest magnitude, with
-            its sign). None: the one that is exact for the result's scope (see this module).
+            its sign). None: the one that is exact, `"norm"` for scores that are the norm of a gradient,
+            `"sum"` for Fisher, signed sums and shares of attention; leave-one-out has none.
 
     Returns a `GroupedAttribution` or `GroupedSequenceAttribution` in the units of `result`, which
     is drawn, saved and tabled like any other. Raises `ScopeParameterError` for spans that are none

@@ -121,9 +121,10 @@ assert abs(steepest - rates.norm()) < 0.01
 #
 # It is the same machine, with 640 numbers in and 640 out. The table of one token has 640 by 640
 # entries, there is one table for each token, and nobody wants to read 20 of them. But we asked about
-# one number only, the logit. So multiply the table by `v`, as above: *fold* it. What is left is a list of 640 numbers, how
-# the logit answers to each number of `r`, and its length is our score: how much the logit changes,
-# per unit of nudge, when token `t` is nudged in the direction that changes it most.
+# one number only, the logit. So multiply the table by `v`, as above: *fold* it. What is left is a
+# list of 640 numbers, how the logit answers to each number of `r`, and its length is our score: how
+# much the logit changes, per unit of nudge, when token `t` is nudged in the direction that changes it
+# most.
 #
 # > **influence of token t  =  ‖ vᵀ Jₜ ‖,  where  Jₜ = ∂y / ∂rₜ**
 #
@@ -342,8 +343,8 @@ assert (fisher_16.scores >= fisher.scores).all()  # more directions only add
 # ## 6. Through the layers
 #
 # The same nudge can be given anywhere: to the *residual stream*, the 640 numbers that each token
-# carries from block to block; each block adds to them. `resid(0)` enters the first block, `resid(18)` leaves the last one.
-# One forward and one backward pass give all of them.
+# carries from block to block; each block adds to them. `resid(0)` enters the first block, `resid(18)`
+# leaves the last one. One forward and one backward pass give all of them.
 #
 # **Predict.** After the last block, nothing more moves between positions. What must the last row
 # look like? And half-way, do you expect influence to stay with the words?
