@@ -201,3 +201,26 @@ def test_what_cannot_be_replaced_is_refused(name):
         prompted = Prompted.ask(model, TOKENS)
         with prompted.frozen(), pytest.raises(NumericalError, match=r"positions \[1\] .* 'zero'"):
             final_states(prompted, [INTACT, Alteration((1,))])
+
+
+@pytest.mark.wrong_types
+def test_divergences_far_below_float32s_rounding_keep_their_order():
+    """A confident prediction over a large vocabulary: float32's own log-softmax loses them all."""
+
+    class Head:
+        def raw_logits(self, y):
+            return y
+
+        def logits(self, raw):
+            return raw
+
+    generator = torch.Generator().manual_seed(0)
+    intact = torch.randn(50_000, generator=generator)
+    intact[7] += 18
+    move = torch.randn(50_000, generator=generator)
+    sizes = torch.logspace(-3, -1, 12)
+    moved = intact + sizes[:, None] * move
+    kl = ablation.effects(Head(), intact, moved, 7).kl
+    p, q = (x.double().log_softmax(-1) for x in (intact, moved))
+    torch.testing.assert_close(kl, (p.exp() * (p - q)).sum(-1), rtol=1e-6, atol=0)
+    assert kl[0] < 1e-8 and (kl.diff() > 0).all()

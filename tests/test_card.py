@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import zoo
 from rankings import Given
 from traces import PLAIN, model_state
 
 import tl_scopes as ts
 from tl_scopes import baselines
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.errors import (
+    EmptyPromptError,
+    NumericalError,
+    ProcessedWeightsError,
+    PromptError,
+    ScopeParameterError,
+    ScopesWarning,
+)
 from tl_scopes.evaluation import (
     FaithfulnessCard,
     Settings,
+    card,
     faithfulness_card,
     fisher_spectrum,
     input_stability,
@@ -113,6 +122,8 @@ def test_how_much_of_each():
         ({"methods": []}, ScopeParameterError),
         ({"reference": "nobody"}, ScopeParameterError),
         ({"randomised": [0]}, ScopeParameterError),
+        ({"stability": 0.9}, ScopeParameterError),
+        ({"spectra": -1}, ScopeParameterError),
     ],
     ids=str,
 )
@@ -120,3 +131,31 @@ def test_bad_input_is_named(change, error):
     given = {"prompts": PROMPTS[2:3], "methods": METHODS, **change}
     with pytest.raises(error):
         faithfulness_card(zoo.shared(PLAIN[-1]), **given)
+
+
+@pytest.mark.skipif(
+    "hooked/llama" not in zoo.names(), reason="no HookedTransformer in this version"
+)
+@pytest.mark.parametrize(
+    "given",
+    [{"methods": [ts.TemperatureScope()], "spectra": False}, {"methods": [ts.SemanticScope()]}],
+    ids=["a method", "the spectra"],
+)
+def test_what_processed_weights_cannot_have_is_refused_before_anything_is_measured(
+    given, monkeypatch
+):
+    model = zoo.build("hooked/llama", torch.float32)
+    model.process_weights_(fold_ln=True, center_unembed=False, center_writing_weights=False)
+    monkeypatch.setattr(card, "measure", lambda *a: pytest.fail("it was measured"))
+    with pytest.raises(ProcessedWeightsError):
+        faithfulness_card(model, PROMPTS[2:3], **given)
+
+
+def test_a_check_without_numbers_does_not_take_the_others_with_it(monkeypatch):
+    def failing(*args, **kwargs):
+        raise NumericalError("NaN at token 3")
+
+    monkeypatch.setattr(card, "randomisation", failing)
+    with pytest.warns(ScopesWarning, match="no random blocks: NaN at token 3"):
+        made = faithfulness_card(zoo.shared(PLAIN[-1]), PROMPTS[2:3], METHODS, spectra=5)
+    assert made.randomisation is None and len(made.stability) and len(made.spectra)

@@ -241,3 +241,15 @@ def test_tables_are_the_cards_own_whatever_their_types():
     )
     odd["value"] = 0.0
     assert made.rows["value"].abs().max() > 0
+
+
+def test_better_needs_the_mean_and_the_ranks_to_agree():
+    """b is higher on 90 prompts of 100, a so much higher on 10 that its mean is."""
+    rising = [i / 100 for i in range(100)]
+    b = [x + 1 + x / 10 for x in rising[:90]] + rising[90:]
+    a = rising[:90] + [x + 1000 for x in rising[90:]]
+    made = tiny({"a": a, "b": b})
+    row = made.comparisons().iloc[0]
+    assert row["difference"] > 0 and row["p_holm"] < 1e-6
+    assert row["better"] == "" and "differ in sign" in row["note"]
+    assert made.leaders()[["method", "tied"]].values.tolist() == [["a", True], ["b", True]]

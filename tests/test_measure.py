@@ -249,3 +249,20 @@ def test_bad_methods_are_named(methods):
 def test_settings_survive_a_manifest():
     settings = Settings(fractions=[0.1, 0.2], replacements="pad", leave_one_out="hide", top=5)
     assert Settings.from_dict(settings.to_dict()) == settings
+
+
+def test_tokens_after_the_read_position_are_never_chosen():
+    """They score 0, which is more than a negative score; they cannot matter."""
+    below = Given(tuple(-1.0 - t for t in range(len(IDS))))
+    above = Given(tuple(99.0 - t for t in range(len(IDS))))  # the same order
+    settings = Settings(fractions=(0.1, 0.3), sufficiency=True, position=4)
+    with zoo.exact_float64():
+        found = table(measure(zoo.shared(PLAIN[0]), [IDS], {"b": below, "a": above}, settings))
+    ours = {key[1:]: value for key, value in found.items() if key[0] == "b"}
+    assert ours == {key[1:]: value for key, value in found.items() if key[0] == "a"}
+    assert ours["comprehensiveness", "zero", 0.1] != 0
+
+
+def test_a_prompt_of_which_nothing_can_be_replaced_is_an_error():
+    (row,) = measure(zoo.shared(PLAIN[0]), [IDS[:2]], [GIVEN], Settings(position=-2))
+    assert row["metric"] == "error" and "position 0 is BOS" in row["error"]

@@ -150,6 +150,8 @@ def test_facts_that_the_package_remembers_stay_right(name):
 
 def test_depths():
     assert randomise.parse_depths([0.25, 0.5, 1.0], 18) == [5, 9, 18]  # as published, by quarters
+    for depth, n in ((0.9, 10), (0.8, 10), (0.9, 30), (0.8, 40), (0.7, 90)):  # no float is these
+        assert randomise.parse_depths([depth], n) == [round(depth * n)]
     assert randomise.parse_depths([0.25, 0.5, 1.0], 30) == [8, 15, 30]
     assert randomise.parse_depths([3, 1, 3], 4) == [1, 3] and randomise.parse_depths(None, 2) == [
         1,

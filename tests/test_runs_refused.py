@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 
 import pytest
@@ -13,8 +14,9 @@ from run_cases import METHODS, SETTINGS, go, prompts
 
 import tl_scopes as ts
 from tl_scopes.errors import RunError, ScopesWarning
-from tl_scopes.evaluation import DataSet, Settings, measure
+from tl_scopes.evaluation import DataSet, Settings, measure, rows, runs
 from tl_scopes.evaluation.manifest import description, plain, weights_hash
+from tl_scopes.evaluation.parts import Parts
 
 GIVEN = prompts(5)
 
@@ -106,7 +108,7 @@ def test_a_manifest_that_cannot_be_used(out, content, said):
 
 def test_parts_of_who_knows_what(out):
     (out / "manifest.json").unlink()
-    with pytest.raises(RunError, match=r"parts of a run but no manifest\.json"):
+    with pytest.raises(RunError, match=r"rows\.parquet is there, but no .*manifest\.json"):
         go(out, GIVEN)
 
 
@@ -128,9 +130,55 @@ def test_one_run_at_a_time(tmp_path):
 def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    (out / "notes.txt").write_text("mine")
+    for name in ("notes.txt", "thesis.pdf.partial"):
+        (out / name).write_text("mine")
     go(out, GIVEN)
-    assert (out / "notes.txt").read_text() == "mine"
+    for name in ("notes.txt", "thesis.pdf.partial"):
+        assert (out / name).read_text() == "mine"
+
+
+def test_a_table_that_no_run_made_is_not_overwritten(tmp_path):
+    (tmp_path / "rows.parquet").write_text("mine")
+    with pytest.raises(RunError, match=r"rows\.parquet is there, but no .*move it away"):
+        go(tmp_path, GIVEN)
+    assert (tmp_path / "rows.parquet").read_text() == "mine"
+
+
+def test_a_device_that_failed_is_no_fault_of_the_prompts(tmp_path):
+    def failing(model, ids, methods, settings):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        go(tmp_path / "out", GIVEN, measure=failing)
+    assert not list((tmp_path / "out" / "parts").iterdir())
+    with pytest.raises(RuntimeError, match="CUDA error"):
+        rows.refuse_to_record(RuntimeError("CUDA error: unspecified launch failure"))
+    rows.refuse_to_record(RuntimeError("CUDA out of memory"))  # of a prompt that is too long
+
+
+@pytest.mark.wrong_types
+def test_a_part_that_cannot_be_sent_is_told_by_its_own_error(tmp_path):
+    """Not by what becomes of processes that no longer gather in step."""
+
+    class Team:
+        index, count, is_main = 0, 2, True
+
+        @contextlib.contextmanager
+        def together(self):
+            yield
+
+        def share(self, value):
+            return set()  # what the main process has
+
+        def gather(self, value):
+            return [value, b"" if isinstance(value, bytes) else set()]
+
+    parts = Parts(tmp_path, 1)
+    parts.folder.mkdir()
+    parts.path(0).mkdir()  # cannot be read
+    work = runs._Work(None, DataSet(GIVEN), None, {}, Settings(), None, parts, [[0]])
+    with pytest.raises(OSError, match="Is a directory"):
+        work.gather(Team())
 
 
 def test_methods_that_the_model_cannot_have_are_refused_at_once(tmp_path):

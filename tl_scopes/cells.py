@@ -63,9 +63,13 @@ def compare(
         here = [(a, b) for a, b in pairs if a in table and b in table]
         each = comparisons((table[a].to_numpy(), table[b].to_numpy()) for a, b in here)
         for (a, b), c in zip(here, each):
-            lead = metric(key[0]).direction * c.difference
+            agree = c.difference * c.ranks > 0
+            lead = metric(key[0]).direction * c.difference if agree else 0
             better = a if lead > 0 else b if lead < 0 else ""
-            found.append((a, b, *key, c.difference, c.low, c.high, c.p, c.p, c.n, better, c.note))
+            note = c.note
+            if c.difference * c.ranks < 0 and not note:
+                note = "the mean and most pairs differ in sign"
+            found.append((a, b, *key, c.difference, c.low, c.high, c.p, c.p, c.n, better, note))
     columns = ["method", "reference", *CELL, "difference", "low", "high", "p", "p_holm", "n",
                "better", "note"]  # fmt: skip
     frame = pd.DataFrame(found, columns=columns)
@@ -85,7 +89,7 @@ def lead(summaries: pd.DataFrame, tests: pd.DataFrame, names: Sequence[str]) -> 
         if key[0] not in names or not direction or len(means) < 2:
             continue
         first = means.idxmax()
-        here = tests[in_cell(tests, key) & ~(tests["p_holm"] < LEVEL)]
+        here = tests[in_cell(tests, key) & (tests["better"] == "")]
         undecided = {
             *here.loc[here["reference"] == first, "method"],
             *here.loc[here["method"] == first, "reference"],

@@ -43,8 +43,9 @@ class Comparison:
     """Paired differences `a - b`, in the unit of both.
 
     `difference`: their mean, with its percentile bootstrap interval `low`, `high`. `statistic`, `p`:
-    Wilcoxon's signed-rank test, two-sided. `n`: pairs. `left_out`: pairs with a NaN or infinite
-    side. `note`: what limits the test, or "".
+    Wilcoxon's signed-rank test, two-sided. `ranks`: the matched-pairs rank-biserial correlation, from
+    -1 to 1: the test's own direction, which need not be that of the mean. `n`: pairs. `left_out`:
+    pairs with a NaN or infinite side. `note`: what limits the test, or "".
     """
 
     difference: float
@@ -52,6 +53,7 @@ class Comparison:
     high: float
     statistic: float
     p: float
+    ranks: float
     n: int
     left_out: int
     note: str
@@ -120,10 +122,11 @@ def comparisons(
     kept = [row[np.isfinite(row)] for row in given]
     found = []
     for row, own, (low, high) in zip(given, kept, _intervals(kept, confidence, seed)):
-        statistic, p, note = _signed_rank(own)
+        statistic, p, ranks, note = _signed_rank(own)
         mean = float(own.mean()) if own.size else math.nan
         left_out = int(row.size - own.size)
-        found.append(Comparison(mean, low, high, statistic, p, int(own.size), left_out, note))
+        n = int(own.size)
+        found.append(Comparison(mean, low, high, statistic, p, ranks, n, left_out, note))
     return found
 
 
@@ -197,31 +200,35 @@ def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         return a - b
 
 
-def _signed_rank(differences: np.ndarray) -> tuple[float, float, str]:
-    """Statistic and p as of `scipy.stats.wilcoxon`, and what limits the test."""
+def _signed_rank(differences: np.ndarray) -> tuple[float, float, float, str]:
+    """Statistic and p as of `scipy.stats.wilcoxon`, rank-biserial correlation, and what limits the
+    test."""
     from scipy import stats
 
+    # Zeros first: with any, scipy no longer counts sign patterns, however few pairs differ.
     signed = differences[differences != 0]
     if not signed.size:
         if differences.size:
-            return 0.0, 1.0, "all differences are zero"
-        return math.nan, math.nan, "no pair has both sides"
+            return 0.0, 1.0, 0.0, "all differences are zero"
+        return math.nan, math.nan, math.nan, "no pair has both sides"
     # No pattern of signs is rarer than all alike.
     least = min(2.0 ** (1 - signed.size), 1.0)
     note = (
         "" if least < LEVEL else f"{signed.size} differing pairs: p cannot fall below {least:.2g}"
     )
-    if signed.size == 1:
-        return 0.0, 1.0, note
     size = np.abs(signed)
-    if len(differences) > _EXACT or len(set(size)) == len(differences):
-        with warnings.catch_warnings():
-            # That zeros or ties keep the test from being exact.
-            warnings.simplefilter("ignore")
-            found: Any = stats.wilcoxon(differences)
-        return float(found.statistic), float(found.pvalue), note
-    # Of so few with ties or zeros, scipy ranks anew for every pattern of signs: seconds a test.
     ranks = stats.rankdata(size) * np.sign(signed)
+    balance = float(ranks.sum() / np.abs(ranks).sum())
+    if signed.size == 1:
+        return 0.0, 1.0, balance, note
+    found: Any
+    if signed.size > _EXACT or len(set(size)) == signed.size:
+        with warnings.catch_warnings():
+            # That ties keep the test from being exact.
+            warnings.simplefilter("ignore")
+            found = stats.wilcoxon(signed)
+        return float(found.statistic), float(found.pvalue), balance, note
+    # Of so few with ties, scipy ranks anew for every pattern of signs: seconds a test.
     found = stats.permutation_test(
         (ranks,),
         lambda x, axis: x.sum(axis),
@@ -230,7 +237,7 @@ def _signed_rank(differences: np.ndarray) -> tuple[float, float, str]:
         n_resamples=np.inf,  # pyright: ignore[reportArgumentType]
     )
     statistic = min(ranks[ranks > 0].sum(), -ranks[ranks < 0].sum())
-    return float(statistic), float(found.pvalue), note
+    return float(statistic), float(found.pvalue), balance, note
 
 
 def _intervals(

@@ -45,7 +45,8 @@ def differences(
     """Whether the first of each pair is greater, on the passages that both have; Holm over all pairs.
 
     `pairs`: cell, what is compared, and values by passage. For where p < 0.05 and the mean difference
-    is above zero, against where it is below (`either`: for in both), open else.
+    is above zero, against where it is below (`either`: for in both), open else, and where the ranks
+    that are tested lean the other way than the mean.
     """
     listed = [(cell, what, *a.align(b, join="inner")) for cell, what, a, b in pairs]
     tested = comparisons((a.to_numpy(), b.to_numpy()) for *_, a, b in listed)
@@ -55,8 +56,9 @@ def differences(
     ]
     corrected = holm([e.p for e in found])
     made = []
-    for e, p in zip(found, corrected):
-        outcome = (FOR if e.value > 0 or either else AGAINST) if p < LEVEL else OPEN
+    for e, p, c in zip(found, corrected, tested):
+        sure = p < LEVEL and (either or e.value * c.ranks > 0)
+        outcome = (FOR if e.value > 0 or either else AGAINST) if sure else OPEN
         made.append(replace(e, p=float(p), outcome=outcome))
     return made
 

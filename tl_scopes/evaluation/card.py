@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter import view
 from tl_scopes.encoding import Prompt
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesWarning
 from tl_scopes.evaluation.perturb import input_stability
 from tl_scopes.evaluation.plan import encoded, units
 from tl_scopes.evaluation.randomise import Depth, parse_depths, randomisation
-from tl_scopes.evaluation.ranking import Methods, labelled
-from tl_scopes.evaluation.reads import check_whole, listed
+from tl_scopes.evaluation.ranking import Methods, check_methods, labelled
+from tl_scopes.evaluation.reads import check_whole, listed, pinned
 from tl_scopes.evaluation.rows import COLUMNS, Row, error_row, measure
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum
 from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.scopes import FisherScope
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,8 +61,8 @@ def faithfulness_card(
         `.to_markdown()`, `.plot(kind)`, `.save(folder)`.
 
     Raises:
-        ScopesError: for arguments, methods or a model that cannot be used, and what goes wrong outside
-            of one prompt.
+        ScopesError: for arguments, methods or a model that cannot be used, before anything is
+            measured. A check that meets NaN or infinity afterwards is left out, with a warning.
 
     Sources: see `measure`, `randomisation`, `input_stability`, `fisher_spectrum`.
     """
@@ -77,10 +79,11 @@ def faithfulness_card(
     depths = _DEPTHS if randomised is True else randomised
     # Checked before hours of measuring, not after.
     depths = depths and parse_depths(depths, engine.n_layers)
-    draws = 4 if stability is True else int(stability)
-    top = 64 if spectra is True else int(spectra)
-    for name, number in (("stability", draws), ("spectra", top)):
-        check_whole(name, number, 0)
+    draws = _number("stability", stability, 4)
+    top = _number("spectra", spectra, 64)
+    check_methods(engine, [*named.values(), *([FisherScope(rank=1)] if top else [])])
+    for method in named.values() if depths or draws else ():
+        pinned(method, 0)
     found: list[Row] = [error_row(i, 0, error) for i, error in known.errors.items()]
     checks: dict[str, pd.DataFrame] = {}
     with _bar(len(given), progress) as bar:
@@ -96,14 +99,15 @@ def faithfulness_card(
         where: dict[str, Any] = {"position": settings.position}
         seeded = {**where, "seed": settings.seed}
         if own and depths:
-            bar.set_description("random blocks")
-            checks["randomisation"] = randomisation(model, own, named, depths=depths, **seeded)
+            with _kept(bar, "random blocks"):
+                checks["randomisation"] = randomisation(model, own, named, depths=depths, **seeded)
         if own and draws:
-            bar.set_description("noise")
-            checks["stability"] = input_stability(model, own, named, draws=draws, **seeded)
+            with _kept(bar, "noise"):
+                checks["stability"] = input_stability(model, own, named, draws=draws, **seeded)
         if own and top:
-            bar.set_description("spectra of F")
-            checks["spectra"] = fisher_spectrum(model, own, top=min(top, engine.d_model), **where)
+            with _kept(bar, "spectra of F"):
+                top = min(top, engine.d_model)
+                checks["spectra"] = fisher_spectrum(model, own, top=top, **where)
     places = dict(enumerate(kept))
     return FaithfulnessCard(
         rows=_rows(found),
@@ -113,6 +117,22 @@ def faithfulness_card(
         reference=reference,
         **{k: frame.assign(index=frame["index"].map(places)) for k, frame in checks.items()},
     )
+
+
+def _number(name: str, value: Any, usual: int) -> int:
+    found = (usual if value else 0) if isinstance(value, bool) else value
+    check_whole(name, found, 0)
+    return found
+
+
+@contextmanager
+def _kept(bar: Any, what: str) -> Iterator[None]:
+    """A check whose numbers cannot be had is left out, with a warning: the others took hours."""
+    bar.set_description(what)
+    try:
+        yield
+    except NumericalError as error:
+        warnings.warn(f"the card has no {what}: {error}", ScopesWarning, stacklevel=4)
 
 
 def _rows(found: list[Row]) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tl_scopes.adapter import view as view_of
 from tl_scopes.errors import RunError
+from tl_scopes.evaluation.parts import PARTS, ROWS
 from tl_scopes.storage import write_text
 
 NAME = "manifest.json"
@@ -164,10 +165,13 @@ def settle(mine: dict[str, Any], out: Path) -> list[str]:
     """
     path = out / NAME
     if not path.is_file():
-        if any((out / "parts").glob("*.parquet")):
+        foreign = next(
+            (p for p in (out / ROWS, *(out / PARTS).glob("*.parquet")) if p.exists()), None
+        )
+        if foreign is not None:
             raise RunError(
-                f"{out} holds parts of a run but no {NAME}, which says what they were made with: "
-                "give another folder, or empty this one"
+                f"{foreign} is there, but no {out / NAME}, which says what it was made with: give "
+                "another folder, or move it away"
             )
         write_text(path, json.dumps(mine, indent=2) + "\n")
         return []

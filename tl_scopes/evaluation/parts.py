@@ -67,9 +67,10 @@ class Parts:
         return {int(name) for name in names if name.isdecimal() and int(name) < self.count}
 
     def clean(self) -> None:
-        """Take away what a killed run left unfinished."""
-        for folder in (self.out, self.folder):
-            for path in folder.glob("*.partial"):
+        """Take away what a killed run left unfinished, and nothing of anybody else's."""
+        own = ((self.out, "manifest.json"), (self.out, ROWS), (self.folder, "*.parquet"))
+        for folder, name in own:
+            for path in folder.glob(f"{name}*.partial"):
                 path.unlink(missing_ok=True)
 
     def save(self, unit: int, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -259,7 +259,7 @@ def parse_depths(depths: Sequence[Depth] | None, n_layers: int) -> list[int]:
     found = set()
     for depth in listed:
         if isinstance(depth, float) and 0 < depth <= 1:
-            found.add(n_layers - math.floor((1 - depth) * n_layers))
+            found.add(n_layers - math.floor((1 - depth) * n_layers + 1e-9))
         elif isinstance(depth, int) and not isinstance(depth, bool) and 1 <= depth <= n_layers:
             found.add(depth)
         else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Union
 
 import torch
@@ -88,8 +88,8 @@ def score(
     Prompts of similar length share a forward pass, all scopes their backward passes.
     Raises what `attribute` raises, also where a score is not finite.
     """
+    check_methods(engine, methods)
     scopes = [m for m in methods if isinstance(m, Scope)]
-    check_scopes(engine, scopes)
     asked = [Prompted.ask(engine.model, ids, position) for ids in prompts]
     found: list[dict[int, Tensor]] = [{} for _ in prompts]
     for read_site in dict.fromkeys(s.read_site for s in scopes):
@@ -109,11 +109,19 @@ def score(
                         asked[p].expect(answer.read.value)
                     found[p][i] = answer.attribution(engine, jobs[p].ids).scores[0].double()
     others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
-    for _, method in others:
-        check_scope(engine.model, method)
     for own, prompted in zip(found, asked):
         own |= {i: scores_alone(m, prompted) for i, m in others}
     return [[each[i] for i in range(len(methods))] for each in found]
+
+
+def check_methods(engine: ModelView, methods: Iterable[AnyMethod]) -> None:
+    """Raises `ScopeParameterError` or `ProcessedWeightsError` for one that the model cannot have; may
+    warn."""
+    listed = list(methods)
+    check_scopes(engine, [m for m in listed if isinstance(m, Scope)])
+    for method in listed:
+        if isinstance(method, Method):
+            check_scope(engine.model, method)
 
 
 def scores_alone(method: Method, prompted: Prompted) -> Float[Tensor, "pos"]:

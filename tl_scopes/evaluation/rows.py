@@ -13,9 +13,9 @@ from torch import Tensor
 from tl_scopes.ablation import INTACT, Alteration, Effects, effects, final_states
 from tl_scopes.adapter import ModelView, view
 from tl_scopes.encoding import Prompt, resolve_position
-from tl_scopes.errors import TargetError
+from tl_scopes.errors import PositionError, TargetError
 from tl_scopes.evaluation.plan import encoded
-from tl_scopes.evaluation.ranking import AnyMethod, Methods, labelled, ranked, score
+from tl_scopes.evaluation.ranking import AnyMethod, Methods, check_methods, labelled, ranked, score
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.prompted import Prompted
 
@@ -48,6 +48,7 @@ def measure(
     settings = settings or Settings()
     named = labelled(methods)
     engine = view(model)
+    check_methods(engine, named.values())
     known = encoded(model, prompts, settings.prepend_bos)
     usable = {i: ids for i, ids in enumerate(known.ids) if ids is not None}
     failed = dict(known.errors)
@@ -55,9 +56,8 @@ def measure(
     try:
         each = score(engine, list(usable.values()), list(named.values()), settings.position)
         scores = dict(zip(usable, each))
-    except MemoryError:
-        raise
-    except Exception:
+    except Exception as error:
+        refuse_to_record(error)
         # Which of them it was, one by one will tell.
         scores = {}
     for i, ids in usable.items():
@@ -66,9 +66,8 @@ def measure(
             if own is None:
                 (own,) = score(engine, [ids], list(named.values()), settings.position)
             done[i] = list(_of_prompt(engine, ids, dict(zip(named, own)), settings))
-        except MemoryError:
-            raise
         except Exception as error:
+            refuse_to_record(error)
             failed[i] = error
     rows: list[Row] = []
     for i in range(len(prompts)):
@@ -78,6 +77,12 @@ def measure(
         else:
             rows += [{"index": i, "tokens": tokens, **row} for row in done[i]]
     return rows
+
+
+def refuse_to_record(error: Exception) -> None:
+    """Raise it anew if it is no prompt's fault, but the machine's: the other prompts would fail too."""
+    if isinstance(error, MemoryError) or "CUDA error" in str(error):
+        raise error
 
 
 def error_row(index: int, tokens: int, error: Exception) -> Row:
@@ -111,9 +116,14 @@ def _of_prompt(
             "the gold target is the token after the read position, but the prompt ends there: use "
             'position=-2, or target="predicted"'
         )
-    first = prompted.first
-    orders = {name: ranked(own, first) for name, own in scores.items()}
-    asked = dict(_alterations(orders, settings))
+    first, end = prompted.first, prompted.position + 1
+    if first == end:
+        raise PositionError(
+            f"position {prompted.position} is BOS, before which nothing can be replaced: read later"
+        )
+    # What follows the read position cannot matter, but would stand before negative scores.
+    orders = {name: ranked(own[:end], first) for name, own in scores.items()}
+    asked = dict(_alterations(orders, len(ids) - first, settings))
     left_out = _left_out(prompted, settings)
     with prompted.frozen():
         states = final_states(prompted, [INTACT, *asked.values(), *left_out])
@@ -129,7 +139,7 @@ def _of_prompt(
     if left_out:
         kl = found.kl[len(asked) :].numpy()
         for name, own in scores.items():
-            part = own[first : prompted.position + 1].numpy()
+            part = own[first:end].numpy()
             for metric, value in agreement(part, kl, settings.top).items():
                 yield _row(name, metric, value, settings.leave_one_out or "")
 
@@ -138,13 +148,13 @@ Asked = tuple[str, str, str, float]
 
 
 def _alterations(
-    orders: dict[str, list[int]], settings: Settings
+    orders: dict[str, list[int]], n: int, settings: Settings
 ) -> Iterator[tuple[Asked, Alteration]]:
-    """What is replaced for each (method, metric, replacement, fraction)."""
+    """What is replaced for each (method, metric, replacement, fraction of the `n` tokens)."""
     for name, order in orders.items():
         for kind in settings.replacements:
             for fraction in settings.fractions:
-                k = max(1, int(len(order) * fraction))
+                k = max(1, int(n * fraction + 1e-9))
                 key = (kind, fraction)
                 top = tuple(sorted(order[:k]))
                 yield (name, "comprehensiveness", *key), Alteration(top, kind)

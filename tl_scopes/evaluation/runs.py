@@ -14,18 +14,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tl_scopes.adapter import view as view_of
-from tl_scopes.engine import check_scopes
 from tl_scopes.errors import PromptError, RunError, ScopeParameterError, ScopesWarning
 from tl_scopes.evaluation import manifest
 from tl_scopes.evaluation.data import DataSet
 from tl_scopes.evaluation.parts import PARTS, ROWS, Parts
 from tl_scopes.evaluation.plan import UNIT_TOKENS, Encoded, encoded, units
 from tl_scopes.evaluation.processes import Processes, processes
-from tl_scopes.evaluation.ranking import AnyMethod, Methods, labelled
-from tl_scopes.evaluation.rows import Row, error_row
+from tl_scopes.evaluation.ranking import AnyMethod, Methods, check_methods, labelled
+from tl_scopes.evaluation.rows import Row, error_row, refuse_to_record
 from tl_scopes.evaluation.rows import measure as measure_rows
 from tl_scopes.evaluation.settings import Settings
-from tl_scopes.explain import Scope
 from tl_scopes.result import Provenance
 
 if TYPE_CHECKING:
@@ -141,7 +139,7 @@ def run(
             with team.together():
                 model = model()
         with team.together():
-            check_scopes(view_of(model), [m for m in named.values() if isinstance(m, Scope)])
+            check_methods(view_of(model), named.values())
             known = encoded(model, data.prompts, settings.prepend_bos)
             if len(known.errors) == len(data):
                 raise RunError(_unusable(known))
@@ -268,9 +266,8 @@ class _Work:
         try:
             rows = self.measure(self.model, ids, self.methods, settings)
             return [{**row, "index": self.data.first + members[row["index"]]} for row in rows]
-        except MemoryError:
-            raise
         except Exception as error:
+            refuse_to_record(error)
             if len(members) == 1:
                 return [error_row(self.data.first + members[0], len(ids[0]), error)]
         # Out here nothing holds on to what the failed attempt had in memory.
@@ -282,15 +279,22 @@ class _Work:
         missing = sorted(set(range(self.parts.count)) - team.share(here))
         held = team.gather(here) if missing else []
         with team.together():
+            # Told at the end: until then all processes must go on gathering.
             error: OSError | None = None
             for i in missing:
                 # By the first process that has it, one part at a time: rows need not fit in memory.
                 holder = next((p for p, own in enumerate(held) if i in own), None)
-                found = team.gather(self.parts.send(i) if holder == team.index else b"")
-                if team.is_main and holder is not None and error is None:
+                mine = b""
+                if holder == team.index and error is None:
+                    try:
+                        mine = self.parts.send(i)
+                    except OSError as lost:
+                        error = lost
+                found = team.gather(mine)
+                if team.is_main and holder is not None and found[holder] and error is None:
                     try:
                         self.parts.receive(i, found[holder])
-                    except OSError as full:  # told at the end: the others go on gathering
+                    except OSError as full:
                         error = full
             if error is not None:
                 raise error
