@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import run_cases
@@ -15,7 +19,7 @@ from run_cases import METHODS, SETTINGS, go, prompts
 import tl_scopes as ts
 from tl_scopes.errors import RunError, ScopesWarning
 from tl_scopes.evaluation import DataSet, Settings, measure, rows, runs
-from tl_scopes.evaluation.manifest import description, plain, weights_hash
+from tl_scopes.evaluation.fingerprint import description, plain, weights_hash
 from tl_scopes.evaluation.parts import Parts
 
 GIVEN = prompts(5)
@@ -51,7 +55,7 @@ def hooked_model():
         (lambda: {"methods": METHODS[::-1]}, 'order was ["semantic", "temperature", "fisher"], is ["fisher"'),
         (lambda: {"methods": [*METHODS[:2], ts.FisherScope(rank=2)]}, "methods.fisher(rank=2) was not there, is {"),
         (lambda: {"model": other_model()}, "model.sha256 was "),
-        (lambda: {"model": hooked_model()}, "model.hooks was false, is true"),
+        (lambda: {"model": hooked_model()}, 'model.hooks was [], is ["blocks.0.hook_resid_post: '),
         (lambda: {"model": zoo.shared(run_cases.name())}, 'model.dtype was "float32", is "float64"'),
         (lambda: {"unit": 2}, "units.prompts was 4, is 2"),
         (lambda: {"given": [*GIVEN[:-1], "The"]}, "data.sha256 was "),
@@ -67,6 +71,66 @@ def test_other_arguments_are_refused_by_name(out, change, said):
         go(out, changes.pop("given", GIVEN), **changes)
     assert said in str(caught.value) and "give another folder" in str(caught.value)
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+def of_logit(i):
+    return ts.FunctionScope(lambda z: z[i])
+
+
+def scaled(at="blocks.0.hook_mlp_out", by=2, change=lambda model: None):
+    model = zoo.build(run_cases.name(), torch.float32)
+    model.add_hook(at, lambda a, hook: a * by)
+    change(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ({"at": "blocks.1.hook_mlp_out"}, "model.hooks was"),
+        ({"by": 3}, "model.hooks was"),
+        ({"change": lambda m: m.unembed.register_forward_hook(lambda *a: None)}, "model.hooks was"),
+        ({"change": lambda m: setattr(m.cfg, "eps", 0.5)}, "model.config.cfg.eps was"),
+        (
+            {"change": lambda m: [b for b in m.buffers() if b.numel() > 1][-1].fill_(1)},
+            "model.buffers was",
+        ),
+    ],
+    ids=["a hook elsewhere", "another hook", "torch's own", "a setting", "a buffer"],
+)
+def test_what_else_makes_a_model_another_is_refused(tmp_path, other, said):
+    """Its name and weights stay."""
+    go(tmp_path / "out", GIVEN, model=scaled())
+    go(tmp_path / "out", GIVEN, model=scaled())
+    with pytest.raises(RunError, match=re.escape(said)):
+        go(tmp_path / "out", GIVEN, model=scaled(**other))
+
+
+def test_functions_are_told_apart_by_what_they_do(tmp_path):
+    go(tmp_path / "out", GIVEN, methods=[of_logit(5)])
+    go(tmp_path / "out", GIVEN, methods=[of_logit(5)])
+    with pytest.raises(RunError, match=r"methods\.function.*\.fn was"):
+        go(tmp_path / "out", GIVEN, methods=[of_logit(9)])
+
+
+def test_a_functions_description_does_not_change_with_the_process():
+    """Constant sets are ordered by hashes of text, which are."""
+    code = (
+        "from tl_scopes.evaluation.fingerprint import plain\n"
+        "def f(x, y=(1, {'a': 2})):\n    return x in {'ab', 'cd', 'ef', 'gh'} or [y for y in 'xy']\n"
+        "print(plain(f))"
+    )
+    runs = [
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert runs[0] == runs[1] and "sha256" in runs[0]
 
 
 def test_other_threads_and_versions_are_refused(out, monkeypatch):
@@ -214,7 +278,7 @@ def test_parameters_become_plain_values():
     assert json.loads(json.dumps(a)) == a
     assert description(ts.SemanticScope(ts.NEXT_TOKEN))["target"] == "NEXT_TOKEN"
     entropy = description(ts.FunctionScope(run_cases.go))
-    assert entropy["fn"] == "run_cases.go"
+    assert entropy["fn"].startswith("run_cases.go sha256 ")
     assert plain((1, {"a": {2}}, torch.float32, v.numpy()))[:3] == [1, {"a": [2]}, "torch.float32"]
     assert "0x" not in str(plain(object()))
     assert plain(SETTINGS)["fractions"] == [0.2, 0.5]

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import platform
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from tl_scopes.adapter import view as view_of
 from tl_scopes.errors import RunError
+from tl_scopes.evaluation.fingerprint import (
+    buffers_hash,
+    config,
+    description,
+    plain,
+    users_hooks,
+    weights_hash,
+)
 from tl_scopes.evaluation.parts import PARTS, ROWS
 from tl_scopes.storage import write_text
 
@@ -52,8 +57,10 @@ def describe(
                 "dtype": where.dtype,
                 "device": view.device.type,
                 "processing": where.processing,
-                "hooks": view.is_hooked(),
                 "sha256": weights_hash(model),
+                "buffers": buffers_hash(model),
+                "config": config(model),
+                "hooks": users_hooks(model),
             },
             "data": data,
             "methods": {name: description(method) for name, method in methods.items()},
@@ -73,20 +80,6 @@ def describe(
     )
 
 
-def weights_hash(model: Any) -> str:
-    """SHA-256 over every parameter: name, shape, dtype and bytes, by name."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.named_parameters(), key=lambda item: item[0]):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(_bytes(value))
-    return digest.hexdigest()
-
-
-def _bytes(value: Tensor) -> memoryview:
-    flat = value.detach().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
-
-
 def prompts_hash(prompts: Sequence[Any]) -> str:
     """SHA-256 of texts or rows of ids."""
     digest = hashlib.sha256()
@@ -95,45 +88,6 @@ def prompts_hash(prompts: Sequence[Any]) -> str:
         digest.update(json.dumps(own).encode())
         digest.update(b"\n")
     return digest.hexdigest()
-
-
-def description(method: Any) -> dict[str, Any]:
-    """A method's class and every parameter; of tensors a hash, of functions the name alone."""
-    own: Mapping[str, Any] = {}
-    if is_dataclass(method):
-        own = {f.name: getattr(method, f.name) for f in fields(method)}
-    elif hasattr(method, "parameters"):
-        own = method.parameters()
-    return {"class": _name(type(method)), **{k: plain(v) for k, v in own.items()}}
-
-
-def _name(thing: Any) -> str:
-    return f"{thing.__module__}.{thing.__qualname__}"
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON has it, and as it would be read again."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, Tensor):
-        content = hashlib.sha256(_bytes(value)).hexdigest()
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} sha256 {content}"
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray):
-        return plain(torch.as_tensor(value))
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [plain(v) for v in (sorted(value) if isinstance(value, (set, frozenset)) else value)]
-    if isinstance(value, functools.partial):
-        return {"partial": plain(value.func), "args": plain(value.args), **plain(value.keywords)}
-    if isinstance(value, Callable) and hasattr(value, "__qualname__"):
-        return _name(value)
-    if is_dataclass(value):
-        return description(value)
-    text = repr(value)
-    return _name(type(value)) if " at 0x" in text else text
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:

@@ -17,6 +17,7 @@ from tl_scopes.adapter import view as view_of
 from tl_scopes.errors import PromptError, RunError, ScopeParameterError, ScopesWarning
 from tl_scopes.evaluation import manifest
 from tl_scopes.evaluation.data import DataSet
+from tl_scopes.evaluation.fingerprint import function
 from tl_scopes.evaluation.parts import PARTS, ROWS, Parts
 from tl_scopes.evaluation.plan import UNIT_TOKENS, Encoded, encoded, units
 from tl_scopes.evaluation.processes import Processes, processes
@@ -155,7 +156,11 @@ def run(
                     "sha256": manifest.prompts_hash(data.prompts),
                     "ids_sha256": manifest.prompts_hash(known.ids),
                 },
-                {"prompts": unit, "tokens": UNIT_TOKENS, "measure": manifest.plain(measure)},
+                {
+                    "prompts": unit,
+                    "tokens": UNIT_TOKENS,
+                    "measure": function(measure, keeps_state=True),
+                },
                 noted,
             )
         parts = Parts(folder, len(plan))
