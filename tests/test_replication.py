@@ -7,15 +7,18 @@ import math
 import re
 from dataclasses import replace
 
+import drawn_texts
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import transformers
 import zoo
+from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import RendererAgg
 from typer.testing import CliRunner
 
-from benchmarks.replication import command, methods, report, sources, timing
+from benchmarks.replication import command, figures, methods, report, sources, timing
 from benchmarks.replication.cells import AOPC, DEPTHS, READ, Cell, Sizes
 from benchmarks.replication.loop import METHODS, PublishedLoop
 from benchmarks.replication.paired import Evidence, differences, verdict, within
@@ -217,6 +220,19 @@ def test_the_report_says_what_was_computed(tmp_path):
         widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
         assert len(widths) == 1, block
     assert report.evidence(claims).count("\n") == 1 + sum(len(c.evidence) for c in claims)
+
+
+def test_figures_can_be_read(tmp_path, monkeypatch):
+    """Names as long as real ones, side by side."""
+    monkeypatch.setattr(RendererAgg, "draw_text", RendererAgg.draw_text)
+    monkeypatch.setattr(FigureCanvasBase, "print_figure", FigureCanvasBase.print_figure)
+    drawn_texts.watch(tmp_path / "seen.jsonl")
+    names = ["gemma-3-270m, lambada"] * 2 + ["smollm2-135m-instruct, lambada"] * 2
+    cells = [made_up(40, LEADS, seed, name) for seed, name in enumerate(names)]
+    assert len(figures.draw(cells, tmp_path / "figures")) == 4
+    found = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    assert len(found) == 4 and all(f["texts"] > 30 for f in found)
+    assert not [f for f in found if f["overlapping"] or f["cut"]]
 
 
 # ---------------------------------------------------------------------------------------------------- the passages

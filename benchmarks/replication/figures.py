@@ -93,7 +93,8 @@ def share(cells: Sequence[Cell]) -> Figure:
         ax.set_xticks(ks, [str(k) for k in ks])
         ax.set_ylim(0, 1.02)
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        _finish(ax, cell, "k", "share of tr F held by the first k")
+        n = table.shape[1]
+        _finish(ax, cell, "k", "share of tr F held by the first k", f"{n} passages")
     caption(
         figure,
         "How many directions the Fisher information of a prediction has",
@@ -143,13 +144,16 @@ def randomisation(cells: Sequence[Cell]) -> Figure:
         ax.set_ylim(top=1.08)
         n = cell.randomised["index"].nunique()
         _finish(ax, cell, "blocks with random weights, from the output",
-                "Spearman with the intact model", f"{n} passages predicted right")  # fmt: skip
+                "Spearman with the intact model", f"{n} passages")  # fmt: skip
     _legend(figure, panels[0])
     caption(
         figure,
         "How far scores depend on what the model has learnt",
         "similarity of scores when blocks hold random weights",
-        ["mean ± standard error over passages", "Random: scores that ignore the model, which fail"],
+        [
+            "mean ± standard error over passages that are predicted right",
+            "Random: scores that ignore the model, which fail",
+        ],
     )
     return figure
 
