@@ -24,7 +24,7 @@ from tl_scopes.render.picture import build
 from tl_scopes.render.scale import colour, turned
 from tl_scopes.render.tokens import visible
 
-pytestmark = [needs_streamlit, needs_playwright]
+pytestmark = [needs_streamlit, needs_playwright, pytest.mark.teaching]
 
 
 @pytest.fixture(scope="module")

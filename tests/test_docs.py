@@ -137,6 +137,7 @@ def site(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.mark.teaching
 def test_the_site_builds_without_a_warning(site: Path) -> None:
     for page in ("index", *WITH_SNIPPETS, "command-line", "api/index", "api/render"):
         assert (site / f"{page}.html").stat().st_size > 5_000
@@ -144,6 +145,7 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
     assert sources and all((site / "tutorials" / f"{p.stem}.html").exists() for p in sources)
 
 
+@pytest.mark.teaching
 def test_the_reference_says_what_the_code_says(site: Path) -> None:
     commands = (site / "command-line.html").read_text(encoding="utf-8")
     from tl_scopes.cli import app
@@ -178,6 +180,7 @@ class Fetched(HTMLParser):
         self.found += re.findall(r"url\(\s*['\"]?([^'\")]+)", given.get("style") or "")
 
 
+@pytest.mark.teaching
 def test_pages_fetch_nothing_from_the_network(site: Path) -> None:
     def outside(address: str) -> bool:
         return re.match(r"(https?:)?//", address.strip()) is not None

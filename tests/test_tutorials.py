@@ -175,13 +175,8 @@ def is_empty(png: bytes) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.real("gemma-3-270m", "smollm2-135m-instruct")
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(p, id=p.stem, marks=[pytest.mark.teaching] * (p > TUTORIALS[0]))
-        for p in TUTORIALS
-    ],
-)
+@pytest.mark.teaching
+@each_tutorial
 def test_a_tutorial_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What it makes is left for `make tutorials`, which need not run it again."""
     # The kernel of this environment, not one that the user registered; drawn as a notebook draws.
