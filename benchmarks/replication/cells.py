@@ -38,7 +38,7 @@ class Sizes:
     @classmethod
     def of(cls, n: int, agreement: int | None, ranks: int | None, randomised: int | None) -> Sizes:
         """What is not given is a share of n."""
-        asked = ((agreement, 0.3), (ranks, 0.3), (randomised, 0.4))
+        asked = ((agreement, 0.3), (ranks, 0.2), (randomised, 0.3))
         return cls(n, *(min(n, max(2, round(s * n)) if own is None else own) for own, s in asked))
 
 

@@ -24,9 +24,9 @@ def replication(
     n: Annotated[int, typer.Option(min=2, help="Passages of each data set.")] = 20,
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
     loo_n: Annotated[int | None, typer.Option(min=2, help="For leave-one-out; 0.3 n.")] = None,
-    rank_n: Annotated[int | None, typer.Option(min=2, help="For higher ranks; 0.3 n.")] = None,
+    rank_n: Annotated[int | None, typer.Option(min=2, help="For higher ranks; 0.2 n.")] = None,
     randomisation_n: Annotated[
-        int | None, typer.Option(min=2, help="Predicted right, for random weights; at most 0.4 n.")
+        int | None, typer.Option(min=2, help="Predicted right, for random weights; at most 0.3 n.")
     ] = None,
     threads: Annotated[int, typer.Option(help="torch threads.")] = 2,
     out: Annotated[
