@@ -161,7 +161,7 @@ def test_what_cannot_change_a_number_may_differ(out):
         ("{", "is damaged"),
         ("[]", "not a manifest of tl_scopes"),
         ('{"noted": {}}', "format None"),
-        ('{"format": 99, "noted": {}}', "format 99, this tl_scopes reads 1"),
+        ('{"format": 99, "noted": {}}', "format 99, this tl_scopes reads 2"),
     ],
 )
 def test_a_manifest_that_cannot_be_used(out, content, said):

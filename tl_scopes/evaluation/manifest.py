@@ -27,7 +27,7 @@ from tl_scopes.evaluation.parts import PARTS, ROWS
 from tl_scopes.storage import write_text
 
 NAME = "manifest.json"
-FORMAT = 1
+FORMAT = 2
 # What cannot change a number beyond rounding is written down, and may differ.
 NOTED = "noted"
 _PACKAGES = ("transformer_lens", "torch", "transformers", "numpy", "scipy")
