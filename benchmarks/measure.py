@@ -6,6 +6,7 @@ in the ratio. Here the two callables of a ratio take turns within one run.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
 import time
@@ -75,7 +76,7 @@ def measured(call: Callable[[], object]) -> tuple[float, float | None]:
 
     Resident memory of the process on Linux, allocated memory on a GPU; None where it cannot be told.
     """
-    gc.collect()  # what is freed meanwhile would hide what is taken
+    _give_back()
     if torch.cuda.is_available():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
@@ -87,6 +88,14 @@ def measured(call: Callable[[], object]) -> tuple[float, float | None]:
     _CLEAR.write_text("5", encoding="ascii")  # forgets the peak so far
     spent = seconds(call)
     return spent, max(0.0, resident_mib("VmHWM") - before)
+
+
+def _give_back() -> None:
+    """What is freed meanwhile, or what malloc keeps of what was freed, would hide what is taken."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if _CLEAR.exists() else None
+    if trim is not None:  # glibc's
+        trim(0)
 
 
 def resident_mib(field: str) -> float:

@@ -72,10 +72,15 @@ def test_ratios_are_those_of_the_calls():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_peak_memory_is_seen():
-    torch.ones(10)
+@pytest.mark.parametrize("kept", [False, True], ids=["fresh", "freed before"])
+def test_peak_memory_is_seen(kept):
+    # Pieces small enough to come from the heap, which malloc keeps as long as one behind them lives.
+    pieces = [torch.ones(2**14) for _ in range(5000 * kept)]  # 312 MiB
+    last = torch.ones(2**10)
+    del pieces
     _, mib = measure.measured(lambda: torch.ones(64, 2**20).sum())  # 256 MiB
     assert mib is not None and 200 < mib < 400
+    assert last.all()
 
 
 @pytest.mark.real
