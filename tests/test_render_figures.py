@@ -98,6 +98,10 @@ def test_dark_figures_are_light_ink_on_a_dark_ground(name):
     assert len(texts) > 5
     for text in texts:
         assert max(to_rgb(text.get_color())) > 0.35, text.get_text()
+    for ax in figure.axes:
+        for line in (line for line in ax.lines if line.get_marker() in ("o", "D")):
+            for shade in (line.get_color(), line.get_markerfacecolor()):
+                assert shade == "none" or max(to_rgb(shade)) > 0.2, line.get_label()
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=40)  # ticks that this adds are light too
     for ax in figure.axes:

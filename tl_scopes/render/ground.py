@@ -41,12 +41,11 @@ def _darken(figure: Figure) -> None:
         if isinstance(artist, Text):
             artist.set_color(_turn(artist.get_color()))
         elif isinstance(artist, Line2D):
-            for get, set_ in (
-                (artist.get_color, artist.set_color),
-                (artist.get_markerfacecolor, artist.set_markerfacecolor),
-                (artist.get_markeredgecolor, artist.set_markeredgecolor),
-            ):
-                set_(_turn(get()))
+            face, edge = artist.get_markerfacecolor(), artist.get_markeredgecolor()
+            # Last: markers follow it, and would be turned twice.
+            artist.set_markerfacecolor(_turn(face))
+            artist.set_markeredgecolor(_turn(edge))
+            artist.set_color(_turn(artist.get_color()))
         elif isinstance(artist, Patch):
             face, edge = artist.get_facecolor(), artist.get_edgecolor()
             artist.set_facecolor(_turn(face))
