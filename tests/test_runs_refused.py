@@ -222,7 +222,8 @@ def test_a_device_that_failed_is_no_fault_of_the_prompts(tmp_path):
 
 @pytest.mark.wrong_types
 def test_a_part_that_cannot_be_sent_is_told_by_its_own_error(tmp_path):
-    """Not by what becomes of processes that no longer gather in step."""
+    """When all parts are gathered, so that the other process is still in step."""
+    gathered = []
 
     class Team:
         index, count, is_main = 0, 2, True
@@ -235,14 +236,16 @@ def test_a_part_that_cannot_be_sent_is_told_by_its_own_error(tmp_path):
             return set()  # what the main process has
 
         def gather(self, value):
+            gathered.append(value)
             return [value, b"" if isinstance(value, bytes) else set()]
 
-    parts = Parts(tmp_path, 1)
-    parts.folder.mkdir()
-    parts.path(0).mkdir()  # cannot be read
-    work = runs._Work(None, DataSet(GIVEN), None, {}, Settings(), None, parts, [[0]])
+    parts = Parts(tmp_path, 2)
+    for unit in range(2):
+        parts.path(unit).mkdir(parents=True)  # cannot be read
+    work = runs._Work(None, DataSet(GIVEN), None, {}, Settings(), None, parts, [[0], [1]])
     with pytest.raises(OSError, match="Is a directory"):
         work.gather(Team())
+    assert gathered == [{0, 1}, b"", b""]
 
 
 def test_methods_that_the_model_cannot_have_are_refused_at_once(tmp_path):
