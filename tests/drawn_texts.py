@@ -7,9 +7,12 @@ effects is not seen.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backend_bases import FigureCanvasBase
@@ -45,8 +48,24 @@ class Drawn:
         return bool((self.corners < -SLACK).any() or beyond.any())
 
 
+@contextmanager
+def watching(path: Path) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """`watch` for a while. Gives a function that tells what was seen so far."""
+    kept = RendererAgg.draw_text, FigureCanvasBase.print_figure
+    watch(path)
+    try:
+        yield lambda: seen(path)
+    finally:
+        RendererAgg.draw_text, FigureCanvasBase.print_figure = kept
+
+
+def seen(path: Path) -> list[dict[str, Any]]:
+    """A row for each figure: how many `texts`, which are `overlapping`, which are `cut`."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 def watch(path: str | Path) -> None:
-    """From now on, append a line to `path` for each figure that is drawn, with what is amiss."""
+    """From now on, append a row to `path` for each figure that is drawn, with what is amiss."""
     drawn: list[Drawn] = []
     draw_text, print_figure = RendererAgg.draw_text, FigureCanvasBase.print_figure
 

@@ -3,29 +3,24 @@
 from __future__ import annotations
 
 import io
-import json
 
 import drawn_texts
 import pytest
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 
 TOKENS = [f"token {i}" for i in range(12)]
 
 
 @pytest.fixture
-def amiss(tmp_path, monkeypatch):
+def amiss(tmp_path):
     """Draw a figure and say what the watch says of it."""
-    monkeypatch.setattr(RendererAgg, "draw_text", RendererAgg.draw_text)
-    monkeypatch.setattr(FigureCanvasBase, "print_figure", FigureCanvasBase.print_figure)
-    drawn_texts.watch(tmp_path / "seen.jsonl")
+    with drawn_texts.watching(tmp_path / "seen.jsonl") as seen:
 
-    def draw(figure: Figure, **options) -> dict:
-        figure.savefig(io.BytesIO(), format="png", **options)
-        return json.loads((tmp_path / "seen.jsonl").read_text().splitlines()[-1])
+        def draw(figure: Figure, **options) -> dict:
+            figure.savefig(io.BytesIO(), format="png", **options)
+            return seen()[-1]
 
-    return draw
+        yield draw
 
 
 def ticked(rotation: float) -> Figure:

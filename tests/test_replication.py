@@ -14,8 +14,6 @@ import pytest
 import torch
 import transformers
 import zoo
-from matplotlib.backend_bases import FigureCanvasBase
-from matplotlib.backends.backend_agg import RendererAgg
 from typer.testing import CliRunner
 
 from benchmarks.replication import command, figures, methods, report, sources, timing
@@ -222,15 +220,13 @@ def test_the_report_says_what_was_computed(tmp_path):
     assert report.evidence(claims).count("\n") == 1 + sum(len(c.evidence) for c in claims)
 
 
-def test_figures_can_be_read(tmp_path, monkeypatch):
+def test_figures_can_be_read(tmp_path):
     """Names as long as real ones, side by side."""
-    monkeypatch.setattr(RendererAgg, "draw_text", RendererAgg.draw_text)
-    monkeypatch.setattr(FigureCanvasBase, "print_figure", FigureCanvasBase.print_figure)
-    drawn_texts.watch(tmp_path / "seen.jsonl")
     names = ["gemma-3-270m, lambada"] * 2 + ["smollm2-135m-instruct, lambada"] * 2
     cells = [made_up(40, LEADS, seed, name) for seed, name in enumerate(names)]
-    assert len(figures.draw(cells, tmp_path / "figures")) == 4
-    found = [json.loads(line) for line in (tmp_path / "seen.jsonl").read_text().splitlines()]
+    with drawn_texts.watching(tmp_path / "seen.jsonl") as seen:
+        assert len(figures.draw(cells, tmp_path / "figures")) == 4
+    found = seen()
     assert len(found) == 4 and all(f["texts"] > 30 for f in found)
     assert not [f for f in found if f["overlapping"] or f["cut"]]
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import io
 import itertools
-import json
 import re
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import drawn_texts
 import numpy as np
 import pytest
 from served_app import BROWSER, SCREENSHOTS, Visitor, boxes, browsing, overlap
@@ -126,7 +126,7 @@ def run(path: Path, folder: Path) -> tuple[Any, list[dict[str, Any]]]:
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count -= 1
-    return notebook, [json.loads(line) for line in seen.read_text("utf-8").splitlines()]
+    return notebook, drawn_texts.seen(seen)
 
 
 def as_page(notebook: Any) -> str:

@@ -63,12 +63,10 @@ def compare(
         here = [(a, b) for a, b in pairs if a in table and b in table]
         each = comparisons((table[a].to_numpy(), table[b].to_numpy()) for a, b in here)
         for (a, b), c in zip(here, each):
-            agree = c.difference * c.ranks > 0
-            lead = metric(key[0]).direction * c.difference if agree else 0
+            agreement = c.difference * c.ranks
+            lead = metric(key[0]).direction * c.difference if agreement > 0 else 0
             better = a if lead > 0 else b if lead < 0 else ""
-            note = c.note
-            if c.difference * c.ranks < 0 and not note:
-                note = "the mean and most pairs differ in sign"
+            note = c.note or ("the mean and most pairs differ in sign" if agreement < 0 else "")
             found.append((a, b, *key, c.difference, c.low, c.high, c.p, c.p, c.n, better, note))
     columns = ["method", "reference", *CELL, "difference", "low", "high", "p", "p_holm", "n",
                "better", "note"]  # fmt: skip
