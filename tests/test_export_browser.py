@@ -3,6 +3,7 @@ what stands in them; here is how they look and behave, from 5 tokens to 200."""
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from served_app import Visitor, boxes, browsing, needs_playwright, overlap
 from test_render_browser import TOKENS, result
 
 from tl_scopes import render
+from tl_scopes.render.scale import contrast
 from tl_scopes.render.tokens import visible
 from tl_scopes.result import Attribution, Candidate, Provenance, ScopeInfo, Token
 
@@ -86,6 +88,37 @@ def test_tokens_stand_side_by_side_and_differ(opened, n, sites, dark):
         assert not any(overlap(a, b) for b in found[i + 1 : i + 40]), a["text"]
     assert len({b["colour"] for b in found}) >= min(n, 50) - 2
     visitor.shoot(f"export-{n}-tokens-{sites}-sites-{'dark' if dark else 'light'}")
+
+
+def painted(visitor: Visitor) -> list[list[list[float]]]:
+    """Ground and ink of every token as they reach the eye, the style sheet's filter included."""
+    return visitor.page.locator(".colored-tokens > span > span").evaluate_all(
+        """all => all.map(e => {
+          const css = getComputedStyle(e), canvas = new OffscreenCanvas(1, 1).getContext("2d");
+          canvas.filter = css.filter;
+          return [css.backgroundColor, css.color].map(colour => {
+            canvas.fillStyle = colour;
+            canvas.fillRect(0, 0, 1, 1);
+            return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
+          });
+        })"""
+    )
+
+
+@pytest.mark.parametrize(("dark", "least"), [(False, 4.5), (True, 3.3)], ids=["light", "dark"])
+def test_text_on_colours_can_be_read(opened, dark, least):
+    """As WCAG 2.2 asks for text; on dark pages, whose colours are turned over, as for large text."""
+    made = text(65, sites=2)
+    ramp = torch.linspace(-1, 1, 65)
+    visitor = opened(dataclasses.replace(made, scores=torch.stack([ramp, -ramp.abs()])), dark=dark)
+    for _ in range(2):
+        found = [tuple(map(tuple, pair)) for pair in painted(visitor)]
+        assert len({ground for ground, _ in found}) > 30
+        assert min(contrast(*pair) for pair in found) > least
+        visitor.page.get_by_text("resid(1)", exact=True).first.click()
+        visitor.page.wait_for_function(
+            "() => document.querySelector('.tls-rows .tls-on').textContent === 'resid(1)'"
+        )
 
 
 def test_pointing_shows_the_score_inside_the_window(opened):

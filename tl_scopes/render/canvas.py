@@ -21,7 +21,7 @@ from tl_scopes.render import wording
 from tl_scopes.render.plots import DOT as DOT
 from tl_scopes.render.plots import READ, SOFT, NotebookFigure, css, drawable, style, write
 from tl_scopes.render.plots import caption as caption
-from tl_scopes.render.scale import Scale, colour, number
+from tl_scopes.render.scale import Scale, colour, hexed, ink, number
 from tl_scopes.render.tokens import clipped, words
 
 PALE, FAINT, LINE, EMPTY = "#8b9098", "#c9cdd3", "#e9ebee", "#f1f2f4"
@@ -155,10 +155,8 @@ def hatch(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
 def numbers(ax: Axes, values: np.ndarray, colours: np.ndarray, least: float, size: float) -> None:
     """Write numbers into the cells whose colour value is at least `least` in magnitude."""
     for i, j in zip(*np.nonzero(np.abs(colours) >= least)):
-        r, g, b = colour(float(colours[i, j]))
-        dark = 0.299 * r + 0.587 * g + 0.114 * b < 153
         text = ax.text(j, i, "", ha="center", va="center")
-        write(text, number(float(values[i, j])), size, "#ffffff" if dark else "#1c1e21")
+        write(text, number(float(values[i, j])), size, hexed(ink(colour(float(colours[i, j])))))
 
 
 def separate(ax: Axes, rows: int, columns: int) -> None:

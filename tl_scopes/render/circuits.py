@@ -9,7 +9,7 @@ import torch
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.picture import Picture
-from tl_scopes.render.scale import colour
+from tl_scopes.render.scale import colour, hexed, ink, luminance
 from tl_scopes.render.tokens import escaped
 
 
@@ -85,9 +85,9 @@ def parts(source: str) -> tuple[str, str, dict[str, object]]:
 def _fallback(picture: Picture, tokens: list[str]) -> str:
     spans = []
     for token, value in zip(tokens, picture.rows[picture.first].colours):
-        r, g, b = colour(float(value))
-        ink = "#fff" if 0.299 * r + 0.587 * g + 0.114 * b < 153 else "#000"
-        style = f"background-color:rgb({r},{g},{b});color:{ink}"
+        paper = colour(float(value))
+        turned = "#000" if luminance(paper) > 0.34 else "#fff"  # as in page.js
+        style = f"background-color:{hexed(paper)};--on-light:{hexed(ink(paper))};--on-dark:{turned}"
         line = "<br>" if "\n" in token else ""
         spans.append(f'<span><span style="{style}">{token}</span>{line}</span>')
     return f'<div class="colored-tokens">{"".join(spans)}</div>'

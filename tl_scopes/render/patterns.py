@@ -20,7 +20,7 @@ from tl_scopes.render.scale import Scale, number
 from tl_scopes.render.tokens import clipped, words
 
 MOST_HEADS = 24
-DARK = ".tls-flow canvas{filter:invert(.9) brightness(.82) hue-rotate(180deg)}"
+DARK = ".tls-flow canvas{filter:invert(.95) brightness(.9) hue-rotate(180deg)}"
 
 
 @dataclass(frozen=True)

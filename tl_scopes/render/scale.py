@@ -10,6 +10,7 @@ import numpy as np
 RGB = tuple[int, int, int]
 
 WHITE: RGB = (255, 255, 255)
+BLACK: RGB = (0, 0, 0)
 # circuitsvis paints its tokens in these two (its multi-site component takes no others), so
 # everything beside them does too. Red and blue stay apart for every kind of colour blindness.
 POSITIVE: RGB = (0, 0, 255)
@@ -132,6 +133,22 @@ def hexed(rgb: RGB) -> str:
     return "#{:02x}{:02x}{:02x}".format(*rgb)
 
 
+def ink(paper: RGB) -> RGB:
+    """For text on `paper`: white or black, whichever has more contrast, 4.5 at least."""
+    return max((WHITE, BLACK), key=lambda each: contrast(each, paper))
+
+
+def contrast(a: RGB, b: RGB) -> float:
+    """The contrast ratio of WCAG 2.2, from 1 to 21; text should have 4.5."""
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(rgb: RGB) -> float:
+    """The relative luminance of WCAG 2.2: 0 for black, 1 for white."""
+    return float(_LUMINANCE @ _linear(rgb))
+
+
 def turned(colour: RGB) -> RGB:
     """For a dark ground: as light as `colour` is dark, and of its hue. White becomes near black."""
     light, *hue = _to_lab(colour)
@@ -148,15 +165,19 @@ _TO_XYZ = np.array(
     ]
 )
 _FROM_XYZ = np.linalg.inv(_TO_XYZ)
+_LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 _EPSILON, _KAPPA = 216 / 24389, 24389 / 27
 
 
 def _to_lab(rgb: RGB) -> np.ndarray:
-    c = np.array(rgb) / 255
-    linear = np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
-    f = _TO_XYZ @ linear / _D50
+    f = _TO_XYZ @ _linear(rgb) / _D50
     f = np.where(f > _EPSILON, np.cbrt(f), (_KAPPA * f + 16) / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def _linear(rgb: RGB) -> np.ndarray:
+    c = np.array(rgb) / 255
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4)
 
 
 def _from_lab(lab: np.ndarray) -> RGB:

@@ -17,7 +17,7 @@ from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.render.canvas import DOT, FAINT, LINE, PALE, label, sheet
 from tl_scopes.render.faithfulness.words import lines
 from tl_scopes.render.plots import INK, SOFT, NotebookFigure, drawable, style, write
-from tl_scopes.render.scale import colour, number
+from tl_scopes.render.scale import colour, hexed, ink, number
 from tl_scopes.render.tokens import words
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; black and yellow are left out.
@@ -184,7 +184,5 @@ def setting(card: FaithfulnessCard, n: int | None = None, said: str = INTERVALS)
 def numbers(ax: Axes, values: np.ndarray, colours: np.ndarray, known: np.ndarray) -> None:
     """Write the known numbers into their cells, legible on the cells' colour values."""
     for i, j in zip(*np.nonzero(known)):
-        red, green, blue = colour(float(colours[i, j]))
-        dark = 0.299 * red + 0.587 * green + 0.114 * blue < 153
         text = ax.text(j, i, "", ha="center", va="center")
-        write(text, number(float(values[i, j])), 7, "#ffffff" if dark else INK)
+        write(text, number(float(values[i, j])), 7, hexed(ink(colour(float(colours[i, j])))))
