@@ -13,6 +13,7 @@ import zoo
 from cli_calls import save_tiny
 from hypothesis import given
 from served_app import ask
+from test_render import attribution
 
 import tl_scopes as ts
 from tl_scopes import models, render
@@ -33,7 +34,7 @@ from tl_scopes.errors import (
     TargetError,
 )
 from tl_scopes.render.picture import build
-from tl_scopes.render.scale import colour
+from tl_scopes.render.scale import colour, contrast
 from tl_scopes.render.tokens import visible
 
 USUAL = Request("usual", "m")
@@ -50,13 +51,14 @@ def desk(folder) -> Desk:
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
+targets = text.filter(lambda t: not t.startswith("id:")) | st.integers(0, 10**6).map("id:{}".format)
 requests = st.builds(
     Request,
     prompt=text,
     model=text,
     scope=st.sampled_from(list(SCOPES)),
-    target=text.filter(lambda t: not t.startswith("id:"))
-    | st.integers(0, 10**6).map("id:{}".format),
+    target=targets,
+    versus=targets,
     rank=st.integers(1, 64),
     sites=st.sampled_from(["all", "embed", "embed,1,-1", "blocks.0.hook_mlp_out"]),
     position=st.integers(-(10**6), 10**6),
@@ -92,10 +94,15 @@ def test_any_link_is_read_or_answered(query):
 @pytest.mark.parametrize(
     ("query", "error", "said"),
     [
-        ({"scope": "entropy"}, ScopeParameterError, "semantic, fisher, temperature"),
+        (
+            {"scope": "entropy"},
+            ScopeParameterError,
+            "semantic, logit-difference, fisher, temperature",
+        ),
         ({"scope": "fisher", "rank": "65"}, ScopeParameterError, "1 to 64"),
         ({"rank": "4.5"}, ScopeParameterError, "'4.5'"),
         ({"target": "id:x"}, ScopeParameterError, "id:"),
+        ({"scope": "logit-difference", "versus": "id:-x"}, ScopeParameterError, "versus is '-x'"),
         ({"sites": "embed,,3"}, SiteError, "empty entry"),
         ({"position": "last"}, PositionError, "-1 is the last"),
         ({"position": "9" * 5000}, PositionError, "whole number"),
@@ -128,6 +135,16 @@ def test_a_site_that_is_a_number_of_any_length_is_no_crash(desk):
         ({}, ts.SemanticScope(), {"sites": "all"}),
         ({"target": " Paris"}, ts.SemanticScope(" Paris"), {"sites": "all"}),
         ({"target": "id:7", "position": 3}, ts.SemanticScope(7), {"sites": "all", "position": 3}),
+        (
+            {"scope": "logit-difference", "target": " Paris", "versus": "id:7"},
+            ts.LogitDifferenceScope(" Paris", 7),
+            {"sites": "all"},
+        ),
+        (
+            {"scope": "logit-difference", "versus": " Paris"},
+            ts.LogitDifferenceScope(None, " Paris"),
+            {"sites": "all"},
+        ),
         ({"scope": "fisher", "rank": 3, "sites": "embed"}, ts.FisherScope(3), {"sites": "embed"}),
         ({"scope": "temperature", "sites": "0, -1"}, ts.TemperatureScope(), {"sites": [0, -1]}),
         ({"prompt": "Paris'\n<b>\"\\"}, ts.SemanticScope(), {"sites": "all"}),
@@ -164,6 +181,7 @@ def test_the_python_loads_as_the_page_does(desk):
         ({"prompt": "x" * 10**6}, PromptTooLongError),
         ({"target": " Parisian"}, TargetError),
         ({"target": "id:99999"}, TargetError),
+        ({"scope": "logit-difference"}, TargetError),
         ({"position": 6}, PositionError),
         ({"sites": "resid(99)"}, SiteError),
         ({"sites": "nowhere"}, SiteError),
@@ -223,13 +241,12 @@ def test_the_panel_shows_what_the_package_draws(desk):
 
 def test_text_on_colours_can_be_read():
     """A contrast of 4.5, as WCAG 2.2 asks for, on light pages and dark ones."""
-    from tl_scopes.app.panel import _chip, _contrast
-    from tl_scopes.render.scale import turned
-
-    for step in range(-32, 33):
-        for paper in (colour(step / 32), turned(colour(step / 32))):
-            ground, ink = ([int(c[i : i + 2], 16) for i in (1, 3, 5)] for c in _chip(paper))
-            assert _contrast(tuple(ground), tuple(ink)) > 4.5
+    scores = torch.linspace(-1, 1, 65).tolist()
+    found = attribution(tokens=["<bos>"] + [" sea"] * 64, scores=[scores])
+    for token in panel(found, View())["tokens"]:
+        for chip in (token["light"], token["dark"]):
+            ground, ink = (tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in chip)
+            assert contrast(ground, ink) > 4.5
 
 
 def test_files(desk):

@@ -239,7 +239,7 @@ def test_hostile_prompts_are_text(visit):
     reader.page.get_by_text("Python that makes the same").click()
     reader.page.get_by_text("Link to this page as it is").click()
     reader.chips().nth(3).hover()
-    reader.page.get_by_role("textbox", name="Target token").fill(
+    reader.page.get_by_role("textbox", name="Target token", exact=True).fill(
         MARKUP[1] + " ![a](http://tracker.test/md.png)"
     )
     reader.shoot("app-hostile")

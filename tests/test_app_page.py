@@ -100,6 +100,16 @@ def test_a_visit_from_the_first_look_to_the_link(visit, folder):
 
 
 @needs_streamlit
+def test_two_tokens_are_compared(visit):
+    page = visit(prompt=zoo.TEXT, scope="logit-difference", target=" Paris", versus=" cat")
+    title = "What moves the logit of “·Paris” against that of “·cat”"
+    assert shown(page)["title"] == title and said(page) == []
+    assert "LogitDifferenceScope(' Paris', ' cat')" in code(page, "python")
+    page.text_input(key="versus").set_value(" Paris")
+    assert shown(run(page)) is None and "both targets are token" in said(page)[0]
+
+
+@needs_streamlit
 def test_another_prompt_is_read_at_its_end(visit):
     page = visit(prompt=zoo.TEXT, position="2")
     assert shown(page)["read"] == 2
@@ -133,7 +143,7 @@ def test_mistakes_are_answered_in_the_page(visit, query, words):
     assert [*page.markdown, *page.error, *page.warning, *page.info] == []  # Markdown draws pictures
     page.text_area(key="prompt").set_value(zoo.TEXT)
     page.text_input(key="target").set_value("")
-    page.text_input[1].set_value("-1")
+    page.text_input[2].set_value("-1")
     page.selectbox(key="sites").set_value("all")
     page = run(page)
     assert shown(page) is not None and said(page) == []

@@ -46,6 +46,10 @@ OF = "the log-probability of the next token “·Paris”"
     [
         (by("gradient_norm", of="log_prob"), f"What moves {OF}"),
         (by("gradient_norm", of="logit"), "What moves the logit of the next token “·Paris”"),
+        (by("logit_difference", a=" Paris", b=" Rome"),
+         "What moves the logit of “·Paris” against that of “·Rome”"),
+        (by("logit_difference", a=" Paris", b=7),
+         "What moves the logit of “·Paris” against that of token 7"),
         (by("input_x_gradient", of="log_prob"), f"Input × gradient of {OF}"),
         (by("integrated_gradients", of="log_prob"), f"Integrated gradients of {OF}"),
         (by("semantic_path", of="logit"),

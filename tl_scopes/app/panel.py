@@ -6,12 +6,10 @@ from typing import Any
 
 from tl_scopes.app.request import View
 from tl_scopes.render.picture import Picture, Row, about, build, source
-from tl_scopes.render.scale import RGB, colour, hexed, number, percent, turned
+from tl_scopes.render.scale import RGB, colour, hexed, ink, number, percent, turned
 from tl_scopes.render.tokens import pieces
 from tl_scopes.result import Attribution, site_index
 
-# One of pure white and pure black always has a contrast of 4.5, which WCAG 2.2 asks for.
-_INKS: tuple[RGB, RGB] = ((255, 255, 255), (0, 0, 0))
 _STRONGEST = 8
 # Colours from the lowest to the highest of a scale.
 _STEPS = 33
@@ -111,16 +109,4 @@ def _ticks(row: Row) -> list[dict[str, Any]]:
 
 def _chip(paper: RGB) -> list[str]:
     """Colours of a token's ground and of its text, whichever of two reads better on it."""
-    return [hexed(paper), hexed(max(_INKS, key=lambda ink: _contrast(ink, paper)))]
-
-
-def _contrast(a: RGB, b: RGB) -> float:
-    """The contrast ratio of WCAG 2.2, from 1 to 21."""
-    low, high = sorted((_luminance(a), _luminance(b)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def _luminance(rgb: RGB) -> float:
-    parts = [c / 255 for c in rgb]
-    r, g, b = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * r + 0.7152 * g + 0.0722 * b
+    return [hexed(paper), hexed(ink(paper))]

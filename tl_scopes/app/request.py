@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 # What each scope asks, in the words of the README's table.
 SCOPES = {
     "semantic": "what moves one token's logit?",
+    "logit-difference": "what moves it from one token to another?",
     "fisher": "what moves the whole predicted distribution?",
     "temperature": "what makes the model more or less sure?",
 }
+# The fields that a scope reads, of those that not every one does.
+_READS = {"semantic": ("target",), "logit-difference": ("target", "versus"), "fisher": ("rank",)}
 MAX_RANK = 64
 SCALES = ("linear", "log")
 # Browsers and proxies cut longer addresses.
@@ -37,15 +40,16 @@ _WHOLE = re.compile(r"-?[0-9]{1,9}")
 class Request:
     """What is computed. Equal requests have equal answers.
 
-    `target`: text that is one token, `id:1234`, or nothing for the top prediction (semantic only).
-    `rank`: of fisher, 1 to 64. `sites`: `embed`, `all`, layers and hook names, commas between.
-    `position`: the read position.
+    `target`, and for logit-difference `versus`: text that is one token, `id:1234`, or nothing for the
+    top prediction. `rank`: of fisher, 1 to 64. `sites`: `embed`, `all`, layers and hook names, commas
+    between. `position`: the read position.
     """
 
     prompt: str
     model: str
     scope: str = "semantic"
     target: str = ""
+    versus: str = ""
     rank: int = 4
     sites: str = "all"
     position: int = -1
@@ -60,7 +64,10 @@ class Request:
         import tl_scopes as ts
 
         if self.scope == "semantic":
-            return ts.SemanticScope(self.to_target())
+            return ts.SemanticScope(token("target", self.target))
+        if self.scope == "logit-difference":
+            a, b = token("target", self.target), token("versus", self.versus)
+            return ts.LogitDifferenceScope(a, b)
         if self.scope == "temperature":
             return ts.TemperatureScope()
         if self.scope != "fisher":
@@ -73,12 +80,6 @@ class Request:
                 "shares and rank='full' from Python)"
             )
         return ts.FisherScope(rank=self.rank)
-
-    def to_target(self) -> str | int | None:
-        """The target as `SemanticScope` takes it. Raises `ScopeParameterError`."""
-        if not self.target.startswith("id:"):
-            return self.target or None
-        return _whole("target", self.target[3:], ScopeParameterError, "a number after id:")
 
     def to_sites(self) -> str | list[str | int]:
         """The sites as `attribute` takes them. Raises `SiteError`."""
@@ -140,10 +141,9 @@ def write(request: Request, view: View) -> dict[str, str]:
     """The query that `read` turns into the two again. What is computed is always said, so that a link
     outlives a change of defaults."""
     said = dataclasses.asdict(request)
-    if request.scope != "fisher":
-        del said["rank"]
-    if request.scope != "semantic" or not request.target:
-        del said["target"]
+    for name in ("target", "versus", "rank"):
+        if name not in _READS.get(request.scope, ()) or not said[name]:
+            del said[name]
     seen = dataclasses.asdict(view)
     said |= {name: seen[name] for name in seen if seen[name] != getattr(View(), name)}
     return {name: _written(value) for name, value in said.items()}
@@ -153,6 +153,13 @@ def link(base: str, query: Mapping[str, str]) -> str | None:
     """The address of `query`; None if it were too long for one."""
     address = f"{base}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
     return address if len(address) <= LONGEST_LINK else None
+
+
+def token(name: str, text: str) -> str | int | None:
+    """A target as scopes take it. Raises `ScopeParameterError`."""
+    if not text.startswith("id:"):
+        return text or None
+    return _whole(name, text[3:], ScopeParameterError, "a number after id:")
 
 
 def whole_position(text: str) -> int:

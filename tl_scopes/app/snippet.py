@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tl_scopes.app.request import Request, View
+from tl_scopes.app.request import Request, View, token
 from tl_scopes.app.settings import Settings
 
 
@@ -11,9 +11,10 @@ def python(request: Request, view: View, settings: Settings) -> str:
 
     Texts are Python literals, whatever they hold.
     """
-    target = request.to_target()
+    target, versus = token("target", request.target), token("versus", request.versus)
     scope = {
         "semantic": f"SemanticScope({'' if target is None else repr(target)})",
+        "logit-difference": f"LogitDifferenceScope({target!r}, {versus!r})",
         "fisher": f"FisherScope(rank={request.rank})",
         "temperature": "TemperatureScope()",
     }[request.scope]

@@ -125,13 +125,21 @@ def _explained(scope: ScopeInfo, target: Token | None) -> str:
     known: dict[str, str] = {
         "semantic": f"the logit of the next token{_named(target)}",
         "gradient_norm": _amount(scope, target),
-        "logit_difference": "a logit difference",
+        "logit_difference": _difference(scope, target),
         "temperature": "the confidence of the prediction",
         "fisher": "the next-token distribution",
         "function": "a function of the logits",
         "direction": "the reading along a direction",
     }
     return known.get(scope.name, "")
+
+
+def _difference(scope: ScopeInfo, target: Token | None) -> str:
+    b = scope.parameters.get("b")
+    if target is None or b is None:
+        return "a logit difference"
+    other = f"“{clipped(b, 40)}”" if isinstance(b, str) else f"token {b}"
+    return f"the logit of{_named(target)} against that of {other}"
 
 
 def _amount(scope: ScopeInfo, target: Token | None) -> str:

@@ -59,7 +59,9 @@ def begin(settings: Settings) -> None:
     usual = Request(prompt=EXAMPLE, model=settings.offered[0])
     request, view, errors = read(st.query_params.to_dict(), usual)
     notices = [str(error) for error in errors]
-    linked = bool(st.query_params.to_dict().keys() & {"prompt", "scope", "target", "position"})
+    linked = bool(
+        st.query_params.to_dict().keys() & {"prompt", "scope", "target", "versus", "position"}
+    )
     if request.model not in settings.offered:
         try:
             settings.check_model(request.model)
@@ -92,6 +94,7 @@ def run() -> None:
             model=(state.model or "").strip(),
             scope=state.scope,
             target=state.target,
+            versus=state.versus,
             rank=state.rank,
             sites=state.sites or "",
             position=whole_position(typed),
@@ -131,7 +134,31 @@ def form(settings: Settings) -> None:
             captions=list(SCOPES.values()),
             horizontal=True,
         )
-        columns = st.columns([3, 2, 1.4, 2.4, 1.4], vertical_alignment="bottom")
+        columns = st.columns([1, 1, 1], vertical_alignment="bottom")
+        columns[0].text_input(
+            "Target token",
+            first.target,
+            key="target",
+            placeholder="top prediction",
+            help="Of semantic and logit-difference: text that is one token, mind the leading space, or "
+            "id:1234",
+        )
+        columns[1].text_input(
+            "Versus token (logit-difference)",
+            first.versus,
+            key="versus",
+            placeholder="top prediction",
+            help="The token that the target is compared with",
+        )
+        columns[2].number_input(
+            "Rank (fisher)",
+            1,
+            MAX_RANK,
+            first.rank,
+            key="rank",
+            help="How many eigenpairs of the Fisher information are kept",
+        )
+        columns = st.columns([1, 1, 1], vertical_alignment="bottom")
         models = list(dict.fromkeys([*settings.offered, first.model]))
         columns[0].selectbox(
             "Model",
@@ -142,23 +169,8 @@ def form(settings: Settings) -> None:
             help="A bundled model"
             + (", a Hugging Face folder, or a name that transformer-lens knows" * settings.naming),
         )
-        columns[1].text_input(
-            "Target token (semantic)",
-            first.target,
-            key="target",
-            placeholder="top prediction",
-            help="Text that is one token, mind the leading space, or id:1234",
-        )
-        columns[2].number_input(
-            "Rank (fisher)",
-            1,
-            MAX_RANK,
-            first.rank,
-            key="rank",
-            help="How many eigenpairs of the Fisher information are kept",
-        )
         sites = list(dict.fromkeys([*SITES, first.sites]))
-        columns[3].selectbox(
+        columns[1].selectbox(
             "Layers or sites",
             sites,
             sites.index(first.sites),
@@ -167,7 +179,7 @@ def form(settings: Settings) -> None:
             accept_new_options=True,
             help="Or type layers and hook names, commas between: embed,6,12",
         )
-        columns[4].text_input(
+        columns[2].text_input(
             "Read position",
             state.position,
             key=f"position {state.position}",
