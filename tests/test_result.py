@@ -145,6 +145,10 @@ def test_top():
     assert [t for t, _, _ in result.top()] == [0, 2, 3, 1, 4], "ties keep the order of the prompt"
     assert [t for t, _, _ in result.top(3, site="resid(1)")] == [3, 2, 1]
     assert result.top(3, site=1) == result.top(3, site=-1) == result.top(3, site="resid(1)")
+    assert result.top(2, include_bos=False) == [(2, " “é”", 2.0), (3, result.str_tokens[3], 2.0)]
+    without = attribution(has_bos=False)
+    assert without.top(2, include_bos=False) == without.top(2) == result.top(2)
+    assert len(result.top(99, include_bos=False)) == 5
     assert len(result.top(99)) == 6 and result.top(0) == result.top(-1) == []
 
 

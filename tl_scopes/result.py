@@ -191,15 +191,20 @@ class Attribution(_Drawn):
     provenance: Provenance
     stability: Stability | None = None
 
-    def top(self, k: int = 5, site: int | str = 0) -> list[tuple[int, str, float]]:
+    def top(
+        self, k: int = 5, site: int | str = 0, *, include_bos: bool = True
+    ) -> list[tuple[int, str, float]]:
         """The `k` tokens with the highest scores at `site` as `(position, text, score)`.
 
-        `site` is a label of `sites` or an index into it. BOS and tokens after the read position
-        are counted like any other. Raises `SiteError` for a site that the result does not hold.
+        `site` is a label of `sites` or an index into it. `include_bos`: whether BOS, an attention
+        sink, is counted like any other token, as those after the read position are. Raises
+        `SiteError` for a site that the result does not hold.
         """
         row = self.scores[site_index(self.sites, site)]
-        order = torch.sort(row, descending=True, stable=True).indices[: max(k, 0)].tolist()
-        return [(t, self.str_tokens[t], float(row[t])) for t in order]
+        order = torch.sort(row, descending=True, stable=True).indices.tolist()
+        if self.has_bos and not include_bos:
+            order.remove(0)
+        return [(t, self.str_tokens[t], float(row[t])) for t in order[: max(k, 0)]]
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a site and token."""
