@@ -146,6 +146,9 @@ def test_top():
     assert [t for t, _, _ in result.top(3, site="resid(1)")] == [3, 2, 1]
     assert result.top(3, site=1) == result.top(3, site=-1) == result.top(3, site="resid(1)")
     assert result.top(2, include_bos=False) == [(2, " “é”", 2.0), (3, result.str_tokens[3], 2.0)]
+    words = result.top(2, include_bos=False, include_read=False)
+    assert [t for t, _, _ in words] == [2, 1] and result.position == 3
+    assert attribution(position=0).top(1, include_bos=False, include_read=False)[0][0] == 2
     without = attribution(has_bos=False)
     assert without.top(2, include_bos=False) == without.top(2) == result.top(2)
     assert len(result.top(99, include_bos=False)) == 5

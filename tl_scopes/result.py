@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, Union
@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
-from tl_scopes.storage import read_file, write_file
+from tl_scopes.storage import plain, read_file, rebuilt, write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,7 +123,7 @@ class Saved:
         """Write to one safetensors file (never pickle), atomically. Returns the path."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
-        payload = {k: _plain(v) for k, v in values.items() if k not in tensors}
+        payload = {k: plain(v) for k, v in values.items() if k not in tensors}
         return write_file(path, type(self).__name__, tensors, payload)
 
     @classmethod
@@ -131,7 +131,7 @@ class Saved:
         """Read what `save` wrote. Raises `ResultFileError` for any other file."""
         tensors, payload = read_file(path, cls.__name__)
         try:
-            return cls(**tensors, **{k: _rebuild(v) for k, v in payload.items()})
+            return cls(**tensors, **{k: rebuilt(v, _NESTED) for k, v in payload.items()})
         except (TypeError, KeyError) as error:
             raise ResultFileError(
                 f"{path} does not describe a whole {cls.__name__} ({error}): save it again"
@@ -192,18 +192,25 @@ class Attribution(_Drawn):
     stability: Stability | None = None
 
     def top(
-        self, k: int = 5, site: int | str = 0, *, include_bos: bool = True
+        self,
+        k: int = 5,
+        site: int | str = 0,
+        *,
+        include_bos: bool = True,
+        include_read: bool = True,
     ) -> list[tuple[int, str, float]]:
         """The `k` tokens with the highest scores at `site` as `(position, text, score)`.
 
-        `site` is a label of `sites` or an index into it. `include_bos`: whether BOS, an attention
-        sink, is counted like any other token, as those after the read position are. Raises
-        `SiteError` for a site that the result does not hold.
+        `site` is a label of `sites` or an index into it. `include_bos`, `include_read`: whether BOS,
+        an attention sink, and the read position are counted like any other token (those after the
+        read position are). Raises `SiteError` for a site that the result does not hold.
         """
         row = self.scores[site_index(self.sites, site)]
         order = torch.sort(row, descending=True, stable=True).indices.tolist()
         if self.has_bos and not include_bos:
             order.remove(0)
+        if not include_read and self.position in order:
+            order.remove(self.position)
         return [(t, self.str_tokens[t], float(row[t])) for t in order[: max(k, 0)]]
 
     def to_frame(self) -> pd.DataFrame:
@@ -313,23 +320,3 @@ def site_index(sites: tuple[str, ...], site: int | str) -> int:
 
 _KINDS = (Token, Candidate, ScopeInfo, FisherInfo, Stability, Agreement, Provenance)
 _NESTED = {c.__name__: c for c in _KINDS}
-
-
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        inside = {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-        return {"__type__": type(value).__name__, **inside}
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _rebuild(value: Any) -> Any:
-    if isinstance(value, dict):
-        inside = {k: _rebuild(v) for k, v in value.items() if k != "__type__"}
-        return _NESTED[value["__type__"]](**inside) if "__type__" in value else inside
-    if isinstance(value, list):
-        return tuple(_rebuild(v) for v in value)
-    return value

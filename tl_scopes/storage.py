@@ -7,6 +7,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,3 +104,25 @@ def read_file(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str,
     except (KeyError, json.JSONDecodeError) as error:
         raise ResultFileError(f"{path} has a damaged description: save it again") from error
     return tensors, payload
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON holds it; a dataclass as a dict with its name."""
+    if is_dataclass(value):
+        inside = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {"__type__": type(value).__name__, **inside}
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return value
+
+
+def rebuilt(value: Any, kinds: Mapping[str, type]) -> Any:
+    """What `plain` was given: dataclasses by their names in `kinds`, and lists as tuples."""
+    if isinstance(value, dict):
+        inside = {k: rebuilt(v, kinds) for k, v in value.items() if k != "__type__"}
+        return kinds[value["__type__"]](**inside) if "__type__" in value else inside
+    if isinstance(value, list):
+        return tuple(rebuilt(v, kinds) for v in value)
+    return value

@@ -4,7 +4,8 @@
 
 What a scope must be compared with before it is believed. `GradientNorm` is itself a scope (of a
 log-probability) and goes to `tl_scopes.attribute`; the others have `.attribute`. Integrated gradients and
-SmoothGrad are captum's, driven on the rest of the model after a site.
+SmoothGrad are captum's, driven on the rest of the model after a site. A method of yours is a subclass of
+`Method` whose `scores` returns `Scored`.
 """
 
 from tl_scopes.baselines.chance import Random
@@ -12,7 +13,7 @@ from tl_scopes.baselines.gradients import GradientNorm, InputXGradient, SmoothGr
 from tl_scopes.baselines.leave_one_out import LeaveOneOut
 from tl_scopes.baselines.paths import IntegratedGradients, SemanticPath
 from tl_scopes.baselines.rollout import AttentionRollout
-from tl_scopes.method import Method
+from tl_scopes.method import Method, Scored
 
 __all__ = [
     "AttentionRollout",
@@ -22,6 +23,7 @@ __all__ = [
     "LeaveOneOut",
     "Method",
     "Random",
+    "Scored",
     "SemanticPath",
     "SmoothGrad",
 ]
