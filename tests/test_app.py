@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 
@@ -12,6 +13,7 @@ import torch
 import zoo
 from cli_calls import save_tiny
 from hypothesis import given
+from matplotlib.image import imread
 from served_app import ask
 from test_render import attribution
 
@@ -101,6 +103,7 @@ def test_any_link_is_read_or_answered(query):
         ),
         ({"scope": "fisher", "rank": "65"}, ScopeParameterError, "1 to 64"),
         ({"rank": "4.5"}, ScopeParameterError, "'4.5'"),
+        ({"rank": "0"}, ScopeParameterError, "1 to 64"),
         ({"target": "id:x"}, ScopeParameterError, "id:"),
         ({"scope": "logit-difference", "versus": "id:-x"}, ScopeParameterError, "versus is '-x'"),
         ({"sites": "embed,,3"}, SiteError, "empty entry"),
@@ -254,4 +257,8 @@ def test_files(desk):
     page = downloads.html(found, View("resid(1)", "log")).decode()
     assert page == render.html(found, scale="log")
     assert downloads.png(found, View()).startswith(b"\x89PNG\r\n\x1a\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(downloads, "_PIXELS", 300)  # of a prompt that is too long for its usual size
+        small = imread(io.BytesIO(downloads.png(found, View())))
+    assert max(small.shape) <= 300
     assert json.loads(downloads.json(found))["scores"] == found.scores.tolist()

@@ -209,6 +209,13 @@ def test_a_link_shows_the_same_to_somebody_else(visit, address):
     assert (other.texts(), other.colours()) == (reader.texts(), reader.colours())
     reader.page.reload()
     reader.wait_read(6)
+    reader.chips().nth(2).click()
+    reader.wait_read(2)
+    reader.page.go_back()
+    reader.wait_read(6)
+    reader.holds("Read position", "6")
+    reader.page.go_forward()
+    reader.wait_read(2)
 
 
 def test_tokens_can_be_chosen_by_keyboard(visit):
@@ -270,6 +277,11 @@ def test_a_narrow_window_scrolls_in_one_direction(visit):
     reader = visit(size=(420, 2300))
     reader.ask(zoo.LONG_TEXT)
     reader.chips().first.wait_for()
-    wide = "document.documentElement.scrollWidth > innerWidth"
-    assert not reader.page.evaluate(wide)
+    page = reader.page.get_by_test_id("stMain")  # which scrolls, not the document
+    wide = "e => e.scrollWidth - e.clientWidth"
+    assert page.evaluate(wide) == 0
+    page.evaluate(
+        "e => e.append(Object.assign(document.createElement('p'), {style: 'width: 3000px'}))"
+    )
+    assert page.evaluate(wide) > 1000
     reader.shoot("app-narrow")

@@ -15,7 +15,7 @@ from tl_scopes import models
 from tl_scopes.app.desk import Desk
 from tl_scopes.app.request import Request
 from tl_scopes.app.settings import Settings
-from tl_scopes.errors import PositionError
+from tl_scopes.errors import ModelUnavailableError, PositionError
 
 
 @pytest.fixture(scope="module")
@@ -119,3 +119,13 @@ def test_answers_and_models_are_kept_up_to_a_bound(folder, tmp_path):
     assert small.answer(ask(small, position=0)) is not answers[0]
     small.answer(ask(small, model=other))
     assert list(small._models) == [other]
+
+
+def test_a_typing_error_costs_nobody_a_model(folder):
+    desk = Desk(Settings(models=(folder,), naming=True, held=1))
+    desk.answer(ask(desk))
+    held = desk._models[folder]
+    for name in ("no-such-model", "./nowhere", "a/b/c"):
+        with pytest.raises(ModelUnavailableError):
+            desk.answer(ask(desk, model=name))
+    assert desk._models == {folder: held}

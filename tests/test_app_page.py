@@ -17,6 +17,7 @@ from cli_calls import call, refused, save_tiny
 
 import tl_scopes
 from tl_scopes import cli_app
+from tl_scopes.app import request
 from tl_scopes.app.settings import Settings
 
 HOSTILE = (
@@ -83,7 +84,7 @@ def test_a_visit_from_the_first_look_to_the_link(visit, folder):
     assert said(page) == [] and len(page.get("download_button")) == 3
     page = page.select_slider[0].set_value("resid(1)").run()
     assert data["ticks"] != shown(page)["ticks"] and "at resid(1)" in shown(page)["subtitle"]
-    page = page.segmented_control(key="scale").set_value("log").run()
+    page = page.segmented_control[0].set_value("log").run()
     page.radio(key="scope").set_value("fisher")
     page.number_input(key="rank").set_value(2)
     page = run(page)
@@ -107,6 +108,95 @@ def test_two_tokens_are_compared(visit):
     assert "LogitDifferenceScope(' Paris', ' cat')" in code(page, "python")
     page.text_input(key="versus").set_value(" Paris")
     assert shown(run(page)) is None and "both targets are token" in said(page)[0]
+
+
+def widget(page, kind: str, label: str):
+    (found,) = [each for each in page.get(kind) if each.label == label]
+    return found
+
+
+@needs_streamlit
+def test_colours_are_those_that_were_asked_for(visit):
+    page = visit(prompt=zoo.TEXT)
+    before = shown(page)
+    page = widget(page, "toggle", "Colour BOS").set_value(True).run()
+    assert "BOS" in before["notes"][0] and "BOS" not in shown(page)["notes"][0]
+    assert before["tokens"][0]["plain"] and not shown(page)["tokens"][0]["plain"]
+    page = widget(page, "toggle", "Colour read").set_value(False).run()
+    assert shown(page)["tokens"][5]["plain"] and not before["tokens"][5]["plain"]
+    assert "include_bos=True, include_read=False" in code(page, "python")
+    assert [page.query_params[k] for k in ("include_bos", "include_read")] == ["1", "0"]
+
+
+@needs_streamlit
+@pytest.mark.parametrize("mistake", [("target", " Parisian"), ("position -1", "last")])
+def test_a_mistake_leaves_what_was_looked_at_as_it_was(visit, mistake):
+    page = visit(prompt=zoo.TEXT)
+    page = page.select_slider[0].set_value("resid(1)").run()
+    page = page.segmented_control[0].set_value("log").run()
+    page = widget(page, "toggle", "Colour read").set_value(False).run()
+    before, query = shown(page), dict(page.query_params)
+    key, wrong = mistake
+    page.text_input(key=key).set_value(wrong)
+    page = run(page)
+    assert shown(page) is None and len(said(page)) == 1
+    (field,) = [each for each in page.text_input if each.value == wrong]
+    field.set_value("" if key == "target" else "-1")
+    page = run(page)
+    assert shown(page) == before and dict(page.query_params) == query
+    assert page.select_slider[0].value == "resid(1)" and page.segmented_control[0].value == "log"
+    assert widget(page, "toggle", "Colour read").value is False
+
+
+@needs_streamlit
+@pytest.mark.parametrize("rank", ["0", "65", "-3", "999999999"])
+def test_a_link_with_a_rank_that_no_field_can_hold(visit, rank):
+    page = visit(prompt=zoo.TEXT, rank=rank)
+    assert not page.exception and shown(page) is not None
+    assert said(page) == [
+        f"rank is {rank}; allowed here: a whole number from 1 to 64 (more, shares and rank='full' "
+        "from Python)"
+    ]
+
+
+@needs_streamlit
+def test_back_and_forth(visit):
+    """What the browser's buttons do: another address, and all that was typed since."""
+    page = visit()
+    page.text_area(key="prompt").set_value(zoo.TEXT)
+    page = run(page)
+    first, query = shown(page), dict(page.query_params)
+    page = page.segmented_control[0].set_value("log").run()
+    page.text_area(key="prompt").set_value(zoo.LONG_TEXT)
+    page.radio(key="scope").set_value("temperature")
+    page = run(page)
+    last, later = shown(page), dict(page.query_params)
+    for address, data in ((query, first), (later, last)):
+        page.query_params.clear()
+        for name, value in address.items():
+            page.query_params[name] = value
+        page = page.run()
+        assert shown(page) == data and said(page) == [] and dict(page.query_params) == address
+        assert page.text_area(key="prompt").value == address["prompt"]
+        assert page.radio(key="scope").value == address["scope"]
+        assert page.segmented_control[0].value == address.get("scale", "linear")
+    page.query_params.clear()  # the first of all: nothing was asked yet
+    page = page.run()
+    assert shown(page) is None and page.text_area(key="prompt").value.startswith("The Eiffel")
+
+
+@needs_streamlit
+def test_what_is_too_long_for_a_link_is_told(folder, monkeypatch):
+    from streamlit.testing.v1 import AppTest
+
+    settings = Settings(models=(folder,), max_tokens=zoo.N_CTX)
+    monkeypatch.setattr(sys, "argv", ["explorer.py", settings.to_json()])
+    monkeypatch.setattr(request, "LONGEST_LINK", 100)
+    page = AppTest.from_file(str(APP / "page" / "explorer.py"), default_timeout=120).run()
+    page.text_area(key="prompt").set_value(zoo.LONG_TEXT)
+    page = run(page)
+    assert "too long for a link" in said(page)[0] and dict(page.query_params) == {}
+    assert shown(page.run()) is not None
 
 
 @needs_streamlit
@@ -251,6 +341,10 @@ def test_space_files_are_what_hugging_face_documents(tmp_path, served):
     space = tmp_path / "space"
     assert call("app", "--space", str(space)).exit_code == 0
     assert served == [] and "already holds" in refused(call("app", "--space", str(space)))
+    other = str(tmp_path / "other")
+    error = refused(call("app", "--model", "gpt2", "--space", other, "--max-tokens", "9"))
+    assert "ignore --model, --max-tokens" in error and not Path(other).exists()
+    assert "is a file" in refused(call("app", "--space", str(space / "README.md")))
     front = (space / "README.md").read_text().split("---\n")[1]
     card = dict(line.split(": ", 1) for line in front.splitlines())
     assert card["sdk"] == "docker" and card["license"] and len(card["short_description"]) <= 60

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import inspect
 import ipaddress
 import shutil
 import socket
@@ -84,7 +85,10 @@ def app(
     they wait for each other's computations, not for each other.
     """
     if space is not None:
-        return write_space(space)
+        given = locals()
+        usual = {name: p.default for name, p in inspect.signature(app).parameters.items()}
+        others = [name for name in usual if name != "space" and given[name] != usual[name]]
+        return write_space(space, [f"--{name.replace('_', '-')}" for name in others])
     at = _free_port(host, port)
     local = _is_local(host)
     settings = Settings(
@@ -104,8 +108,21 @@ def app(
     _serve(settings, host, at, browser, local)
 
 
-def write_space(folder: Path) -> None:
-    """Copy the files that Hugging Face documents for a Docker Space. Refuses to overwrite any."""
+def write_space(folder: Path, others: list[str]) -> None:
+    """Copy the files that Hugging Face documents for a Docker Space. Refuses to overwrite any.
+
+    `others`: options that were given too. Its Dockerfile says with which the page is served there.
+    """
+    if others:
+        raise typer.BadParameter(
+            f"--space only writes files, and would ignore {', '.join(others)}: drop that here, and "
+            "change the last line of its Dockerfile",
+            param_hint="'--space'",
+        )
+    if folder.exists() and not folder.is_dir():
+        raise typer.BadParameter(
+            f"{str(folder)!r} is a file; give a new folder", param_hint="'--space'"
+        )
     files = sorted(path for path in (_APP / "space").iterdir() if path.is_file())
     if taken := [path.name for path in files if (folder / path.name).exists()]:
         raise typer.BadParameter(
@@ -132,6 +149,8 @@ def _serve(settings: Settings, host: str, port: int, browser: bool, local: bool)
         # Streamlit's red would look like the red of negative scores.
         "theme.light.primaryColor": "#3b3bd6",
         "theme.dark.primaryColor": "#7a72f5",
+        # Back and forth set the form's fields, which have their defaults as well.
+        "global.disableWidgetStateDuplicationWarning": "true",
         # It would look for this machine's address on the internet.
         "logger.hideWelcomeMessage": "true",
     }

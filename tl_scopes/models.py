@@ -91,6 +91,20 @@ def load(
     return model
 
 
+def check_name(name: str) -> None:
+    """Raise `ModelUnavailableError` where `name` is no bundled model, folder or hub name; fetches nothing."""
+    if name in BUNDLES or _local_folder(name) is not None or "/" in name:
+        return
+    known = known_names()
+    if name.lower() not in known:
+        near = difflib.get_close_matches(name.lower(), {*BUNDLES, *known}, n=3, cutoff=0.5)
+        raise ModelUnavailableError(
+            f"no model is called {name!r}. Bundled, without network: {', '.join(BUNDLES)}. "
+            + (f"Close names: {', '.join(near)}. " if near else "")
+            + "A folder path or any name that transformer-lens knows is allowed too."
+        )
+
+
 def _local_folder(text: str) -> Path | None:
     """The folder that `text` names, None if it is a model name rather than a path."""
     path = Path(text).expanduser()
@@ -141,19 +155,12 @@ def _default_device() -> str:
 
 
 def _from_hub(name: str, backend: str, dtype: torch.dtype, device: str, n_ctx: int | None) -> Any:
-    known = known_names()
-    if name.lower() not in known and "/" not in name:
-        near = difflib.get_close_matches(name.lower(), {*BUNDLES, *known}, n=3, cutoff=0.5)
-        raise ModelUnavailableError(
-            f"no model is called {name!r}. Bundled, without network: {', '.join(BUNDLES)}. "
-            + (f"Close names: {', '.join(near)}. " if near else "")
-            + "A folder path or any name that transformer-lens knows is allowed too."
-        )
+    check_name(name)
     cls = model_classes()[backend]
     try:
         with local_only_if_unreachable():
             if backend == "bridge":
-                official = known.get(name.lower(), name)
+                official = known_names().get(name.lower(), name)
                 model = cls.boot_transformers(official, dtype=dtype, device=device)
                 cut_context(model, n_ctx)
                 return model

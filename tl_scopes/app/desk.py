@@ -56,7 +56,7 @@ class Desk:
             if (known := self._known(request)) is not None:
                 return known
             found = self._compute(request, tell)
-        self._remember(request, found)
+            self._remember(request, found)  # before the next in turn looks
         return found
 
     @property
@@ -94,9 +94,10 @@ class Desk:
         if name in self._models:
             self._models.move_to_end(name)
             return self._models[name]
-        from tl_scopes.models import load
+        from tl_scopes.models import check_name, load
 
         tell(f"Loading {name} …")
+        check_name(name)  # a typing error must not cost a model that is in use
         while len(self._models) >= self.settings.held:  # before: both would have to fit
             self._models.popitem(last=False)
         s = self.settings

@@ -7,11 +7,12 @@ import threading
 
 from tl_scopes import _cli, render
 from tl_scopes.app.request import View
-from tl_scopes.errors import RenderError
 from tl_scopes.result import Attribution
 
 # matplotlib's caches of fonts and glyphs are not made for several threads.
 _drawing = threading.Lock()
+# The most that matplotlib can draw either way.
+_PIXELS = 65_000
 
 
 def html(found: Attribution, view: View) -> bytes:
@@ -20,15 +21,11 @@ def html(found: Attribution, view: View) -> bytes:
 
 
 def png(found: Attribution, view: View) -> bytes:
-    """Bars of one site, a map of several. Raises `RenderError` for more than matplotlib can draw."""
+    """Bars of one site, a map of several; of a very long prompt in fewer dots an inch."""
     out = io.BytesIO()
     with _drawing:
-        try:
-            render.figure(found, **view.options()).savefig(out, format="png", dpi=150)
-        except ValueError as error:  # its limit is 65,535 pixels
-            raise RenderError(
-                f"the picture cannot be drawn ({error}): download the HTML for so long a prompt"
-            ) from error
+        figure = render.figure(found, **view.options())
+        figure.savefig(out, format="png", dpi=min(150, _PIXELS / max(figure.get_size_inches())))
     return out.getvalue()
 
 

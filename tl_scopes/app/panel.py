@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from tl_scopes.app.request import View
 from tl_scopes.render.picture import Picture, Row, about, build, source
 from tl_scopes.render.scale import RGB, colour, hexed, ink, number, percent, turned
@@ -33,8 +35,7 @@ def panel(found: Attribution, view: View) -> dict[str, Any]:
         "tokens": [_token(picture, row, t) for t in range(len(picture.tokens))],
         "read": found.position,
         "units": picture.units,
-        "light": [hexed(colour(x)) for x in _steps(row)],
-        "dark": [hexed(turned(colour(x))) for x in _steps(row)],
+        **_ramps(row.scale.signed),
         "ticks": _ticks(row),
         "map": _map(found, view),
         "notes": _notes(picture, row),
@@ -78,9 +79,10 @@ def _notes(picture: Picture, row: Row) -> list[str]:
     return [scale, *about(picture, row)]
 
 
-def _steps(row: Row, n: int = _STEPS) -> list[float]:
-    start = -1.0 if row.scale.signed else 0.0
-    return [start + (1 - start) * i / (n - 1) for i in range(n)]
+def _ramps(signed: bool) -> dict[str, list[str]]:
+    """The colours of a scale from its lowest to its highest, for light pages and dark ones."""
+    colours = [colour(float(x)) for x in np.linspace(-1.0 if signed else 0.0, 1.0, _STEPS)]
+    return {"light": [hexed(c) for c in colours], "dark": [hexed(turned(c)) for c in colours]}
 
 
 def _map(found: Attribution, view: View) -> dict[str, Any] | None:
@@ -91,6 +93,7 @@ def _map(found: Attribution, view: View) -> dict[str, Any] | None:
     low = -1.0 if picture.signed else 0.0
     top = _STEPS - 1
     return {
+        **_ramps(picture.signed),
         "sites": list(found.sites),
         "chosen": site_index(found.sites, view.site) if view.site else 0,
         "rows": [

@@ -56,6 +56,11 @@ class Request:
 
     def check(self) -> None:
         """Raises the package's errors for what can be told without a model."""
+        if not 1 <= self.rank <= MAX_RANK:  # whatever the scope: the page holds a field for it
+            raise ScopeParameterError(
+                f"rank is {self.rank}; allowed here: a whole number from 1 to {MAX_RANK} (more, "
+                "shares and rank='full' from Python)"
+            )
         self.to_scope()
         self.to_sites()
 
@@ -73,11 +78,6 @@ class Request:
         if self.scope != "fisher":
             raise ScopeParameterError(
                 f"there is no scope {self.scope!r} here; there are {', '.join(SCOPES)}: choose one"
-            )
-        if not 1 <= self.rank <= MAX_RANK:
-            raise ScopeParameterError(
-                f"rank is {self.rank}; allowed here: a whole number from 1 to {MAX_RANK} (more, "
-                "shares and rank='full' from Python)"
             )
         return ts.FisherScope(rank=self.rank)
 

@@ -55,13 +55,12 @@ def say(text: str, kind: str = "alert") -> None:
 
 
 def begin(settings: Settings) -> None:
-    """Once a visit: the widgets' first values, from the link that led here."""
+    """Once a visit, and at the browser's Back: the widgets' first values, from the page's address."""
     usual = Request(prompt=EXAMPLE, model=settings.offered[0])
-    request, view, errors = read(st.query_params.to_dict(), usual)
+    query = st.query_params.to_dict()
+    request, view, errors = read(query, usual)
     notices = [str(error) for error in errors]
-    linked = bool(
-        st.query_params.to_dict().keys() & {"prompt", "scope", "target", "versus", "position"}
-    )
+    linked = bool(query.keys() & {"prompt", "scope", "target", "versus", "position"})
     if request.model not in settings.offered:
         try:
             settings.check_model(request.model)
@@ -78,11 +77,26 @@ def begin(settings: Settings) -> None:
     # state, is lost to the browser where the first run was cut short.
     state.first, state.view = request, view
     state.position, state.site, state.slid = str(request.position), view.site, view.site
-    state.turn, state.asked, state.notices = 0, request if linked else None, notices
+    state.turn = state.get("turn", 0) + 1
+    state.asked, state.notices, state.written = request if linked else None, notices, query
+
+
+def again(settings: Settings) -> None:
+    """The browser went back or forth to an address: widgets that are there take its values too."""
+    begin(settings)
+    for name in ("prompt", "scope", "target", "versus", "rank", "model", "sites"):
+        state[name] = getattr(state.first, name)
+
+
+def act() -> None:
+    """Every widget's callback says so: only a run without one may follow the page's address, which a
+    browser that is quick to click sends as it was before."""
+    state.acted = True
 
 
 def run() -> None:
     """What the form holds becomes what is shown."""
+    act()
     state.notices = []
     before, typed = state.asked, state[f"position {state.position}"].strip()
     same = before is not None and (before.prompt, before.model) == (state.prompt, state.model)
@@ -106,6 +120,7 @@ def run() -> None:
 
 def read_there() -> None:
     """A token was clicked."""
+    act()
     chosen = state.tokens.read
     if state.asked is not None and isinstance(chosen, int) and not isinstance(chosen, bool):
         state.asked, state.position = replace(state.asked, position=chosen), str(chosen)
@@ -113,12 +128,14 @@ def read_there() -> None:
 
 def look_there() -> None:
     """A row of the map was clicked."""
+    act()
     if isinstance(state.tokens.site, str):
-        state.site = state.slid = state.tokens.site
-        state.turn += 1  # another slider, that starts there
+        state.site = state.tokens.site
+        state.turn += 1
 
 
 def slide() -> None:
+    act()
     state.site = state[f"site {state.turn}"]
 
 
@@ -195,31 +212,46 @@ def _asset(name: str) -> str:
 
 def looked_at(found: Attribution) -> View:
     """The widgets beside the picture: which site, which colours."""
-    usual: View = state.view
     first, *others = found.sites
     if state.site not in found.sites:
         if state.site:
             say(f"this result has no site {state.site!r}: {first} is shown", "status")
         state.site = first
-    if state.slid not in found.sites:
-        state.slid = state.site
+    # Other widgets, which start with what was seen last: Streamlit forgets those that a mistake kept from
+    # being drawn.
+    if state.slid not in found.sites or f"scale {state.turn}" not in state:
+        state.slid, state.usual = state.site, state.view
         state.turn += 1
+    usual, turn = state.usual, state.turn
     left, right = st.columns(2, vertical_alignment="bottom", gap="large")
     if others:
-        key = f"site {state.turn}"
-        left.select_slider("Layer", found.sites, state.slid, key=key, on_change=slide)
+        left.select_slider("Layer", found.sites, state.slid, key=f"site {turn}", on_change=slide)
     with right.container(horizontal=True, vertical_alignment="bottom"):
-        st.segmented_control("Colours", SCALES, key="scale", default=usual.scale, required=True)
-        st.toggle("Colour read", usual.include_read, key="read", help="Deep layers put most on it")
-        if found.has_bos:
-            st.toggle(
-                "Colour BOS",
-                usual.include_bos,
-                key="bos",
-                help="An attention sink: it often takes most",
-            )
+        scale = st.segmented_control(
+            "Colours",
+            SCALES,
+            default=usual.scale,
+            required=True,
+            key=f"scale {turn}",
+            on_change=act,
+        )
+        include_read = st.toggle(
+            "Colour read",
+            usual.include_read,
+            key=f"read {turn}",
+            on_change=act,
+            help="Deep layers put most on it",
+        )
+        include_bos = found.has_bos and st.toggle(
+            "Colour BOS",
+            usual.include_bos,
+            key=f"bos {turn}",
+            on_change=act,
+            help="An attention sink: it often takes most",
+        )
     site = "" if state.site == first else state.site
-    return View(site, state.scale, bool(found.has_bos and state.bos), state.read)
+    state.view = View(site, scale, include_bos, include_read)
+    return state.view
 
 
 def show(found: Attribution, request: Request, settings: Settings) -> None:
@@ -248,7 +280,8 @@ def show(found: Attribution, request: Request, settings: Settings) -> None:
             )
     query = write(request, view)
     address = link((st.context.url or "").rstrip("/") + "/", query)
-    st.query_params.from_dict(query if address else {})
+    state.written = query if address else {}
+    st.query_params.from_dict(state.written)
     with st.expander("Python that makes the same"):
         st.code(python(request, view, settings), "python", wrap_lines=True)
     with st.expander("Link to this page as it is"):
@@ -263,6 +296,9 @@ def main() -> None:
     settings = Settings.from_json(sys.argv[1]) if len(sys.argv) > 1 else Settings()
     if "asked" not in state:
         begin(settings)
+    elif not state.acted and st.query_params.to_dict() != state.written:
+        again(settings)
+    state.acted = False
     st.header("Jacobian Scopes", anchor=False)
     form(settings)
     for notice in state.notices:

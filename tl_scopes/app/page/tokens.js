@@ -169,7 +169,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
   const follow = () => {
     if (!scope.isConnected || dark === (dark = isDark(scope))) return;
     scope.classList.toggle("dark", dark);
-    map?.draw(dark ? data.dark : data.light);
+    map?.draw(dark ? data.map.dark : data.map.light);
   };
   follow();
   // The theme's colours are custom properties of an element around this one.
