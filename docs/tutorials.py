@@ -75,7 +75,9 @@ class _Page:
     def __init__(self, source: Path) -> None:
         executed = _EXECUTED / f"{source.stem}.ipynb"
         self.name = source.stem
-        self.executed = executed.exists() and executed.stat().st_mtime >= source.stat().st_mtime
+        # As make compares them.
+        made = source.with_suffix(".ipynb").stat().st_mtime
+        self.executed = executed.exists() and executed.stat().st_mtime >= made
         self.notebook = jupytext.read(executed if self.executed else source)
         self.beside: dict[str, str | bytes] = {}
 

@@ -78,6 +78,16 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item):
+    """In CI nothing that teaches is skipped: without its browser a whole leg would be green and empty."""
+    report = yield
+    if report.skipped and in_ci() and item.get_closest_marker("teaching"):
+        report.outcome, reason = "failed", report.longrepr
+        report.longrepr = f"skipped in CI: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
     jaxtyping.config.update("jaxtyping_disable", item.get_closest_marker("wrong_types") is not None)
     try:

@@ -18,15 +18,20 @@ METHODS = {
     "ig": lambda target: IntegratedGradients(target, steps=5, rule="published"),
     "semantic_path": SemanticPath,
 }
-# Small scalings of the embeddings are ill-conditioned: float32 is 5e-4 from float64 there, and two orders of adding up
-# are as far from each other. A bridge adds up as the published code does.
-ALLOWED = {"bridge": 5e-5, "hooked": 1e-3}
+# The published numbers are float32: how far they are from ours in float64, which are the same on both classes and on
+# every processor.
+ROUNDED = {"gradient_x_input": 1e-4, "ig": 1e-4, "semantic_path": 3e-4}
+# Small scalings of the embeddings are ill-conditioned: float32 is up to 5e-4 from float64 there, by how the processor
+# and the class add up (a bridge as the published code does: 5e-5 on the processor that made its numbers,
+# 1e-4 on another).
+FLOAT32 = {"bridge": 5e-4, "hooked": 1e-3}
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name, backend", ONE_CLASS)
-def test_maps(name, backend):
-    """In float32, as a share of the largest score."""
-    model = models.load(BUNDLED[name], backend=backend, dtype="float32", progress=False)
+def test_maps(name, backend, dtype):
+    """As a share of the largest score."""
+    model = models.load(BUNDLED[name], backend=backend, dtype=dtype, progress=False)
     with np.load(Path(__file__).parent / "golden" / "baselines.npz") as file:
         for prompt in ("c0_fact", "c3_political"):
             ids = golden(name)[f"ids/{prompt}"].tolist()
@@ -35,4 +40,5 @@ def test_maps(name, backend):
                 expected = file[f"{name}/{prompt}/{what}"]
                 assert found.shape == (len(expected) + 1,) and found[-1] == 0
                 error = np.abs(found[1:] - expected).max() / expected.max()
-                assert error <= ALLOWED[backend], f"{prompt} {what}: {error:.1e}"
+                allowed = ROUNDED[what] if dtype == "float64" else FLOAT32[backend]
+                assert error <= allowed, f"{prompt} {what}: {error:.1e}"

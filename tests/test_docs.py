@@ -13,6 +13,7 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -163,6 +164,43 @@ def test_the_reference_says_what_the_code_says(site: Path) -> None:
     reference = (site / "api" / "results.html").read_text(encoding="utf-8")
     plain = re.sub(r"<[^>]+>", "", reference).replace("&#39;", '"').replace("&quot;", '"')
     assert 'Float[Tensor, "site pos"]' in plain
+
+
+@pytest.mark.teaching
+def test_outputs_of_a_tutorial_reach_its_page(tmp_path, monkeypatch) -> None:
+    """Text, a picture, and two web views whose script of a megabyte the page needs once."""
+    mkdocs_config = pytest.importorskip("mkdocs.config", reason="the docs extra is not installed")
+    from mkdocs.structure.files import Files
+    from nbformat.v4 import new_output, writes
+
+    config = mkdocs_config.load_config(str(ROOT / "docs" / "mkdocs.yml"))
+    hook = config.hooks["tutorials.py"]
+    source = ROOT / "tutorials" / "01_first_scope.py"
+    notebook = hook.jupytext.read(source)
+    script = f"// {'x' * 100_000}\n"
+    view = '<p>{}</p><script type="module">\n' + script + "CircuitsVis.render({})</script>"
+    outputs = [
+        new_output("stream", name="stdout", text="said in ```` backticks"),
+        new_output("display_data", {"image/png": "iVBORw0KGgo="}),
+        *(new_output("execute_result", {"text/html": view.format(i, i)}) for i in range(2)),
+    ]
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    for cell, output in zip(cells, outputs):
+        cell.outputs = [output]
+    (tmp_path / "01_first_scope.ipynb").write_text(writes(notebook), encoding="utf-8")
+    monkeypatch.setattr(hook, "_EXECUTED", tmp_path)
+    files = config.plugins.on_files(Files([]), config=config)
+    page = files.get_file_from_path("tutorials/01_first_scope.md")
+    made = hook.on_post_page(page.content_string, SimpleNamespace(file=page))
+    assert "Shown without outputs" not in made and "data-hole" not in made
+    assert "said in ```` backticks" in made and all(f"<p>{i}</p>" in made for i in range(2))
+    assert all(f"CircuitsVis.render({i})" in made for i in range(2)) and script not in made
+    (picture,) = re.findall(r'src="(outputs/\w+\.png)"', made)
+    bundle, again = re.findall(r'<script src="(outputs/\w+\.js)">', made)
+    assert bundle == again
+    beside = {place: files.get_file_from_path(f"tutorials/{place}") for place in (picture, bundle)}
+    assert beside[picture].content_bytes == b"\x89PNG\r\n\x1a\n"
+    assert beside[bundle].content_string == script.rstrip()
 
 
 class Fetched(HTMLParser):
