@@ -21,6 +21,7 @@ from tl_scopes.grouping import (
     GroupedAttribution,
     GroupedSequenceAttribution,
     exact_how,
+    read_token,
     word_spans,
 )
 from tl_scopes.result import Attribution, Stability
@@ -145,6 +146,17 @@ def test_the_position_is_the_group_that_holds_it():
     a = attribution(("<bos>", " a", "b", "c", " d"), [[9, 1, 2, 0, 0]], position=2)
     g = a.group()
     assert g.position == 1 and g.spans == ((0, 1), (1, 4), (4, 5))
+    assert g.read == read_token(g) == read_token(a) == (2, "b")
+    assert "read at 2; top" in repr(g)
+
+
+def test_a_file_keeps_the_token_that_was_read_and_older_ones_have_the_group(tmp_path):
+    g = attribution(("<bos>", " a", "b", "c", " d"), [[9, 1, 2, 0, 0]], position=2).group()
+    again = GroupedAttribution.load(g.save(tmp_path / "new"))
+    assert again.read == (2, "b")
+    older = dataclasses.replace(g, read=None)
+    again = GroupedAttribution.load(older.save(tmp_path / "old"))
+    assert again.read is None and read_token(again) == (1, " abc")
 
 
 def test_a_sequence_keeps_its_reads():
@@ -159,6 +171,7 @@ def test_a_sequence_keeps_its_reads():
             isinstance(one, GroupedAttribution) and one.position == alone.position == (p + 1) // 2
         )
         assert torch.equal(one.scores, alone.scores)
+        assert one.read == alone.read == (p, s.str_tokens[p])
     assert list(g.to_frame())[:3] == ["read_position", "site", "group"]
     assert "3 groups (sum) of 5 tokens" in repr(g)
 

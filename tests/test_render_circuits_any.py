@@ -189,6 +189,7 @@ def test_page_of_a_flow_carries_its_shares():
     assert shown[1] == pytest.approx((result.signed.numpy() / whole), rel=1e-3, abs=1e-9)
     assert shown[2][:, 1:].max() == 1
     assert props["tokens"] == [visible(token) for token in TEXT]
+    assert 'alt="Scores: one row a position, one column a token"' in page
 
 
 def test_page_of_head_paths_has_a_series_for_each_top_head():
@@ -197,6 +198,7 @@ def test_page_of_head_paths_has_a_series_for_each_top_head():
     names = re.search(r'"labels":\["(.*?)"\]', page).group(1).split('","')
     assert set(names) == {label for label, _ in result.top(24)}
     assert "Point at a head to see it" in page and "one scale for every head" in page
+    assert 'alt="Scores: one row a head, one column a token"' in page
 
 
 def test_notebook_outputs_do_not_collide():

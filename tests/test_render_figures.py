@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from test_render import HOSTILE, attribution, sequence
 
 from tl_scopes import render
 from tl_scopes.errors import PositionError, RenderError, SiteError
+from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import build
 from tl_scopes.render.scale import colour, turned
 from tl_scopes.result import Candidate, FisherInfo, ScopeInfo, Token
@@ -88,6 +90,20 @@ def test_the_users_style_changes_nothing(name):
     plain = made()
     with matplotlib.style.context("dark_background"):
         assert made() == plain
+
+
+def test_the_ground_of_a_text_turns_dark_with_it():
+    def draw() -> Figure:
+        figure = Figure()
+        figure.text(
+            0.5, 0.5, "on paper", bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+        )
+        return figure
+
+    (text,) = grounded(draw, dark=True).texts
+    box = text.get_bbox_patch()
+    assert max(to_rgb(box.get_facecolor())) < 0.1 < 0.8 < min(to_rgb(text.get_color()))
+    assert box.get_edgecolor()[3] == 0
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -216,10 +232,13 @@ def test_several_spectra_are_named_by_what_tells_them_apart():
     def names(figure):
         return [" ".join(t.get_text().split()) for t in figure.legends[0].get_texts()]
 
+    less = dataclasses.replace(fisher(), fisher=FisherInfo((3.0,), 6.0, 0.5))
     assert names(render.spectrum([fisher(), fisher(position=2)])) == [
-        "read at 3 “·is”", "read at 2 “·capital”",
+        "read at 3 “·is”: 75.0% at k = 3", "read at 2 “·capital”: 75.0% at k = 3",
     ]  # fmt: skip
-    assert names(render.spectrum([fisher(), fisher()], labels=["a", "b"])) == ["a", "b"]
+    assert names(render.spectrum([fisher(), less], labels=["a", "b"])) == [
+        "a: 75.0% at k = 3", "b: 50.0% at k = 1",
+    ]  # fmt: skip
     own = sequence()
     own = dataclasses.replace(own, fishers=(FISHER,) * 3)
     assert len(names(render.spectrum(own))) == 3
@@ -236,6 +255,8 @@ def test_several_spectra_are_named_by_what_tells_them_apart():
         ([], "got 0 results"),
         ([fisher()] * 25, "got 25 results"),
         (["x"], "got a str"),
+        (5, "got a int"),
+        (None, "got a NoneType"),
     ],
 )
 def test_what_has_no_spectrum_is_refused(results, says):
@@ -243,11 +264,12 @@ def test_what_has_no_spectrum_is_refused(results, says):
         render.spectrum(results)
 
 
+@pytest.mark.wrong_types
 def test_labels_must_be_one_each():
     with pytest.raises(RenderError, match="must name 2 results"):
         render.spectrum([fisher(), fisher()], labels=["a"])
     with pytest.raises(RenderError, match="must name 2 results"):
-        render.compare([fisher(), fisher()], "ab")
+        render.spectrum([fisher(), fisher()], labels=5)
 
 
 # --- compare --------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from itertools import pairwise
 
@@ -24,6 +25,22 @@ def test_groups_are_drawn_by_every_picture():
     assert [row.label for row in reads.rows] == ["1 ·un", "2 bel", "3 ·the", "4 y"]
     assert [row.position for row in reads.rows] == [1, 1, 2, 2]
     assert reads.size == "3 groups (root of summed squares) of 5 tokens"
+
+
+def test_groups_read_inside_a_word_name_the_token_that_was_read():
+    reads = sequence(("<bos>", " un", "bel", " the", "y")).group()
+    sides = re.findall(r"<h2>Predicted next <small>(.*?)</small>", render.html(reads))
+    said = [html.unescape(re.sub("<.*?>", "", side)) for side in sides]
+    assert said == ["after 1 “·un”", "after 2 “bel”", "after 3 “·the”", "after 4 “y”"]
+    one = attribution(("<bos>", " a", "b", "c", " d"), [[9, 1, 2, 0, 0]], position=2).group()
+    assert " after 2 “b” " in " ".join(render.prediction(one).get_suptitle().split())
+    assert "read at 2 “b” 3 groups" in " ".join(render.figure(one).get_suptitle().split())
+    text = " ".join(printed(one, width=100).split())
+    assert "Predicted next, after 2 “b”" in text
+    assert "read position: 2 “b”, its group underlined" in text
+    assert "read position: 3 “·is”, underlined" in " ".join(printed(attribution(), 100).split())
+    # What is marked is the group, as it is what is drawn.
+    assert build(one).rows[0].position == 1 and "·abc" in text
 
 
 def test_maps_of_long_prompts_go_on_below():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import re
 import warnings
 
@@ -84,7 +85,8 @@ def test_colours_go_from_white_to_the_ends():
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0, "0"), (1, "1"), (0.012345, "0.0123"), (1234.5, "1234"), (1.5e-7, "1.5e-7"), (2e9, "2e9"),
-     (-0.5, "-0.5"), (100, "100"), (0.9999, "1")],
+     (-0.5, "-0.5"), (100, "100"), (0.9999, "1"), (-0.0, "0"), (math.nan, "nan"), (math.inf, "∞"),
+     (-math.inf, "-∞")],
 )  # fmt: skip
 def test_numbers_are_short(value, text):
     assert number(value) == text

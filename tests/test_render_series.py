@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -76,6 +78,58 @@ def test_negative_numbers_and_groups_are_found_too():
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("12-34-56", [12, 34, 56]),
+        ("12,-34,56", [12, -34, 56]),
+        ("-12 -34", [-12, -34]),
+        ("12--34", [12, -34]),
+        ("x-12.-34", [-12, -34]),
+    ],
+)
+def test_a_minus_after_a_digit_stands_between_two_numbers(text, values):
+    tokens = ["<bos>", *text]
+    scores = [[9, *range(1, len(text) + 1)]]
+    top = render.series(attribution(tokens, scores), values).axes[0]
+    assert top.lines[0].get_ydata().tolist() == values
+
+
+@pytest.mark.parametrize("scale", ["linear", "log"])
+@pytest.mark.parametrize("signed", [False, True])
+def test_error_bars_stay_inside_the_axis(scale, signed):
+    scores = [[9, 3, 4, 7, -2 if signed else 2, 0.5, 0, 1, 0.25]]
+    result = attribution(SERIES, scores, standard_error=torch.full((1, 9), 3.0))
+    ax = render.series(result, [12, 34, 56], scale=scale, how="sum").axes[1]
+    (bars,) = ax.collections
+    ends = np.array([segment[:, 1] for segment in bars.get_segments()])
+    assert ends.max() > 12 and ends.max() <= ax.get_ylim()[1]
+    assert not signed or ends.min() >= ax.get_ylim()[0]
+
+
+def test_labels_of_a_signed_logarithmic_axis_stand_apart():
+    scores = [[9, 3, 0, 7, -0.002, 0.5, 0, 0.1, 0.25]]
+    result = attribution(SERIES, scores, scope=ScopeInfo("input_x_gradient", {"reduce": "sum"}))
+    figure = render.series(result, [12, 34, 56], scale="log")
+    figure.draw_without_rendering()
+    labels = [t for t in figure.axes[1].get_yticklabels() if t.get_text()]
+    assert "0" in [t.get_text() for t in labels] and len(labels) >= 3
+    boxes = sorted(t.get_window_extent().get_points()[:, 1].tolist() for t in labels)
+    assert all(high <= low for (_, high), (low, _) in pairwise(boxes))
+
+
+def test_what_blue_and_red_mean_is_said_where_there_are_both():
+    scope = ScopeInfo("input_x_gradient", {"reduce": "sum", "of": "logit"})
+    meaning = "blue above 0: adds to the logit of the next token “·Paris”, red below 0: takes away"
+    minus = [[9, 3, 4, 7, -2, 0.5, 0, 1, 0.25]]
+    assert meaning in said(render.series(attribution(SERIES, minus, scope=scope), [12, 34, 56]))
+    # Only what is drawn counts: commas are not, and squares have no sign.
+    comma = [[9, 3, 4, -7, 2, 0.5, 0, 1, 0.25]]
+    for scores, how in ((comma, "sum"), (minus, "norm")):
+        own = attribution(SERIES, scores, scope=scope)
+        assert "blue" not in said(render.series(own, [12, 34, 56], how=how))
+
+
 @pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("options", "says"),
@@ -90,6 +144,11 @@ def test_negative_numbers_and_groups_are_found_too():
         ({"spans": [(1, 3), (2, 5), (6, 8)]}, "overlap"),
         ({"spans": [(1, 3), (4, 5), (6, 80)]}, "not a range of tokens"),
         ({"spans": [(4, 5), (1, 3), (6, 8)]}, "in their order"),
+        ({"values": [12, 10**400]}, "no row of finite numbers"),
+        ({"spans": 3}, "spans=3 are no token ranges"),
+        ({"spans": [3, 4, 5]}, r"spans=\[3, 4, 5\] are no token ranges"),
+        ({"spans": "word"}, "spans='word' are no token ranges"),
+        ({"marks": 3}, "marks=3 is no row of finite numbers"),
         ({"marks": [3]}, "indices of values, 0 to 2"),
         ({"marks": [0.5]}, "indices of values, 0 to 2"),
         ({"forecast": [0.9, 0.9]}, "sums to 1.8"),

@@ -55,13 +55,15 @@ class GroupedAttribution(Attribution):
 
     `spans[g]`: the half-open range of prompt tokens that group g holds; `how` they were joined.
     `str_tokens` are the groups' texts and `tokens` the ids of their first tokens. `position` is the
-    group that holds the read position. `has_bos`: whether BOS is there, as a group of its own (one
+    group that holds the read position, and `read` this position with the text of its token (None in
+    a file that an older version wrote). `has_bos`: whether BOS is there, as a group of its own (one
     that holds more is coloured like any other). `standard_error` is the most that it can be, as
     tokens share their random directions. `stability` was measured on tokens and is left out.
     """
 
     spans: Spans = ()
     how: str = ""
+    read: tuple[int, str] | None = None
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a site and group, with its token range."""
@@ -74,6 +76,7 @@ class GroupedAttribution(Attribution):
     def __repr__(self) -> str:
         groups = f"{len(self.spans)} groups ({self.how}) of {self.spans[-1][1]} tokens"
         plain = super().__repr__().replace(f"{len(self.spans)} tokens", groups, 1)
+        plain = plain.replace(f"read at {self.position};", f"read at {read_token(self)[0]};", 1)
         return plain.replace("Attribution(", "GroupedAttribution(", 1)
 
 
@@ -94,12 +97,16 @@ class GroupedSequenceAttribution(SequenceAttribution):
         whole = super().at(position)
         kept = {f.name: getattr(whole, f.name) for f in fields(Attribution)}
         kept["position"] = _holding(self.spans, position)
-        return GroupedAttribution(**kept, spans=self.spans, how=self.how)
+        read = position, self.read_tokens[self.positions.index(position)]
+        return GroupedAttribution(**kept, spans=self.spans, how=self.how, read=read)
 
     def __repr__(self) -> str:
         groups = f"{len(self.spans)} groups ({self.how}) of {self.spans[-1][1]} tokens"
         plain = super().__repr__().replace(f"{len(self.spans)} tokens", groups, 1)
         return plain.replace("Sequence", "GroupedSequence", 1)
+
+
+Grouped = GroupedAttribution | GroupedSequenceAttribution
 
 
 @overload
@@ -148,7 +155,13 @@ def group(
         read = tuple(result.str_tokens[p] for p in result.positions)
         return GroupedSequenceAttribution(**kept, read_tokens=read)
     kept |= {"position": _holding(spans, result.position), "stability": None}
-    return GroupedAttribution(**kept)
+    return GroupedAttribution(**kept, read=read_token(result))
+
+
+def read_token(result: Attribution) -> tuple[int, str]:
+    """The token, not the group, that `result` was read at: its position in the prompt, its text."""
+    own = result.read if isinstance(result, GroupedAttribution) else None
+    return own or (result.position, result.str_tokens[result.position])
 
 
 def exact_how(result: Attribution | SequenceAttribution) -> str | None:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis, XAxis
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from torch import Tensor
@@ -19,7 +19,7 @@ from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.errors import RenderError
 from tl_scopes.render import wording
 from tl_scopes.render.plots import DOT as DOT
-from tl_scopes.render.plots import READ, SOFT, NotebookFigure, css, drawable, style, write
+from tl_scopes.render.plots import READ, SOFT, NotebookFigure, drawable, ramp, style, write
 from tl_scopes.render.plots import caption as caption
 from tl_scopes.render.scale import Scale, colour, hexed, ink, number
 from tl_scopes.render.tokens import clipped, words
@@ -115,14 +115,9 @@ class Shades:
     def low(self) -> float:
         return -1.0 if self.signed else 0.0
 
-    def ramp(self) -> LinearSegmentedColormap:
-        """Of colour values from `low` to 1, not of numbers."""
-        ends = [css(float(x)) for x in np.linspace(self.low, 1.0, 129)]
-        return LinearSegmentedColormap.from_list("tl_scopes", ends)
-
     def bar(self, figure: Figure, axes: Sequence[Axes], label: str, tall: float) -> None:
         """A colour bar beside `axes`, with numbers in the results' own unit. `tall`: in inches."""
-        colours = ScalarMappable(Normalize(self.low, 1.0), self.ramp())
+        colours = ScalarMappable(Normalize(self.low, 1.0), ramp(self.low))
         aspect = max(8.0, tall / 0.13)
         bar = figure.colorbar(colours, ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
         ticks = self.scale.labels()
@@ -139,7 +134,7 @@ def paint(ax: Axes, values: np.ndarray, shades: Shades, shown: np.ndarray) -> np
     """A map of `values` [row, column]; where not `shown`, the hatch behind it. Colour values."""
     made = shades.scale(values)
     ax.imshow(np.ma.array(made, mask=~shown), aspect="auto", interpolation="nearest",
-              cmap=shades.ramp(), vmin=shades.low, vmax=1.0)  # fmt: skip
+              cmap=ramp(shades.low), vmin=shades.low, vmax=1.0)  # fmt: skip
     ax.tick_params(length=0)
     for side in ax.spines.values():
         side.set(linewidth=0.5, color=FAINT)

@@ -86,7 +86,7 @@ def _fallback(picture: Picture, tokens: list[str]) -> str:
     spans = []
     for token, value in zip(tokens, picture.rows[picture.first].colours):
         paper = colour(float(value))
-        turned = "#000" if luminance(paper) > 0.34 else "#fff"  # as in page.js
+        turned = "#000" if luminance(paper) > 0.33 else "#fff"  # as in page.js
         style = f"background-color:{hexed(paper)};--on-light:{hexed(ink(paper))};--on-dark:{turned}"
         line = "<br>" if "\n" in token else ""
         spans.append(f'<span><span style="{style}">{token}</span>{line}</span>')

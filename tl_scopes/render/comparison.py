@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import textwrap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
@@ -18,18 +19,19 @@ from tl_scopes.render.plots import (
     SOFT,
     NotebookFigure,
     caption,
-    css,
     draw_heights,
     label_tokens,
+    ramp,
+    wrapped,
     write,
 )
 from tl_scopes.render.scale import number
-from tl_scopes.render.tokens import clipped, words
-from tl_scopes.render.wording import DOT, distinct
+from tl_scopes.render.wording import DOT, JOINED, differing, distinct, read_at
 from tl_scopes.result import Attribution
 
 MOST = 12
 BARS_UP_TO, BAR_LINE, MAP_LINE = 48, 48, 64
+NAME = 44  # characters of a name beside a map before it goes on below
 
 
 @dataclass(frozen=True)
@@ -37,16 +39,18 @@ class Line:
     """One attribution of the comparison. `agreement`: its rank correlation with the first."""
 
     name: str
-    row: Row
-    units: str
+    picture: Picture
     agreement: float | None
 
     @property
-    def heading(self) -> str:
-        parts = [clipped_words(self.name, 64), self.units]
-        if self.agreement is not None:
-            parts.append(f"rank correlation with the first {number(round(self.agreement, 2))}")
-        return DOT.join(parts)
+    def row(self) -> Row:
+        return self.picture.rows[0]
+
+    @property
+    def correlation(self) -> str:
+        if self.agreement is None:
+            return ""
+        return f"rank correlation with the first {number(round(self.agreement, 2))}"
 
 
 def compare(
@@ -64,7 +68,8 @@ def compare(
 
     Args:
         results: two to twelve of the same tokens, or of the same groups of tokens.
-        labels: a name for each; None: what tells them apart.
+        labels: a name for each; None: what tells them apart. Read position, site and way of
+            joining are added where they are not the same for all.
         kind: `"bars"`, or `"map"` (a coloured line for each); None: bars up to 48 tokens.
         site: which site of each, a label or an index; None: the first.
         scale, include_bos, include_read, dark: as in `tl_scopes.render.figure`.
@@ -74,31 +79,46 @@ def compare(
     `RenderError` for results of other tokens, too few or too many, or an unknown option.
     """
     one_of("kind", kind, (None, "bars", "map"))
-    if isinstance(results, Attribution) or not all(isinstance(x, Attribution) for x in results):
-        raise RenderError(
-            "only a list of Attributions of one prompt can be compared: pass results of "
-            "tl_scopes.attribute, or .at(position) of a sequence"
-        )
-    results = list(results)
-    if not 2 <= len(results) <= MOST:
-        raise RenderError(f"got {len(results)} results; 2 to {MOST} can be compared: pass so many")
-    first = results[0]
-    for i, other in enumerate(results):
+    made = _listed(results)
+    if not 2 <= len(made) <= MOST:
+        raise RenderError(f"got {len(made)} results; 2 to {MOST} can be compared: pass so many")
+    first = made[0]
+    for i, other in enumerate(made):
         if other.str_tokens != first.str_tokens:
             raise RenderError(
                 f"results 0 and {i} are of different tokens ({len(first.str_tokens)} and "
                 f"{len(other.str_tokens)}); one prompt, grouped in one way, can be compared"
             )
-    names = distinct(results, labels)
     options = {"scale": scale, "include_bos": include_bos, "include_read": include_read}
-    pictures = [build(x, site=0 if site is None else site, **options) for x in results]
+    pictures = [build(x, site=0 if site is None else site, **options) for x in made]
+    settings = [_settings(picture) for picture in pictures]
+    names = distinct(made, labels, settings)
+    if labels is not None:
+        names = [DOT.join([name, *more]) for name, more in zip(names, differing(settings))]
     rows = [picture.rows[0] for picture in pictures]
     lines = [
-        Line(name, row, picture.units, agreement(rows[0], row) if i else None)
-        for i, (name, row, picture) in enumerate(zip(names, rows, pictures))
+        Line(name, picture, agreement(rows[0], picture.rows[0]) if i else None)
+        for i, (name, picture) in enumerate(zip(names, pictures))
     ]
     bars = kind == "bars" or (kind is None and len(first.str_tokens) <= BARS_UP_TO)
-    return grounded(lambda: (_bars if bars else _map)(pictures[0], lines), dark)
+    return grounded(lambda: (_bars if bars else _map)(lines), dark)
+
+
+def _listed(results: Any) -> list[Attribution]:
+    made = list(results) if isinstance(results, Iterable) else None
+    if made is None or not all(isinstance(each, Attribution) for each in made):
+        kinds = {type(each).__name__ for each in ([results] if made is None else made)}
+        raise RenderError(
+            f"got {'' if made is None else 'a list of '}{' and '.join(sorted(kinds))}; only a list of "
+            "Attributions of one prompt can be compared: pass results of tl_scopes.attribute, or "
+            ".at(position) of a sequence"
+        )
+    return made
+
+
+def _settings(picture: Picture) -> list[str]:
+    joined = JOINED[picture.how] if picture.how else ""
+    return [f"at {picture.site}", read_at(picture.rows[0].read), joined]
 
 
 def agreement(a: Row, b: Row) -> float | None:
@@ -112,98 +132,110 @@ def agreement(a: Row, b: Row) -> float | None:
     return float(np.corrcoef(x, y)[0, 1])
 
 
-def clipped_words(name: str, length: int) -> str:
-    shown = words(name)
-    return shown if len(shown) <= length else shown[: length - 1] + "…"
-
-
-def _bars(picture: Picture, lines: list[Line]) -> Figure:
-    n, k = len(picture.tokens), len(lines)
+def _bars(lines: list[Line]) -> Figure:
+    n, k = len(lines[0].picture.tokens), len(lines)
     blocks = -(-n // BAR_LINE)
     per = -(-n // blocks)
     width = max(0.21 * per + 1.6, 7.0)
-    size = (width, min((1.15 * k + 1.0) * blocks + 0.9, 40.0))
+    headings = [_heading(line, width) for line in lines]
+    more = sum(len(heading) - 1 for heading in headings)
+    size = (width, min((1.15 * k + 1.0) * blocks + 0.13 * more + 0.9, 40.0))
     figure = NotebookFigure(figsize=size, layout="constrained")
     axes = figure.subplots(k * blocks, 1, squeeze=False)[:, 0]
     for i in range(blocks):
         span = np.arange(i * per, min((i + 1) * per, n))
         block = axes[i * k : (i + 1) * k]
-        for ax, line in zip(block, lines):
-            draw_heights(ax, line.row, span)
+        for ax, line, heading in zip(block, lines, headings):
+            draw_heights(ax, line.row, span, few=True)
             ax.set_xlim(span[0] - 0.7, span[0] + per - 0.3)
             ax.set_xticks([])
             ax.tick_params(axis="y", labelsize=7)
-            if ax.get_yscale() == "linear":
-                ax.locator_params(axis="y", nbins=3)
             ax.spines[["top", "right"]].set_visible(False)
             if i == 0:
-                _head(ax, line, span, width)
-        label_tokens(block[-1], picture, span, lines[0].row, one_read(lines))
-    _say(figure, picture, lines)
+                # A number stands above a bar that is cut off.
+                beyond = np.abs(line.row.scores[span]) > line.row.scale.limit
+                title = ax.set_title("", loc="left", pad=12 if beyond.any() else 3)
+                write(title, "\n".join(heading), size=8, color=SOFT)
+        _label_tokens(block[-1], lines, span)
+    _say(figure, lines)
     return figure
 
 
-def _map(picture: Picture, lines: list[Line]) -> Figure:
-    n, k = len(picture.tokens), len(lines)
+def _heading(line: Line, width: float) -> list[str]:
+    parts = [*line.name.split(DOT), line.picture.units, line.correlation]
+    return wrapped([part for part in parts if part], int(width * 15))
+
+
+def _map(lines: list[Line]) -> Figure:
+    picture, k = lines[0].picture, len(lines)
+    n = len(picture.tokens)
     blocks = -(-n // MAP_LINE)
     per = -(-n // blocks)
-    size = (max(0.2 * per + 4.0, 7.0), min((0.24 * k + 1.25) * blocks + 1.5, 40.0))
+    names = [textwrap.fill(line.name, NAME) for line in lines]
+    letters = max(len(part) for name in names for part in name.split("\n"))
+    tall = max(0.24, 0.13 * max(1 + name.count("\n") for name in names) + 0.06)
+    size = (max(0.2 * per + 0.07 * letters + 1.7, 7.0), min((tall * k + 1.25) * blocks + 1.5, 40.0))
     figure = NotebookFigure(figsize=size, layout="constrained")
-    signed = any(line.row.scale.signed for line in lines)
-    low = -1.0 if signed else 0.0
-    ends = [css(float(x)) for x in np.linspace(low, 1.0, 129)]
-    ramp = LinearSegmentedColormap.from_list("tl_scopes", ends)
+    low = -1.0 if any(line.row.scale.signed for line in lines) else 0.0
     values = np.array([line.row.colours for line in lines])
     plain = ~np.array([line.row.included for line in lines])
-    names = [clipped_words(line.name, 34) for line in lines]
     axes = figure.subplots(blocks, 1, squeeze=False)[:, 0]
     for i, ax in enumerate(axes):
         span = np.arange(i * per, min((i + 1) * per, n))
         edges = (span[0] - 0.5, span[-1] + 0.5)
         ax.axvspan(*edges, facecolor=EMPTY, hatch="////", edgecolor=FAINT, linewidth=0, zorder=-1)
         ax.imshow(
-            np.ma.array(values[:, span], mask=plain[:, span]), aspect="auto", cmap=ramp, vmin=low,
-            vmax=1.0, interpolation="nearest", extent=(*edges, k - 0.5, -0.5),
+            np.ma.array(values[:, span], mask=plain[:, span]), aspect="auto", cmap=ramp(low),
+            vmin=low, vmax=1.0, interpolation="nearest", extent=(*edges, k - 0.5, -0.5),
         )  # fmt: skip
         for edge in np.arange(0.5, k - 1):
             ax.plot(edges, (edge, edge), color="#ffffff", linewidth=2, solid_capstyle="butt")
         ax.set_xlim(span[0] - 0.5, span[0] + per - 0.5)
         ax.set_ylim(k - 0.5, -0.5)
         ax.spines[:].set_visible(False)
-        label_tokens(ax, picture, span, lines[0].row, one_read(lines))
+        _label_tokens(ax, lines, span)
         ax.set_yticks(range(k), names)
         for text, name in zip(ax.get_yticklabels(), names):
             write(text, name, size=8)
         ax.tick_params(length=0)
-    aspect = max(8.0, (0.24 * k + 1.0) * blocks / 0.14)
+    aspect = max(8.0, (tall * k + 1.0) * blocks / 0.14)
     bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
-    bar.set_ticks([low, 0.0, 1.0] if signed else [0.0, 1.0],
-                  labels=["−max", "0", "max"] if signed else ["low" if picture.log else "0", "max"])  # fmt: skip
+    bar.set_ticks([low, 0.0, 1.0] if low else [0.0, 1.0],
+                  labels=["−max", "0", "max"] if low else ["low" if picture.log else "0", "max"])  # fmt: skip
     for text in bar.ax.get_yticklabels():
         write(text, text.get_text(), size=8)
     write(bar.ax.yaxis.label, f"of each one's own largest{', logarithmic' * picture.log}", size=8)
     bar.outline.set_linewidth(0.4)
-    told = [f"{name}: largest {number(line.row.scale.limit)} {line.units}"
-            for name, line in zip(names, lines)]  # fmt: skip
-    _say(figure, picture, lines, told)
+    told = [f"{line.name}: largest {number(line.row.scale.limit)} {line.picture.units}"
+            f"{', ' * bool(line.correlation)}{line.correlation}" for line in lines]  # fmt: skip
+    _say(figure, lines, told)
     return figure
 
 
-def _head(ax: Axes, line: Line, span: np.ndarray, width: float) -> None:
-    # A number stands above such a bar.
-    beyond = np.abs(line.row.scores[span]) > line.row.scale.limit
-    text = ax.set_title("", loc="left", pad=12 if beyond.any() else 3)
-    write(text, clipped_words(line.heading, int(width * 15)), size=8, color=SOFT)
+def _label_tokens(ax: Axes, lines: list[Line], span: np.ndarray) -> None:
+    marked = len({line.row.position for line in lines}) == 1
+    label_tokens(ax, lines[0].picture, span, lines[0].row, marked)
 
 
-def one_read(lines: list[Line]) -> bool:
-    return len({line.row.position for line in lines}) == 1
+def _say(figure: Figure, lines: list[Line], told: Sequence[str] = ()) -> None:
+    """What holds for all of `lines`; what does not is among their names."""
+    first = lines[0].picture
+    *places, how = (set(column) for column in zip(*(_settings(line.picture) for line in lines)))
+    size = first.size if len(how) == 1 else replace(first, how="").size
+    subtitle = DOT.join([*(fact for same in places if len(same) == 1 for fact in same), size])
+    left = first.left_out()
+    hatched = f"hatched: {' and '.join(left)}, not in the colours" if left else ""
+    title = f"{len(lines)} attributions of one prompt"
+    caption(figure, title, subtitle, [*told, *_signs(lines), hatched])
 
 
-def _say(figure: Figure, picture: Picture, lines: list[Line], told: Sequence[str] = ()) -> None:
-    p = lines[0].row.position
-    where = f"read at {p} “{clipped(picture.tokens[p], 40)}”" if one_read(lines) else ""
-    subtitle = DOT.join(x for x in (f"at {picture.site}", where, picture.size) if x)
-    left = picture.left_out()
-    notes = [*told, f"hatched: {' and '.join(left)}, not in the colours" if left else ""]
-    caption(figure, f"{len(lines)} attributions of one prompt", subtitle, notes)
+def _signs(lines: list[Line]) -> list[str]:
+    """What the two colours mean, where there are two: it may not be the same in all of `lines`."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.picture.signs:
+            found.setdefault(line.picture.signs, []).append(line.name)
+    return [
+        text if len(names) == len(lines) else f"{', '.join(names)}: {text}"
+        for text, names in found.items()
+    ]

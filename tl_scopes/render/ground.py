@@ -40,6 +40,9 @@ def _darken(figure: Figure) -> None:
     for artist in figure.findobj(include_self=True):
         if isinstance(artist, Text):
             artist.set_color(_turn(artist.get_color()))
+            if (box := artist.get_bbox_patch()) is not None:  # no child that findobj would find
+                box.set_facecolor(_turn(box.get_facecolor()))
+                box.set_edgecolor(_turn(box.get_edgecolor()))
         elif isinstance(artist, Line2D):
             face, edge = artist.get_markerfacecolor(), artist.get_markeredgecolor()
             # Last: markers follow it, and would be turned twice.
@@ -76,7 +79,9 @@ def _prepare_ticks(axis: Axis) -> None:
 def _turn(colour: Any) -> Any:
     if isinstance(colour, str) and colour in ("none", "auto"):
         return colour
-    return tuple(_turn_all(to_rgba_array([to_rgba(colour)]))[0])
+    rgba = to_rgba(colour)
+    # An artist's own alpha would make a colour of it.
+    return "none" if rgba[3] == 0 else tuple(_turn_all(to_rgba_array([rgba]))[0])
 
 
 def _turn_all(colours: Any) -> Any:

@@ -25,12 +25,11 @@ def heat_map(picture: Picture) -> str:
     labels = _labels([row.label for row in picture.rows], height)
     largest = _labels([number(row.scale.limit) for row in picture.rows], height)
     columns = _labels([clipped(t, 12) for t in picture.tokens], width)
-    what = "site" if picture.kind == "site" else "read position"
     head = "" if picture.common else '<span class="tls-head">largest</span>'
     return (
         f'<div class="tls-heat" style="--w:{width}px;--h:{height}px">'
         f'<div class="tls-rows" style="grid-row:1">{labels}</div>'
-        f'<img alt="Scores: one row a {what}, one column a token" src="{_png(picture)}" '
+        f'<img alt="Scores: one row a {picture.each}, one column a token" src="{_png(picture)}" '
         f'style="width:{n_pos * width}px;height:{n_row * height}px">'
         f'{"" if picture.common else f"""<div class="tls-max">{largest}</div>"""}'
         f'<div class="tls-cols">{columns}</div>{head}</div>'

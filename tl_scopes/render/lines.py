@@ -98,8 +98,9 @@ def _notes(picture: Picture) -> Text:
     if picture.blank:
         notes.append("every score in the colour scale is zero")
     if len(picture.rows) == 1:
-        p = picture.rows[0].position
-        notes.append(f"read position: {p} “{visible(picture.tokens[p])}”, underlined")
+        p, text = picture.rows[0].read
+        group = ", its group" if picture.spans else ","
+        notes.append(f"read position: {p} “{visible(text)}”{group} underlined")
     return Text("; ".join(notes) + ".", SOFT)
 
 
@@ -122,7 +123,7 @@ def _strongest(picture: Picture, row: Row, width: int) -> list[Text]:
 
 
 def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
-    here = f"{row.position} “{visible(picture.tokens[row.position])}”"
+    p, text = row.read
     target = row.target.id if row.target else None
     shown = row.prediction
     top = max((c.probability for c in shown), default=0.0) or 1.0
@@ -130,7 +131,7 @@ def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
     shares = [c.probability / top for c in shown]
     tails = [percent(c.probability) for c in shown]
     styles = [Style(color="#7a8cf0")] * len(shown)
-    lines = [Text(f"Predicted next, after {here}", STRONG)] if shown else []
+    lines = [Text(f"Predicted next, after {p} “{visible(text)}”", STRONG)] if shown else []
     lines += _bars(heads, [c.text for c in shown], shares, tails, styles, width)
     if row.target is not None:
         where = "" if any(c.id == target for c in shown) else ", not among those above"

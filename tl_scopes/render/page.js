@@ -16,7 +16,7 @@ function ink() {
     const [r, g, b] = e.style.backgroundColor.match(/\d+/g).map((c) => linear(c / 255));
     const luminance = 0.2126 * r + 0.7152 * g + 0.0722 * b;
     e.style.setProperty("--on-light", luminance > 0.18 ? "#000" : "#fff");
-    e.style.setProperty("--on-dark", luminance > 0.34 ? "#000" : "#fff");
+    e.style.setProperty("--on-dark", luminance > 0.33 ? "#000" : "#fff");
   }
 }
 

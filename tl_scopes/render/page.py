@@ -22,14 +22,19 @@ LEGEND_WIDTH = 44
 
 def page(picture: Picture) -> str:
     """A whole document."""
+    return document(picture.title, fragment(picture, "tls"))
+
+
+def document(title: str, body: str) -> str:
+    """A whole document around `body`, in HTML; `title` is plain text."""
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(picture.title)}</title>\n"
+        f"<title>{html.escape(title)}</title>\n"
         "<style>html{color-scheme:light dark}body{margin:0;background:#fff}"
         "@media (prefers-color-scheme:dark){body{background:#14161a}}</style>\n"
-        f"</head>\n<body>\n{fragment(picture, 'tls')}\n</body>\n</html>\n"
+        f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
 
@@ -37,10 +42,8 @@ def fragment(picture: Picture, id: str) -> str:
     """The part of a document that shows `picture`; `id` must be unique in the document."""
     inner = widget(picture, f"{id}-tokens")
     several = len(picture.rows) > 1
-    what = "site" if picture.kind == "site" else "read position"
-    hint = (
-        f'<p class="tls-hint">Point at a {what} to see it, click to keep it.</p>' if several else ""
-    )
+    pointing = f"Point at a {picture.each} to see it, click to keep it."
+    hint = f'<p class="tls-hint">{pointing}</p>' if several else ""
     many = " tls-many" if several else ""
     sections = [
         f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>',
@@ -146,8 +149,8 @@ def aside(picture: Picture, row: Row) -> str:
             f'<span class="tls-prob"><b style="width:{100 * c.probability / top:.1f}%"></b></span>'
             f"<span>{percent(c.probability)}</span></li>"
         )
-    token = escaped(picture.tokens[row.position])
-    after = f"after {row.position} “<span class=tls-token>{token}</span>”"
+    p, text = row.read
+    after = f"after {p} “<span class=tls-token>{escaped(text)}</span>”"
     heading = f"<h2>Predicted next <small>{after}</small></h2>"
     parts = [f"{heading}<ol>{''.join(items)}</ol>"] if items else []
     if row.target is not None:

@@ -20,13 +20,14 @@ from tl_scopes.render.scale import Scale, number
 from tl_scopes.render.tokens import clipped, words
 
 MOST_HEADS = 24
-DARK = ".tls-flow canvas{filter:invert(.95) brightness(.9) hue-rotate(180deg)}"
+DARK = ".tls-flow canvas{filter:invert(.95) brightness(.87) hue-rotate(180deg)}"
 
 
 @dataclass(frozen=True)
 class _Picture(Picture):
-    """Rows that are heads, or positions that influence passes through."""
+    """Rows that are heads, or positions that influence passes through: `row` says which."""
 
+    row: str = ""
     heading: str = ""
     lines: str = ""
     note: str = ""
@@ -35,6 +36,10 @@ class _Picture(Picture):
     @property
     def first(self) -> int:
         return self.start
+
+    @property
+    def each(self) -> str:
+        return self.row
 
     @property
     def title(self) -> str:
@@ -51,16 +56,7 @@ class _Picture(Picture):
 
 def document(result: Flow | HeadPaths) -> str:
     """A whole page."""
-    title = html.escape(f"What moves {explained(result)}")
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{page.POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{title}</title>\n"
-        "<style>html{color-scheme:light dark}body{margin:0;background:#fff}"
-        "@media (prefers-color-scheme:dark){body{background:#14161a}}</style>\n"
-        f"</head>\n<body>\n{fragment(result, 'tls')}\n</body>\n</html>\n"
-    )
+    return page.document(f"What moves {explained(result)}", fragment(result, "tls"))
 
 
 def fragment(result: Flow | HeadPaths, id: str) -> str:
@@ -88,6 +84,7 @@ def _flow(result: Flow, id: str) -> str:
     ]
     picture = _picture(
         result, rows, site,
+        row="position",
         units="share of the token’s influence, or of the largest norm",
         heading=f"Through which positions tokens move {explained(result)}",
         lines=setting(result, f"{site} through {layer}"),
@@ -150,6 +147,7 @@ def _heads(result: HeadPaths, id: str) -> str:
     some = f"the {len(rows)} of {len(flat)} heads with the largest norms"
     picture = _picture(
         result, rows, words(result.site),
+        row="head",
         units=words(result.units),
         heading=f"From which token, through which head, to {explained(result)}",
         lines=setting(result, f"from {words(result.site)}", some if len(rows) < len(flat) else ""),
@@ -157,10 +155,10 @@ def _heads(result: HeadPaths, id: str) -> str:
         start=int(np.argmax(flat[chosen][:, inside].sum(-1))),
     )  # fmt: skip
     made = widget(picture, f"{id}-tokens")
-    grid = heat_map(picture).replace("one row a site", "one row a head", 1)
     main = (
         '<div class="tls-text tls-many"><p class="tls-hint">Point at a head to see it, click to '
-        f'keep it.</p><div id="{made.id}">{made.fallback}</div></div>{page.legend(picture)}{grid}'
+        f'keep it.</p><div id="{made.id}">{made.fallback}</div></div>{page.legend(picture)}'
+        f"{heat_map(picture)}"
     )
     script = (
         f"{made.script}\n{made.call}\n"
@@ -179,14 +177,14 @@ def _row(
     if inside is None:
         inside = np.arange(len(scores)) <= (len(scores) if last is None else last)
     return Row(
-        label, position, scores, None, inside, scale, np.where(inside, scale(scores), 0.0),
-        result.prediction, result.target, None,
+        label, position, (position, result.str_tokens[position]), scores, None, inside, scale,
+        np.where(inside, scale(scores), 0.0), result.prediction, result.target, None,
     )  # fmt: skip
 
 
 def _picture(
-    result: CircuitResult, rows: list[Row], site: str, units: str, heading: str, lines: str, note: str,
-    start: int = 0,
+    result: CircuitResult, rows: list[Row], site: str, row: str, units: str, heading: str, lines: str,
+    note: str, start: int = 0,
 ) -> _Picture:  # fmt: skip
     n = len(rows[0].scores)
     return _Picture(
@@ -203,6 +201,7 @@ def _picture(
         common=True,
         include_bos=isinstance(result, Flow),
         include_read=True,
+        row=row,
         heading=heading,
         lines=lines,
         note=note,

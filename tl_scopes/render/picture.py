@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tl_scopes.errors import RenderError
-from tl_scopes.grouping import GroupedAttribution, GroupedSequenceAttribution, Spans
+from tl_scopes.grouping import Grouped, Spans, read_token
 from tl_scopes.render import wording
 from tl_scopes.render.scale import Scale, number, percent
 from tl_scopes.render.tokens import clipped, words
@@ -32,12 +32,14 @@ Site = int | str
 class Row:
     """One line of scores: a site of an `Attribution`, or a read position of a sequence.
 
-    `scores`, `error`, `colours`, `included`: [pos]. `colours` are in [-1, 1], zero where a token
+    `position`: the token, or group of tokens, that was read in; `read`: the position and the text of
+    the token itself. `scores`, `error`, `colours`, `included`: [pos]. `colours` are in [-1, 1], zero where a token
     is not `included` in the colour scale (BOS, the read position, what comes after it).
     """
 
     label: str
     position: int
+    read: tuple[int, str]
     scores: np.ndarray
     error: np.ndarray | None
     included: np.ndarray
@@ -106,15 +108,20 @@ class Picture:
             place = f"{len(self.rows)} read position{'s' * (len(self.rows) != 1)}"
             return f"{scope} · at {self.site} · {place} · {size}"
         where = self.site if len(self.rows) == 1 else f"{len(self.rows)} sites"
-        p = self.rows[0].position
-        return f"{scope} · at {where} · read at {p} “{clipped(self.tokens[p], 40)}” · {size}"
+        return f"{scope} · at {where} · {wording.read_at(self.rows[0].read)} · {size}"
+
+    @property
+    def each(self) -> str:
+        """What a row is, in a word or two."""
+        return "site" if self.kind == "site" else "read position"
 
     @property
     def size(self) -> str:
         """How many tokens there are, and how they are grouped."""
         n, groups = len(self.tokens), ""
         if self.spans:
-            groups = f"{n} group{'s' * (n != 1)} ({wording.JOINED[self.how]}) of "
+            how = f" ({wording.JOINED[self.how]})" if self.how else ""
+            groups = f"{n} group{'s' * (n != 1)}{how} of "
             n = self.spans[-1][1]
         return f"{groups}{n} token{'s' * (n != 1)}"
 
@@ -131,10 +138,9 @@ class Picture:
         kind = "logarithmic colours" if self.log else "linear colours"
         if len(self.rows) == 1:
             return kind
-        each = "site" if self.kind == "site" else "read position"
         if self.common:
-            return f"{kind}, one scale for every {each}"
-        return f"{kind}, each {each} by its own largest score"
+            return f"{kind}, one scale for every {self.each}"
+        return f"{kind}, each {self.each} by its own largest score"
 
     @property
     def first(self) -> int:
@@ -158,12 +164,6 @@ class Picture:
 
 def about(picture: Picture, row: Row) -> list[str]:
     """Sentences on how much, and how surely, the scores of `row` hold."""
-    sites = [each.label for each in picture.rows] if picture.kind == "site" else [picture.site]
-    return [*facts(row), *wording.convergence(picture.scope, sites, picture.units)]
-
-
-def facts(row: Row) -> list[str]:
-    """Sentences on how much of the Fisher information, and how surely, the scores hold."""
     lines = []
     if row.fisher is not None:
         f = row.fisher
@@ -183,7 +183,8 @@ def facts(row: Row) -> list[str]:
                 f"Sampled: the largest score is {number(row.scores[t])} ± {number(row.error[t])} "
                 f"(one standard error, {share})."
             )
-    return lines
+    sites = [each.label for each in picture.rows] if picture.kind == "site" else [picture.site]
+    return lines + wording.convergence(picture.scope, sites, picture.units)
 
 
 def source(picture: Picture) -> str:
@@ -231,12 +232,8 @@ def build(
     if isinstance(result, Attribution):
         parts = [(words(result.sites[s]), result, s) for s in chosen]
     else:
-        reads = [result.at(p) for p in result.positions]
-        texts = [a.str_tokens[a.position] for a in reads]
-        if isinstance(result, GroupedSequenceAttribution):
-            texts = list(result.read_tokens)
-        labels = [f"{p} {clipped(text, 24)}" for p, text in zip(result.positions, texts)]
-        parts = [(label, a, chosen[0]) for label, a in zip(labels, reads)]
+        reads = [(a, *read_token(a)) for a in map(result.at, result.positions)]
+        parts = [(f"{p} {clipped(text, 24)}", a, chosen[0]) for a, p, text in reads]
     lines = [
         (label, a, s, a.scores[s].double().numpy(), _included(a, include_bos, include_read))
         for label, a, s in parts
@@ -248,8 +245,10 @@ def build(
         error = None if a.standard_error is None else a.standard_error[s].double().numpy()
         colours = np.where(inside, own(scores), 0.0)
         extra = (a.prediction, a.target, a.fisher)
-        rows.append(Row(label, a.position, scores, error, inside, own, colours, *extra))
-    grouped = isinstance(result, (GroupedAttribution, GroupedSequenceAttribution))
+        rows.append(
+            Row(label, a.position, read_token(a), scores, error, inside, own, colours, *extra)
+        )
+    grouped = isinstance(result, Grouped)
     return Picture(
         kind="site" if isinstance(result, Attribution) else "read",
         site=words(result.sites[chosen[0]]),

@@ -63,9 +63,9 @@ def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str] = ()
     """Title and subtitle above, notes below, wrapped to the figure's width between their parts."""
     wide = figure.get_figwidth()
     lines = _balanced(title, int(wide * 12.5))
-    lines += _wrapped(subtitle.split(DOT), int(wide * 12.5))
+    lines += wrapped(subtitle.split(DOT), int(wide * 12.5))
     write(figure.suptitle(""), "\n".join(lines), size=10)
-    said = _wrapped([note for note in notes if note], int(wide * 15))
+    said = wrapped([note for note in notes if note], int(wide * 15))
     if said:
         write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
 
@@ -78,7 +78,8 @@ def _balanced(text: str, width: int) -> list[str]:
     return lines
 
 
-def _wrapped(parts: Sequence[str], width: int) -> list[str]:
+def wrapped(parts: Sequence[str], width: int) -> list[str]:
+    """Lines of at most `width` characters, broken between `parts` where that is possible."""
     lines: list[str] = []
     for part in parts:
         for piece in textwrap.wrap(part, width) if len(part) > width else [part]:
@@ -106,11 +107,11 @@ def _bars(picture: Picture, row: Row) -> Figure:
     return figure
 
 
-def draw_heights(ax: Axes, row: Row, span: np.ndarray) -> None:
-    """Bars of the tokens `span`, on an axis that the whole row fits."""
+def draw_heights(ax: Axes, row: Row, span: np.ndarray, few: bool = False) -> None:
+    """Bars of the tokens `span`, on an axis that the whole row fits. `few`: ticks, for a low one."""
     low, high = _limits(row)
     floor = low if _is_log(row.scale) else 0.0
-    _set_heights(ax, row, low, high)
+    _set_heights(ax, row, low, high, few)
     for inside in (True, False):
         part = span[row.included[span] == inside]
         shades = [css(float(row.colours[t])) for t in part] if inside else "#f1f2f4"
@@ -128,18 +129,22 @@ def _is_log(scale: Scale) -> bool:
     return bool(scale.decades) and not scale.signed
 
 
-def _set_heights(ax: Axes, row: Row, low: float, high: float) -> None:
+def _set_heights(ax: Axes, row: Row, low: float, high: float, few: bool) -> None:
     scale = row.scale
     if not (scale.decades and scale.signed):
         ax.set_yscale("log" if scale.decades else "linear")
         ax.set_ylim(low, high)
+        if few and not scale.decades:
+            ax.locator_params(axis="y", nbins=3)
     else:
         least = scale.limit / 10.0**scale.decades
         ax.set_yscale("symlog", linthresh=least, linscale=0.5)
         ax.set_ylim(low, high)
-        # matplotlib's own crowd around zero.
-        powers = np.arange(math.ceil(math.log10(least)), math.floor(math.log10(scale.limit)) + 1)
-        up = [10.0 ** int(k) for k in powers[::-1][:: 2 if scale.decades > 2 else 1]]
+        # matplotlib's own crowd around zero, as would the label of the least.
+        low_power = math.log10(least)
+        powers = np.arange(math.ceil(low_power), math.floor(math.log10(scale.limit)) + 1)[::-1]
+        apart = powers[:1] if few else powers[:: 2 if scale.decades > 2 else 1]
+        up = [10.0 ** int(k) for i, k in enumerate(apart) if not i or k > low_power + 0.5]
         ticks = sorted([0.0, *up, *(-x for x in up)])
         ax.set_yticks(ticks, [number(x) for x in ticks])
         ax.minorticks_off()
@@ -175,8 +180,6 @@ def _map(picture: Picture) -> Figure:
     plain = ~np.array([row.included for row in picture.rows]) & ~later
     values = np.ma.array(np.array([row.colours for row in picture.rows]), mask=plain)
     low = -1.0 if picture.signed else 0.0
-    ramp = [css(float(value)) for value in np.linspace(low, 1.0, 65)]
-    colours = LinearSegmentedColormap.from_list("tl_scopes", ramp)
     axes = figure.subplots(lines, 1, squeeze=False)[:, 0]
     every = max(1, math.ceil(0.125 / tall))
     for i, ax in enumerate(axes):
@@ -184,7 +187,7 @@ def _map(picture: Picture) -> Figure:
         edges = (span[0] - 0.5, span[-1] + 0.5)
         ax.axvspan(*edges, color="#dfe2e6", linewidth=0, zorder=-1)  # where a score has no colour
         ax.imshow(
-            values[:, span], aspect="auto", interpolation="nearest", cmap=colours, vmin=low, vmax=1,
+            values[:, span], aspect="auto", interpolation="nearest", cmap=ramp(low), vmin=low, vmax=1,
             extent=(*edges, n_row - 0.5, -0.5),
         )  # fmt: skip
         ax.set_xlim(edges[0], edges[0] + per_line)
@@ -207,9 +210,8 @@ def _label_bar(bar: Colorbar, picture: Picture, low: float) -> None:
         bar.set_ticks([at for at, _ in ticks], labels=[text for _, text in ticks])
         title = picture.units
     else:
-        each = "site" if picture.kind == "site" else "read position"
         log = ", logarithmic" if picture.log else ""
-        title = f"of the largest of each {each}{log}\n({picture.units})"
+        title = f"of the largest of each {picture.each}{log}\n({picture.units})"
         bar.set_ticks([-1.0, 0.0, 1.0] if low else [0.0, 0.5, 1.0])
         if picture.log:
             bar.set_ticks([low, 1.0], labels=["−max" if low else "low", "max"])
@@ -275,3 +277,9 @@ def _has_glyph(char: str) -> bool:
 
 def css(value: float) -> str:
     return hexed(colour(value))
+
+
+def ramp(low: float) -> LinearSegmentedColormap:
+    """Of colour values, not of scores, from `low` (-1 or 0) to 1."""
+    ends = [css(float(value)) for value in np.linspace(low, 1.0, 129)]
+    return LinearSegmentedColormap.from_list("tl_scopes", ends)

@@ -9,6 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
+from tl_scopes.grouping import read_token
 from tl_scopes.render.canvas import FAINT, count, label, sheet
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Result
@@ -92,7 +93,8 @@ def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     ax.set_xticks([])
     ax.spines[["top", "right", "bottom"]].set_visible(False)
     ax.spines["left"].set(color=FAINT)
-    where = f"after {one.position} “{clipped(one.str_tokens[one.position], 40)}”"
+    p, text = read_token(one)
+    where = f"after {p} “{clipped(text, 40)}”"
     notes = []
     if one.target is not None:
         below = "" if any(met) else ", not among these"

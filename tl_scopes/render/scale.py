@@ -98,11 +98,15 @@ def fitting(labels: list[tuple[float, str]], width: int) -> list[tuple[float, st
 
 
 def number(value: float) -> str:
-    """Three significant digits, short: 0.0123, 1.2e-5, 48200."""
-    if value and not 1e-3 <= abs(value) < 1e5:
+    """Three significant digits, short: 0.0123, 1.2e-5, 48200. What is no number: nan, ∞ or -∞."""
+    if not math.isfinite(value):
+        return "nan" if math.isnan(value) else "∞" if value > 0 else "-∞"
+    if not value:
+        return "0"  # never -0
+    if not 1e-3 <= abs(value) < 1e5:
         mantissa, _, exponent = f"{value:.2e}".partition("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
-    digits = 2 - math.floor(math.log10(abs(value))) if value else 0
+    digits = 2 - math.floor(math.log10(abs(value)))
     text = f"{value:.{max(digits, 0)}f}"
     return text.rstrip("0").rstrip(".") if "." in text else text
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tl_scopes.errors import RenderError
+from tl_scopes.grouping import read_token
 from tl_scopes.render.canvas import LINE, PALE, sheet
 from tl_scopes.render.faithfulness.axes import COLOURS, DASHES, MARKERS
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Result
 from tl_scopes.render.plots import INK, SOFT, caption, drawable, style, write
 from tl_scopes.render.scale import percent
-from tl_scopes.render.wording import distinct
+from tl_scopes.render.wording import distinct, read_at
 from tl_scopes.result import Attribution, FisherInfo, SequenceAttribution
 
 MOST = 24
@@ -42,7 +43,7 @@ def spectrum(
     that is missing to 100%. Returns a figure as `tl_scopes.render.figure` does. Raises `RenderError`
     for results without eigenvalues, or with ones that are not finite.
     """
-    every = [results] if isinstance(results, (Attribution, SequenceAttribution)) else list(results)
+    every = list(results) if isinstance(results, Iterable) else [results]
     lines: list[tuple[Attribution, FisherInfo]] = []
     for result in every:
         lines += [(one, _checked(one.fisher)) for one in _reads(result)]
@@ -51,7 +52,10 @@ def spectrum(
             f"got {len(lines)} results to draw the spectra of; 1 to {MOST} can be told apart: "
             "draw fewer at a time"
         )
-    names = distinct([one for one, _ in lines], labels)
+    settings = [
+        [read_at(read_token(one)), one.sites[0] if len(one.sites) == 1 else ""] for one, _ in lines
+    ]
+    names = distinct([one for one, _ in lines], labels, settings)
     return grounded(lambda: _draw(lines, names), dark)
 
 
@@ -83,13 +87,16 @@ def _checked(info: FisherInfo | None) -> FisherInfo:
 
 def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figure:
     many = len(lines) > 1
-    names = [textwrap.fill(name, 38) for name in names]
-    letters = max(len(line) for name in names for line in name.split("\n"))
-    rows = sum(1 + name.count("\n") for name in names)
+    # Beside the ends of the lines, the shares of several would stand on each other.
+    shares = [np.minimum(np.cumsum(info.eigenvalues) / info.trace, 1.0) for _, info in lines]
+    held = [f": {percent(float(share[-1]))} at k = {len(share)}" * many for share in shares]
+    shown = [textwrap.fill(name + end, 38) for name, end in zip(names, held)]
+    letters = max(len(line) for name in shown for line in name.split("\n"))
+    rows = sum(1 + name.count("\n") for name in shown)
     figure = sheet(9.0 + many * (0.075 * letters + 0.6), max(3.4, many * (0.16 * rows + 1.0)))
     left, right = figure.subplots(1, 2)
     most = max(len(info.eigenvalues) for _, info in lines)
-    for i, ((_, info), name) in enumerate(zip(lines, names)):
+    for i, ((_, info), name, share) in enumerate(zip(lines, shown, shares)):
         values = np.array(info.eigenvalues)
         k = np.arange(1, len(values) + 1)
         n = len(COLOURS)
@@ -100,13 +107,11 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
             "markersize": 4,
             "linewidth": 1.4,
         }
-        positive = (
-            values > 0
-        )  # rounding may leave others, which a logarithmic axis has no place for
+        # Rounding may leave others, which a logarithmic axis has no place for.
+        positive = values > 0
         left.plot(k[positive], values[positive], **how)
-        share = np.minimum(np.cumsum(values) / info.trace, 1.0)
         right.plot(k, share, label=drawable(name), **how)
-        if len(lines) <= 4:
+        if not many:
             end = right.annotate("", (k[-1], share[-1]), (0, 6), textcoords="offset points",
                                  ha="right" if most > 1 else "center")  # fmt: skip
             write(end, percent(float(share[-1])), size=8, color=INK)
@@ -131,7 +136,7 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
             "too small"
         )
     title = "Spectrum of the Fisher information of the next token"
-    caption(figure, title, "" if many else names[0].replace("\n", " "), notes)
+    caption(figure, title, "" if many else names[0], notes)
     return figure
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,25 +18,20 @@ from tl_scopes.errors import RenderError, ScopesError
 from tl_scopes.grouping import Spans, checked_how, checked_spans, joined
 from tl_scopes.render.canvas import EMPTY, FAINT, LINE, sheet
 from tl_scopes.render.ground import grounded
-from tl_scopes.render.picture import Picture, Site, build
-from tl_scopes.render.plots import INK, READ, SOFT, caption, css, style, write
+from tl_scopes.render.picture import Picture, Row, Site, build
+from tl_scopes.render.plots import INK, READ, SOFT, caption, css, draw_heights, style, write
 from tl_scopes.render.scale import Scale, number, percent
 from tl_scopes.render.wording import DOT
 from tl_scopes.result import Attribution, site_index
 
-_NUMBER = re.compile(r"-?\d+")
+_NUMBER = re.compile(r"(?<!\d)-?\d+")
 
 
 @dataclass(frozen=True)
 class Series:
-    """What is drawn. `scores`, `colours`, `seen`: [time]; `seen`: up to the read position."""
+    """What is drawn around the scores. `values`: [time]."""
 
     values: np.ndarray
-    scores: np.ndarray
-    error: np.ndarray | None
-    seen: np.ndarray
-    scale: Scale
-    colours: np.ndarray
     marks: tuple[int, ...]
     forecast: tuple[np.ndarray, np.ndarray] | None
     actual: float | None
@@ -59,7 +55,7 @@ def series(
 
     Args:
         result: an `Attribution` of a prompt that holds the series as integers with anything else
-            but digits between them, such as "12,34,56,".
+            but digits between them, such as "12,34,56,". "-" is a sign unless a digit is before it.
         values: the series, oldest first, at least two.
         spans: the half-open token range of each number; None: found in the tokens' texts. Tokens
             outside, such as commas, are skipped.
@@ -93,14 +89,18 @@ def series(
     seen = np.array([start <= result.position for start, _ in chosen])
     numbers = scores.double().numpy()
     fitted = Scale.fit(numbers[seen], scale)
-    drawn = Series(
-        values=made,
+    row = replace(
+        picture.rows[0],
         scores=numbers,
         error=None if errors is None else errors.double().numpy(),
-        seen=seen,
+        included=seen,
         scale=fitted,
         colours=np.where(seen, fitted(numbers), 0.0),
-        marks=_marked(list(marks), len(made)),
+    )
+    picture = replace(picture, rows=(row,))
+    drawn = Series(
+        values=made,
+        marks=_marked(marks, len(made)),
         forecast=None if forecast is None else _distribution(forecast),
         actual=None if actual is None else float(_numbers("actual", [actual])[0]),
         skipped=_skipped(result, chosen, s),
@@ -111,7 +111,7 @@ def series(
 def _numbers(name: str, values: Any) -> np.ndarray:
     try:
         made = np.array([float(value) for value in values])
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         made = np.array([np.nan])
     if not np.isfinite(made).all():
         raise RenderError(f"{name}={values!r} is no row of finite numbers: pass one")
@@ -145,11 +145,15 @@ def _found(result: Attribution, values: np.ndarray) -> Spans:
 
 def _given(result: Attribution, spans: Iterable[Any], n: int) -> Spans:
     try:
-        spans = list(spans)
-        checked_spans(spans, len(result.str_tokens))
+        made = tuple((operator.index(a), operator.index(b)) for a, b in spans)
+    except (TypeError, ValueError):
+        raise RenderError(
+            f"spans={spans!r} are no token ranges: pass a list of (start, end), one for each value"
+        ) from None
+    try:
+        checked_spans(made, len(result.str_tokens))
     except ScopesError as error:
         raise RenderError(f"spans: {error}") from error
-    made = tuple((int(a), int(b)) for a, b in spans)
     if len(made) != n or list(made) != sorted(made):
         raise RenderError(
             f"got {len(made)} spans for {n} values; each needs one, in their order: pass as many"
@@ -203,7 +207,7 @@ def _draw(picture: Picture, drawn: Series) -> Figure:
         for t in drawn.marks:
             ax.axvspan(t - 0.5, t + 0.5, color=READ, alpha=0.14, linewidth=0, zorder=0)
     _draw_values(top, drawn)
-    _draw_scores(bottom, drawn)
+    _draw_scores(bottom, picture.rows[0])
     write(bottom.yaxis.label, _broken(picture.units), size=8)
     write(top.yaxis.label, "value", size=8)
     write(bottom.xaxis.label, "time", size=8)
@@ -224,7 +228,7 @@ def _draw(picture: Picture, drawn: Series) -> Figure:
         for text in legend.get_texts():
             style(text, size=8, color=SOFT)
     subtitle = DOT.join([picture.subtitle, f"{n} numbers"])
-    caption(figure, picture.title, subtitle, [drawn.skipped])
+    caption(figure, picture.title, subtitle, [drawn.skipped, picture.signs])
     return figure
 
 
@@ -248,28 +252,12 @@ def _draw_values(ax: Axes, drawn: Series) -> None:
     ax.set_axisbelow(True)
 
 
-def _draw_scores(ax: Axes, drawn: Series) -> None:
-    scale, at = drawn.scale, np.flatnonzero(drawn.seen)
-    limit = scale.limit or 1.0
-    if scale.decades:
-        least = limit / 10.0**scale.decades
-        ax.set_yscale("symlog", linthresh=least, linscale=0.4) if scale.signed else ax.set_yscale(
-            "log"
-        )
-        ax.set_ylim(-1.4 * limit if scale.signed else least, 1.4 * limit)
-    else:
-        ax.set_ylim(-1.08 * limit if scale.signed else 0.0, 1.08 * limit)
-    shades = [css(float(drawn.colours[t])) for t in at]
-    ax.bar(at, drawn.scores[at], width=0.85, color=shades, edgecolor=SOFT, linewidth=0.4)
-    if drawn.error is not None:
-        ax.errorbar(at, drawn.scores[at], yerr=drawn.error[at], fmt="none", ecolor=INK,
-                    elinewidth=0.7)  # fmt: skip
-    unseen = np.flatnonzero(~drawn.seen)
+def _draw_scores(ax: Axes, row: Row) -> None:
+    draw_heights(ax, row, np.flatnonzero(row.included))
+    unseen = np.flatnonzero(~row.included)
     if len(unseen):
         ax.axvspan(unseen[0] - 0.5, unseen[-1] + 0.5, facecolor=EMPTY, edgecolor=FAINT,
                    hatch="////", linewidth=0, label="after the read position")  # fmt: skip
-    if scale.signed:
-        ax.axhline(0, color=SOFT, linewidth=0.6)
 
 
 def _draw_forecast(ax: Axes, top: Axes, drawn: Series) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tl_scopes.errors import RenderError
@@ -60,32 +60,46 @@ def signs(scope: ScopeInfo, target: Token | None) -> str:
 
 def method(scope: ScopeInfo) -> str:
     """Name and settings on one line; long values are cut one by one, so that none hides the rest."""
-    told = {k: v for k, v in scope.parameters.items() if v is not None and not _is_measured(k)}
-    inside = ", ".join(
-        f"{words(k)}={_cut(words(_value(v)), _LONGEST_VALUE)}" for k, v in told.items()
-    )
-    return _cut(f"{words(scope.name)}({inside})", _LONGEST)
+    told = [k for k, v in scope.parameters.items() if v is not None and not _is_measured(k)]
+    return _with(scope, told)
 
 
-def distinct(results: Sequence[Attribution], labels: Sequence[str] | None) -> list[str]:
-    """Names that tell `results` apart, in as few words as do; or `labels`, one for each."""
-    if labels is not None:
-        if isinstance(labels, str) or len(labels) != len(results):
-            raise RenderError(f"labels={labels!r} must name {len(results)} results: give as many")
-        return [words(str(label)) for label in labels]
-    facts = [
-        [
-            method(a.scope),
-            f"“{clipped(a.target.text, 24)}”" if a.target else "",
-            f"read at {a.position} “{clipped(a.str_tokens[a.position], 24)}”",
-            words(a.provenance.model),
-            a.sites[0] if len(a.sites) == 1 else "",
+def read_at(read: tuple[int, str]) -> str:
+    """Where a result was read: the token's position and text."""
+    return f"read at {read[0]} “{clipped(read[1], 40)}”"
+
+
+def distinct(
+    results: Sequence[Attribution], labels: Iterable[str] | None, settings: Sequence[Sequence[str]]
+) -> list[str]:
+    """Names that tell `results` apart, in as few words as do; or `labels`, one for each.
+
+    `settings`: where and how each was made, in the same columns for all.
+    """
+    if labels is None:
+        scopes = _among([a.scope for a in results])
+        targets = [f"“{clipped(a.target.text, 24)}”" if a.target else "" for a in results]
+        facts = [
+            [scope, target, *more, words(a.provenance.model)]
+            for scope, target, a, more in zip(scopes, targets, results, settings)
         ]
-        for a in results
-    ]
-    told = [i for i, column in enumerate(zip(*facts)) if len(set(column)) > 1] or [0, 1, 2]
-    names = [DOT.join(fact[i] for i in told if fact[i]) for fact in facts]
+        names = [
+            DOT.join(told or [fact for fact in row[:3] if fact])
+            for told, row in zip(differing(facts), facts)
+        ]
+    else:
+        given = isinstance(labels, Iterable) and not isinstance(labels, str)
+        names = [words(str(label)) for label in labels] if given else []
+        if len(names) != len(results):
+            raise RenderError(f"labels={labels!r} must name {len(results)} results: give as many")
+    names = [_cut(name, _LONGEST) for name in names]
     return [f"{name} #{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
+
+
+def differing(rows: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Of each row, what stands in the columns that are not the same in every row."""
+    told = [i for i, column in enumerate(zip(*rows)) if len(set(column)) > 1]
+    return [[row[i] for i in told if row[i]] for row in rows]
 
 
 def convergence(scope: ScopeInfo, sites: Sequence[str], units: str) -> list[str]:
@@ -115,6 +129,23 @@ def precision(scope: ScopeInfo, recorded: str) -> str:
     if scope.name in ("leave_one_out", "attention_rollout"):
         return first.replace("differentiated in", "forward passes in")
     return "" if scope.name == "random" else recorded
+
+
+def _among(scopes: Sequence[ScopeInfo]) -> list[str]:
+    """`method` of each; of several with one name, only the settings in which they differ."""
+    found = []
+    for scope in scopes:
+        same = [other.parameters for other in scopes if other.name == scope.name]
+        keys = dict.fromkeys(k for parameters in same for k in parameters if not _is_measured(k))
+        told = [k for k in keys if len({_value(parameters.get(k)) for parameters in same}) > 1]
+        found.append(_with(scope, told) if told else method(scope))
+    return found
+
+
+def _with(scope: ScopeInfo, keys: Sequence[str]) -> str:
+    values = [_cut(words(_value(scope.parameters.get(k))), _LONGEST_VALUE) for k in keys]
+    inside = ", ".join(f"{words(k)}={value}" for k, value in zip(keys, values))
+    return _cut(f"{words(scope.name)}({inside})", _LONGEST)
 
 
 def _value(value: Any) -> str:

@@ -13,7 +13,7 @@ from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.render.faithfulness import figures, tables
 from tl_scopes.render.faithfulness.parts import Entry, Section, Table
 from tl_scopes.render.faithfulness.words import subtitle, title, warnings
-from tl_scopes.render.page import POLICY, asset, style
+from tl_scopes.render.page import asset, document, style
 
 ALT = {
     "aopc": "AOPC of each method, with intervals",
@@ -28,15 +28,7 @@ ALT = {
 
 def page(card: FaithfulnessCard) -> str:
     """A whole document."""
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title(card))}</title>\n"
-        "<style>html{color-scheme:light dark}body{margin:0;background:#fff}"
-        "@media (prefers-color-scheme:dark){body{background:#14161a}}</style>\n"
-        f"</head>\n<body>\n{fragment(card, 'tls')}\n</body>\n</html>\n"
-    )
+    return document(title(card), fragment(card, "tls"))
 
 
 def fragment(card: FaithfulnessCard, id: str) -> str:
