@@ -57,6 +57,20 @@ def test_maps_of_long_prompts_go_on_below():
     assert [len(ax.get_xticks()) for ax in panels] == [50] * 4
 
 
+def test_labels_of_2000_tokens_at_20_sites_stay_apart():
+    """Of what the explorer's page takes."""
+    sites = tuple(f"resid({layer})" for layer in range(20))
+    scores = torch.rand(20, 2000, generator=torch.Generator().manual_seed(1)) + 0.1
+    figure = render.figure(attribution(["w"] * 2000, scores.tolist(), sites=sites))
+    assert figure.get_figwidth() < 42 and len(figure.axes) == 12 + 1
+    figure.draw_without_rendering()
+    for ax in figure.axes[:-1]:
+        for labels, side in ((ax.get_yticklabels(), 1), (ax.get_xticklabels(), 0)):
+            boxes = [label.get_window_extent().get_points()[:, side].tolist() for label in labels]
+            assert len(boxes) >= 20
+            assert all(high <= low + 1 for (_, high), (low, _) in pairwise(sorted(boxes)))
+
+
 def test_a_matrix_of_200_reads_stays_one_and_its_labels_apart():
     figure = render.figure(sequence(["w"] * 200))
     assert max(figure.get_size_inches()) < 18

@@ -20,20 +20,22 @@
 # predict what happens when a token is taken away, does it beat a rule that never looked at the
 # text, does it depend on what the model has learnt, and how much of the answer does it show?
 #
-# Not all of it goes well for the scopes. Where it says **Predict**, write your answer down before
-# you go on. It takes about two minutes.
+# Not all of it goes well for the scopes. You need tutorial 1, which says what a hook and a score are
+# and what the Temperature and Fisher scopes ask; tutorial 2 has more on those two. Where it says
+# **Predict**, write your answer down before you go on. It takes about two minutes.
 
 # %%
 from dataclasses import dataclass
+from itertools import combinations
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import spearmanr, wilcoxon
 
 import tl_scopes as ts
-from tl_scopes import baselines, circuits, evaluation, models, render
-from tl_scopes.method import Method, Scored
+from tl_scopes import baselines, circuits, evaluation, models, render, stats
 
 model = models.load(progress=False)  # Gemma-3 270M
 
@@ -67,50 +69,60 @@ tokens = model.to_str_tokens(prompt)
 # ## 1. Is the gradient right?
 #
 # A score promises a slope: nudge a token by a hair in its best direction, and the logit moves by so
-# much per unit. That can be measured with two runs of the model and no gradient at all.
+# much per unit. That can be measured: run the model with the token nudged forth, and nudged back.
 
 # %%
-semantic = ts.attribute(
-    model, prompt, ts.SemanticScope()
-)  # no target: the model's own first choice
+# no target: the model's own first choice
+semantic = ts.attribute(model, prompt, ts.SemanticScope())
 target = semantic.target.id
 print("explained:", semantic.target.text)
 semantic
 
 # %%
-caught = {}
+ids, columbia = model.to_tokens(prompt), tokens.index(" Columbia")
+_, cache = model.run_with_cache(ids, names_filter=lambda name: name == "hook_embed")
+r = cache["hook_embed"].detach()
 
 
-def start_here(embedding, hook):
-    caught["r"] = embedding.detach().requires_grad_()
-    return caught["r"]
+def final_states(ids, edit):
+    """What the last position hands to the unembedding, [row, d_model], when embeddings are edited."""
+    caught = {}
+
+    def end_here(unembed, inputs):
+        caught["y"] = inputs[0][:, -1]
+        return (inputs[0][:, -1:],)  # to unembed every position costs more than all the rest
+
+    catch = model.unembed.register_forward_pre_hook(end_here)
+    with catch, model.hooks(fwd_hooks=[("hook_embed", edit)]):
+        model(ids)
+    return caught["y"]
 
 
-with model.hooks(fwd_hooks=[("hook_embed", start_here)]):
-    logit = model(prompt)[0, -1, target]
-(gradient,) = torch.autograd.grad(logit, caught["r"])
-r, columbia = caught["r"].detach(), tokens.index(" Columbia")
-best = gradient[0, columbia] / gradient[0, columbia].norm()
+def gradient_of(answer):
+    """Gradient [pos, d_model] at the embeddings of a number that is made of the final state."""
+    at = r.clone().requires_grad_()
+    (found,) = torch.autograd.grad(answer(final_states(ids, lambda _, hook: at)[0]), at)
+    return found[0]
 
 
-def logits_at(embedding):
-    """Logits when the model is fed these embeddings [row, pos, d_model] in place of its own."""
-    ids = model.to_tokens(prompt).repeat(len(embedding), 1)
-    with torch.no_grad(), model.hooks(fwd_hooks=[("hook_embed", lambda _, hook: embedding)]):
-        return model(ids)[:, -1]
+def slope(answer, t, direction, size):
+    """Change of the answer, per unit, between token t nudged forth and back along a direction."""
+    nudge = torch.zeros_like(r)
+    nudge[0, t] = size * direction / direction.norm()
+    both = torch.cat([r + nudge, r - nudge])
+    with torch.no_grad():
+        forth, back = final_states(ids.repeat(2, 1), lambda _, hook: both)
+        return float(answer(forth) - answer(back)) / (2 * size)
 
 
-def nudged(size):
-    both = r.repeat(2, 1, 1)
-    both[0, columbia] += size * best
-    both[1, columbia] -= size * best
-    up, down = logits_at(both)[:, target].tolist()
-    return (up - down) / (2 * size)
+def logit(y):
+    return y @ model.W_U[:, target]
 
 
-promised = float(semantic.scores[0, columbia])
-sizes = [1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1, 3, 10, float(r[0, columbia].norm())]
-kept = {size: nudged(size) / promised for size in sizes}
+gradient = gradient_of(logit)
+promised, length = float(semantic.scores[0, columbia]), float(r[0, columbia].norm())
+sizes = [1e-5, 1e-4, 1e-3, 1e-2, 0.03, 0.1, 0.3, 1, 3, 10, length]
+kept = {size: slope(logit, columbia, gradient[columbia], size) / promised for size in sizes}
 
 # %% [markdown]
 # **Predict.** An embedding here is 26 long. For which nudges does the promise hold: down to how
@@ -126,15 +138,20 @@ plt.close(figure)
 figure
 
 # %% [markdown]
-# The promise is kept to a thousandth at 0.01. Below that the two logits differ by less than single
-# precision can tell. Above 1 the model curves away, and at the length of an embedding less than a
-# sixth is left. So **the number is right, and it is about small nudges.** What you would like to
-# know is not small: what if the word had not been there?
+# From 0.01 to 0.1 the promise is kept to a hundredth. Below that, rounding begins to show: the logit
+# is 23, where single precision counts in steps of 0.000002, and at a nudge of 0.00001 the two logits
+# should lie 0.000013 apart. From 1 on the model curves away, and at the length of an embedding less
+# than a tenth is left. So **the number is right, and it is about small nudges.** What you would like
+# to know is not small: what if the word had not been there?
 
 # %%
-torch.testing.assert_close(gradient[0].norm(dim=-1), semantic.scores[0], rtol=1e-4, atol=1e-5)
-assert abs(kept[1e-2] - 1) < 0.005 and abs(kept[0.1] - 1) < 0.02
-assert kept[1] < 0.9 and kept[3] < 0.65 and kept[sizes[-1]] < 1 / 6
+torch.testing.assert_close(gradient.norm(dim=-1), semantic.scores[0], rtol=1e-4, atol=1e-5)
+assert all(abs(kept[size] - 1) < 0.01 for size in (1e-2, 0.03, 0.1))
+with torch.no_grad():
+    intact = float(logit(final_states(ids, lambda embedding, hook: embedding))[0])
+assert 22.9 < intact < 23.3 and 1.9e-6 < np.spacing(np.float32(intact)) < 2e-6
+assert 1.2e-5 < 2e-5 * promised < 1.4e-5 and 0.02 < abs(kept[1e-5] - 1) < 0.9
+assert 0.75 < kept[1] < 0.9 and 0.05 < kept[length] < 0.1 and 26 < length < 26.2
 
 # %% [markdown]
 # ## 2. Predict, then intervene
@@ -142,8 +159,8 @@ assert kept[1] < 0.9 and kept[3] < 0.65 and kept[sizes[-1]] < 1 / 6
 # So take every token away, one at a time: its embedding becomes zero. `verify` does that, and holds
 # the scores against it.
 #
-# **Predict.** The scores of the tokens and the real changes: what rank correlation would content
-# you? And which token does most harm when it goes?
+# **Predict.** How well will the scores rank the real changes? (A *rank correlation* compares two
+# orders: 1 is the same order, 0 no relation, -1 the reverse.) Which token does most harm when it goes?
 
 # %%
 checked = circuits.verify(
@@ -159,9 +176,9 @@ print(
 checked.plot()
 
 # %% [markdown]
-# *a*, the last word, costs more than 20 logits, then comes *Korean*. Both lead the map too. But the
-# first-order change has no value here: taking a token away is a nudge of 26, and for *a* it does
-# not even have the sign.
+# *a*, the last word, costs more than 20 logits, then comes *Korean*. Both lead the map too, `<bos>`
+# aside. But the first-order change (the gradient times the whole step) has no value here: taking a
+# token away is a nudge of 26. It does not rank the tokens, and for *a* it has the wrong sign.
 #
 # And look at the interval of the rank agreement. **One prompt of 20 tokens tells you next to
 # nothing**: anything from "no relation" to "rather good" fits. Never judge a method by a picture.
@@ -169,9 +186,11 @@ checked.plot()
 # %%
 changes = {name: (predicted, measured) for name, predicted, measured in checked.top(20)}
 assert [name for name, *_ in checked.top(2)] == ["19: ' a'", "3: ' Korean'"]
-assert changes["19: ' a'"][1] < -15 and changes["19: ' a'"][0] > 0
-assert changes["3: ' Korean'"][1] < -5
-assert ranks.low < 0.1 and ranks.high > 0.5
+assert {text for _, text, _ in semantic.top(2, include_bos=False)} == {" a", " Korean"}
+assert -26 < changes["19: ' a'"][1] < -20 and 0.4 < changes["19: ' a'"][0] < 0.8
+assert -10 < changes["3: ' Korean'"][1] < -7
+assert checked.prediction_agreement.value < 0.1  # the first-order changes do not even rank
+assert -0.5 < ranks.low < 0 and 0.55 < ranks.high < 0.85
 
 # %% [markdown]
 # ## 3. Against what?
@@ -179,26 +198,25 @@ assert ranks.low < 0.1 and ranks.high > 0.5
 # So use twelve passages, and a number that does not need signs. **Comprehensiveness**: replace the
 # highest-scored 5, 10 and 20% of the tokens by zero, and note by how many nats the log-probability
 # of the model's answer falls; the area over the three shares is the *AOPC*. The higher, the better
-# the map found what mattered.
+# the map found what mattered. (The area is 0.15 wide: 0.9 is a mean fall of 6 nats, to a 400th of
+# the probability.)
 #
-# A number needs something to compare it with. Random scores, of course. Attention rollout, which
-# follows attention back through the layers. Gradient times embedding. And one more, of your own:
-# *recency*, by which a token is the more important the later it stands. It does not read the text.
+# A number needs something to compare it with. Random scores, of course. *Attention rollout*, which
+# follows attention back through the layers. *Gradient x input*: each number of an embedding times
+# its gradient, and the length of these products. And one more, of your own: *recency*, by which a
+# token is the more important the later it stands. It does not read the text.
 
 
 # %%
 @dataclass(frozen=True)
-class Recency(Method):
+class Recency(baselines.Method):
     """The later a token, the higher its score."""
 
     name = "recency"
-
-    @property
-    def units(self):
-        return "none"
+    units = "none"
 
     def scores(self, prompted, site):
-        return Scored(torch.arange(prompted.activation(site).shape[1], dtype=torch.float64))
+        return baselines.Scored(torch.arange(len(prompted.ids)))
 
 
 methods = {
@@ -214,15 +232,14 @@ methods = {
 # **Predict.** Put the six in order.
 
 # %%
+lean = {"stability": False, "spectra": False, "progress": False}  # a card can hold more
 card = evaluation.faithfulness_card(
     model,
     passages,
     methods,
     settings=evaluation.Settings(leave_one_out="zero", sufficiency=False),
     randomised=False,
-    stability=False,
-    spectra=False,
-    progress=False,
+    **lean,
 )
 card.plot("aopc")
 
@@ -233,105 +250,135 @@ for name in methods:
     print(f"{name:>17}: AOPC {aopc[name]:.2f}, agreement with leave-one-out {agrees[name]:+.2f}")
 
 tests = card.comparisons("recency", metrics=["aopc_comprehensiveness"]).set_index("method")
-print(tests[["difference", "low", "high", "p_holm", "better"]].round(3).to_string())
+print(tests[["difference", "low", "high", "p", "p_holm", "better"]].round(4).to_string())
 
 # %% [markdown]
-# Recency wins. A rule that never saw the text beats every method, and the tests of the differences
-# leave no doubt (`p_holm` is corrected for their number). The ≈ in the figure is stricter: it marks
-# what cannot be told from the leader after a correction for all pairs of methods and all measures.
-# You asked one question, and asked it beforehand.
+# Recency comes first. A rule that never saw the text has the best mean, and the tests put it before
+# each of the other five. `p` says how often chance alone gives a difference as clear as this one;
+# `p_holm` is corrected for the number of tests, since who asks often gets lucky. Here it counts five.
+# You ranked all six, which makes 15 pairs, and the five still hold. The ≈ in the figure corrects for
+# all pairs on all measures of the card, and so cannot tell semantic from recency. Say which you use.
 #
-# The reason is not that the scopes are useless. The last tokens are where the answer is read, and
-# without their embeddings the model does not know what to say about anything. So this number mostly
-# asks whether a method puts the end of the prompt first. The scopes do so in part, and score in
-# part.
+# Why recency? Perhaps because the last tokens are where the answer is read: without their embeddings
+# the model does not know what to say about anything. Then this number mostly asks whether a method
+# puts the end of the prompt first, and says little about the words before. That can be tested below.
 #
-# Two more things to note. Rollout is worse than random: it puts its trust in the beginning of the
-# prompt. And between the two scopes and gradient x input, twelve passages cannot tell.
+# Two more things to note. Rollout is not better than random: it puts its trust in the beginning of
+# the prompt. And between the two scopes and gradient x input, twelve passages cannot tell.
 
 # %%
-assert aopc.idxmax() == "recency" and aopc.idxmin() == "rollout"
-assert (tests.loc[["semantic", "temperature"], "better"] == "recency").all()
 between = card.comparisons(metrics=["aopc_comprehensiveness"]).set_index(["method", "reference"])
-assert between.loc[("semantic", "gradient x input"), "p_holm"] > 0.05
-assert between.loc[("temperature", "gradient x input"), "p_holm"] > 0.05
-assert aopc["semantic"] > 2 * aopc["random"]
-for text in passages[:4]:
-    early = methods["rollout"].attribute(model, text).scores[0, 1:]
-    print(round(float(spearmanr(early, range(len(early))).statistic), 2))
-    assert spearmanr(early, range(len(early))).statistic < 0
+with_recency = between[["recency" in pair for pair in between.index]]
+assert len(tests) == len(with_recency) == 5 and len(between) == 15
+assert (tests["better"] == "recency").all() and (with_recency["better"] == "recency").all()
+tied = card.leaders().set_index("metric").loc["aopc_comprehensiveness", "method"]
+assert {"recency", "semantic"} <= set(tied) and aopc.idxmax() == "recency"
+assert between.loc[("rollout", "random"), "better"] != "rollout" and aopc["rollout"] < 0.1
+alike = ["semantic", "temperature", "gradient x input"]
+assert all(between.loc[pair, "p_holm"] > 0.05 for pair in combinations(alike, 2))
+assert aopc["semantic"] > 2 * aopc["random"] and 5.3 < aopc["semantic"] / 0.15 < 6.5
 
 # %% [markdown]
 # ### A fairer question
 #
-# What you want to know is which of the *words before* matter. So leave the last few tokens alone,
-# whatever their scores, and measure the others. That is a dozen lines by hand; with none left alone
-# it must give what the card gave.
+# What you want to know is which of the *words before* matter. So leave the last four tokens alone,
+# whatever their scores, and measure the others. By hand; with none left alone it must give what the
+# card gave. Random scores are drawn five times and averaged: one draw may be lucky.
+#
+# **Predict.** What is left of recency? And of the others?
 
 
 # %%
-def hand_aopc(text, scores, answer, intact, spare):
-    """AOPC by hand: the fall when the best 5, 10, 20% go, the last `spare` tokens left alone."""
-    ids = model.to_tokens(text)
-    last = ids.shape[1] - spare
-    order = [int(i) for i in scores[:last].argsort(descending=True, stable=True) if i > 0]
-    takes = [order[: max(1, int((ids.shape[1] - 1) * share))] for share in (0.05, 0.1, 0.2)]
+def taken(scores, spare):
+    """The best 5, 10 and 20% of the tokens, the last `spare` left alone."""
+    last = len(scores) - spare
+    order = [int(t) for t in scores[:last].argsort(descending=True, stable=True) if t > 0]
+    counts = [max(1, int((len(scores) - 1) * share)) for share in (0.05, 0.1, 0.2)]
+    return [frozenset(order[:count]) for count in counts]
+
+
+def aopc_by_hand(text, answer, asked):
+    """AOPC of each map, {key: (scores, spare)}, the last `spare` tokens left alone."""
+    sets = {key: taken(scores, spare) for key, (scores, spare) in asked.items()}
+    distinct = [frozenset(), *set().union(*sets.values())]  # with nothing taken away first
 
     def zero(embedding, hook):
         embedding = embedding.clone()
-        for row, gone in enumerate(takes):
-            embedding[row, gone] = 0
+        for row, gone in enumerate(distinct):
+            embedding[row, list(gone)] = 0
         return embedding
 
-    with torch.no_grad(), model.hooks(fwd_hooks=[("hook_embed", zero)]):
-        out = model(ids.repeat(3, 1))[:, -1].log_softmax(-1)[:, answer]
-    a, b, c = (intact - out).tolist()
-    return 0.05 * (a + b) / 2 + 0.1 * (b + c) / 2
-
-
-rows = card.rows[card.rows["metric"] == "aopc_comprehensiveness"]
-everything = {name: rows[rows["method"] == name].sort_values("index")["value"] for name in methods}
-spared = {name: [] for name in ("semantic", "recency", "random")}
-for index, text in enumerate(passages):
-    maps = {
-        "semantic": ts.attribute(model, text, methods["semantic"]),
-        "recency": methods["recency"].attribute(model, text),
-        "random": methods["random"].attribute(model, text),
+    with torch.no_grad():
+        y = final_states(model.to_tokens(text).repeat(len(distinct), 1), zero)
+        log_p = (y @ model.W_U).log_softmax(-1)[:, answer]
+    fall = dict(zip(distinct, (log_p[0] - log_p).tolist()))
+    return {
+        key: 0.05 * (fall[a] + fall[b]) / 2 + 0.1 * (fall[b] + fall[c]) / 2
+        for key, (a, b, c) in sets.items()
     }
-    choice = maps["semantic"].prediction[0]
-    intact = np.log(choice.probability)
-    for name, found in maps.items():
-        spared[name].append(hand_aopc(text, found.scores[0], choice.id, intact, 4))
-    if index < 3:  # by hand and by the package
-        by_hand = hand_aopc(text, maps["semantic"].scores[0], choice.id, intact, 0)
-        assert abs(by_hand - everything["semantic"].iloc[index]) < 0.01
 
-figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained", sharey=True)
+
+maps = {name: [] for name in methods if name != "random"}
+measured = []
+for text in passages:
+    for name in maps:
+        method = methods[name]
+        own = isinstance(method, baselines.Method)
+        found = method.attribute(model, text) if own else ts.attribute(model, text, method)
+        maps[name].append(found.scores[0])
+    asked = {(name, 4): (maps[name][-1], 4) for name in maps}
+    for name in ("semantic", "recency"):
+        asked |= {(name, spare): (maps[name][-1], spare) for spare in (2, 6)}
+    asked["semantic", 0] = maps["semantic"][-1], 0
+    draws = torch.rand(5, len(found.tokens), generator=torch.Generator().manual_seed(0))
+    asked |= {("random", f"draw {i}"): (draw, 4) for i, draw in enumerate(draws)}
+    measured.append(aopc_by_hand(text, found.prediction[0].id, asked))
+
+by_hand = pd.DataFrame(measured)
+spared = {name: by_hand[name, 4] for name in maps}
+spared["random"] = by_hand[[key for key in by_hand if key[0] == "random"]].mean(axis=1)
+rows = card.rows[card.rows["metric"] == "aopc_comprehensiveness"]
+everything = rows.pivot(index="index", columns="method", values="value")
+assert np.allclose(by_hand["semantic", 0], everything["semantic"], atol=0.01)
+
+figure, axes = plt.subplots(1, 2, figsize=(8, 3), layout="constrained", sharex=True, sharey=True)
 panels = {"all tokens": everything, "the last four left alone": spared}
-for ax, (title, measured) in zip(axes, panels.items()):
-    values = [list(measured[name]) for name in spared]
-    ax.plot(range(3), np.array(values), "o", color="0.7", markersize=4)
-    ax.plot(range(3), np.mean(values, 1), "_", color="tab:blue", markersize=30, markeredgewidth=2)
-    ax.set(xticks=range(3), xticklabels=list(spared), xlim=(-0.5, 2.5))
-    ax.set_title(title)
+for ax, (title, values) in zip(axes, panels.items()):
+    for name in spared:
+        ax.plot(values[name], [name] * len(passages), "o", color="0.7", markersize=4)
+        ax.plot(
+            values[name].mean(), name, "|", color="tab:blue", markersize=16, markeredgewidth=2.5
+        )
+    ax.set(title=title, xlabel="AOPC (nats × share)", ylim=(len(spared) - 0.4, -0.6))
     ax.spines[["top", "right"]].set_visible(False)
-axes[0].set_ylabel("AOPC (nats)")
 plt.close(figure)
 figure
 
+# %%
+mean = {name: float(values.mean()) for name, values in spared.items()}
+others = [name for name in spared if name != "semantic"]
+p_values = [wilcoxon(spared["semantic"], spared[name]).pvalue for name in others]
+p_holm = dict(zip(others, stats.holm(p_values)))
+print(f"semantic: {mean['semantic']:.2f}; against it, corrected for five tests:")
+for name in others:
+    print(f"{name:>17}: {mean[name]:.2f}, p_holm {p_holm[name]:.3f}")
+print(by_hand[[(name, k) for k in (2, 6) for name in ("semantic", "recency")]].mean().round(2))
+
 # %% [markdown]
-# *One dot a passage, bars are means.* With the last four tokens left alone, recency finds nothing,
-# and the semantic scope still finds what matters. **So the scope knows something about the words
-# that no rule of thumb knows**, and the plain number did not show it.
+# *One dot a passage, bars are means; random is one draw on the left, the mean of five on the
+# right.* Without the end of the prompt, recency is left with next to nothing: its lead was the end.
+# The semantic scope still finds something, and the tests put it before recency, random, rollout and
+# temperature (which was not asked about the answer). **So the scope finds something in the words
+# before that recency does not**, and the plain number did not show it. Gradient x input may find as
+# much: here too, the test cannot tell. And four was our choice: with two or six left alone, the
+# mean of semantic is still more than twice that of recency.
 
 # %%
-mean = {name: np.mean(values) for name, values in spared.items()}
-wins = sum(a > b for a, b in zip(spared["semantic"], spared["recency"]))
-print({name: round(float(value), 2) for name, value in mean.items()})
-print(f"semantic is ahead of recency on {wins} of {len(passages)}")
-
-assert mean["semantic"] > 3 * mean["recency"] and mean["semantic"] > 1.7 * mean["random"]
-assert wins >= 9
+assert 0.3 < mean["semantic"] < 0.45 and abs(mean["recency"]) < 0.07
+assert p_holm.pop("gradient x input") > 0.05 and max(p_holm.values()) < 0.03
+assert all(by_hand["semantic", k].mean() > 2 * by_hand["recency", k].mean() for k in (2, 6))
+for scores in maps["rollout"]:  # the later a token, the lower rollout puts it
+    assert spearmanr(scores[1:], range(len(scores) - 1)).statistic < -0.7
 
 # %% [markdown]
 # ## 4. Does the map depend on what the model knows?
@@ -351,21 +398,20 @@ broken = evaluation.faithfulness_card(
     {name: methods[name] for name in names},
     settings=evaluation.Settings(sufficiency=False),
     randomised=[3, 9, 18],
-    stability=False,
-    spectra=False,
-    progress=False,
+    **lean,
 )
 print(broken.verdicts()[["method", "similarity", "low", "high", "verdict"]].round(2).to_string())
 broken.plot("randomisation")
 
 # %% [markdown]
-# Recency, of course, does not notice: similarity 1. Rollout hardly does: with every block random,
-# 0.9 of its ranking is still there. What it shows is mostly where tokens stand. The scopes' maps
-# are gone. This check does not make a method good. It unmasks one that cannot be.
+# Recency, of course, does not notice: similarity 1. Rollout hardly does: with every block random, its
+# ranking still agrees with the old one at 0.9. What it shows is mostly where tokens stand. The
+# scopes' maps are gone. This check does not make a method good. It unmasks one that cannot be.
 
 # %%
 verdict = broken.verdicts().set_index("method")
-assert verdict.loc["recency", "similarity"] > 0.999 and verdict.loc["rollout", "similarity"] > 0.8
+assert verdict.loc["recency", "similarity"] > 0.999
+assert 0.83 < verdict.loc["rollout", "similarity"] < 0.95
 assert (verdict.loc[["rollout", "recency"], "verdict"] == "fail").all()
 assert (verdict.loc[["semantic", "temperature"], "similarity"] < 0.35).all()
 assert (verdict.loc[["semantic", "temperature"], "verdict"] == "pass").all()
@@ -374,8 +420,8 @@ assert (verdict.loc[["semantic", "temperature"], "verdict"] == "pass").all()
 # ## 5. How much of the answer does it show?
 #
 # The Fisher scope of rank `k` looks at the `k` directions that move the predicted distribution
-# most. Are one or four enough? That differs by prompt, and each result says how much of the whole
-# it holds.
+# most. Are one or four enough? An eigenvalue is the weight of a direction, and the sum of all of them
+# is the *trace*, the weight of the full Fisher scope. Each result says what share of it is held.
 #
 # **Predict.** After *Tom is a* anything may come. After *in the city of*, *Paris* has four fifths
 # of the bet. Of which prediction does a single direction hold more?
@@ -393,26 +439,24 @@ for found in wide:
     print(f"{found.str_tokens[-1]!r}: {first:.0%} in one, {four:.0%} in four, {most:.0%} in 64")
 narrow = [ts.attribute(model, text, ts.FisherScope(rank=1)) for text in passages[:2]]
 same = [spearmanr(a.scores[0, 1:], b.scores[0, 1:]).statistic for a, b in zip(narrow, wide)]
-print(
-    "rank correlation of the maps of rank 1 and rank 64:",
-    [round(float(value), 2) for value in same],
-)
+print("rank correlation of rank 1 and rank 64:", [round(float(value), 2) for value in same])
 
 # %% [markdown]
-# An open prediction spreads over many directions, a settled one over few: one direction holds a
-# seventh of the first and more than half of the second. Not even 64 of 640 hold all. The maps of
-# each prompt rank the tokens nearly alike, and still the first one is led by another token:
-# *Korean* at rank 1, *a* at rank 64. A low rank gets most of the order for little money. To name a
-# winner or to compare sizes between prompts, look at the share first, or take `rank="full"`.
+# Here the open prediction spreads over many directions, the settled one over few: one direction
+# holds a seventh of the first and more than half of the second. Not even 64 of 640 hold all. The
+# maps of each prompt rank the tokens nearly alike, and still the first one is led by another token,
+# `<bos>` aside: *Korean* at rank 1, *a* at rank 64. A low rank gets most of the order for little
+# money. To name a winner or to compare sizes between prompts, look at the share first, or take
+# `rank="full"`.
 
 # %%
 assert 0.12 < shares[0][0] < 0.16 and 0.5 < shares[1][0] < 0.6
 assert 0.78 < shares[0][63] < 0.87 and 0.9 < shares[1][63] < 0.96
 assert min(same) > 0.85
-leaders = [
-    found.str_tokens[1 + int(found.scores[0, 1:].argmax())] for found in (narrow[0], wide[0])
-]
+leaders = [found.top(1, include_bos=False)[0][1] for found in (narrow[0], wide[0])]
 assert leaders == [" Korean", " a"]
+paris = wide[1].prediction[0]
+assert paris.text == " Paris" and 0.75 < paris.probability < 0.85
 render.compare([narrow[0], wide[0]], labels=["rank 1", "rank 64"])
 
 # %% [markdown]
@@ -439,9 +483,8 @@ assert 0.5 < agrees["semantic"] < 0.68 and agrees["recency"] < agrees["semantic"
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# It is ahead, by less than half as much, and the interval of the difference holds zero: they cannot
-# tell. A result that depends on the replacement is a result about the replacement. Report more than
-# one.
+# It is ahead, by less than half as much, and the test cannot tell (p is about 0.2). A result that
+# depends on the replacement is a result about the replacement. Report more than one.
 #
 # </details>
 
@@ -452,73 +495,68 @@ gentle = evaluation.faithfulness_card(
     {name: methods[name] for name in ("semantic", "recency")},
     settings=evaluation.Settings(replacements="mean", sufficiency=False),
     randomised=False,
-    stability=False,
-    spectra=False,
-    progress=False,
+    **lean,
 )
 difference = gentle.comparisons("recency", metrics=["aopc_comprehensiveness"]).iloc[0]
 print(difference[["difference", "low", "high", "p"]].to_dict())
 
-assert -0.3 < difference["difference"] < -0.05 and difference["p"] > 0.05
+assert 0.2 < difference["difference"] / tests.loc["semantic", "difference"] < 0.5
+assert 0.1 < difference["p"] < 0.4
 
 # %% [markdown]
 # ### Exercise 2: a scope without a logit
 #
 # Check the Temperature score of *Columbia* as section 1 checked the semantic one. Its number is the
-# length of the final state, which you can catch with a hook on the way into `model.unembed`.
+# length of the final state, and the functions of section 1 take any answer that is made of that state.
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# The gradient of the length gives the direction; the length at both ends of a small nudge gives the
-# slope. It is the score to within a hundredth.
+# The answer is the length in place of the logit. Its gradient gives the direction, and the lengths at
+# both ends of a small nudge give the slope. It is the score to within a hundredth.
 #
 # </details>
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 
 
-def length_at(embedding):
-    def note(unembed, inputs):
-        caught["y"] = inputs[0][0, -1]
-
-    catch = model.unembed.register_forward_pre_hook(note)
-    with catch, model.hooks(fwd_hooks=[("hook_embed", lambda _, hook: embedding)]):
-        model(prompt)
-    return caught["y"].norm()
+def length_of(y):
+    return y.norm(dim=-1)
 
 
-at = r.clone().requires_grad_()
-(slope,) = torch.autograd.grad(length_at(at), at)
-step = torch.zeros_like(r)
-step[0, columbia] = 0.05 * slope[0, columbia] / slope[0, columbia].norm()
-with torch.no_grad():
-    got = float(length_at(r + step) - length_at(r - step)) / 0.1
+got = slope(length_of, columbia, gradient_of(length_of)[columbia], 0.05)
 said = float(ts.attribute(model, prompt, ts.TemperatureScope()).scores[0, columbia])
 print(f"promised {said:.3f}, measured {got:.3f}")
 
-assert abs(got / said - 1) < 0.03
+assert abs(got / said - 1) < 0.01
 
 # %% [markdown]
 # ### Exercise 3: a rank for nine tenths
 #
 # How many directions hold 90% of the Fisher information of each of the first three passages?
-# (`evaluation.fisher_spectrum` with `top=256` and `tail=1e-3`, then `evaluation.ranks_holding`.)
+# (`evaluation.fisher_spectrum` with `top=256` and `tail=1e-3`, then `evaluation.ranks_holding`.) Does
+# a more open bet need more of them? Its entropy says how open it is: 0 nats if one token is sure.
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# More than 100 for *Tom is a*, a few dozen for *in the city of* and about 20 for the fridge: the
-# more open the prediction, the more directions.
+# More than 100 for *Tom is a*, a few dozen for *in the city of* and about 20 for the fridge. It differs
+# by prompt, and openness does not settle it: the bet on what is opened after the fridge is more open
+# than the one on the city (2.2 nats against 1.3), and needs fewer.
 #
 # </details>
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 spectrum = evaluation.fisher_spectrum(model, passages[:3], top=256, tail=1e-3)
 ranks_needed = evaluation.ranks_holding(spectrum, [0.9])["k"].tolist()
-print(ranks_needed)
+with torch.no_grad():
+    bets = [torch.distributions.Categorical(logits=model(text)[0, -1]) for text in passages[:3]]
+entropy = [float(bet.entropy()) for bet in bets]
+print(ranks_needed, [round(nats, 2) for nats in entropy])
 
-assert ranks_needed[0] > 100 and 20 < ranks_needed[1] < 70 and ranks_needed[2] < 40
+tom, city, fridge = ranks_needed
+assert 105 < tom < 140 and 30 < city < 45 and 15 < fridge < 25
+assert entropy[0] > 4.5 and 1.1 < entropy[1] < 1.4 and 2.1 < entropy[2] < 2.35
 
 # %% [markdown]
 # ## Next

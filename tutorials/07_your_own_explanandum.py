@@ -31,6 +31,8 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 import tl_scopes as ts
 from tl_scopes import circuits, models, render
@@ -46,8 +48,8 @@ prompt = "Tom loves Korean food. He grew up in the South and goes to Columbia. T
 # that the next token is one of eight cuisines.
 
 # %%
-cuisines = " Korean, Chinese, Japanese, Italian, Mexican, Thai, French, Indian".split(",")
-ids = [model.to_single_token(name) for name in cuisines]
+cuisines = "Korean Chinese Japanese Italian Mexican Thai French Indian".split()
+ids = [model.to_single_token(f" {name}") for name in cuisines]
 
 
 def entropy(logits):
@@ -79,53 +81,36 @@ for fn in functions:
 render.compare(list(found.values()), labels=list(found))
 
 # %% [markdown]
-# *Korean* is ahead of every other word in all three, narrowly for the entropy. The margin is a
-# logit difference, of first and second choice, and the scope of that name gives the very same
-# scores:
+# Leave out `<bos>`, as the pictures do, and the last word *a*, where the bet is read. Then *Korean*
+# leads in all three. The margin is a logit difference, of first and second choice, and the scope of
+# that name gives the very same scores:
 
 # %%
-first, second = (candidate.text for candidate in found["margin"].prediction[:2])
-print(f"the margin is that of {first!r} over {second!r}")
-difference = ts.attribute(model, prompt, ts.LogitDifferenceScope(first, second))
+first, second = found["margin"].prediction[:2]
+print(f"the margin is that of {first.text!r} over {second.text!r}")
+difference = ts.attribute(model, prompt, ts.LogitDifferenceScope(first.id, second.id))
 torch.testing.assert_close(difference.scores, found["margin"].scores, rtol=1e-4, atol=1e-5)
 
 for name, own in found.items():
-    scores = own.scores[0].clone()
-    scores[[0, -1]] = 0  # <bos>, and the position that is read
-    assert own.str_tokens[int(scores.argmax())] == " Korean", name
+    ((_, leader, _),) = own.top(1, include_bos=False, include_read=False)
+    assert leader == " Korean", name
 
 # %% [markdown]
 # ### Is it right?
 #
-# Nudge *Korean* by a hundredth of a unit in the best direction for the entropy, both ways, and
-# measure the entropy.
+# `circuits.verify` shrinks one embedding at a time, here by a third of a percent, and measures the
+# entropy. Is the change what the gradient says? (Section 1 of the sixth tutorial does it by hand.)
 
 # %%
-caught = {}
-
-
-def start_here(embedding, hook):
-    caught["r"] = embedding.detach().requires_grad_()
-    return caught["r"]
-
-
-with model.hooks(fwd_hooks=[("hook_embed", start_here)]):
-    (slope,) = torch.autograd.grad(entropy(model(prompt)[0, -1]), caught["r"])
-korean = found["entropy"].str_tokens.index(" Korean")
-nudge = torch.zeros_like(slope)
-nudge[0, korean] = 0.01 * slope[0, korean] / slope[0, korean].norm()
-
-
-def entropy_at(embedding):
-    with torch.no_grad(), model.hooks(fwd_hooks=[("hook_embed", lambda _, hook: embedding)]):
-        return float(entropy(model(prompt)[0, -1]))
-
-
-r = caught["r"].detach()
-measured = (entropy_at(r + nudge) - entropy_at(r - nudge)) / 0.02
-promised = float(found["entropy"].scores[0, korean])
-print(f"promised {promised:.4f} nats per unit, measured {measured:.4f}")
-assert abs(measured / promised - 1) < 0.03
+step = 0.003
+scope = ts.FunctionScope(entropy)
+checked = circuits.verify(
+    model, prompt, found["entropy"], scope=scope, top=4, random=0, steps=[step]
+)
+promised, measured = step * checked.predicted, checked.step_measured[0]
+for token, small, real in zip(checked.labels, promised, measured):
+    print(f"{token:>12}: promised {small:+.6f} nats, measured {real:+.6f}")
+torch.testing.assert_close(measured, promised, rtol=0.05, atol=0)
 
 # %% [markdown]
 # Before you call a word special to your question, compare with another question. The three maps
@@ -133,8 +118,8 @@ assert abs(measured / promised - 1) < 0.03
 
 # %%
 rows = torch.stack([own.scores[0, 1:] for own in found.values()])
-alike = torch.corrcoef(rows.argsort(1).argsort(1).double())
-print(alike.numpy().round(2))
+alike = spearmanr(rows.T).statistic
+print(alike.round(2))
 assert alike.min() > 0.75
 
 # %% [markdown]
@@ -213,35 +198,34 @@ We felt unwanted from the first day.""".split("\n")
 LAYER = 9
 
 
-def states(sentences, layers=(LAYER,)):
-    """Per sentence the streams [layer, pos, d_model] that enter some blocks."""
-    names = [f"blocks.{layer}.hook_resid_pre" for layer in layers]
-    made = []
+def streams(sentences, layers=(LAYER,)):
+    """By layer and sentence, the stream [pos, d_model] that enters the block."""
+    names = {layer: f"blocks.{layer}.hook_resid_pre" for layer in layers}
+    made = {layer: {} for layer in layers}
     for sentence in sentences:
         with torch.no_grad():
             _, cache = model.run_with_cache(
-                sentence, names_filter=lambda name: name in names, stop_at_layer=LAYER + 1
+                sentence, names_filter=list(names.values()), stop_at_layer=max(layers) + 1
             )
-        made.append(torch.stack([cache[name][0] for name in names]))
+        for layer, name in names.items():
+            made[layer][sentence] = cache[name][0]
     return made
 
 
-train, held = (
-    states(praise + blame, (3, 6, LAYER)),
-    states(held_out_praise + held_out_blame, (3, 6, LAYER)),
-)
-label = np.array([1] * 24 + [0] * 24)
-held_label = np.array([1] * 8 + [0] * 8)
+train = streams(praise + blame, (3, 6, LAYER))
+held = streams(held_out_praise + held_out_blame, (3, 6, LAYER))
+label = np.repeat([1, 0], [len(praise), len(blame)])
+held_label = np.repeat([1, 0], [len(held_out_praise), len(held_out_blame)])
 
 
-def fit(which, labels):
-    """Accuracy on the held-out sentences; weights and bias as they apply to the raw stream."""
-    x, held_x = (torch.stack([s[which, -1] for s in own]).numpy() for own in (train, held))
-    mean, spread = x.mean(0), x.std(0)
-    probe = LogisticRegression(C=0.01, max_iter=2000).fit((x - mean) / spread, labels)
-    weights = probe.coef_[0] / spread
-    accuracy = probe.score((held_x - mean) / spread, held_label)
-    return accuracy, torch.tensor(weights).float(), float(probe.intercept_[0] - weights @ mean)
+def fit(layer, labels):
+    """A probe of one layer, and the share of the held-out sentences that it gets right."""
+    x, held_x = (
+        np.stack([stream[-1] for stream in part[layer].values()]) for part in (train, held)
+    )
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=2000))
+    classifier.fit(x, labels)
+    return classifier, classifier.score(held_x, held_label)
 
 
 # %% [markdown]
@@ -249,28 +233,32 @@ def fit(which, labels):
 # earlier layer do as well? And a probe trained on labels that were dealt out at random?
 
 # %%
-accuracy, v, bias = fit(2, label)
-print(
-    f"layer {LAYER}: {accuracy:.0%}; layer 6: {fit(1, label)[0]:.0%}; "
-    f"layer 3: {fit(0, label)[0]:.0%}"
-)
+classifier, accuracy = fit(LAYER, label)
+_, at_6 = fit(6, label)
+_, at_3 = fit(3, label)
+print(f"layer {LAYER}: {accuracy:.0%}; layer 6: {at_6:.0%}; layer 3: {at_3:.0%}")
 rng = np.random.default_rng(0)
-by_chance = [fit(2, rng.permutation(label))[0] for _ in range(20)]
-print(f"random labels, 20 times: {np.mean(by_chance):.0%} on average")
+shuffled, by_chance = zip(*(fit(LAYER, rng.permutation(label)) for _ in range(20)))
+print(
+    f"20 times random labels: {np.mean(by_chance):.0%} on average, "
+    f"from {min(by_chance):.0%} to {max(by_chance):.0%}"
+)
 
-assert accuracy == 1 and fit(0, label)[0] < 0.9
-assert 0.3 < np.mean(by_chance) < 0.7
+assert accuracy == 1 and at_6 > 0.85 and 0.6 < at_3 < 0.9
+assert 0.4 < np.mean(by_chance) < 0.7
+assert 0.2 < min(by_chance) < 0.45 and 0.75 < max(by_chance) < 1
 
 
 # %%
-def verdict(text):
+def verdict(sentence):
     """What the probe says of a sentence: the log-odds of praise."""
-    return float(states([text])[0][0, -1] @ v + bias)
+    stream = streams([sentence])[LAYER][sentence]
+    return float(classifier.decision_function(stream[-1:].numpy())[0])
 
 
 said = {
-    text: verdict(text)
-    for text in (
+    sentence: verdict(sentence)
+    for sentence in (
         "The film was good.",
         "The film was bad.",
         "The film was not good.",
@@ -278,105 +266,144 @@ said = {
         "The film was long.",
     )
 }
-for text, value in said.items():
-    print(f"{value:+.1f}  {text}")
+for sentence, value in said.items():
+    print(f"{value:+.1f}  {sentence}")
 assert said["The film was good."] > 1 and said["The film was not good."] < -1
 assert said["The film was bad."] < -1 and said["The film was not bad."] > 0.5
+assert said["The film was long."] < -0.5
 
 # %% [markdown]
-# The probe gets all 16, and at layer 3 a quarter is still wrong. It is no list of words: *not*
-# turns the verdict around. It has an opinion on length, too.
+# The probe gets all 16. At layer 6 a probe does nearly as well, at layer 3 it gets about a quarter
+# wrong. With random labels, probes get about half on average, as by guessing, but a single one gets
+# anything from a third to nearly all: 16 sentences are few. The probe is no list of words: *not*
+# turns the verdict around. It has an opinion on length, too: *long* is blame.
 #
 # ## 3. Which words move the probe?
 #
-# A probe is a list of weights and a place: a `DirectionScope`. (A scaler in front of it divides the
-# weights, as `fit` does; the bias moves nothing.)
+# A probe is a list of weights and a place: a `DirectionScope`. The scaler in front of it divides the
+# weights; what is added moves nothing.
 #
 # **Predict.** In *The film was not bad at all.*, which word moves the probe most?
 
+
 # %%
+def direction_of(classifier):
+    """The weights as they apply to the raw stream."""
+    scaler, regression = classifier
+    return torch.tensor(regression.coef_[0] / scaler.scale_).float()
+
+
 text = "The film was not bad at all."
+v = direction_of(classifier)
 probe = ts.DirectionScope(v, site=LAYER, label="praise")
 moved = ts.attribute(model, text, probe)
 moved
 
 # %% [markdown]
 # The full stop, where the probe reads, then *bad*. Now the control that everybody should run: **a
-# direction drawn at random**. It knows nothing of praise. What does its map look like?
+# direction that knows nothing of praise**. You have 20, the probes of the random labels. They come
+# from the same recipe and the same sentences; call them *probes of nothing*.
+#
+# **Predict.** What do their maps look like?
 
 # %%
-sentences = [
-    "The lemon cake was heavenly.",
-    "The view from the tower is depressing.",
-    "The food was wonderful but the service was terrible.",
-    "The service was terrible but the food was wonderful.",
-    "The film was not good at all.",
-    text,
-]
-drawn = torch.randn(8, len(v), generator=torch.Generator().manual_seed(1))
+sentences = {  # and the word that carries the verdict
+    "The lemon cake was heavenly.": " heavenly",
+    "The view from the tower is depressing.": " depressing",
+    "The food was wonderful but the service was terrible.": " terrible",
+    "The service was terrible but the food was wonderful.": " wonderful",
+    "The film was not good at all.": " good",
+    text: " bad",
+}
 
 
-def sizes(sentence, direction):
-    """Scores of a direction of length 1."""
-    scope = ts.DirectionScope(direction / direction.norm(), site=LAYER)
-    return ts.attribute(model, sentence, scope).scores[0]
+def maps(direction):
+    """The scores of the words of each sentence, <bos> aside."""
+    scope = ts.DirectionScope(direction, site=LAYER)
+    found = ts.attribute_batch(model, list(sentences), scope)
+    return {sentence: one.scores[0, 1:] for sentence, one in zip(sentences, found)}
 
 
-maps = {s: (sizes(s, v), torch.stack([sizes(s, d) for d in drawn])) for s in sentences}
-for s, (own, random) in maps.items():
-    like = [float(spearmanr(own[1:], other[1:]).statistic) for other in random]
-    print(f"{np.mean(like):.2f} ({min(like):.2f} to {max(like):.2f})  {s}")
+of_praise = maps(v)
+of_nothing = [maps(direction_of(other)) for other in shuffled]
+like = {
+    sentence: [spearmanr(scores, other[sentence]).statistic for other in of_nothing]
+    for sentence, scores in of_praise.items()
+}
+for sentence, values in like.items():
+    print(f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})  {sentence}")
+
+assert [token for _, token, _ in moved.top(2, include_bos=False)] == [".", " bad"]
+assert all(scores.argmax() == len(scores) - 1 for scores in of_praise.values())
+means = [np.mean(values) for values in like.values()]
+assert np.mean(means) > 0.75 and min(means) > 0.5
 
 # %% [markdown]
-# Mean rank correlations with the maps of eight random directions, and their range. **The map of the
-# probe is, for the most part, the map of any direction**: tokens near the read, and tokens on which
-# many things depend, move everything. The scores are right, and most of what you see is not about
-# praise.
+# Mean rank correlations with the maps of the 20 probes of nothing, and their range. **The map of the
+# probe is, for the most part, the map of a probe of nothing**: tokens near the read, and tokens on
+# which many things depend, move everything. The full stop leads all six maps. The scores are right,
+# and most of what you see is not about praise.
 #
-# What is special to the probe is what is left when you divide by what random directions get.
+# What is special to the probe is what is left when you divide by what the probes of nothing get
+# (their root mean square). **Predict.** Will the word that carries the verdict stand out?
+
 
 # %%
-likeness = [
-    np.mean([spearmanr(own[1:], other[1:]).statistic for other in random])
-    for own, random in maps.values()
-]
-assert np.mean(likeness) > 0.75 and min(likeness) > 0.5
+def special_to(one, others):
+    """Each word's score over what others give it; 1 is the mean of the sentence."""
+    ratios = {}
+    for sentence, scores in one.items():
+        usual = torch.stack([other[sentence] for other in others]).square().mean(0).sqrt()
+        ratio = (scores / usual)[:-1]  # without the full stop, where the probe reads
+        ratios[sentence] = ratio / ratio.mean()
+    return ratios
 
-special = {s: own / random.square().mean(0).sqrt() for s, (own, random) in maps.items()}
-figure, axes = plt.subplots(3, 2, figsize=(10, 7), layout="constrained")
-for ax, (s, ratio) in zip(axes.flat, special.items()):
-    shown = model.to_str_tokens(s)[1:]
-    best = int(ratio[1:].argmax())
-    ax.bar(
-        range(len(shown)),
-        ratio[1:],
-        color=["tab:blue" if i == best else "0.75" for i in range(len(shown))],
-    )
-    ax.set_xticks(range(len(shown)), [word.strip() for word in shown], rotation=60, ha="right")
+
+def place(sentence):
+    """Where the verdict stands among the words."""
+    return model.to_str_tokens(sentence)[1:].index(sentences[sentence])
+
+
+special = special_to(of_praise, of_nothing)
+by_luck = [
+    special_to(one, of_nothing[:i] + of_nothing[i + 1 :]) for i, one in enumerate(of_nothing)
+]
+figure, axes = plt.subplots(3, 2, figsize=(10, 7.5), layout="constrained", sharey=True)
+for ax, (sentence, ratio) in zip(axes.flat, special.items()):
+    for other in by_luck:
+        ax.plot(other[sentence], "o", color="0.75", markersize=3, zorder=1)
+    colours = ["tab:orange" if i == place(sentence) else "tab:blue" for i in range(len(ratio))]
+    ax.scatter(range(len(ratio)), ratio, s=50, color=colours, zorder=2)
+    shown = [word.strip() for word in model.to_str_tokens(sentence)[1:-1]]
+    ax.set_xticks(range(len(shown)), shown, rotation=30, ha="right")
     ax.spines[["top", "right"]].set_visible(False)
-for ax in axes[:, 0]:
-    ax.set_ylabel("probe over random")
+figure.supylabel("score over that of probes of nothing")
 plt.close(figure)
 figure
 
 # %% [markdown]
-# *Score of the probe over the root mean square of eight random directions.* In five of the six
-# sentences the tallest bar is the word that carries the verdict: *depressing*, *terrible*,
-# *wonderful* (the last verdict of each sentence, not the first), *good*, *bad*. In the sixth, *The*
-# is ahead of *heavenly*. The full
-# stops, which led every plain map, come last in each.
+# Large dots: the probe, orange at the verdict of each sentence (the last, where it has two). Small
+# dots: each of the 20 probes of nothing, over the other 19. At 1 stands the mean of the words. Now one
+# number for every probe: its height at the verdict, averaged over the six sentences.
+
 
 # %%
-named = {s: model.to_str_tokens(s)[1 + int(ratio[1:].argmax())] for s, ratio in special.items()}
-verdict_words = [" heavenly", " depressing", " terrible", " wonderful", " good", " bad"]
-hits = [named[s] == word for s, word in zip(sentences, verdict_words)]
-assert sum(hits) >= 4
-plain = [model.to_str_tokens(s)[1 + int(own[1:].argmax())] for s, (own, _) in maps.items()]
-assert plain.count(".") == 6
-assert all(ratio[1:].argmin() == len(ratio) - 2 for ratio in special.values())
+def at_verdict(ratios):
+    return np.mean([float(ratio[place(sentence)]) for sentence, ratio in ratios.items()])
+
+
+height, luck = at_verdict(special), [at_verdict(other) for other in by_luck]
+as_high = sum(other >= height for other in luck)
+print(f"the probe {height:.2f}; probes of nothing {min(luck):.2f} to {max(luck):.2f}")
+print(f"as high as the probe: {as_high} of 20")
+assert 1.03 < height < 1.2 and 2 <= as_high <= 7
 
 # %% [markdown]
-# **Then take words away.** Set each embedding to zero and ask the probe again.
+# The verdict stands a little higher than the mean word. But so it does, by luck, for about a fifth of
+# the probes of nothing. **That is weak evidence.** Without the small dots it would have looked like a
+# finding.
+#
+# **Take words away instead.** Set each embedding to zero and ask the probe again.
 
 # %%
 words = model.to_str_tokens(text)
@@ -398,8 +425,8 @@ for i in fell.abs().argsort(descending=True)[:4].tolist():
     print(f"without {words[1 + i]!r}: {whole:+.1f} becomes {whole + fell[i]:+.1f}")
 
 assert words[1 + int(fell.abs().argmax())] == " not" and whole > 1 and whole + fell.min() < -1
-for scores in (moved.scores[0], special[text]):
-    assert scores[words.index(" not")] < scores[words.index(" bad")]
+for scores in (of_praise[text], special[text]):
+    assert scores[words.index(" not") - 1] < scores[words.index(" bad") - 1]
 
 # %% [markdown]
 # It is *not*: without it, praise turns into blame. On both maps *bad* stands higher than *not*. A
@@ -412,20 +439,19 @@ for scores in (moved.scores[0], special[text]):
 # A probe finds what you have labels for. A *sparse autoencoder* (SAE) finds its own directions: it
 # writes each activation as a sum of a few out of many *features*. Published SAEs have tens of
 # thousands of features, trained on billions of tokens. Here is one with 64 features, trained on the
-# 581 tokens of the sentences above, without labels. It is far too small to be a good one, and made
-# of the same parts.
+# 581 tokens of the sentences above (nothing is held out), without labels. It is far too small to be
+# a good one, and made of the same parts.
 
 # %%
-sentences_all = praise + blame + held_out_praise + held_out_blame
-streams = [
-    state[-1, 1:] for state in [*train, *held]
-]  # without <bos>, whose stream is unlike any other
-x = torch.cat(streams)
-token_texts = [t for s in sentences_all for t in model.to_str_tokens(s)[1:]]
-is_praise = torch.cat(
-    [torch.full((len(own),), i < 24 or 48 <= i < 56) for i, own in enumerate(streams)]
-)
-assert len(token_texts) == len(x) == 581
+stream_of = train[LAYER] | held[LAYER]
+in_twins = praise + held_out_praise + blame + held_out_blame
+spots = [
+    (sentence, position)
+    for sentence in in_twins
+    for position in range(1, len(stream_of[sentence]))  # <bos>'s stream is unlike any other
+]
+x = torch.stack([stream_of[sentence][position] for sentence, position in spots])
+assert len(spots) == 581
 
 torch.manual_seed(2)
 b_dec = x.mean(0)
@@ -446,8 +472,8 @@ for _ in range(300):
     with torch.no_grad():
         W_dec /= W_dec.norm(dim=-1, keepdim=True)
 
-features, W_enc, loss = features.detach(), W_enc.detach(), float(loss.detach())
-unexplained = loss / float(z.square().sum(-1).mean())
+features, W_enc = features.detach(), W_enc.detach()
+unexplained = float(loss.detach() / z.square().sum(-1).mean())
 print(f"four features a token leave {unexplained:.0%} of the variance unexplained")
 assert unexplained < 0.2
 
@@ -457,49 +483,81 @@ assert unexplained < 0.2
 
 # %%
 often = [i for i in range(64) if (features[:, i] > 0).sum() >= 15]
-in_praise = {i: float(features[is_praise, i].sum() / features[:, i].sum()) for i in often}
-feature = max(in_praise, key=lambda i: abs(in_praise[i] - 0.5))
-strongest = features[:, feature].argsort(descending=True)[:10].tolist()
-print(f"feature {feature}: {in_praise[feature]:.0%} of its activity lies in praise")
-print("strongest on:", [token_texts[i] for i in strongest])
+lengths = [len(stream_of[sentence]) - 1 for sentence in in_twins]
+per_sentence = torch.stack([part[:, often].sum(0) for part in features.split(lengths)])
+activity = per_sentence.unflatten(0, (2, -1))  # [praise or blame, twin, feature]
 
-cosine = float(torch.cosine_similarity(W_enc[:, feature], v, dim=0))
-usual = float(torch.cosine_similarity(drawn, v[None], dim=1).abs().max())
-print(f"cosine with the probe: {cosine:.2f}; of the random directions at most {usual:.2f}")
 
-assert abs(in_praise[feature] - 0.5) > 0.3
-assert cosine * (in_praise[feature] - 0.5) > 0  # it points the way of the probe
+def shares(activity):
+    """Of each feature's activity, what lies in praise."""
+    return activity[0].sum(0) / activity.sum((0, 1))
+
+
+def strongest(feature, k):
+    return [spots[i] for i in features[:, feature].topk(k).indices.tolist()]
+
+
+in_praise = dict(zip(often, shares(activity).tolist()))
+lean = {i: abs(share - 0.5) for i, share in in_praise.items()}
+one_sided = sorted((i for i in often if lean[i] > 0.3), key=lean.get, reverse=True)
+favourites = {
+    i: [model.to_str_tokens(sentence)[position] for sentence, position in strongest(i, 8)]
+    for i in one_sided
+}
+for i, tokens in favourites.items():
+    print(f"feature {i}: {in_praise[i]:.0%} of its activity lies in praise; strongest on {tokens}")
+
+swaps = torch.tensor(rng.random((1000, len(praise + held_out_praise), 1)) < 0.5)
+by_swap = [
+    float((shares(torch.where(swap, activity.flip(0), activity)) - 0.5).abs().max())
+    for swap in swaps
+]
+print(f"most one-sided with the true labels: 50 ± {100 * max(lean.values()):.0f}%;")
+print(f"with labels swapped at random: at most 50 ± {100 * max(by_swap):.0f}%")
+
+feature = one_sided[0]
+assert 40 < len(often) < 60 and in_praise[feature] < 0.15 and in_praise[one_sided[1]] > 0.8
+assert {" bland", " ugly"} <= set(favourites[feature]) and max(by_swap) < lean[feature]
 
 # %% [markdown]
-# One does. Where this was written it is a feature of blame, *bland*, *ugly*, *lifeless*; on another
-# machine the training may end elsewhere. Its direction is the column of the encoder, and what it
-# fires on can be asked of the tokens like anything else. `position` puts the read where the feature
-# fires, on the strongest of its words.
+# Two do, nearly: one speaks in blame, on words such as *bland* and *ugly*, one in praise. (Another
+# seed may find others.) But you used the labels to pick them, out of about 50 that fire often, and
+# of many, some always look one-sided. So the last lines swap praise and blame at random within the
+# twins and pick again, 1,000 times. The true labels beat every draw: the pick alone does not make it.
+#
+# What moves the feature of blame? Its direction is the column of the encoder. What that reads is the
+# *pre-activation*, the number before all but four are silenced and what is negative is cut to zero
+# (the ReLU). `position` puts the read where the feature fires, on the strongest of its words.
 
 # %%
-place = strongest[0]
-lengths = np.cumsum([len(own) for own in streams])
-which = int(np.searchsorted(lengths, place, side="right"))
-at = 1 + place - (int(lengths[which - 1]) if which else 0)
-direction = W_enc[:, feature] / scale
-fires = ts.attribute(
-    model,
-    sentences_all[which],
-    ts.DirectionScope(direction, site=LAYER, label=f"feature {feature}"),
-    position=at,
-)
-print("read at", fires.str_tokens[at])
+((sentence, position),) = strongest(feature, 1)
+
+
+def map_of(i):
+    scope = ts.DirectionScope(W_enc[:, i] / scale, site=LAYER, label=f"feature {i}")
+    return ts.attribute(model, sentence, scope, position=position)
+
+
+fires = map_of(feature)
+print("read at", fires.str_tokens[position])
 fires
 
 # %%
-pre_activation = float((x[place] - b_dec) @ direction + b_enc[feature].detach())
-torch.testing.assert_close(pre_activation, float(features[place, feature]), rtol=1e-2, atol=1e-2)
-assert fires.str_tokens[at] == token_texts[place]
-assert int(fires.scores[0, 1:].argmax()) + 1 == at  # the word itself moves it most
+others = [map_of(i) for i in often if i != feature][:20]
+leads = [other.top(1, include_bos=False)[0][0] == position for other in (fires, *others)]
+print(f"read at the same place, the word leads the maps of {sum(leads[1:])} of 20 other features")
+
+stream = stream_of[sentence][position]
+pre_activation = float((stream - b_dec) @ W_enc[:, feature] / scale + b_enc[feature].detach())
+fired = float(features[spots.index((sentence, position)), feature])
+torch.testing.assert_close(pre_activation, fired, rtol=1e-2, atol=1e-2)
+assert leads[0] and sum(leads[1:]) >= 18
+assert (fires.scores[0, position + 1 :] == 0).all()
 
 # %% [markdown]
-# Mostly the word itself moves it: at layer 9 this is still a feature of words. The scores after the
-# read are zero, since the future moves nothing.
+# The word itself moves it most. Is this a feature of words, then? The map does not say so: the word
+# leads the maps of nearly all of 20 other features, too, when they are read there. Any read sees its
+# own token first. The scores after it are zero, since the future moves nothing.
 #
 # **A published SAE** takes the place of the training loop, and the rest stays (needs `pip install
 # tl-scopes[sae]` and a download):
@@ -535,60 +593,69 @@ jobs = [model.to_single_token(f" {job}") for job in "student teacher doctor lawy
 
 
 def job_or_taste(logits):
+    # Two log-probabilities subtract the same normaliser: in the difference it cancels.
     return logits[jobs].logsumexp(-1) - logits[ids].logsumexp(-1)
 
 
 job = ts.attribute(model, prompt, ts.FunctionScope(job_or_taste))
-print(job.top(6))
-
-ahead = job.scores[0].clone()
-ahead[[0, -1]] = 0
-assert job.str_tokens[int(ahead.argmax())] == " Korean"
+((_, leader, _),) = job.top(1, include_bos=False, include_read=False)
+print(leader)
+assert leader == " Korean"
 
 # %% [markdown]
 # ### Exercise 2: where the probe's number comes from
 #
 # Everything that is written into the stream before layer 9 adds up to the number that the probe
 # reads. `circuits.components(model, text, probe)` splits it; `.direct` holds what each part writes
-# in the probe's direction. Do the parts add up to `verdict(text)`, less the bias? Which one is the
-# largest?
+# in the probe's direction. Do the parts add up to `verdict(text)`, less what the probe says of a
+# stream of zeros (its bias)? Which one is the largest?
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# They add up. Nearly all of it is written by the MLPs of layers 8 and 7, right before the probe
-# reads; heads and earlier layers write little, and some of it with the other sign.
+# They add up. The MLPs of layers 8 and 7, right before the probe reads, write the most, and
+# together nearly the whole sum. That does not mean that the others write little: they write more
+# than the two together, with both signs (head 0 of layer 8 takes away a quarter of the sum), and
+# nearly cancel.
 #
 # </details>
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
 parts = circuits.components(model, text, probe)
 total = float(parts.direct.sum())
+bias = float(classifier.decision_function(np.zeros((1, len(v))))[0])
 print(f"sum of the parts {total:.2f}, the probe reads {whole - bias:.2f}")
-named_parts = dict(parts.top(5, what="direct"))
-print({name: round(value, 2) for name, value in named_parts.items()})
+written_by = dict(parts.top(len(parts.direct), what="direct"))
+print({name: round(value, 2) for name, value in list(written_by.items())[:6]})
+largest = written_by["8_mlp_out"] + written_by["7_mlp_out"]
+gross = sum(map(abs, written_by.values())) - largest
+print(f"the two MLPs {largest:.2f}, the rest {total - largest:.2f} net, {gross:.2f} without signs")
 
 assert abs(total - (whole - bias)) < 0.05 * abs(whole - bias) + 0.05
-assert list(named_parts)[:2] == ["8_mlp_out", "7_mlp_out"]
-assert 0.8 * total < named_parts["8_mlp_out"] + named_parts["7_mlp_out"] < 1.15 * total
+assert list(written_by)[:2] == ["8_mlp_out", "7_mlp_out"]
+assert 0.85 * total < largest < 1.1 * total < gross
+assert -0.35 * total < written_by["L8H0"] < -0.15 * total
 
 # %% [markdown]
 # ### Exercise 3: does the model use it?
 #
 # A probe can read what the model never uses. Add the probe's direction to the stream that enters
 # block 9, at all tokens but `<bos>`, so that the probe reads 10 more, and 10 less. What happens to
-# the logit of *great* less that of *terrible* after *Overall, I thought the film was*? And what
-# does a push of the same length in a random direction do?
+# the logit of *great* less that of *terrible* after *Overall, I thought the film was*? And what do
+# pushes of the same length along the 20 probes of nothing do?
 
 # %% [markdown]
 # <details><summary>Solution</summary>
 #
-# It rises and falls with the probe, by 7 logits each way; random pushes of the same length do far
-# less. So the direction is not only readable, the model acts on it.
+# It rises and falls with the probe, by about 7 logits each way. Probes of nothing move it by about 2,
+# and none of the 20 as far. So the direction is not only readable: a push along it works, though it
+# has only about 3% of the length of the stream. It does not follow that the model uses this
+# direction when nobody pushes.
 #
 # </details>
 
 # %% tags=["solution"] jupyter={"source_hidden": true, "outputs_hidden": true}
+opinion = "Overall, I thought the film was"
 great, terrible = model.to_single_token(" great"), model.to_single_token(" terrible")
 
 
@@ -600,21 +667,25 @@ def steered(push):
 
     hooks = [(f"blocks.{LAYER}.hook_resid_pre", add)]
     with torch.no_grad(), model.hooks(fwd_hooks=hooks):
-        out = model("Overall, I thought the film was")[0, -1]
+        out = model(opinion)[0, -1]
     return float(out[great] - out[terrible])
 
 
-unit = v / v.norm()
 size = float(10 / v.norm())
-plain = steered(0 * unit)
-by_probe = {sign: steered(sign * size * unit) - plain for sign in (-1, 1)}
-at_random = [steered(size * d / d.norm()) - plain for d in drawn]
-print(f"great over terrible: {plain:.1f}")
-print("pushed along the probe:", {sign: round(value, 1) for sign, value in by_probe.items()})
-print("pushed at random:", [round(value, 1) for value in at_random])
+unpushed = steered(torch.zeros_like(v))
+less, more = (steered(sign * size * v / v.norm()) - unpushed for sign in (-1, 1))
+directions = [direction_of(other) for other in shuffled]
+by_nothing = [
+    abs(steered(sign * size * d / d.norm()) - unpushed) for d in directions for sign in (-1, 1)
+]
+print(f"great over terrible: {unpushed:.1f}; pushed along the probe {less:+.1f} and {more:+.1f}")
+print(f"probes of nothing: {np.mean(by_nothing):.1f} on average, at most {max(by_nothing):.1f}")
+norms = streams([opinion])[LAYER][opinion][1:].norm(dim=-1)
+print(f"the push is {size:.0f} long, the stream {norms.min():.0f} to {norms.max():.0f}")
 
-assert by_probe[-1] < -3 and by_probe[1] > 3
-assert max(map(abs, at_random)) < min(-by_probe[-1], by_probe[1]) / 2
+assert -9 < less < -6 and 6 < more < 9
+assert 1 < np.mean(by_nothing) < 3 and max(by_nothing) < min(-less, more)
+assert 0.015 < size / norms.mean() < 0.04
 
 # %% [markdown]
 # ## Next

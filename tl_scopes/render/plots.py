@@ -29,7 +29,7 @@ FAMILIES = (
     "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
     "Segoe UI Symbol", "Arial Unicode MS",
 )  # fmt: skip
-PER_LINE, PER_MAP_LINE = 48, 64
+PER_LINE, PER_MAP_LINE, LONGEST_MAP_LINE = 48, 64, 180
 DOT = wording.DOT
 INK, SOFT, READ = "#1c1e21", "#63676e", "#c2410c"
 
@@ -169,13 +169,15 @@ def _map(picture: Picture) -> Figure:
     n_row, n = len(picture.rows), len(picture.tokens)
     matrix = picture.kind == "read"
     lines = 1 if matrix else -(-n // PER_MAP_LINE)
+    if (0.14 * n_row + 1.0) * lines > 40.0:  # inches: lines as long as a figure may be wide
+        lines = -(-n // LONGEST_MAP_LINE)
     per_line = -(-n // lines)
     wide = 0.2 if not matrix else float(np.clip(12.0 / n, 0.05, 0.2))
     tall = 0.17 if lines == 1 else 0.14
     if matrix:
         tall = float(np.clip(12.0 / n_row, min(wide, 0.17), 0.17))
     size = (max(wide * per_line + 3.5, 7.0), max((tall * n_row + 1.0) * lines + 1.2, 3.4))
-    figure = NotebookFigure(figsize=(min(size[0], 40.0), min(size[1], 40.0)), layout="constrained")
+    figure = NotebookFigure(figsize=size, layout="constrained")
     later = np.array([np.arange(n) > row.position for row in picture.rows])
     plain = ~np.array([row.included for row in picture.rows]) & ~later
     values = np.ma.array(np.array([row.colours for row in picture.rows]), mask=plain)
