@@ -191,7 +191,7 @@ for place in [(5, 1), (5, 2), (11, 2), (13, 3), (17, 2), (4, 1)]:
     ax.scatter(*at, s=24, color="tab:blue")
     rise = -13 if place in [(17, 2), (4, 1)] else 5  # no room above these two
     ax.annotate(label(*place), at, textcoords="offset points", xytext=(0, rise), ha="center")
-ax.set(xlabel="attention on what came next (random tokens)", ylabel="change without the head")
+ax.set(xlabel="attention on what came next (random tokens)", ylabel="change of the logit")
 ax.margins(0.12)
 ax.spines[["top", "right"]].set_visible(False)
 plt.close(figure)
@@ -246,24 +246,27 @@ trials = {
     "L5H1 to its mean": effect([(5, 1)], by="mean"),
     "L5H2": effect([(5, 2)]),
     "L5H1, L5H2": effect([(5, 1), (5, 2)]),
+    "both to their means": effect([(5, 1), (5, 2)], by="mean"),
     "L5H1, L5H2, L5H3": effect([(5, 1), (5, 2), (5, 3)]),
     "all of layer 5": effect([(5, head) for head in range(n_heads)]),
 }
 for name, (fall, look) in trials.items():
-    print(f"{name:>16}: {fall:+.2f} logits, L11H2 looks at Peter with {look:.0%}")
+    print(f"{name:>19}: {fall:+.2f} logits, L11H2 looks at Peter with {look:.0%}")
 
 # %% [markdown]
-# Each alone costs next to nothing, both together 7.7 logits, three heads 1.5, and without the whole
-# layer the logit even *rises*, by 2. So no such number is "what L5H1 does". Two things are known to spoil
-# it. Heads with like work can stand in for each other (*backup heads*). And zero is far from what
-# the model is used to: Gemma-3 has a norm after attention, which gives whatever the other heads of
-# the layer have left the full size again. **No effect of one ablation is no proof of no role.** One
-# trace is there in all single trials: L11H2 looks at *Peter* with about 30%, no longer 42%.
+# Each alone costs next to nothing. Both together cost 7.7 logits with zero and none with the mean,
+# three heads 1.5, and without the whole layer the logit even *rises*, by 2. So no such number is
+# "what L5H1 does". Two things are known to spoil it. Heads with like work can stand in for each
+# other (*backup heads*). And zero is far from what the model is used to: Gemma-3 has a norm after
+# attention, which gives whatever the other heads of the layer have left the full size again. **No
+# effect of one ablation is no proof of no role**, and a large one is no measure of it. One trace is
+# there in every trial of one head: L11H2 looks at *Peter* with about 30%, no longer 42%.
 
 # %%
 for name in ("L5H1", "L5H1 to its mean", "L5H2"):
     assert abs(trials[name][0]) < 0.4 and 0.25 < trials[name][1] < 0.35
 assert -8.5 < trials["L5H1, L5H2"][0] < -6.8 and trials["L5H1, L5H2"][1] < 0.1
+assert abs(trials["both to their means"][0]) < 0.6
 assert -2.1 < trials["L5H1, L5H2, L5H3"][0] < -0.9 and 1.5 < trials["all of layer 5"][0] < 2.8
 assert "blocks.5.ln1_post.hook_out" in model.hook_dict  # the norm after attention
 

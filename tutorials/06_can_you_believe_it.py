@@ -85,7 +85,7 @@ r = cache["hook_embed"].detach()
 
 
 def final_states(ids, edit):
-    """What the last position hands to the unembedding, [row, d_model], when embeddings are edited."""
+    """What the last position hands to the unembedding, [row, d_model], embeddings edited."""
     caught = {}
 
     def end_here(unembed, inputs):
