@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import re
 
@@ -257,6 +259,20 @@ def test_hostile_prompts_are_text(visit):
     reader.shoot("app-hostile-error")
     assert reader.page.locator("img[src*=tracker]").count() == 0
     assert reader.page.title() == "Jacobian Scopes"
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [({}, 101), ({"Host": "other.test"}, 403), ({"Origin": "http://other.test"}, 403)],
+)
+def test_a_page_of_another_site_is_refused(address, header, status):
+    """Which could otherwise speak to this machine under a name of its own."""
+    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
+    key = {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
+    connection.request("GET", "/_stcore/stream", headers=upgrade | key | header)
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_dark_where_the_reader_is_dark(visit, folder):
