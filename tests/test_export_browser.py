@@ -200,3 +200,6 @@ def inflated(stream: bytes) -> bytes:
 def test_the_page_is_one_file(tmp_path):
     page = render.html(text(5), tmp_path / "a.html")
     assert [path.name for path in tmp_path.iterdir()] == ["a.html"] and len(page) < 2_000_000
+    assert (tmp_path / "a.html").read_text(encoding="utf-8") == page
+    # What a notebook shows of a cell that ends so.
+    assert repr(text(5).to_html()) == f"Page({len(page)} characters of HTML)"

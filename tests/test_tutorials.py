@@ -100,6 +100,10 @@ def test_the_page_folds_solutions_and_fetches_nothing(path: Path) -> None:
         r"""<(?:script|img|link|iframe)[^>]*(?:src|href)=["'](?!data:)[^"']+""", page
     )
     assert not fetched and "import(" not in page, fetched
+    others = re.findall(r'<a href="(\d\d_[^"]+)"', page)
+    assert all((FOLDER / other).with_suffix(".py").is_file() for other in others)
+    assert not [other for other in others if not other.endswith(".html")]
+    assert others or path.stem.startswith("07")
 
 
 def run(path: Path, folder: Path) -> tuple[Any, list[dict[str, Any]]]:

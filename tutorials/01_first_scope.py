@@ -78,10 +78,10 @@ print(table.numpy().round(2))
 assert torch.allclose(table, torch.tensor([[5.0, 2.0], [1.0, 3.0]]), atol=0.01)
 
 # %% [markdown]
-# Turn the first input by a hair, and the first output moves 5 times as far, the second exactly as far
-# as you turned: that is the first column. The second column is what the second input does. The table of such rates
-# is called the **Jacobian** `J`, and it says all there is to say about small nudges: nudge the input
-# by a small `d`, and the output moves by `J d`.
+# Think of the two inputs as knobs. Turn the first by a hair, and the first output moves 5 times as
+# far, the second exactly as far as you turned: that is the first column. The second column is what
+# the second input does. The table of such rates is called the **Jacobian** `J`, and it says all there
+# is to say about small nudges: nudge the input by a small `d`, and the output moves by `J d`.
 #
 # Now suppose that you care about one number only, the first output minus the second: `v = (1, -1)`.
 # Then you do not need the table, only `v` times it: one rate for each input.
@@ -136,9 +136,12 @@ assert abs(steepest - rates.norm()) < 0.01
 # ## 3. By hand
 #
 # A *hook* is a function of yours that the model calls on its way; it may look at what passes, or
-# replace it. Two of them: one makes the embedding the place where gradients are taken, the other
-# catches `y` on its way into the unembedding `W_U`, the table whose columns are the lists `v`, one
-# for each token.
+# replace it. `model` is a [TransformerLens](https://github.com/TransformerLensOrg/TransformerLens)
+# model: it has names for the places inside it, such as `hook_embed` for the embedding. Two hooks: one
+# makes the embedding the place where gradients are taken, the other catches `y` on its way into the
+# unembedding `W_U`, the table whose columns are the lists `v`, one for each token. Then
+# `torch.autograd.grad(number, where)` gives the rate of the number for each entry there: what
+# `.backward()` would leave in `.grad`.
 
 # %%
 caught = {}
@@ -150,7 +153,7 @@ def start_here(embedding, hook):
 
 
 def end_here(unembed, inputs):
-    caught["y"] = inputs[0][0, -1]
+    caught["y"] = inputs[0][0, -1]  # of the one prompt, the last position
 
 
 catch = model.unembed.register_forward_pre_hook(end_here)
@@ -160,6 +163,7 @@ with catch, model.hooks(fwd_hooks=[("hook_embed", start_here)]):
 v = model.W_U[:, target].detach()
 (vjp,) = torch.autograd.grad(caught["y"] @ v, caught["r"])
 by_hand = vjp[0].norm(dim=-1)
+print({text: round(score, 2) for text, score in zip(tokens[1:], by_hand[1:].tolist())})
 
 r, y = caught["r"].detach(), caught["y"].detach()
 assert r.shape == (1, len(tokens), 640) and y.shape == v.shape == (640,)
@@ -167,9 +171,12 @@ assert len(model.blocks) == 18
 torch.testing.assert_close(y @ v, logits[target])  # v does read the logit off y
 
 # %% [markdown]
+# `vjp` holds a list of 640 rates for each token, `by_hand` the length of each list: our scores. (Of the
+# two full stops only the second is printed.)
+#
 # **Predict.** `by_hand` makes a promise for *Columbia*. If you nudge its embedding by 0.1 in the
-# direction of its list, does the logit keep it? (As an arrow, the embedding of every token of this
-# prompt is 26 long.) And how do directions picked at random compare with that one?
+# direction of its list of rates, does the logit keep it? (As an arrow, the embedding of every token of
+# this prompt is 26 long.) And how do directions picked at random compare with that one?
 
 
 # %%
@@ -180,7 +187,7 @@ def logit_at(embedding):
 
 
 def answer(t, direction, size=0.1):
-    """Change of the logit, per unit, when token t is nudged both ways along a direction."""
+    """Change of the logit, per unit. The nudge goes both ways, which is more exact than one."""
     nudge = torch.zeros_like(r)
     nudge[0, t] = size * direction / direction.norm()
     return (logit_at(r + nudge) - logit_at(r - nudge)) / (2 * size)
@@ -198,6 +205,9 @@ assert abs(best / by_hand[columbia] - 1) < 0.01  # the promise holds to 1%
 assert max(others) < best / 10  # none of the three does a tenth as well
 
 # %% [markdown]
+# It does, to less than a percent. Directions at random do next to nothing: among 640 dimensions nearly
+# all of them stand at right angles to the list.
+#
 # ## 4. With the package
 #
 # `SemanticScope` is the scope you have just built. It is called so because it asks about a meaning
@@ -212,8 +222,11 @@ semantic
 # %% [markdown]
 # Colour is influence, in logits per unit of nudge. Point at a token to see its number. *At embed*:
 # the embedding was nudged. *Read at 19*: the prediction after token 19. *Residual* in the units is
-# what was nudged (section 6 says why). On the right stand the model's own bets; *liberal* is not
-# among the ten best.
+# what was nudged (section 6 says why). Beside the text or below it stand the model's own bets;
+# *liberal* is not among the ten best.
+#
+# The numbers are in `semantic.scores`: a row for each place that was nudged (here one, `embed`), a
+# column for each token. `semantic.top(5)` lists the largest.
 #
 # Was your list right? The last token, *a*, leads: the answer is read there. Among the words before
 # *Tom is a*, this small model puts *Korean* first and *Columbia* second. *South* stands below the
@@ -256,18 +269,20 @@ assert all(0.4 < share < 0.6 for share in shares)
 # - **Temperature** asks: *what makes the model more sure, or less?* Logits are `y` times a fixed
 #   matrix, so a longer `y` stretches all of them and sharpens the bet. You may know *temperature* as
 #   the setting that makes a chatbot wilder: logits are divided by it. The length of `y` multiplies
-#   them: it is an inverse temperature. Here `v` is the direction of `y` itself, `y / ‖y‖`. Unit: length of `y` per
-#   unit of nudge.
-# - **Fisher** asks: *what moves the whole bet?* How far apart two bets are is told by their *KL
-#   divergence*, in nats; it is 0 for equal ones. Nudge `y` a little, and it grows with the square of
-#   the nudge, faster in some directions than in others: the *Fisher matrix* `F` holds these rates.
-#   The direction of the highest rate is its leading eigenvector `u₁` (of length 1), and the rate its
-#   eigenvalue `λ₁`: twice the KL divergence, per squared unit. So take `v = u₁`, square the score,
-#   and multiply by `λ₁`. Unit: nats per squared unit of nudge.
+#   them, the opposite: it is an *inverse* temperature. Here `v` is the direction of `y` itself,
+#   `y / ‖y‖`. Unit: length of `y` per unit of nudge.
+# - **Fisher** asks: *what moves the whole bet?* That is all you need to read its maps. How it is
+#   computed, for the curious (skip it if eigenvectors are new to you): how far apart two bets are is
+#   told by their *KL divergence*, in nats; it is 0 for equal ones. Nudge `y` a little, and twice the
+#   divergence grows with the square of the nudge, faster in some directions than in others: the
+#   *Fisher matrix* `F` holds these rates. The fastest direction is its leading eigenvector `u₁` (of
+#   length 1), its rate the eigenvalue `λ₁`. Now nudge token `t` instead. Along `u₁`, `y` moves by at
+#   most `‖u₁ᵀJₜ‖` per unit, so the bet changes by `λ₁ ‖u₁ᵀJₜ‖²`. That is the score: `v = u₁`, squared,
+#   times `λ₁`. Unit: nats per squared unit of nudge.
 #
-# **Predict.** One of the two maps is led by the last two words, *is* and *a* (`<bos>` aside). In the other a single
-# word of the prompt outshines everything, the last token and even `<bos>` included. Which is which,
-# and which word?
+# **Predict.** One of the two maps is led by the last two words, *is* and *a* (`<bos>` aside). In the
+# other a single word of the prompt outshines everything, the last token and even `<bos>` included.
+# Which is which, and which word?
 
 # %%
 temperature = ts.attribute(model, prompt, ts.TemperatureScope())
@@ -289,8 +304,8 @@ assert fisher.top(1)[0][1] == " Korean"
 # %% [markdown]
 # Temperature is led by the end of the sentence, Fisher by *Korean*. Why that word? Build `F` from
 # its definition: it is the spread (the covariance) of the unembedding's columns under the predicted
-# probabilities. Then see which tokens its leading direction pulls apart. (If covariance and
-# eigenvectors are new to you, run the cell and read the two lines that it prints.)
+# probabilities. Then see which tokens its leading direction pulls apart. (If this is new to you, run
+# the cell and read the two lines that it prints.)
 
 # %%
 p, likely = logits.softmax(-1).topk(20_000)  # of 262,144 tokens; these hold 99.9% of the bet
@@ -344,7 +359,8 @@ assert (fisher_16.scores >= fisher.scores).all()  # more directions only add
 #
 # The same nudge can be given anywhere: to the *residual stream*, the 640 numbers that each token
 # carries from block to block; each block adds to them. `resid(0)` enters the first block, `resid(18)`
-# leaves the last one. One forward and one backward pass give all of them.
+# leaves the last one. The embedding is the stream's first state; that is why the unit above was called
+# *residual*. One pass forward (from the prompt to the logits) and one backward give all of them.
 #
 # **Predict.** After the last block, nothing more moves between positions. What must the last row
 # look like? And half-way, do you expect influence to stay with the words?
@@ -357,9 +373,9 @@ layers.plot()
 # Each row has its own scale. Two things happen on the way down the picture, which is the way up the
 # model.
 #
-# 1. **Influence passes over the full stops, and ends at the end.** At `resid(6)` the two full stops
-#    come right after the last position: there, nudging a full stop does more than nudging any word
-#    before the last. By `resid(11)` *Korean* and *food* are ahead of them again. The last column is
+# 1. **For a while influence gathers at the full stops, and it ends at the last token.** At `resid(6)`
+#    the two full stops come right after the last position: there, nudging a full stop does more than
+#    nudging any word before the last. By `resid(11)` *Korean* and *food* are ahead of them again. The last column is
 #    the darkest in every row: look how the others fade. The answer is read there, so whatever
 #    matters has to arrive there.
 # 2. **The last row is one cell.** Only the last position is left, and its Jacobian is that of the
@@ -420,8 +436,9 @@ temperature_layers.show(sites=["embed", "resid(3)", "resid(6)", "resid(12)", "re
 # ## 7. What you can trust
 #
 # **Small nudges, not large ones.** You measured the small one in section 3. Another word in the
-# place of *Columbia* is no small nudge: *Korean* lies further from it than an embedding is long. Do
-# not swap the word; go that far in the direction of section 3:
+# place of *Columbia* is no small nudge: *Korean* lies further from it than an embedding is long. And a
+# swap goes in some direction of its own. So go as far as that, but in the direction of section 3, to
+# which the promise belongs. **Predict**: how much of it is kept?
 
 # %%
 swap = float((r[0, tokens.index(" Korean")] - r[0, columbia]).norm())
@@ -431,8 +448,12 @@ for size, change in reached.items():
     print(f"measured over a nudge of {size:4.1f}: {change:.2f}")
 
 assert swap > r[0, columbia].norm() and reached[swap] < reached[10] < by_hand[columbia] / 2
+assert reached[1] > 0.8 * by_hand[columbia] and reached[swap] < 0.2 * by_hand[columbia]
 
 # %% [markdown]
+# A nudge of 1 nearly keeps the promise, one as long as a swap less than a fifth of it. Do not read a
+# score as what would happen if the word were another.
+#
 # **Within a row, not between rows.** A unit is a unit of the stream *at that site*, and that of the
 # last position grows more than a thousandfold on its way up: what is a real nudge at the bottom is
 # nothing at the top.
@@ -462,8 +483,9 @@ assert agreement.min() > 0.9
 #
 # ### Exercise 1: another target
 #
-# Ask for *conservative* in place of *liberal*. Which word's score falls by the largest factor? Is it
-# *South* that gains?
+# Ask for *conservative* in place of *liberal*. Which word's score falls by the largest factor (divide one
+# row of `scores` by the other)? Is it *South* that gains? Mind the space: without it `"conservative"` is
+# another token, and nobody will tell you.
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -488,9 +510,10 @@ assert ((ratio > 0.75) & (ratio < 1.25)).sum() == len(ratio) - 1
 # ### Exercise 2: temperature by hand
 #
 # Change one line of section 3, and you have the Temperature scope. Which line? Copy what stands there
-# from `catch =` to `by_hand =` into a new cell, do it, and compare with the package. (Give your `v`
-# and your results other names, since later cells use the old ones; the last position's list is
-# `caught["y"]`.)
+# from `catch =` to `by_hand =` into a new cell, do it, and compare with the package:
+# `torch.allclose(mine, temperature.scores[0], rtol=1e-3)`. (Give your `v` and your results other names,
+# since later cells use the old ones; the last position's list is `caught["y"]`. A gradient can be taken
+# once: to try again, run the whole block.)
 
 # %% [markdown]
 # <details><summary>Solution</summary>
@@ -536,8 +559,20 @@ assert (earlier.scores[0, 16:] == 0).all()
 torch.testing.assert_close(earlier.scores[0, :16], cut.scores[0], rtol=1e-3, atol=1e-4)
 
 # %% [markdown]
-# ## Next
+# ## Next: a prompt of your own
 #
-# - A prompt of your own, with your prediction on paper first.
-# - Keep what you find: `semantic.save("first.safetensors")`, `semantic.to_html("first.html")`.
-# - `02_three_scopes`: the same three questions on a translation and on an instruction.
+# With your prediction on paper first. Leave the prompt at the top as it is, since the asserts belong to
+# it. Without a target the scope explains the model's best guess; a target of yours must be one token,
+# with its space, such as `" cat"`.
+
+# %%
+mine = ts.attribute(model, "My dog loves to chase the", ts.SemanticScope())
+mine
+
+# %% [markdown]
+# - Keep what you find: `mine.to_html("mine.html")` writes a page that works anywhere, without a
+#   network, and `mine.save("mine.safetensors")` what `ts.Attribution.load("mine.safetensors")` reads
+#   again. Both files appear beside this notebook.
+# - Click in place of typing: `make app`, in a terminal, opens the explorer.
+# - [02_three_scopes](02_three_scopes.ipynb): the same three questions on translations and on
+#   an instruction.

@@ -560,5 +560,5 @@ render.compare([fisher, wide], labels=["rank 1", "rank 16"])
 # %% [markdown]
 # ## Next
 #
-# - `03_through_the_layers`: where in the model the influence passes.
+# - [03_through_the_layers](03_through_the_layers.ipynb): where in the model the influence passes.
 # - Tutorial 6: how to check a picture like these.

@@ -516,5 +516,5 @@ assert 10 < above[:, bos].min() < 12 and 33 < above[:, bos].max() < 40
 # %% [markdown]
 # ## Next
 #
-# - `04_time_series`: the same scopes on numbers.
-# - `05_tokens_to_circuits`: which head of block 12 did it.
+# - [04_time_series](04_time_series.ipynb): the same scopes on numbers.
+# - [05_tokens_to_circuits](05_tokens_to_circuits.ipynb): how to find which heads did it.

@@ -518,5 +518,6 @@ assert abs(share[20, 0.1] - share[13.7, 0.1]) < 0.11
 # %% [markdown]
 # ## Next
 #
-# - `05_tokens_to_circuits`: which heads carry a word over from where the text had it before.
+# - [05_tokens_to_circuits](05_tokens_to_circuits.ipynb): which heads carry a word over from an
+#   earlier place.
 # - A series of your own: prices, temperatures, steps. Mark your neighbours first.

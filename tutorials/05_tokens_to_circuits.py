@@ -696,4 +696,4 @@ assert 0.14 < min(near) < max(near) < 0.33 and 0.03 < min(far) < max(far) < 0.13
 #
 # - `circuits.verify(..., by="token")` tests scores of tokens in the same way.
 # - `paths.to_networkx()` and `route.to_json()` hand the graph on to your own tools.
-# - `06_can_you_believe_it`: what else to check before you believe a map.
+# - [06_can_you_believe_it](06_can_you_believe_it.ipynb): what else to check before you believe a map.

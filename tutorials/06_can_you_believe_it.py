@@ -562,4 +562,4 @@ assert entropy[0] > 4.5 and 1.1 < entropy[1] < 1.4 and 2.1 < entropy[2] < 2.35
 # ## Next
 #
 # - `card.to_html("card.html")` is the whole report; `tl-scopes evaluate` makes it of a data set.
-# - `07_your_own_explanandum`: questions that nobody has asked yet.
+# - [07_your_own_explanandum](07_your_own_explanandum.ipynb): questions that nobody has asked yet.
