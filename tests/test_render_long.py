@@ -72,6 +72,7 @@ def test_labels_of_2000_tokens_at_20_sites_stay_apart():
 
 
 def test_a_matrix_of_200_reads_stays_one_and_its_labels_apart():
+    assert len(render.figure(sequence(["w"] * 400)).axes) == 1 + 1
     figure = render.figure(sequence(["w"] * 200))
     assert max(figure.get_size_inches()) < 18
     ax = figure.axes[0]
