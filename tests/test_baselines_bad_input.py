@@ -176,7 +176,7 @@ def test_what_is_no_model_or_no_method():
         )
     with pytest.raises(TypeError):
         Method()
-    assert set(baselines.__all__) == {type(m).__name__ for m in METHODS} | {"Method"}
+    assert set(baselines.__all__) == {type(m).__name__ for m in METHODS} | {"Method", "Scored"}
 
 
 UNFIT = [

@@ -60,14 +60,16 @@ def test_by_default_less_than_a_ten_thousandth_is_left_out(k, transposed):
 
 
 def test_pictures_say_what_is_left_out():
-    from tl_scopes.render.picture import build, facts
+    from tl_scopes.render.picture import about, build
 
     fisher = explained(ts.FisherScope(rank=2), head(), raw_logits()).fisher
     model = zoo.shared(zoo.names()[0])
     found = ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=2))
-    (line,) = facts(build(found).rows[0])
+    picture = build(found)
+    (line,) = about(picture, picture.rows[0])
     assert "left out" not in line
-    (line,) = facts(build(dataclasses.replace(found, fisher=fisher)).rows[0])
+    picture = build(dataclasses.replace(found, fisher=fisher))
+    (line,) = about(picture, picture.rows[0])
     assert line.endswith("; unlikely tokens that hold <0.1% of it are left out.")
 
 

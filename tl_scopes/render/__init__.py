@@ -48,13 +48,6 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
 
 
-class Page(str):
-    """The text of a page. A notebook that ends a cell with it shows this, not a megabyte."""
-
-    def __repr__(self) -> str:
-        return f"Page({len(self)} characters of HTML)"
-
-
 class Notebook:
     """A notebook output. `data`: its HTML, which holds all that it needs (about 1.3 MB)."""
 
@@ -112,7 +105,7 @@ def html(
         text = page(build(result, **options))
     if path is not None:
         write_text(path, text)
-    return Page(text)
+    return text
 
 
 def notebook(
@@ -311,7 +304,7 @@ def attention(
     text = patterns.fragment(result, id) if fragment else patterns.document(result)
     if path is not None:
         write_text(path, text)
-    return Page(text)
+    return text
 
 
 def _options(

@@ -20,14 +20,21 @@ POLICY = (
 LEGEND_WIDTH = 44
 
 
-def page(picture: Picture) -> str:
+class Page(str):
+    """The text of a page. A notebook that ends a cell with it shows this, not a megabyte."""
+
+    def __repr__(self) -> str:
+        return f"Page({len(self)} characters of HTML)"
+
+
+def page(picture: Picture) -> Page:
     """A whole document."""
     return document(picture.title, fragment(picture, "tls"))
 
 
-def document(title: str, body: str) -> str:
+def document(title: str, body: str) -> Page:
     """A whole document around `body`, in HTML; `title` is plain text."""
-    return (
+    return Page(
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'

@@ -169,7 +169,9 @@ def _map(picture: Picture) -> Figure:
     n_row, n = len(picture.rows), len(picture.tokens)
     matrix = picture.kind == "read"
     lines = 1 if matrix else -(-n // PER_MAP_LINE)
-    if not matrix and (0.14 * n_row + 1.0) * lines > 40.0:  # inches: lines as long as a figure may be wide
+    if (
+        not matrix and (0.14 * n_row + 1.0) * lines > 40.0
+    ):  # inches: lines as long as a figure may be wide
         lines = -(-n // LONGEST_MAP_LINE)
     per_line = -(-n // lines)
     wide = 0.2 if not matrix else float(np.clip(12.0 / n, 0.05, 0.2))
