@@ -16,6 +16,8 @@ from test_render_figures import fisher
 from tl_scopes import render
 from tl_scopes.result import Candidate, FisherInfo, ScopeInfo, Token
 
+pytestmark = pytest.mark.teaching
+
 WORDS = (
     "the old fisherman told every child in Aland that whales sing in a language older than any "
     "book , and nobody but Marta believed it . \n"
