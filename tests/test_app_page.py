@@ -39,8 +39,8 @@ def visit(folder, monkeypatch):
     """A visit of the page, with a link's query. Visits of one test share a process, as people do."""
     from streamlit.testing.v1 import AppTest
 
-    def begin(naming: bool = False, **query: str) -> AppTest:
-        settings = Settings(models=(folder,), naming=naming, max_tokens=20)
+    def begin(naming: bool = False, max_tokens: int = 20, **query: str) -> AppTest:
+        settings = Settings(models=(folder,), naming=naming, max_tokens=max_tokens)
         monkeypatch.setattr(sys, "argv", ["explorer.py", settings.to_json()])
         page = AppTest.from_file(str(APP / "page" / "explorer.py"), default_timeout=120)
         for name, value in query.items():
@@ -186,13 +186,9 @@ def test_back_and_forth(visit):
 
 
 @needs_streamlit
-def test_what_is_too_long_for_a_link_is_told(folder, monkeypatch):
-    from streamlit.testing.v1 import AppTest
-
-    settings = Settings(models=(folder,), max_tokens=zoo.N_CTX)
-    monkeypatch.setattr(sys, "argv", ["explorer.py", settings.to_json()])
+def test_what_is_too_long_for_a_link_is_told(visit, monkeypatch):
     monkeypatch.setattr(request, "LONGEST_LINK", 100)
-    page = AppTest.from_file(str(APP / "page" / "explorer.py"), default_timeout=120).run()
+    page = visit(max_tokens=zoo.N_CTX)
     page.text_area(key="prompt").set_value(zoo.LONG_TEXT)
     page = run(page)
     assert "too long for a link" in said(page)[0] and dict(page.query_params) == {}

@@ -147,9 +147,11 @@ def hatch(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
                     linewidth=0, zorder=0.5)  # fmt: skip
 
 
-def numbers(ax: Axes, values: np.ndarray, colours: np.ndarray, least: float, size: float) -> None:
-    """Write numbers into the cells whose colour value is at least `least` in magnitude."""
-    for i, j in zip(*np.nonzero(np.abs(colours) >= least)):
+def numbers(
+    ax: Axes, values: np.ndarray, colours: np.ndarray, shown: np.ndarray, size: float
+) -> None:
+    """Write `values` into the cells that are `shown`, legible on the cells' colour values."""
+    for i, j in zip(*np.nonzero(shown)):
         text = ax.text(j, i, "", ha="center", va="center")
         write(text, number(float(values[i, j])), size, hexed(ink(colour(float(colours[i, j])))))
 

@@ -46,7 +46,8 @@ def head_grid(
     figure, ax, side = _sheet(n_heads * wide + 0.5, n_layers * tall, bars)
     have = np.isfinite(values)
     colours = paint(ax, np.where(have, values, 0.0), shades, have)
-    numbers(ax, values, np.where(have, colours, 0.0), 0.12 if wide >= 0.4 else 2.0, 6.5)
+    if wide >= 0.4:
+        numbers(ax, values, colours, have & (np.abs(colours) >= 0.12), 6.5)
     separate(ax, n_layers, n_heads)
     ax.set_facecolor(EMPTY)
     size = 8.0 if wide >= 0.24 else 7.0

@@ -9,11 +9,15 @@ const shown = () =>
   scope.rows.length === 1 ? 0 : Math.max(0, selectors().findIndex((e) => e.style.backgroundColor === "black"));
 
 // circuitsvis writes white on grounds that are too light for it. Black or white, whichever has more
-// contrast (WCAG 2.2): on a light page, and where dark.css turns ground and text over.
+// contrast (WCAG 2.2): on a light page, and where dark.css turns ground and text over. Done once for each
+// ground: what is set here calls the observer below again.
 const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
 function ink() {
   for (const e of mount.querySelectorAll(".colored-tokens > span > span")) {
-    const [r, g, b] = e.style.backgroundColor.match(/\d+/g).map((c) => linear(c / 255));
+    const ground = e.style.backgroundColor;
+    if (e.dataset.ground === ground) continue;
+    e.dataset.ground = ground;
+    const [r, g, b] = ground.match(/\d+/g).map((c) => linear(c / 255));
     const luminance = 0.2126 * r + 0.7152 * g + 0.0722 * b;
     e.style.setProperty("--on-light", luminance > 0.18 ? "#000" : "#fff");
     e.style.setProperty("--on-dark", luminance > 0.33 ? "#000" : "#fff");

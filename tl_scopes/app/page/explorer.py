@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import html
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import streamlit as st
@@ -84,8 +84,9 @@ def begin(settings: Settings) -> None:
 def again(settings: Settings) -> None:
     """The browser went back or forth to an address: widgets that are there take its values too."""
     begin(settings)
-    for name in ("prompt", "scope", "target", "versus", "rank", "model", "sites"):
-        state[name] = getattr(state.first, name)
+    for name, value in asdict(state.first).items():
+        if name != "position":  # whose widget has another key at each place
+            state[name] = value
 
 
 def act() -> None:

@@ -17,7 +17,7 @@ from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.render.canvas import DOT, FAINT, LINE, PALE, label, sheet
 from tl_scopes.render.faithfulness.words import lines
 from tl_scopes.render.plots import INK, SOFT, NotebookFigure, drawable, style, write
-from tl_scopes.render.scale import colour, hexed, ink, number
+from tl_scopes.render.scale import number
 from tl_scopes.render.tokens import words
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; black and yellow are left out.
@@ -179,10 +179,3 @@ def setting(card: FaithfulnessCard, n: int | None = None, said: str = INTERVALS)
     """The line below a figure's title. `n`: prompts, where it is not all that have a value."""
     n = int(card.to_frame()["n"].max()) if n is None else n
     return DOT.join((words(card.provenance.model), f"{n} prompt{'s' * (n != 1)}", said))
-
-
-def numbers(ax: Axes, values: np.ndarray, colours: np.ndarray, known: np.ndarray) -> None:
-    """Write the known numbers into their cells, legible on the cells' colour values."""
-    for i, j in zip(*np.nonzero(known)):
-        text = ax.text(j, i, "", ha="center", va="center")
-        write(text, number(float(values[i, j])), 7, hexed(ink(colour(float(colours[i, j])))))

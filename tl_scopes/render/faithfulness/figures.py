@@ -12,7 +12,7 @@ from tl_scopes.cells import grouped
 from tl_scopes.errors import RenderError
 from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.metrics import AOPC, CURVES, LOO, metric
-from tl_scopes.render.canvas import Shades, caption, hatch, label, paint, separate, sheet
+from tl_scopes.render.canvas import Shades, caption, hatch, label, numbers, paint, separate, sheet
 from tl_scopes.render.faithfulness import axes as on
 from tl_scopes.render.faithfulness.check_figures import randomisation, spectrum, stability
 from tl_scopes.render.faithfulness.parts import records
@@ -159,7 +159,7 @@ def comparisons(card: FaithfulnessCard) -> Figure:
         colours = paint(ax, better, Shades.fit(better, "linear", True), known & sure)
         ax.set_facecolor("white")
         shown = np.where(sure, colours, 0.0)
-        on.numbers(ax, values, shown, known)
+        numbers(ax, values, shown, known, 7)
         separate(ax, n, n)
         names = [f"{look.text}  {j + 1}" for j, look in enumerate(found.values())]
         label(ax.yaxis, names if i % across == 0 else [str(j + 1) for j in range(n)], 8)
