@@ -6,6 +6,7 @@ in a signature fails a test. Nothing reaches for a network. Tests marked `real` 
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 
@@ -55,6 +56,24 @@ def pytest_configure(config: pytest.Config) -> None:
         "markers",
         "wrong_types: hands in values of a wrong type, to see the package's own error: annotations are not checked",
     )
+
+
+# Seconds for what is marked as slow or teaching; pyproject.toml has those of the others.
+_LONG = 1800
+# Seconds that may pass between the last test and the end of the process.
+_LEAVING = 120
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.get_closest_marker("slow") or item.get_closest_marker("teaching"):
+            item.add_marker(pytest.mark.timeout(_LONG), append=False)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure() -> None:
+    """A thread that a test left behind, waiting for ever, must not keep the process."""
+    faulthandler.dump_traceback_later(_LEAVING, exit=True, file=sys.__stderr__)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

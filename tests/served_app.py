@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import signals
 import torch
 import zoo
 
@@ -60,13 +61,14 @@ def save_hostile(path: Path) -> str:
 def served(*models: str) -> Iterator[str]:
     """`tl-scopes app` on a free port: its address. It must end at Ctrl-C, and never have failed."""
     options = [part for model in models for part in ("--model", model)]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tl_scopes.cli", "app", "--no-browser", "--port", "0", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-    )
+    with signals.interruptible():
+        process = subprocess.Popen(
+            [sys.executable, "-m", "tl_scopes.cli", "app", "--no-browser", "--port", "0", *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+        )
     lines: list[str] = []
     started = threading.Event()
 
@@ -82,7 +84,7 @@ def served(*models: str) -> Iterator[str]:
     try:
         assert started.wait(120) and process.poll() is None, "".join(lines)
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+", "".join(lines))[:1]
-        with urllib.request.urlopen(f"{address}/_stcore/health") as answer:
+        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=60) as answer:
             assert answer.status == 200
         yield address
     finally:

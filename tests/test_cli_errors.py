@@ -10,6 +10,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+import signals
 import torch
 import zoo
 from cli_calls import DIFFERENCE, FISHER, call, parsed, refused, save_tiny
@@ -215,11 +216,12 @@ def test_interrupts_count_however_they_surface(monkeypatch):
 
     for load in (swallowed, plain):
         monkeypatch.setattr(models, "load", load)
-        before = signal.getsignal(signal.SIGINT)
-        result = call("attribute", "text")
+        with signals.interruptible():
+            before = signal.getsignal(signal.SIGINT)
+            result = call("attribute", "text")
+            assert signal.getsignal(signal.SIGINT) is before
         assert (result.exit_code, result.stdout) == (130, "")
         assert result.stderr == "tl-scopes: interrupted\n"
-        assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_only_our_warnings_are_shown(folder, monkeypatch):

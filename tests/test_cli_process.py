@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
@@ -10,6 +11,7 @@ import subprocess
 import sys
 
 import pytest
+import signals
 import zoo
 from cli_calls import FISHER, call, parsed, save_tiny
 
@@ -57,14 +59,15 @@ def test_an_error_of_a_process_is_one_line(folder):
 
 
 class Terminal:
-    """A process whose standard streams, those named, are a terminal."""
+    """A process whose standard streams, those named, are a terminal. Ctrl-C interrupts it."""
 
     def __init__(self, args: list[str], *streams: str, **more: str) -> None:
         self.end, other = pty.openpty()
         rest = {s: subprocess.PIPE for s in ("stdout", "stderr") if s not in streams}
-        self.process = subprocess.Popen(
-            [*COMMAND, *args], **rest, **dict.fromkeys(streams, other), env=environment(**more)
-        )
+        with signals.interruptible():
+            self.process = subprocess.Popen(
+                [*COMMAND, *args], **rest, **dict.fromkeys(streams, other), env=environment(**more)
+            )
         os.close(other)
         self.text = ""
 
@@ -114,10 +117,26 @@ def test_no_color_is_respected(folder, monkeypatch, no_colour):
     assert bool(re.search(COLOUR, shown)) == (not no_colour)
 
 
-def test_ctrl_c_at_the_prompt(folder):
-    terminal = Terminal(["attribute", "-", "--model", folder, "--json"], "stdin", "stderr")
+@pytest.mark.parametrize("started", [contextlib.nullcontext, signals.ignored])
+def test_ctrl_c_at_the_prompt(folder, started):
+    """Wherever these tests are started: a background job's children ignore Ctrl-C unless told."""
+    with started():
+        terminal = Terminal(["attribute", "-", "--model", folder, "--json"], "stdin", "stderr")
     assert "Ctrl-D" in terminal.read(until="\n")
     terminal.interrupt()
+
+
+def test_a_background_job_goes_on_ignoring_ctrl_c(folder):
+    args = [*COMMAND, "attribute", "-", "--model", folder, "--json"]
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with signals.ignored():
+        process = subprocess.Popen(args, **pipes, env=environment())
+    process.stdin.write(b"The cat")
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(b" sat", timeout=120)
+    assert (process.returncode, err) == (0, b"")
+    assert parsed(out.decode())["str_tokens"][-1] == " sat"
 
 
 def test_ctrl_c_at_work(folder, tmp_path):

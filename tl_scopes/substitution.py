@@ -1,0 +1,114 @@
+"""A model computed with other weights than its own, in one thread, while its own stay as they are."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+
+from tl_scopes.adapter import ModelView
+
+
+class Substitution(TorchFunctionMode):
+    """While entered, what this thread asks of torch about a tensor is answered by its substitute.
+
+    Nothing of the model is written: other threads go on with its own weights, hooks stay where
+    they are and see the substitutes too, and there is nothing to put back, whatever happens.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        # The tensors themselves are held too: an id alone could come to mean another one.
+        self._own: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def replace(self, own: Tensor, other: Tensor) -> None:
+        self._own[id(own)] = own, other
+
+    def clear(self) -> None:
+        self._own.clear()
+
+    def __torch_function__(
+        self, func: Any, _types: Any, args: tuple = (), kwargs: dict | None = None
+    ) -> Any:
+        args, kwargs = self._of(args), self._of(kwargs or {})
+        if func in _BACKWARD:
+            # torch takes a mode off while it answers. A backward pass runs code of its own:
+            # blocks again, hooks, and functions that were given the model's own tensors.
+            with self:
+                return _BACKWARD[func](*args, **kwargs)
+        return func(*args, **kwargs)
+
+    def _of(self, value: Any) -> Any:
+        if isinstance(value, Tensor):
+            found = self._own.get(id(value))
+            return value if found is None else found[1]
+        if type(value) in (tuple, list):
+            return type(value)(map(self._of, value))
+        if type(value) is dict:
+            return {key: self._of(item) for key, item in value.items()}
+        return value
+
+
+def _unasked(func: Any) -> Callable[..., Any]:
+    """`func` without its first step, which hands the call to the modes that are entered."""
+    without = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda *_: False)
+    made = types.FunctionType(
+        func.__code__, func.__globals__ | without, func.__name__, func.__defaults__
+    )
+    made.__kwdefaults__ = func.__kwdefaults__
+    return made
+
+
+_BACKWARD = {func: _unasked(func) for func in (torch.autograd.grad, Tensor.backward)}
+
+
+@contextmanager
+def substituted(view: ModelView) -> Iterator[Substitution]:
+    """A substitution for this thread, until the end. This package's other calls on the model wait."""
+    found = Substitution()
+    with view.lock:
+        try:
+            with found:
+                yield found
+        finally:
+            found.clear()  # should Ctrl-C have struck on the way out: without effect from now on
+
+
+@contextmanager
+def told(configs: Iterable[Any], found: Substitution, **values: Any) -> Iterator[None]:
+    """Have `configs` say `values` where `found` is entered, and their own everywhere else."""
+    kinds = [(config, type(config)) for config in configs]
+    try:
+        for config, kind in kinds:
+            config.__class__ = _telling(kind, found, values)
+        yield
+    finally:
+        for config, kind in kinds:
+            config.__class__ = kind
+
+
+def _telling(kind: type, found: Substitution, values: dict[str, Any]) -> type:
+    def value_of(name: str, value: Any) -> property:
+        def get(config: Any) -> Any:
+            return value if found in _get_current_function_mode_stack() else vars(config)[name]
+
+        def put(config: Any, new: Any) -> None:
+            vars(config)[name] = new
+
+        return property(get, put)
+
+    own = {name: value_of(name, value) for name, value in values.items()}
+    # Copied or pickled by another thread meanwhile, it is one of its own kind.
+    own["__reduce_ex__"] = lambda config, _: (_plain, (kind, vars(config)))
+    return type(kind.__name__, (kind,), own)
+
+
+def _plain(kind: type, values: dict[str, Any]) -> Any:
+    made = kind.__new__(kind)
+    vars(made).update(values)
+    return made
