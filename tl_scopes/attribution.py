@@ -57,7 +57,8 @@ def attribute(
             its free memory). Blocks with hooks of yours inside are never run twice.
         stability: also run in the next wider precision (float32 for a model in half precision,
             float64 for one in float32), which takes a second copy of the weights meanwhile, and
-            say in the result's `stability` how far the scores are from that.
+            say in the result's `stability` how far the scores are from that. The model itself stays
+            as it is: other threads may run it.
 
     Returns:
         `Attribution` whose scores are Float[Tensor, "site pos"] in the scope's units.

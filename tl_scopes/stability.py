@@ -16,6 +16,7 @@ from tl_scopes.errors import ScopeParameterError
 from tl_scopes.explain import Scope
 from tl_scopes.result import Attribution, Stability
 from tl_scopes.scopes import LogitDifferenceScope
+from tl_scopes.substitution import substituted, told
 
 # Tokens whose agreement is reported.
 N_TOP = 5
@@ -39,28 +40,18 @@ def wider(view: ModelView) -> torch.dtype:
 
 @contextmanager
 def widened(view: ModelView) -> Iterator[None]:
-    """The model in the wider precision.
-
-    Its own tensors wait meanwhile and are put back as they were, not converted back.
-    """
+    """The model in the wider precision, for this thread."""
     narrow, wide = view.dtype, wider(view)
     modules = view.every_module()
-    tensors = guards.every_parameter(modules) + guards.every_buffer(modules)
-    own = [(t, t.data) for t in tensors if t.dtype.is_floating_point and t.dtype != wide]
+    plain = [v for m in modules for v in vars(m).values() if isinstance(v, Tensor)]
+    tensors = [*guards.every_parameter(modules), *guards.every_buffer(modules), *plain]
     configs = {id(c): c for m in modules for c in (getattr(m, "cfg", None),) if c is not None}
-    told = [c for c in configs.values() if getattr(c, "dtype", None) == narrow]
-    with view.lock:
-        try:
-            for tensor, data in own:
-                tensor.data = data.to(wide)
-            for config in told:
-                config.dtype = wide
-            yield
-        finally:
-            for tensor, data in own:
-                tensor.data = data
-            for config in told:
-                config.dtype = narrow
+    narrowed = [c for c in configs.values() if getattr(c, "dtype", None) == narrow]
+    with substituted(view) as found, told(narrowed, found, dtype=wide):
+        for tensor in tensors:
+            if tensor.dtype.is_floating_point and tensor.dtype != wide:
+                found.replace(tensor, tensor.detach().to(wide))
+        yield
 
 
 def pinned(scope: Scope, found: Attribution) -> Scope:

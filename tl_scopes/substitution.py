@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import TorchFunctionMode
 
 from tl_scopes.adapter import ModelView
+from tl_scopes.errors import UnsupportedModelError
 
 
 class Substitution(TorchFunctionMode):
@@ -25,8 +26,22 @@ class Substitution(TorchFunctionMode):
         super().__init__()
         # The tensors themselves are held too: an id alone could come to mean another one.
         self._own: dict[int, tuple[Tensor, Tensor]] = {}
+        self._mark = torch.empty(0, device="cpu")
+        self.replace(self._mark, torch.empty(1, device="cpu"))
+
+    @property
+    def is_entered(self) -> bool:
+        """Whether it is in force in this thread."""
+        return bool(self._mark.numel())
 
     def replace(self, own: Tensor, other: Tensor) -> None:
+        """Let `other` stand for `own`. Raises `UnsupportedModelError` for a tensor without values."""
+        if own.is_meta:
+            raise UnsupportedModelError(
+                "weights of the model are on the device 'meta', as accelerate leaves those that it "
+                "offloads and fetches in each pass, so that others cannot stand for them: load the "
+                "model whole onto one device"
+            )
         self._own[id(own)] = own, other
 
     def clear(self) -> None:
@@ -95,7 +110,7 @@ def told(configs: Iterable[Any], found: Substitution, **values: Any) -> Iterator
 def _telling(kind: type, found: Substitution, values: dict[str, Any]) -> type:
     def value_of(name: str, value: Any) -> property:
         def get(config: Any) -> Any:
-            return value if found in _get_current_function_mode_stack() else vars(config)[name]
+            return value if found.is_entered else vars(config)[name]
 
         def put(config: Any, new: Any) -> None:
             vars(config)[name] = new

@@ -29,6 +29,7 @@ from tl_scopes.evaluation.reads import (
     takes_prediction,
     top_overlap,
 )
+from tl_scopes.substitution import substituted
 from tl_scopes.unembedding import working_dtype
 
 if TYPE_CHECKING:
@@ -62,9 +63,9 @@ def randomisation(
     that explains the model's top prediction goes on explaining what the intact model predicts.
 
     Args:
-        model: a HookedTransformer or TransformerBridge. Its weights are put back as they were, the
-            same tensors in the same memory, when this returns or fails. Other threads' calls of this
-            package on the model wait meanwhile; running the model itself there would use random weights.
+        model: a HookedTransformer or TransformerBridge. Its weights stay as they are: random ones
+            stand for them in this thread alone. Other threads' calls of this package on the model
+            wait meanwhile; other passes of theirs do not notice.
         prompts: texts, or lists of token ids.
         methods: scopes and methods, in a list or in a dict by label.
         depths: numbers of blocks, from 1 to n_layers, or shares of them as floats (0.25 randomises
@@ -138,40 +139,27 @@ def randomised(
 ) -> Iterator[Callable[[Iterable[int]], None]]:
     """The model with random parameters in `blocks`; calling what this yields randomises further ones.
 
-    Meanwhile the model's own tensors wait. They are put back as they were, in the same memory, on
-    success, error and Ctrl-C. A parameter that blocks share with each other is randomised once, one
-    that they share with the embedding or the unembedding never; buffers stay. Arguments as of
-    `randomisation`. Raises `ScopeParameterError`.
+    They stand for the model's own in this thread alone. A parameter that blocks share with each
+    other is randomised once, one that they share with the embedding or the unembedding never;
+    buffers stay. Arguments as of `randomisation`. Raises `ScopeParameterError`.
     """
     _check_draws(how, seed)
     owned = _Owned(view)
-    own: list[tuple[Tensor, Tensor]] = []
-    swapped: set[int] = set()
+    drawn: set[int] = set()
+    with substituted(view) as found:
 
-    def randomise(further: Iterable[int]) -> None:
-        for block in further:
-            for name, holder, tensor in owned.of(block):
-                if id(tensor) not in swapped:
-                    swapped.add(id(tensor))
-                    source = generator(seed, block, name)
-                    data = tensor.data
-                    fresh = _drawn(data, how, source, name, holder, owned.initial)
-                    own.append((tensor, data))
-                    tensor.data = fresh
+        def randomise(further: Iterable[int]) -> None:
+            for block in further:
+                for name, holder, tensor in owned.of(block):
+                    if id(tensor) not in drawn:
+                        drawn.add(id(tensor))
+                        source = generator(seed, block, name)
+                        own = tensor.detach()
+                        fresh = _drawn(own, how, source, name, holder, owned.initial)
+                        found.replace(tensor, fresh)
 
-    def restore() -> None:
-        for tensor, data in own:
-            tensor.data = data
-
-    with view.lock:
-        try:
-            try:
-                randomise(blocks)
-                yield randomise
-            finally:
-                restore()
-        finally:
-            restore()  # once more, should Ctrl-C have struck meanwhile
+        randomise(blocks)
+        yield randomise
 
 
 class _Owned:

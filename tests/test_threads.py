@@ -1,0 +1,212 @@
+"""Other threads: what a call computes with, silences or changes, it does in its own thread alone."""
+
+from __future__ import annotations
+
+import copy
+import threading
+
+import pytest
+import torch
+import zoo
+import zoo_unfit
+from traces import each_class
+from weights import tensors
+
+import tl_scopes as ts
+from tl_scopes import adapter, stability
+from tl_scopes.errors import UnsupportedModelError
+from tl_scopes.evaluation.randomise import randomisation, randomised
+
+PROCESSED = {name: make for name, (_, make) in zoo_unfit.processed().items()}
+USED = {
+    "stability": lambda model: ts.attribute(model, zoo.TEXT, ts.SemanticScope(), stability=True),
+    "randomisation": lambda model: randomisation(
+        model, [zoo.TEXT], [ts.SemanticScope(), ts.baselines.IntegratedGradients(steps=2)]
+    ),
+}
+each_use = pytest.mark.parametrize("use", USED.values(), ids=USED)
+
+
+def elsewhere(work):
+    """What `work()` gives in a thread of its own."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(work()))
+    thread.start()
+    thread.join(60)
+    assert found, "the other thread failed, or waits"
+    return found[0]
+
+
+def single(name: str):
+    return zoo.build(name, torch.float32)
+
+
+def half(name: str):
+    model = zoo.build(name).to(torch.bfloat16)
+    model.cfg.dtype = torch.bfloat16
+    return model
+
+
+@each_class
+@each_use
+@pytest.mark.parametrize("build", [single, half])
+def test_the_models_own_passes_do_not_notice(name, use, build):
+    model = build(name)
+    tokens = model.to_tokens(zoo.TEXT)
+    main, seen = threading.get_ident(), []
+
+    @torch.no_grad()
+    def plain():
+        return model(tokens)
+
+    logits, dtype = plain(), model.cfg.dtype
+
+    def meanwhile(activation, hook):
+        if threading.get_ident() == main:
+            seen.append((elsewhere(plain), elsewhere(lambda: model.cfg.dtype)))
+
+    with model.hooks([("blocks.1.hook_resid_pre", meanwhile)]):
+        use(model)
+    assert len(seen) >= 2
+    for found, told in seen:
+        assert torch.equal(found, logits) and told == dtype
+    assert type(copy.copy(model.cfg)) is type(model.cfg)
+
+
+@each_class
+@each_use
+def test_nothing_of_the_model_is_written(name, use):
+    model = single(name)
+    use(model)
+
+    def held():
+        return {
+            k: (t.data_ptr(), t._version, t.detach().clone()) for k, t in tensors(model).items()
+        }
+
+    before, states = held(), []
+
+    def look(activation, hook):
+        states.append(elsewhere(held))
+
+    with model.hooks([("blocks.1.hook_resid_pre", look)]):
+        use(model)
+    assert len(states) >= 2
+    for state in states:
+        assert all(state[k][:2] == before[k][:2] for k in before)
+        assert all(torch.equal(state[k][2], before[k][2]) for k in before)
+
+
+class Given(torch.autograd.Function):
+    """A product as fused kernels make it: handed the weight itself, which the way back uses again."""
+
+    @staticmethod
+    def forward(ctx, x, weight):
+        ctx.save_for_backward(weight)
+        return x @ weight
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad @ ctx.saved_tensors[0].T, None
+
+
+class Mixed(torch.nn.Module):
+    def __init__(self, function) -> None:
+        super().__init__()
+        made = torch.Generator().manual_seed(1)
+        weight = torch.eye(16) + torch.randn(16, 16, generator=made) / 8
+        self.weight = torch.nn.Parameter(weight)
+        self.function = function
+
+    def forward(self, x):
+        return self.function(
+            x, self.weight.to(x.dtype) if x.dtype == torch.float64 else self.weight
+        )
+
+
+@each_class
+@pytest.mark.parametrize("function", [torch.matmul, Given.apply], ids=["operation", "function"])
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "run again"])
+def test_the_way_back_uses_the_same_weights_as_the_way_there(name, function, again):
+    """Also where a function was handed the weight itself, and where blocks are run a second time."""
+
+    def made(function):
+        model = zoo.build(name, torch.float32)
+        model.blocks[1].mixed = Mixed(function)
+        model.blocks[1].register_forward_pre_hook(
+            lambda block, args: (model.blocks[1].mixed(args[0]), *args[1:])
+        )
+        return model
+
+    def scores(model):
+        options = dict(sites="all", checkpoint_blocks=again)
+        return ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=3), **options).scores
+
+    model, expected = made(function), made(torch.matmul)
+    view = adapter.view(model)
+    with randomised(view, range(3)):
+        values = {k: p.detach().clone() for k, p in model.named_parameters()}
+        found = scores(model)
+    with torch.no_grad():
+        for key, parameter in expected.named_parameters():
+            parameter.copy_(values[key])
+    torch.testing.assert_close(found, scores(expected))
+    assert view.batches_backward
+    assert not torch.allclose(found, scores(made(torch.matmul)))
+
+
+@each_class
+@pytest.mark.parametrize("again", [False, True], ids=["kept", "run again"])
+def test_blocks_that_are_run_again_are_wide_too(name, again):
+    model = half(name)
+    found = ts.attribute(
+        model, zoo.TEXT, ts.SemanticScope(), stability=True, checkpoint_blocks=again
+    )
+    other = half(name).to(torch.float32)
+    other.cfg.dtype = torch.float32
+    expected = ts.attribute(other, zoo.TEXT, ts.SemanticScope(found.target.id)).scores[0, 1:]
+    error = float((found.scores[0, 1:] - expected).abs().max() / expected.abs().max())
+    assert found.stability.largest_error[0] == pytest.approx(error, rel=1e-2)
+
+
+@each_class
+def test_hooks_that_read_weights_read_those_in_force(name):
+    model = zoo.build(name, torch.float32)
+    kept, seen = model.W_E.detach().clone(), []
+
+    def read(activation, hook):
+        seen.append(model.W_E.dtype)
+        return activation + 0 * model.W_E[0]
+
+    with model.hooks([("blocks.1.hook_resid_pre", read)]):
+        ts.attribute(model, zoo.TEXT, ts.SemanticScope(), stability=True)
+    assert seen[0] == torch.float32 and seen[-1] == torch.float64
+    assert torch.equal(model.W_E, kept)
+
+
+@pytest.mark.parametrize("name", PROCESSED)
+def test_weights_beside_the_parameters_are_widened_too(name):
+    """A processed bridge computes with plain tensors."""
+    model = PROCESSED[name]().to(torch.float32)
+    for module in adapter.view(model).every_module():
+        for key, value in vars(module).items():
+            if isinstance(value, torch.Tensor) and value.is_floating_point():
+                vars(module)[key] = value.to(torch.float32)
+    model.cfg.dtype = torch.float32
+    found = ts.attribute(model, zoo.TEXT, ts.LogitDifferenceScope(5, 7), stability=True)
+    assert 0 < found.stability.largest_error[0] < 1e-4
+
+
+@each_class
+def test_weights_that_are_elsewhere_are_refused(name):
+    """Offloaded weights are fetched in each pass: what stands for them would never be used."""
+    model = zoo.build(name, torch.float32)
+    view = adapter.view(model)
+    module = model.blocks[1].mlp
+    stores = [m._parameters for m in module.modules()]
+    store, key = next((s, k) for s in stores for k in s if s[k] is not None)
+    store[key] = torch.nn.Parameter(store[key].detach().to("meta"))
+    with pytest.raises(UnsupportedModelError, match="'meta'"), stability.widened(view):
+        pass
+    with pytest.raises(UnsupportedModelError, match="'meta'"), randomised(view, [1]):
+        pass
