@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import copy
+import logging
+import os
+import subprocess
+import sys
 import threading
+import warnings
 
 import pytest
 import torch
 import zoo
 import zoo_unfit
+from cli_calls import save_tiny
 from traces import each_class
 from weights import tensors
 
 import tl_scopes as ts
-from tl_scopes import adapter, stability
+from tl_scopes import _quiet, adapter, models, stability
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.evaluation.randomise import randomisation, randomised
 
@@ -210,3 +216,128 @@ def test_weights_that_are_elsewhere_are_refused(name):
         pass
     with pytest.raises(UnsupportedModelError, match="'meta'"), randomised(view, [1]):
         pass
+
+
+# --- output, warnings, environment ---
+
+
+def test_other_threads_output_arrives_while_a_model_loads(tmp_path, capfd):
+    folder = save_tiny(tmp_path / "tiny")
+    capfd.readouterr()
+    loaded, written = threading.Event(), {"stdout": 0, "stderr": 0}
+
+    def write(name: str) -> None:
+        while not loaded.wait(0.002):
+            print(f"line {written[name]}", file=getattr(sys, name), flush=True)
+            written[name] += 1
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in written]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(2):
+            models.load(folder, progress=False)
+    finally:
+        loaded.set()
+        for thread in threads:
+            thread.join(60)
+    assert min(written.values()) > 10
+    for name, text in zip(written, capfd.readouterr()):
+        assert text.splitlines() == [f"line {i}" for i in range(written[name])]
+
+
+def test_only_this_thread_is_silenced(capfd):
+    before = sys.stdout, sys.stderr, list(warnings.filters), type(os.environ)
+
+    def say(who: str) -> None:
+        print(who)
+        sys.stdout.writelines([f"{who}\n"])
+        print(who, file=sys.stderr)
+        warnings.warn(who, stacklevel=1)
+        logging.getLogger("transformers.models").warning(who)
+
+    with _quiet.undisturbed():
+        say("mine")
+        with pytest.warns(UserWarning, match="theirs"):
+            elsewhere(lambda: say("theirs") or True)
+        with _quiet.undisturbed(show_progress_bars=True):
+            print("mine")
+            print("a bar", file=sys.stderr)
+        say("mine")
+    out, err = capfd.readouterr()
+    assert out == "theirs\ntheirs\n"
+    assert "theirs" in err and "mine" not in err
+    assert (sys.stdout, sys.stderr, list(warnings.filters), type(os.environ)) == before
+
+
+def test_what_others_set_in_the_environment_stays(monkeypatch):
+    for name in ("CHANGED", "TAKEN", "BOTH"):
+        monkeypatch.setenv(f"TL_SCOPES_{name}", "before")
+    for name in ("MINE", "THEIRS"):
+        monkeypatch.delenv(f"TL_SCOPES_{name}", raising=False)
+
+    def theirs() -> bool:
+        os.environ["TL_SCOPES_THEIRS"] = os.environ["TL_SCOPES_BOTH"] = "theirs"
+        return True
+
+    with _quiet.undisturbed():
+        os.environ["TL_SCOPES_CHANGED"] = "once"
+        os.environ |= {"TL_SCOPES_CHANGED": "twice", "TL_SCOPES_MINE": "1", "TL_SCOPES_BOTH": "1"}
+        del os.environ["TL_SCOPES_TAKEN"]
+        elsewhere(theirs)
+    found = {k.removeprefix("TL_SCOPES_"): v for k, v in os.environ.items() if "TL_SCOPES_" in k}
+    expected = {"CHANGED": "before", "TAKEN": "before", "BOTH": "theirs", "THEIRS": "theirs"}
+    assert {k: found.get(k) for k in [*expected, "MINE"]} == expected | {"MINE": None}
+
+
+def test_two_that_load_at_once_leave_nothing_behind(tmp_path):
+    folder = save_tiny(tmp_path / "tiny")
+    before = (
+        sys.stdout,
+        sys.stderr,
+        list(warnings.filters),
+        type(os.environ),
+        list(logging.root.handlers),
+    )
+    found = []
+
+    def load(dtype: str) -> None:
+        found.append((dtype, models.load(folder, dtype=dtype, progress=False).W_U.dtype))
+
+    threads = [threading.Thread(target=load, args=(d,)) for d in ("float32", "float64") * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(100)
+    assert len(found) == 4 and all(str(got) == f"torch.{asked}" for asked, got in found)
+    assert torch.get_default_dtype() == torch.float32
+    after = (
+        sys.stdout,
+        sys.stderr,
+        list(warnings.filters),
+        type(os.environ),
+        list(logging.root.handlers),
+    )
+    assert after == before
+
+
+def test_a_bare_root_logger_stays_bare_and_others_log_as_ever():
+    """In a process of its own: pytest has handlers."""
+    code = """
+import logging, sys, threading
+from tl_scopes._quiet import undisturbed
+def say(who):
+    logging.warning(who)
+    logging.getLogger("own").warning(who)
+with undisturbed(show_progress_bars=True):
+    say("mine")
+    thread = threading.Thread(target=say, args=("theirs",))
+    thread.start()
+    thread.join()
+    say("mine")
+assert not logging.root.handlers
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stderr == "WARNING:root:theirs\ntheirs\n"

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-import os
 import random
 import socket
 import sys
+import threading
 import urllib.parse
 import urllib.request
-import warnings
 from collections.abc import Iterator
+
+from tl_scopes import _muted
+
+# One at a time: transformers sets torch's default dtype, which all threads share, for a model it loads.
+_one_at_a_time = threading.RLock()
 
 
 @contextlib.contextmanager
 def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
-    """Silence third-party prints, warnings and bars; put every global setting back on leaving.
+    """Silence third-party prints, warnings and bars in this thread; put settings back on leaving.
 
-    Put back, on success and on error: torch's, numpy's and Python's random states, grad mode,
-    default dtype, the environment, transformers' verbosity and bars, the root logger's handlers.
-    Standard output is swallowed (`HookedTransformer` prints there); errors are not.
+    Prints (`HookedTransformer` makes some), warnings, log lines and the environment are this
+    thread's alone: what others write meanwhile arrives. Put back too, on success and on error:
+    torch's, numpy's and Python's random states, grad mode, default dtype. These, the default dtype
+    while transformers loads, and transformers' switch for bars, are shared by all threads.
     """
     import numpy
     import torch
@@ -30,47 +33,34 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
     from huggingface_hub.utils import enable_progress_bars as enable_hub_bars
     from transformers.utils import logging as transformers_logging
 
-    environment = dict(os.environ)
-    random_states = random.getstate(), numpy.random.get_state(), torch.random.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    grad_mode, default_dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-    verbosity = transformers_logging.get_verbosity()
-    bars = transformers_logging.is_progress_bar_enabled()
-    hub_bars_off = are_progress_bars_disabled()
-    root = logging.getLogger()
-    # logging.warning() on a bare root logger installs a handler for good; a null one prevents it.
-    null = None if root.handlers else logging.NullHandler()
-    try:
-        if null:
-            root.addHandler(null)
-        transformers_logging.set_verbosity_error()
-        if not show_progress_bars:
-            transformers_logging.disable_progress_bar()
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(warnings.catch_warnings())
-            warnings.simplefilter("ignore")
-            stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-            if not show_progress_bars:  # some bars have no other switch
-                stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+    transformers_logging.get_verbosity()  # its first use gives transformers' logger a handler
+    with _one_at_a_time, _muted.this_thread() as mine, contextlib.ExitStack() as stack:
+        random_states = random.getstate(), numpy.random.get_state(), torch.random.get_rng_state()
+        cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+        grad_mode, default_dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+        bars = transformers_logging.is_progress_bar_enabled()
+        hub_bars_off = are_progress_bars_disabled()
+        try:
+            if not show_progress_bars:
+                transformers_logging.disable_progress_bar()
+                stack.enter_context(_muted.dropped("stderr", mine))  # bars without such a switch
+            stack.enter_context(_muted.dropped("stdout", mine))
+            stack.enter_context(_muted.unwarned(mine))
+            stack.enter_context(_muted.unlogged("transformers", mine))
+            stack.enter_context(_muted.own_environment(mine))
             yield
-    finally:
-        if null:
-            root.removeHandler(null)
-        transformers_logging.set_verbosity(verbosity)
-        if bars:
-            transformers_logging.enable_progress_bar()
-        if are_progress_bars_disabled() != hub_bars_off:
-            (disable_hub_bars if hub_bars_off else enable_hub_bars)()
-        torch.set_grad_enabled(grad_mode)
-        torch.set_default_dtype(default_dtype)
-        random.setstate(random_states[0])
-        numpy.random.set_state(random_states[1])
-        torch.random.set_rng_state(random_states[2])
-        if cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
-        for name in set(os.environ) - set(environment):
-            del os.environ[name]
-        os.environ.update(environment)
+        finally:
+            if bars:
+                transformers_logging.enable_progress_bar()
+            if are_progress_bars_disabled() != hub_bars_off:
+                (disable_hub_bars if hub_bars_off else enable_hub_bars)()
+            torch.set_grad_enabled(grad_mode)
+            torch.set_default_dtype(default_dtype)
+            random.setstate(random_states[0])
+            numpy.random.set_state(random_states[1])
+            torch.random.set_rng_state(random_states[2])
+            if cuda_states is not None:
+                torch.cuda.set_rng_state_all(cuda_states)
 
 
 @contextlib.contextmanager
