@@ -70,15 +70,20 @@ def kill_after(pid: int, seconds: float) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def together(
-    work: Callable[[int], object], count: int, *folders: Path, seconds: float = 60
-) -> list[int]:
-    """Run `work(rank)` in `count` copies, launched as torchrun would. Their exit codes."""
+def launch(count: int) -> dict[str, str]:
+    """What torchrun tells each of `count` processes alike."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-    shared["LOCAL_WORLD_SIZE"] = str(count)
+    return shared | {"LOCAL_WORLD_SIZE": str(count)}
+
+
+def together(
+    work: Callable[[int], object], count: int, *folders: Path, seconds: float = 60
+) -> list[int]:
+    """Run `work(rank)` in `count` copies, launched as torchrun would. Their exit codes."""
+    shared = launch(count)
     pids = [
         start(
             lambda rank=rank: work(rank),

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import cli_calls
 import forks
 import pytest
 from pyarrow import parquet
 from run_cases import EMPTY, METHODS, SETTINGS, TOO_LONG, prompts
 from run_cases import go as run
 
+from tl_scopes import evaluation
+from tl_scopes.cli import app
 from tl_scopes.errors import RunError
-from tl_scopes.evaluation import Run, Settings, measure, processes
+from tl_scopes.evaluation import Run, Settings, measure, processes, pulse
 
 GIVEN = [*prompts(14), TOO_LONG, EMPTY]
 UNITS = 5
@@ -135,8 +140,11 @@ def raising(error: BaseException) -> Callable[[], None]:
     ("how", "said"),
     [
         (raising(MemoryError("no room")), "process 1 of 2 failed: MemoryError: no room"),
-        (raising(KeyboardInterrupt()), "process 0 of 2 lost the others"),
-        (lambda: os.kill(os.getpid(), signal.SIGKILL), "process 0 of 2 lost the others"),
+        (raising(KeyboardInterrupt()), "process 0 of 2 lost the others (process 1 ended"),
+        (
+            lambda: os.kill(os.getpid(), signal.SIGKILL),
+            "process 0 of 2 lost the others (process 1 ended",
+        ),
     ],
 )
 def test_one_that_fails_or_dies_ends_the_others(whole, tmp_path, capfd, how, said):
@@ -191,3 +199,82 @@ def test_one_process_needs_no_accelerate(monkeypatch, tmp_path):
     for name in ("WORLD_SIZE", "RANK"):
         monkeypatch.delenv(name, raising=False)
     assert run(tmp_path / "out", GIVEN[:2], methods=METHODS[:1], settings=SETTINGS).measured == 2
+
+
+# --- waiting ---
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_whose_others_never_come_says_so_and_ends(tmp_path, capfd, monkeypatch, rank):
+    monkeypatch.setattr(processes, "_SAID", 0.2)
+    launch = forks.launch(2) | {processes.MEET_SECONDS: "2"}
+    pid = forks.start(lambda: go(tmp_path / "out"), RANK=str(rank), LOCAL_RANK=str(rank), **launch)
+    assert forks.wait(pid, 30) == 1
+    err = told(capfd)
+    assert f"process {rank} of 2 waits for the others at MASTER_ADDR=127.0.0.1 MASTER_PORT=" in err
+    assert f"LostProcessError: process {rank} of 2 did not meet the others" in err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("seconds", ["soon", "0", "nan", "1e9"])
+def test_a_bad_time_to_meet(monkeypatch, seconds):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv(processes.MEET_SECONDS, seconds)
+    with pytest.raises(RunError, match="allowed: seconds from 1 to 86400"):
+        processes.processes()
+
+
+@pytest.mark.parametrize("culprit", [0, 1])
+def test_the_command_names_the_one_that_was_killed(tmp_path, capfd, monkeypatch, culprit):
+    kill = fails_in(culprit, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(evaluation, "run", functools.partial(evaluation.run, measure=kill))
+    folder = cli_calls.save_tiny(tmp_path / "tiny")
+    data = tmp_path / "data.txt"
+    data.write_text("\n".join(prompts(6)))
+    args = ["evaluate", "--model", folder, "--data", str(data), "--unit", "1"]
+
+    def work(rank: int) -> None:
+        try:
+            app([*args, "--methods", "semantic", "--out", str(tmp_path / "out")])
+        except SystemExit as end:
+            os._exit(end.code)
+
+    codes = forks.together(work, 2)
+    assert codes[culprit] == -signal.SIGKILL and codes[1 - culprit] == 2
+    lines = [line for line in told(capfd).splitlines() if line.startswith("tl-scopes: error: ")]
+    assert len(lines) == 1
+    assert f"process {1 - culprit} of 2 lost the others (process {culprit} ended" in lines[0]
+
+
+def test_one_that_shows_no_life_is_not_waited_for(tmp_path, capfd, monkeypatch):
+    """Stopped, not ended: as on a machine that is gone."""
+    monkeypatch.setattr(pulse, "BEAT", 0.1)
+    monkeypatch.setattr(pulse, "SILENCE", 2.0)
+    stopped = fails_in(1, lambda: os.kill(os.getpid(), signal.SIGSTOP))
+    launch = forks.launch(2)
+    pids = [
+        forks.start(
+            lambda: go(tmp_path / "out", measure=stopped), RANK=str(i), LOCAL_RANK=str(i), **launch
+        )
+        for i in range(2)
+    ]
+    try:
+        assert forks.wait(pids[0], 30) == 1
+    finally:
+        os.kill(pids[1], signal.SIGKILL)
+        forks.wait(pids[1])
+    assert "(process 1 ended, or gave no sign of life for 2 s)" in told(capfd)
+
+
+def test_one_that_works_is_waited_for(whole, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(pulse, "BEAT", 0.1)
+    monkeypatch.setattr(pulse, "SILENCE", 1.0)
+    monkeypatch.setattr(pulse, "SAID", 0.5)
+    slow = fails_in(1, lambda: time.sleep(1.5))
+    slow.__module__, slow.__qualname__ = measure.__module__, measure.__qualname__
+    assert forks.together(lambda rank: go(tmp_path / "out", measure=slow), 2) == [0, 0]
+    assert (tmp_path / "out" / ROWS).read_bytes() == whole.rows.read_bytes()
+    err = told(capfd)
+    # Ever more rarely.
+    assert 1 <= err.count("tl-scopes: waiting for process 1 of 2, still at work") <= 4

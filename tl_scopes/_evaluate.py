@@ -17,7 +17,7 @@ import typer
 
 from tl_scopes import _cli
 from tl_scopes._quiet import say
-from tl_scopes.errors import RunError, ScopesError
+from tl_scopes.errors import LostProcessError, RunError, ScopesError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -146,7 +146,7 @@ def evaluate(asked: Asked) -> Run | None:
     settings = Settings(**asked.settings)
     chosen = methods(names, gold, settings.seed)
     where = asked.model["device"]
-    team = processes(cpu=where == "cpu")
+    team = processes(cpu=where == "cpu")  # says itself where it cannot join the others
     where = _cli.device(where or team.device)
     if not team.is_main:
         warnings.simplefilter("ignore")  # the main process gives them; `_cli.quiet` puts this back
@@ -165,8 +165,8 @@ def evaluate(asked: Asked) -> Run | None:
         if team.is_main and asked.out.is_dir():
             say(f"what is finished stays in {asked.out}; the same command goes on from there")
         raise
-    except (ScopesError, OSError):
-        if team.is_main:
+    except (ScopesError, OSError) as error:
+        if team.is_main or isinstance(error, LostProcessError):
             raise
         # The main process says it, and first: as soon as one has ended, launchers end the others.
         time.sleep(2)

@@ -81,6 +81,10 @@ class RunError(ScopesError, RuntimeError):
     """A run over a data set cannot start, or go on, in its folder."""
 
 
+class LostProcessError(RunError):
+    """Another process of the launch did not come, ended, or gave no sign of life."""
+
+
 class ScopesWarning(UserWarning):
     """Base class of the package's warnings."""
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from tl_scopes._muted import this_thread, unwarned
 from tl_scopes.errors import ScopeParameterError
 
 RESAMPLES = 2000
@@ -164,9 +164,8 @@ def rank_agreement(
     from scipy import stats
 
     pair = (np.asarray(a, dtype=float), np.asarray(b, dtype=float))
-    with warnings.catch_warnings():
-        # Resamples may be constant; scipy says so for each.
-        warnings.simplefilter("ignore")
+    # Resamples may be constant; scipy says so for each.
+    with this_thread() as mine, unwarned(mine):
         value = float(_spearman(*pair))
         found = stats.bootstrap(
             pair,
@@ -223,9 +222,7 @@ def _signed_rank(differences: np.ndarray) -> tuple[float, float, float, str]:
         return 0.0, 1.0, balance, note
     found: Any
     if signed.size > _EXACT or len(set(size)) == signed.size:
-        with warnings.catch_warnings():
-            # That ties keep the test from being exact.
-            warnings.simplefilter("ignore")
+        with this_thread() as mine, unwarned(mine):  # that ties keep the test from being exact
             found = stats.wilcoxon(signed)
         return float(found.statistic), float(found.pvalue), balance, note
     # Of so few with ties, scipy ranks anew for every pattern of signs: seconds a test.

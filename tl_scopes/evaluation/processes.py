@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
-from tl_scopes.errors import RunError
+from tl_scopes.errors import LostProcessError, RunError
+from tl_scopes.evaluation import pulse
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
 
 _T = TypeVar("_T")
 # How many processes there are, and which one this is, as torchrun, accelerate and the MPI launchers
 # say it.
 _WORLD = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+_MEETING_PLACE = ("MASTER_ADDR", "MASTER_PORT")
 _RANK = ("RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK")
-# The quickest process waits for the slowest; the default of 10 or 30 minutes would end the run.
-_PATIENCE = timedelta(days=1)
+# Seconds within which all processes must come, at the start, and what says how many else.
+MEET, MEET_SECONDS = 600.0, "TL_SCOPES_MEET_SECONDS"
+# Seconds of waiting for them after which it is said.
+_SAID = 10.0
+# For what all have come to exchange. How long the quickest waits for the slowest is the pulse's matter.
+_EXCHANGE = timedelta(minutes=30)
 
 
 class Processes:
@@ -47,15 +57,19 @@ class Processes:
         """Leave only with the others: an error in one ends all, and none waits for ever."""
         yield
 
+    def rest(self) -> None:
+        """Nothing is exchanged until something is again: no sign of life is owed to the others."""
+
     def leave(self) -> None:
-        """Part from the others for good."""
+        """Part from the others for good, where all are well."""
 
 
 class _Launched(Processes):
-    def __init__(self, cpu: bool) -> None:
-        from accelerate import PartialState
+    # One of all that are made in this process, like the group that accelerate makes.
+    _pulse: ClassVar[pulse.Pulse | None] = None
 
-        self._state = PartialState(cpu=cpu, timeout=_PATIENCE)
+    def __init__(self, cpu: bool) -> None:
+        self._state = _met(cpu)
         if self._state.num_processes != launched():
             raise RunError(
                 f"{launched()} processes were launched, but accelerate joined "
@@ -65,6 +79,9 @@ class _Launched(Processes):
         self.index, self.count = self._state.process_index, self._state.num_processes
         device = str(self._state.device)
         self.device = "cpu" if device.startswith("cpu") else device
+        if _Launched._pulse is None:
+            store = _store()
+            _Launched._pulse = store and pulse.Pulse(store, self.index, self.count)
 
     def gather(self, value: _T) -> list[_T]:
         from accelerate.utils import gather_object
@@ -81,12 +98,16 @@ class _Launched(Processes):
     @contextmanager
     def _joined(self) -> Iterator[None]:
         try:
+            if self._pulse is not None:
+                self._pulse.start()
+                self._pulse.meet()
             yield
+        except LostProcessError:
+            raise
         except RuntimeError as error:
-            raise RunError(
-                f"process {self.index} of {self.count} lost the others ({str(error)[:200]}): one of "
-                "them ended. What is written stays good, and the same command goes on from there"
-            ) from error
+            ended = [] if self._pulse is None else self._pulse.ended()
+            who = f"{pulse.named(ended)} ended" if ended else "one of them ended"
+            raise pulse.lost(self.index, self.count, f"{who}: {str(error)[:200]}") from error
 
     def split(self, items: Sequence[_T]) -> list[_T]:
         # Dealt like cards first: neighbours in a list take alike long.
@@ -108,8 +129,77 @@ class _Launched(Processes):
             if text is not None:
                 raise RunError(f"process {index} of {self.count} failed: {text}")
 
+    def rest(self) -> None:
+        if self._pulse is not None:
+            self._pulse.stop()
+
     def leave(self) -> None:
+        self.rest()
+        _Launched._pulse = None
         self._state.destroy_process_group()
+
+
+def _met(cpu: bool) -> PartialState:
+    """Accelerate's state, once all processes have come. Raises `LostProcessError`."""
+    from accelerate import PartialState
+
+    which = next((os.environ[name] for name in _RANK if name in os.environ), "?")
+    named = [f"{name}={os.environ[name]}" for name in _MEETING_PLACE if name in os.environ]
+    where = f" at {' '.join(named)}" if named else ""
+    seconds = _meet_seconds()
+    met = threading.Event()
+
+    def tell() -> None:
+        said = pulse.Said(_SAID)
+        while not met.wait(0.2):
+            said(
+                f"process {which} of {launched()} waits for the others{where}, for up to "
+                f"{seconds:.0f} s"
+            )
+
+    teller = threading.Thread(target=tell, daemon=True)
+    teller.start()
+    try:
+        state = PartialState(cpu=cpu, timeout=timedelta(seconds=seconds))
+        _set_timeout(_EXCHANGE)
+        return state
+    except RuntimeError as error:
+        PartialState._reset_state()  # else the next call would take it for joined
+        raise LostProcessError(
+            f"process {which} of {launched()} did not meet the others{where} within {seconds:.0f} s "
+            f"({str(error).splitlines()[0][:200]}): start all of them, with the same address; unset "
+            f"{' or '.join(_WORLD[:1])} for a process alone; or set {MEET_SECONDS} to wait longer"
+        ) from error
+    finally:
+        met.set()
+        teller.join()
+
+
+def _meet_seconds() -> float:
+    text = os.environ.get(MEET_SECONDS, "")
+    try:
+        seconds = float(text) if text else MEET
+    except ValueError:
+        seconds = 0.0
+    if not 1 <= seconds <= 86400:
+        raise RunError(f"{MEET_SECONDS} is {text!r}; allowed: seconds from 1 to 86400")
+    return seconds
+
+
+def _store() -> Any:
+    """What the group keeps its addresses in, if its backend has one."""
+    import torch.distributed as distributed
+
+    if not distributed.is_initialized():
+        return None
+    return distributed.distributed_c10d._get_default_store()
+
+
+def _set_timeout(wanted: timedelta) -> None:
+    import torch.distributed as distributed
+
+    if distributed.is_initialized():
+        distributed.distributed_c10d._set_pg_timeout(wanted)
 
 
 def launched() -> int:

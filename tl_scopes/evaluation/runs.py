@@ -99,7 +99,9 @@ def run(
     on one kind of machine. A prompt that fails has one row, with its error.
 
     Under `accelerate launch` or torchrun every process calls it, takes its share of the units, and
-    sends its rows to the main process's folder if they are not there yet.
+    sends its rows to the main process's folder if they are not there yet. All must come within ten
+    minutes (TL_SCOPES_MEET_SECONDS says how many seconds else); then they wait for each other as long
+    as each shows that it lives.
 
     Args:
         model: a HookedTransformer or TransformerBridge; or a function without arguments that loads
@@ -119,7 +121,7 @@ def run(
     Raises:
         RunError: the folder is in use, or holds a run made with something else (model, data,
             methods, settings, versions, threads: each difference is named); no prompt can be
-            encoded; or another process failed.
+            encoded; or another process failed, or, as `LostProcessError`, did not come or is gone.
         ScopesError: for `unit`, or methods that this model cannot have.
         OSError: the folder cannot be written.
     """
@@ -168,6 +170,7 @@ def run(
         work = _Work(model, data, known, named, settings, measure, parts, plan)
         measured = work.measure_missing(team, progress)
         failed = work.gather(team)
+        team.rest()
     return Run(folder, len(data), failed, measured)
 
 
