@@ -16,7 +16,8 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors"],
-    ["storage", "sites", "unembedding", "hooks", "_quiet"],
+    ["files", "sites", "unembedding", "hooks", "_quiet"],
+    ["storage"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping"],
     ["explain"],
@@ -38,12 +39,13 @@ SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 # Pictures are made of results alone.
 ONLY = {
     "render": {
-        *("errors", "storage", "result", "circuit_result", "flow_result", "grouping"),
+        *("errors", "files", "storage", "result", "circuit_result", "flow_result", "grouping"),
         *("stats", "metrics", "cells", "faithfulness"),
     },
     "errors": set(),
     "sites": {"errors"},
-    "storage": {"errors"},
+    "files": {"errors"},
+    "storage": {"errors", "files"},
 }
 ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors"}}
 HEAVY = [

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.circuit_result import CircuitResult
-from tl_scopes.storage import write_text
+from tl_scopes.files import write_text
 
 if TYPE_CHECKING:
     import networkx as nx
