@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import warnings
-from pathlib import Path
 
 import pytest
 import torch
