@@ -16,7 +16,7 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors"],
-    ["files", "sites", "unembedding", "hooks", "_quiet"],
+    ["fields", "files", "sites", "unembedding", "hooks", "_quiet"],
     ["storage"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping"],
@@ -47,7 +47,8 @@ ONLY = {
     "files": {"errors"},
     "storage": {"errors", "files"},
 }
-ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors"}}
+ONLY |= {"unembedding": {"errors"}, "_quiet": {"errors"}}
+ONLY["result"] = {"errors", "fields", "storage"}
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),

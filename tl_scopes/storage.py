@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -131,7 +132,9 @@ def parsed(text: Any, what: str) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """`value` as JSON holds it; a dataclass as a dict with its name."""
+    """`value` as JSON holds it; a dataclass as a dict with its name, infinity and NaN by theirs."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": str(value)}
     if is_dataclass(value):
         inside = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
         return {"__type__": type(value).__name__, **inside}
@@ -145,6 +148,8 @@ def plain(value: Any) -> Any:
 def rebuilt(value: Any, kinds: Mapping[str, type]) -> Any:
     """What `plain` was given: dataclasses by their names in `kinds`, and lists as tuples."""
     if isinstance(value, dict):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
         inside = {k: rebuilt(v, kinds) for k, v in value.items() if k != "__type__"}
         return kinds[value["__type__"]](**inside) if "__type__" in value else inside
     if isinstance(value, list):
