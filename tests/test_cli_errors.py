@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import warnings
-from pathlib import Path
 
 import pytest
 import signals
@@ -104,7 +103,7 @@ def test_failures_leave_no_file(folder, tmp_path, monkeypatch):
 
     def broken(error):
         def savefig(self, path, **_):
-            Path(path).write_text("half")
+            path.write(b"half")
             raise error
 
         return savefig

@@ -15,19 +15,20 @@ LONGEST = 330
 
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
-    ["errors", "_muted"],
-    ["storage", "sites", "unembedding", "hooks", "_quiet"],
+    ["errors", "_characters", "_muted"],
+    ["fields", "files", "sites", "unembedding", "hooks", "middle", "characters"],
+    ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
-    ["circuit_result", "flow_result", "grouping"],
+    ["circuit_result", "flow_result", "grouping", "spans"],
     ["explain"],
     ["scopes", "custom", "stats"],
     ["guards", "models", "cells"],
     ["faithfulness"],
     ["adapter"],
     ["substitution"],
-    ["encoding", "frozen", "narrow", "recompute", "vjp", "stability"],
-    ["passes"],
-    ["capture"],
+    ["encoding", "vocabulary", "frozen", "narrow", "recompute", "vjp", "stability"],
+    ["prompts", "passes"],
+    ["capture", "slope"],
     ["engine"],
     ["attribution", "prompted"],
     ["ablation", "method"],
@@ -39,14 +40,18 @@ SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 # Pictures are made of results alone.
 ONLY = {
     "render": {
-        *("errors", "storage", "result", "circuit_result", "flow_result", "grouping"),
-        *("stats", "metrics", "cells", "faithfulness"),
+        *("errors", "_characters", "files", "storage", "result", "circuit_result", "flow_result"),
+        *("grouping", "stats", "metrics", "cells", "faithfulness", "characters", "spans"),
     },
     "errors": set(),
+    "_characters": set(),
     "sites": {"errors"},
-    "storage": {"errors"},
+    "files": {"errors"},
+    "storage": {"errors", "files"},
+    "unembedding": {"errors"},
+    "result": {"errors", "_characters", "fields", "storage"},
+    "_quiet": {"errors", "_characters", "_muted"},
 }
-ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors", "_muted"}}
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),

@@ -17,6 +17,7 @@ from pyarrow import parquet
 from run_cases import EMPTY, TOO_LONG, prompts
 
 import tl_scopes as ts
+from tl_scopes import files
 from tl_scopes.evaluation import Run, Settings, measure
 from tl_scopes.evaluation.plan import encoded, units
 
@@ -110,17 +111,17 @@ def test_killed_before_and_after_every_file_appears(tmp_path, after):
     expected = go(tmp_path / "whole", given).rows.read_bytes()
 
     def dying(out: Path, step: int) -> None:
-        real, steps = Path.replace, []
+        real, steps = files.appear, []
 
-        def replace(self, target):
-            steps.append(target)
+        def appear(*args):
+            steps.append(args)
             last = len(steps) == step
             if after or not last:
-                real(self, target)
+                real(*args)
             if last:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-        Path.replace = replace
+        files.appear = appear
         go(out, given)
 
     code, step = -signal.SIGKILL, 0

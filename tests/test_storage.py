@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tl_scopes import storage
+from tl_scopes import files, storage
 from tl_scopes.errors import ResultFileError
 from tl_scopes.storage import read_file, write_file
 
@@ -113,16 +113,15 @@ def test_a_missing_file_and_a_folder(tmp_path):
             read_file(path, "Attribution")
 
 
-@pytest.mark.parametrize("step", ["save_file", "os.replace"])
+@pytest.mark.parametrize("step", ["write", "appear"])
 def test_a_failed_write_leaves_the_old_file_and_no_other(path, step, monkeypatch):
     before = path.read_bytes()
 
     def fail(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(
-        storage.os, "replace", fail
-    ) if step == "os.replace" else monkeypatch.setattr(storage, step, fail)
+    owner, name = {"write": (files.os, "fsync"), "appear": (files.os, "replace")}[step]
+    monkeypatch.setattr(owner, name, fail)
     with pytest.raises(KeyboardInterrupt):
         write_file(path, "Attribution", {"scores": torch.zeros(1)}, {})
     assert path.read_bytes() == before

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import logging
 import math
-import os
 import signal
 import sys
 import tempfile
@@ -27,6 +26,7 @@ from tl_scopes.errors import (
     ScopeParameterError,
     ScopesWarning,
 )
+from tl_scopes.files import target
 from tl_scopes.models import DEFAULT_MODEL, BundleState
 
 if TYPE_CHECKING:
@@ -149,45 +149,41 @@ def outputs(**paths: Path | None) -> dict[str, Path]:
     for kind, path in paths.items():
         if path is None:
             continue
-        option, folder = f"--{kind}", path.resolve().parent
+        option = f"--{kind}"
         if kind == "plot" and path.suffix.lower() not in _PICTURES:
             raise _bad(option, f"{str(path)!r} must end in {', '.join(_PICTURES)}")
-        if not folder.is_dir():
-            raise _bad(option, f"the folder {str(folder)!r} does not exist; make it first")
-        if path.exists() and not path.is_file():
-            raise _bad(option, f"{str(path)!r} is not a regular file; give a file name")
-        if path.exists() and not os.access(path, os.W_OK):
-            raise _bad(option, f"{str(path)!r} is read-only; give another name")
+        try:
+            file = target(path)
+        except FileNotFoundError:
+            folder = str(path.resolve().parent)
+            raise _bad(option, f"the folder {folder!r} does not exist; make it first") from None
+        except OSError as error:
+            raise _bad(option, str(error)) from None
+        folder = file.parent
         try:
             tempfile.TemporaryFile(dir=folder).close()
         except OSError as error:
             reason = error.strerror or error
             raise _bad(option, f"the folder {str(folder)!r} cannot be written ({reason})") from None
-        if path.resolve() in (other.resolve() for other in found.values()):
+        if file in (target(other) for other in found.values()):
             raise _bad(option, f"{str(path)!r} is given twice; give two names")
         found[kind] = path
     return found
 
 
 def write(result: Attribution, kind: str, path: Path, scale: str) -> None:
-    """Write one output; the file appears whole or not at all. A link stays a link."""
-    path = path.resolve()
+    """Write one output; the file appears whole or not at all."""
     if kind == "save":
         result.save(path)
     elif kind == "html":
         result.to_html(path, scale=scale)
     else:
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         try:
-            figure = result.plot(scale=scale)
-            figure.savefig(partial, format=path.suffix[1:].lower(), dpi=150)
-            partial.replace(path)
+            result.plot(scale=scale).savefig(path, format=path.suffix[1:].lower(), dpi=150)
         except ValueError as error:  # matplotlib's limit is 65,535 pixels
             raise RenderError(
                 f"--plot failed ({error}): use --html for so long a prompt"
             ) from error
-        finally:
-            partial.unlink(missing_ok=True)
 
 
 def as_json(result: Attribution) -> str:

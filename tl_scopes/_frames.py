@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_scopes.errors import ResultFileError, ScopeParameterError
-from tl_scopes.storage import FORMAT, FORMAT_VERSION, whole, write_text
+from tl_scopes.files import UNSEALED, is_whole, sealed, target, write_bytes
+from tl_scopes.storage import FORMAT, FORMAT_VERSION, parsed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,10 +62,15 @@ def write_frames(
     """Write `frames` (parquet) and the JSON-serialisable `payload` into `folder`, made if need be.
 
     The description goes last and names each table by its content, so that a folder holds either what
-    it held before or the new result, whenever it is interrupted.
+    it held before or the new result, whenever it is interrupted. A table has the mode of the one
+    that it takes the place of.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    target(folder / f"{kind}.json")
+    earlier = {name: sorted(folder.glob(f"{name}-{'?' * 12}.parquet")) for name in frames}
+    for old in (path for paths in earlier.values() for path in paths):
+        target(old)
     tables = {}
     for name, frame in frames.items():
         made = io.BytesIO()
@@ -72,8 +78,7 @@ def write_frames(
         data = made.getvalue()
         digest = hashlib.sha256(data).hexdigest()
         file = f"{name}-{digest[:12]}.parquet"
-        with whole(folder / file) as partial:
-            partial.write_bytes(data)
+        write_bytes(folder / file, data, like=next(iter(earlier[name]), None))
         tables[name] = {"file": file, "sha256": digest, "rows": len(frame)}
     description = {
         "format": FORMAT,
@@ -81,13 +86,13 @@ def write_frames(
         "kind": kind,
         "tables": tables,
         "payload": dict(payload),
+        "checksum": UNSEALED,
     }
-    text = json.dumps(description, indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(folder / f"{kind}.json", text + "\n")
-    current = {table["file"] for table in tables.values()}
-    for name in frames:
-        for old in folder.glob(f"{name}-{'?' * 12}.parquet"):
-            if old.name not in current:
+    text = json.dumps(description, indent=1, allow_nan=False)
+    write_bytes(folder / f"{kind}.json", sealed(f"{text}\n".encode()))
+    for name, paths in earlier.items():
+        for old in paths:
+            if old.name != tables[name]["file"]:
                 old.unlink(missing_ok=True)
     return folder
 
@@ -109,22 +114,24 @@ def read_frames(folder: str | Path, kind: str) -> tuple[dict[str, pd.DataFrame],
             f"{folder} has no {path.name}: no {kind} was saved there to its end; load a folder "
             "that .save() wrote"
         )
+    what = f"{path} is not a description that tl_scopes wrote, or is damaged"
+    data = path.read_bytes()
+    found = parsed(data, what)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         kinds = found["format"], found["kind"]
         version, tables, payload = found["format_version"], found["tables"], found["payload"]
         wanted = {str(k): (str(v["file"]), str(v["sha256"])) for k, v in tables.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ResultFileError(
-            f"{path} is not a description that tl_scopes wrote, or is damaged ({error!r}): save again"
-        ) from error
+        raise ResultFileError(f"{what} ({error!r}): save it again") from error
     if kinds != (FORMAT, kind):
         raise ResultFileError(f"{path} describes {kinds}, not a {kind} of tl_scopes: load another")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if type(version) is not int or not 0 <= version <= FORMAT_VERSION:
         raise ResultFileError(
             f"{path} has format version {version!r}, this tl_scopes reads up to {FORMAT_VERSION}: "
             "upgrade tl_scopes"
         )
+    if not is_whole(data):
+        raise ResultFileError(f"{path} was changed since it was saved: save the result again")
     frames = {}
     for name, (file, digest) in wanted.items():
         part = folder / Path(file).name
@@ -133,5 +140,10 @@ def read_frames(folder: str | Path, kind: str) -> tuple[dict[str, pd.DataFrame],
             raise ResultFileError(
                 f"{part} is missing, truncated or changed since it was saved: save the result again"
             )
-        frames[name] = pd.read_parquet(io.BytesIO(data), engine="pyarrow")
+        try:
+            frames[name] = pd.read_parquet(io.BytesIO(data), engine="pyarrow")
+        except Exception as error:  # pyarrow has many for a file of another program
+            raise ResultFileError(
+                f"{part} is no table that tl_scopes wrote ({error}): save the result again"
+            ) from error
     return frames, payload

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_scopes.errors import ScopeParameterError
+from tl_scopes.fields import Axis, Index
 from tl_scopes.result import Agreement, Candidate, Provenance, Saved, ScopeInfo, Token
 
 if TYPE_CHECKING:
@@ -27,9 +28,9 @@ class CircuitResult(Saved):
     """
 
     tokens: Int[Tensor, "pos"]
-    str_tokens: tuple[str, ...]
+    str_tokens: Annotated[tuple[str, ...], Axis("pos"), Axis("through"), Axis("source")]
     has_bos: bool
-    position: int
+    position: Annotated[int, Index("pos")]
     scope: ScopeInfo
     target: Token | None
     units: str
@@ -62,10 +63,10 @@ class Components(CircuitResult):
     `direct_vectors`, whose signs are as arbitrary as those of eigenvectors.
     """
 
-    labels: tuple[str, ...]
-    kinds: tuple[str, ...]
-    layers: tuple[int, ...]
-    indices: tuple[int, ...]
+    labels: Annotated[tuple[str, ...], Axis("component")]
+    kinds: Annotated[tuple[str, ...], Axis("component")]
+    layers: Annotated[tuple[int, ...], Axis("component")]
+    indices: Annotated[tuple[int, ...], Axis("component")]
     baseline: str
     total: Float[Tensor, "component pos"]
     direct: Float[Tensor, "component pos"]
@@ -161,8 +162,8 @@ class Verification(CircuitResult):
 
     by: Literal["token", "head"]
     intervention: str
-    labels: tuple[str, ...]
-    chosen: tuple[str, ...]
+    labels: Annotated[tuple[str, ...], Axis("row")]
+    chosen: Annotated[tuple[str, ...], Axis("row")]
     scores: Float[Tensor, "row"]
     predicted: Float[Tensor, "row"]
     measured: Float[Tensor, "row"]
@@ -171,9 +172,9 @@ class Verification(CircuitResult):
     k: int
     top_overlap: float
     slope: float
-    steps: tuple[float, ...]
+    steps: Annotated[tuple[float, ...], Axis("step")]
     step_measured: Float[Tensor, "step row"]
-    step_errors: tuple[float, ...]
+    step_errors: Annotated[tuple[float, ...], Axis("step")]
 
     @property
     def step_curve(self) -> list[tuple[float, float]]:

@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import inspect
 import ipaddress
-import shutil
+import os
 import socket
 import sys
 from importlib import metadata
@@ -18,6 +18,7 @@ import typer
 from tl_scopes import _cli, _options
 from tl_scopes._quiet import say
 from tl_scopes.app.settings import MAX_TOKENS, Settings
+from tl_scopes.files import write_bytes
 
 EXAMPLES = """Examples:
 
@@ -124,14 +125,14 @@ def write_space(folder: Path, others: list[str]) -> None:
             f"{str(folder)!r} is a file; give a new folder", param_hint="'--space'"
         )
     files = sorted(path for path in (_APP / "space").iterdir() if path.is_file())
-    if taken := [path.name for path in files if (folder / path.name).exists()]:
+    if taken := [path.name for path in files if os.path.lexists(folder / path.name)]:
         raise typer.BadParameter(
             f"{str(folder)!r} already holds {', '.join(taken)}; give a new folder",
             param_hint="'--space'",
         )
     folder.mkdir(parents=True, exist_ok=True)
     for path in files:
-        shutil.copyfile(path, folder / path.name)
+        write_bytes(folder / path.name, path.read_bytes())
     say(f"wrote {', '.join(path.name for path in files)}; {folder / 'README.md'} says how to go on")
 
 

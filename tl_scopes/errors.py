@@ -69,6 +69,10 @@ class ResultFileError(ScopesError, ValueError):
     """A saved result cannot be read: truncated, foreign, or written by a newer version."""
 
 
+class OutputFileError(ScopesError, OSError):
+    """A file cannot be written: its name is a folder's, a device's or a pipe's, or it is read-only."""
+
+
 class RenderError(ScopesError, ValueError):
     """A drawing option is unknown, or the result has nothing to draw."""
 

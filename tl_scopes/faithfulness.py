@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 from tl_scopes._frames import checked, read_frames, write_frames
 from tl_scopes.cells import CELL, Cell, compare, grouped, lead, summarise, tables
 from tl_scopes.errors import ResultFileError, ScopeParameterError
+from tl_scopes.fields import check_fields
+from tl_scopes.files import write_text
 from tl_scopes.metrics import AOPC, MAIN, metric
 from tl_scopes.result import Provenance
 from tl_scopes.stats import summary
-from tl_scopes.storage import write_text
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -279,8 +280,9 @@ class FaithfulnessCard:
                 "provenance": Provenance(**payload["provenance"]),
                 "methods": tuple(payload["methods"]),
             }
+            check_fields(made["provenance"])
             return cls(**frames, **{**payload, **made})
-        except (TypeError, KeyError, ScopeParameterError) as error:
+        except (TypeError, ValueError, LookupError) as error:
             raise ResultFileError(
                 f"{folder} does not describe a whole {cls.__name__} ({error}): save it again"
             ) from error

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.circuit_result import CircuitResult
-from tl_scopes.storage import write_text
+from tl_scopes.fields import Axis
+from tl_scopes.files import write_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -95,7 +96,7 @@ class FlowPath(CircuitResult):
     scores that `attribute` gives at `sites[0]` where nothing is frozen.
     """
 
-    sites: tuple[str, ...]
+    sites: Annotated[tuple[str, ...], Axis("site"), Axis("step", lambda sites: len(sites) - 1)]
     edges: Float[Tensor, "step through source"]
     nodes: Float[Tensor, "site pos"]
 

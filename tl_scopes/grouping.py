@@ -20,19 +20,22 @@ import operator
 import re
 import unicodedata
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Annotated, Any, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.errors import PositionError, ScopeParameterError
+from tl_scopes.fields import Axis, Index
 from tl_scopes.result import Attribution, SequenceAttribution
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Spans = tuple[tuple[int, int], ...]
+# One a group; the last ends where the prompt does.
+_Spans = Annotated[Spans, Axis("pos"), Axis("token", lambda spans: spans[-1][1])]
 HOW = ("sum", "norm", "max")
 # Methods whose units do not say how their scores join; None: nothing is exact.
 _EXACT = {
@@ -61,7 +64,7 @@ class GroupedAttribution(Attribution):
     tokens share their random directions. `stability` was measured on tokens and is left out.
     """
 
-    spans: Spans = ()
+    spans: _Spans = ()
     how: str = ""
     read: tuple[int, str] | None = None
 
@@ -88,9 +91,10 @@ class GroupedSequenceAttribution(SequenceAttribution):
     takes one of these positions and gives a `GroupedAttribution`. The rest as there.
     """
 
-    spans: Spans = ()
+    positions: Annotated[tuple[int, ...], Axis("read"), Index("token")]
+    spans: _Spans = ()
     how: str = ""
-    read_tokens: tuple[str, ...] = ()
+    read_tokens: Annotated[tuple[str, ...], Axis("read")] = ()
 
     def at(self, position: int) -> GroupedAttribution:
         """The `GroupedAttribution` of one read position. Raises `PositionError`."""

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, Union
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
+from tl_scopes.fields import Axis, Index, check_fields
 from tl_scopes.storage import plain, read_file, rebuilt, write_file
 
 if TYPE_CHECKING:
@@ -128,11 +129,17 @@ class Saved:
 
     @classmethod
     def load(cls: type[_R], path: str | Path) -> _R:
-        """Read what `save` wrote. Raises `ResultFileError` for any other file."""
+        """Read what `save` wrote.
+
+        Raises `ResultFileError` for a file that was changed or cut short, any other file, and fields
+        that do not fit each other.
+        """
         tensors, payload = read_file(path, cls.__name__)
         try:
-            return cls(**tensors, **{k: rebuilt(v, _NESTED) for k, v in payload.items()})
-        except (TypeError, KeyError) as error:
+            made = cls(**tensors, **{k: rebuilt(v, _NESTED) for k, v in payload.items()})
+            check_fields(made)
+            return made
+        except (TypeError, ValueError, LookupError, AttributeError, RecursionError) as error:
             raise ResultFileError(
                 f"{path} does not describe a whole {cls.__name__} ({error}): save it again"
             ) from error
@@ -177,11 +184,11 @@ class Attribution(_Drawn):
     """
 
     scores: Float[Tensor, "site pos"]
-    sites: tuple[str, ...]
+    sites: Annotated[tuple[str, ...], Axis("site")]
     tokens: Int[Tensor, "pos"]
-    str_tokens: tuple[str, ...]
+    str_tokens: Annotated[tuple[str, ...], Axis("pos")]
     has_bos: bool
-    position: int
+    position: Annotated[int, Index("pos")]
     scope: ScopeInfo
     target: Token | None
     units: str
@@ -249,16 +256,16 @@ class SequenceAttribution(_Drawn):
     """
 
     scores: Float[Tensor, "read site pos"]
-    positions: tuple[int, ...]
-    sites: tuple[str, ...]
+    positions: Annotated[tuple[int, ...], Axis("read"), Index("pos")]
+    sites: Annotated[tuple[str, ...], Axis("site")]
     tokens: Int[Tensor, "pos"]
-    str_tokens: tuple[str, ...]
+    str_tokens: Annotated[tuple[str, ...], Axis("pos")]
     has_bos: bool
     scope: ScopeInfo
-    targets: tuple[Union[Token, None], ...]
+    targets: Annotated[tuple[Union[Token, None], ...], Axis("read")]
     units: str
-    predictions: tuple[tuple[Candidate, ...], ...]
-    fishers: tuple[Union[FisherInfo, None], ...]
+    predictions: Annotated[tuple[tuple[Candidate, ...], ...], Axis("read")]
+    fishers: Annotated[tuple[Union[FisherInfo, None], ...], Axis("read")]
     standard_error: Float[Tensor, "read site pos"] | None
     provenance: Provenance
 

@@ -1,113 +1,140 @@
-"""Files: named tensors with a JSON description in one safetensors file, written atomically."""
+"""Results as files: named tensors with a JSON description in one safetensors file with its checksum."""
 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import math
+import re
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from tl_scopes.errors import ResultFileError
+from tl_scopes.files import UNSEALED, is_whole, sealed, write_bytes
 
 FORMAT = "tl_scopes"
 FORMAT_VERSION = 1
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[Path]:
-    """A file to write in place of `path`, which it then becomes at once, or not at all.
-
-    Raises `FileNotFoundError` where the folder does not exist.
-    """
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} into: create it")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".partial")
-    os.close(handle)
-    partial = Path(name)
-    try:
-        yield partial
-        umask = os.umask(0)
-        os.umask(umask)
-        partial.chmod(0o666 & ~umask)
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def write_text(path: str | Path, text: str) -> Path:
-    """Write `text` in UTF-8; the file appears whole or not at all."""
-    path = Path(path)
-    with whole(path) as partial:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-    return path
+# No description may be longer: the limit of safetensors itself.
+_LONGEST_HEADER = 100_000_000
 
 
 def write_file(
     path: str | Path, kind: str, tensors: Mapping[str, Tensor], payload: Mapping[str, Any]
 ) -> Path:
-    """Write `tensors` and the JSON-serialisable `payload`; the file appears whole or not at all."""
-    path = Path(path)
+    """Write `tensors` and the JSON-serialisable `payload`; the file appears whole or not at all.
+
+    Raises `ResultFileError` for a payload that no file can hold, and as `files.write_bytes`.
+    """
+    try:
+        text = json.dumps(payload, allow_nan=False)
+    except (ValueError, TypeError) as error:
+        raise ResultFileError(
+            f"this {kind} cannot be saved: its description holds what JSON lacks ({error})"
+        ) from error
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "kind": kind,
-        "payload": json.dumps(payload, allow_nan=False),
+        "payload": text,
+        "checksum": UNSEALED,
     }
-    with whole(path) as partial:
-        save_file({k: v.contiguous() for k, v in tensors.items()}, partial, metadata=metadata)
-    return path
+    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    if (length := int.from_bytes(data[:8], "little")) > _LONGEST_HEADER:
+        raise ResultFileError(
+            f"this {kind} cannot be saved: its description takes {length} bytes, a file can hold "
+            f"{_LONGEST_HEADER}. Save it in parts, of fewer read positions say"
+        )
+    return write_bytes(path, sealed(data))
 
 
 def read_file(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read what `write_file` wrote.
 
-    Raises `ResultFileError` for a file that is truncated, that something else wrote, that holds
-    another `kind`, or that a newer version of the package wrote; FileNotFoundError as usual.
+    Raises `ResultFileError` for a file that is truncated or changed, that something else wrote, that
+    holds another `kind`, or that a newer version of the package wrote; FileNotFoundError as usual.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
+    # Its description comes first: of a file of another program no more is read.
+    with path.open("rb") as file:
+        data = file.read(8)
+        length = int.from_bytes(data, "little")
+        if length <= _LONGEST_HEADER:
+            data += file.read(length)
+        metadata = _metadata(data, path)
+        if metadata.get("format") != FORMAT:
+            raise ResultFileError(
+                f"{path} is a safetensors file, but not one that tl_scopes wrote; "
+                "load files made by .save()"
+            )
+        version = str(metadata.get("format_version", ""))
+        if not re.fullmatch("[0-9]{1,9}", version) or int(version) > FORMAT_VERSION:
+            raise ResultFileError(
+                f"{path} has format version {version!r}, this tl_scopes reads up to "
+                f"{FORMAT_VERSION}: upgrade tl_scopes"
+            )
+        if metadata.get("kind") != kind:
+            raise ResultFileError(
+                f"{path} holds a {metadata.get('kind')}, not a {kind}: use "
+                f"{metadata.get('kind')}.load"
+            )
+        data += file.read()
     try:
-        with safe_open(str(path), framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ResultFileError(
-            f"{path} is not a whole safetensors file ({error}); it may be truncated: save it again"
-        ) from error
-    if metadata.get("format") != FORMAT:
-        raise ResultFileError(
-            f"{path} is a safetensors file, but not one that tl_scopes wrote; "
-            "load files made by .save()"
-        )
-    version = metadata.get("format_version", "")
-    if not version.isdigit() or int(version) > FORMAT_VERSION:
-        raise ResultFileError(
-            f"{path} has format version {version!r}, this tl_scopes reads up to "
-            f"{FORMAT_VERSION}: upgrade tl_scopes"
-        )
-    if metadata.get("kind") != kind:
-        raise ResultFileError(
-            f"{path} holds a {metadata.get('kind')}, not a {kind}: use {metadata.get('kind')}.load"
-        )
-    try:
-        payload = json.loads(metadata["payload"])
-    except (KeyError, json.JSONDecodeError) as error:
-        raise ResultFileError(f"{path} has a damaged description: save it again") from error
+        if not is_whole(data):
+            raise ValueError("its checksum is another")
+        tensors = load(data)
+    except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
+        raise ResultFileError(_damaged(path, error)) from error
+    payload = parsed(metadata.get("payload"), f"{path} has a damaged description")
     return tensors, payload
 
 
+def _metadata(data: bytes, path: Path) -> dict[str, Any]:
+    """What the header of a safetensors file says beside its tensors."""
+    try:
+        if len(data) < 8 or len(data) - 8 != int.from_bytes(data[:8], "little"):
+            raise ValueError("its header is not whole")
+        found = json.loads(data[8:])
+        if not isinstance(found, dict):
+            raise ValueError("its header is no object")
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ResultFileError(_damaged(path, error)) from error
+    metadata = found.get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _damaged(path: Path, error: BaseException) -> str:
+    return (
+        f"{path} is not a whole safetensors file ({error}); it may be truncated or changed since it "
+        "was saved: save it again"
+    )
+
+
+def parsed(text: Any, what: str) -> dict[str, Any]:
+    """The JSON object that `text` is. Raises `ResultFileError`, which begins with `what`."""
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        found = json.loads(text, parse_constant=refuse)
+        if not isinstance(found, dict):
+            raise ValueError(f"it is a {type(found).__name__}")
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise ResultFileError(f"{what} ({error}): save it again") from error
+    return found
+
+
 def plain(value: Any) -> Any:
-    """`value` as JSON holds it; a dataclass as a dict with its name."""
+    """`value` as JSON holds it; a dataclass as a dict with its name, infinity and NaN by theirs."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"__float__": str(value)}
     if is_dataclass(value):
         inside = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
         return {"__type__": type(value).__name__, **inside}
@@ -121,6 +148,8 @@ def plain(value: Any) -> Any:
 def rebuilt(value: Any, kinds: Mapping[str, type]) -> Any:
     """What `plain` was given: dataclasses by their names in `kinds`, and lists as tuples."""
     if isinstance(value, dict):
+        if value.keys() == {"__float__"}:
+            return float(value["__float__"])
         inside = {k: rebuilt(v, kinds) for k, v in value.items() if k != "__type__"}
         return kinds[value["__type__"]](**inside) if "__type__" in value else inside
     if isinstance(value, list):

@@ -24,7 +24,7 @@ from tl_scopes.evaluation.fingerprint import (
     weights_hash,
 )
 from tl_scopes.evaluation.parts import PARTS, ROWS
-from tl_scopes.storage import write_text
+from tl_scopes.files import UNSEALED, is_whole, sealed, write_bytes
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -127,7 +127,9 @@ def settle(mine: dict[str, Any], out: Path) -> list[str]:
                 f"{foreign} is there, but no {out / NAME}, which says what it was made with: give "
                 "another folder, or move it away"
             )
-        write_text(path, json.dumps(mine, indent=2) + "\n")
+        noted = {**mine[NOTED], "checksum": UNSEALED}
+        text = json.dumps({**mine, NOTED: noted}, indent=2) + "\n"
+        write_bytes(path, sealed(text.encode()))
         return []
     theirs = read(out)
     wrong = differences(theirs, mine)
@@ -140,14 +142,20 @@ def settle(mine: dict[str, Any], out: Path) -> list[str]:
     return differences(theirs[NOTED], mine[NOTED], only=("machine",))
 
 
-def read(out: Path) -> dict[str, Any]:
-    """The manifest of the run in a folder. Raises `RunError` if it cannot be used."""
+def read(out: Path, as_written: bool = False) -> dict[str, Any]:
+    """The manifest of the run in a folder. Raises `RunError` if it cannot be used.
+
+    `as_written`: also where it was changed since. What is compared with another needs no such check.
+    """
     path = out / NAME
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        found = json.loads(data)
+        if as_written and not is_whole(data):
+            raise ValueError("it was changed since it was written")
     except FileNotFoundError:
         raise RunError(f"{out} holds no run: there is no {NAME} in it") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is damaged ({error}): give another folder, or delete this one"
         ) from error
@@ -159,6 +167,12 @@ def read(out: Path) -> dict[str, Any]:
             "folder, or the version of tl_scopes that wrote it"
         )
     return found
+
+
+def digest(mine: Mapping[str, Any]) -> str:
+    """SHA-256 of what decides the numbers."""
+    deciding = {name: value for name, value in mine.items() if name != NOTED}
+    return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
 def differences(theirs: Any, mine: Any, name: str = "", only: Sequence[str] = ()) -> list[str]:

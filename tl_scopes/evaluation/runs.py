@@ -19,6 +19,7 @@ from tl_scopes.evaluation import manifest
 from tl_scopes.evaluation.data import DataSet
 from tl_scopes.evaluation.fingerprint import function
 from tl_scopes.evaluation.parts import PARTS, ROWS, Parts
+from tl_scopes.evaluation.parts import read as read_rows
 from tl_scopes.evaluation.plan import UNIT_TOKENS, Encoded, encoded, units
 from tl_scopes.evaluation.processes import Processes, processes
 from tl_scopes.evaluation.ranking import AnyMethod, Methods, check_methods, labelled
@@ -56,14 +57,16 @@ class Run:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """What the run was made with. Raises `RunError` if the file cannot be read."""
-        return manifest.read(self.out)
+        """What the run was made with. Raises `RunError` if the file was changed, or cannot be read."""
+        return manifest.read(self.out, as_written=True)
 
     def to_frame(self) -> pd.DataFrame:
-        """The final table, one row a measurement, as `evaluation.measure` describes them."""
-        from pyarrow import parquet
+        """The final table, one row a measurement, as `evaluation.measure` describes them.
 
-        return parquet.read_table(self.rows).to_pandas()
+        Raises `RunError` where the file is missing or was changed.
+        """
+        rows, _ = read_rows(self.rows, "run the same command again, which makes it anew")
+        return rows.to_pandas()
 
     def card(self) -> FaithfulnessCard:
         """The table as a faithfulness card: summaries, paired tests, figures, reports."""
@@ -165,7 +168,7 @@ def run(
                 },
                 noted,
             )
-        parts = Parts(folder, len(plan))
+        parts = Parts(folder, len(plan), manifest.digest(mine))
         _settle(team, mine, parts)
         work = _Work(model, data, known, named, settings, measure, parts, plan)
         measured = work.measure_missing(team, progress)
@@ -311,5 +314,6 @@ class _Work:
             if team.is_main:
                 first = self.data.first
                 failed = [error_row(first + i, 0, e) for i, e in self.known.errors.items()]
-                _, counted = self.parts.assemble(failed)
+                members = [[first + i for i in unit] for unit in self.plan]
+                _, counted = self.parts.assemble(failed, members)
         return team.share(counted)

@@ -20,9 +20,9 @@ from uuid import uuid4
 from tl_scopes.circuit_result import CircuitResult, Components, Verification
 from tl_scopes.errors import RenderError
 from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.files import write_text
 from tl_scopes.flow_result import Flow, FlowPath, HeadPaths
 from tl_scopes.render.picture import Result, Site, build
-from tl_scopes.storage import write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

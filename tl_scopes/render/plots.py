@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import math
+import os
 import textwrap
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import font_manager, rc_context
+from matplotlib import font_manager, rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from tl_scopes.files import write_bytes
 from tl_scopes.render import wording
 from tl_scopes.render.picture import Picture, Row
 from tl_scopes.render.scale import Scale, colour, hexed, number
@@ -38,8 +41,20 @@ class NotebookFigure(Figure):
     """Shows itself in a notebook in which pyplot was never imported, and is written as it shows."""
 
     def savefig(self, fname: Any, *, transparent: bool | None = None, **options: Any) -> None:
-        """As matplotlib's, with a ground of its own whatever the user's settings are."""
+        """As matplotlib's, with a ground of its own whatever the user's settings are.
+
+        To a path it is written as all files of this package: see `tl_scopes.files.write_bytes`.
+        """
         ground = {} if transparent else {"facecolor": self.get_facecolor(), "edgecolor": "none"}
+        if isinstance(fname, (str, os.PathLike)):
+            path = Path(fname)
+            if "format" not in options:
+                options["format"] = path.suffix[1:] or rcParams["savefig.format"]
+                path = path if path.suffix else path.with_suffix(f".{options['format']}")
+            made = io.BytesIO()
+            self.savefig(made, transparent=transparent, **options)
+            write_bytes(path, made.getvalue())
+            return
         # Letters as letters in PDF, which journals ask for; the same SVG for the same figure.
         with rc_context({"pdf.fonttype": 42, "ps.fonttype": 42, "svg.hashsalt": "tl_scopes"}):
             super().savefig(fname, transparent=transparent, **{**ground, **options})
