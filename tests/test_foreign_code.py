@@ -187,7 +187,7 @@ def test_a_pickle_is_read_for_tensors_alone(folder, marker, backend, monkeypatch
     own_pickle(folder)
     for value in ("0", "1"):  # what torch reads where a caller does not say how to unpickle
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", value)
-        with pytest.raises(ModelUnavailableError, match="pickle.*safetensors"):
+        with pytest.raises(ModelUnavailableError, match=r"pickle.*safetensors"):
             models.load(folder, backend)
     assert not marker.exists()
     with pytest.raises(pickle.UnpicklingError):
