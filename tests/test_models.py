@@ -49,6 +49,8 @@ def fake(tmp_path, monkeypatch):
         module="fake_model_package",
         source="model.gguf",
         sha256=hashlib.sha256(SOURCE).hexdigest(),
+        converted={"model.safetensors": hashlib.sha256(SOURCE * 2).hexdigest()},
+        config={"model_type": "fake"},
         pip_command="pip install fake-model",
         size=100,
         description="three bytes",
@@ -59,7 +61,8 @@ def fake(tmp_path, monkeypatch):
 
     def convert(gguf_file: Path, folder: Path, progress: bool) -> None:
         calls.append(gguf_file)
-        (folder / "config.json").write_text("{}")
+        (folder / "config.json").write_text('{"transformers_version": "of the day"}')
+        (folder / "generation_config.json").write_text("{}")
         (folder / "model.safetensors").write_bytes(gguf_file.read_bytes() * 2)
 
     monkeypatch.setattr(bundled, "_convert", convert)
@@ -71,6 +74,8 @@ def test_converted_once_then_found(fake, capfd):
     folder = bundled.ensure("fake")
     assert folder == bundled.cache_folder(bundle)
     assert (folder / "model.safetensors").read_bytes() == SOURCE * 2
+    assert json.loads((folder / "config.json").read_text()) == bundle.config
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert bundled.ensure("fake") == folder
     assert len(calls) == 1
     out, err = capfd.readouterr()
@@ -113,15 +118,39 @@ def test_what_a_killed_process_left_is_swept_away(fake):
     assert _contents(folder.parent) == {folder.name}
 
 
+def _with_a_manifest_of_its_own(folder: Path) -> None:
+    """As a cache of format 1 would have believed it."""
+    other = b"X" * 2 * len(SOURCE)
+    (folder / "model.safetensors").write_bytes(other)
+    facts = {"size": len(other), "sha256": hashlib.sha256(other).hexdigest()}
+    files = {"model.safetensors": facts, "../../elsewhere.json": facts}
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
+
+
+def _replaced_by_a_folder(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+
+
+def _nested_code(folder: Path) -> None:
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text("")
+
+
 @pytest.mark.parametrize(
     ("harm", "told"),
     [
-        (lambda f: (f / "model.safetensors").write_bytes(SOURCE), "bytes, not"),
+        (lambda f: (f / "model.safetensors").write_bytes(SOURCE), "was changed"),
         (lambda f: (f / "model.safetensors").write_bytes(b"X" * 2 * len(SOURCE)), "was changed"),
+        (lambda f: (f / "config.json").write_text("{}"), "config.json was changed"),
         (lambda f: (f / "config.json").unlink(), "config.json is missing"),
-        (lambda f: (f / "manifest.json").write_text("{"), "cannot be read"),
-        (lambda f: (f / "manifest.json").write_text("[]"), "cannot be read"),
-        (lambda f: (f / "manifest.json").unlink(), "manifest.json is missing"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json does not belong there"),
+        (_with_a_manifest_of_its_own, "manifest.json does not belong there"),
+        (_replaced_by_a_folder, "config.json was changed"),
+        (lambda f: (f / "modeling_own.py").write_text(""), "modeling_own.py does not belong"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "does not belong"),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "does not belong"),
+        (_nested_code, "custom_generate does not belong"),
     ],
 )
 def test_a_damaged_copy_is_told_and_made_again(fake, capfd, harm, told):
@@ -133,7 +162,36 @@ def test_a_damaged_copy_is_told_and_made_again(fake, capfd, harm, told):
     err = capfd.readouterr().err
     assert "damaged" in err and told in err
     assert (folder / "model.safetensors").read_bytes() == SOURCE * 2
+    assert (folder / "config.json").read_bytes() == bundled.BUNDLES["fake"].config_json
     assert _contents(folder.parent) == {folder.name}
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_link_in_the_place_of_the_folder(tmp_path):
+    """Whatever it points at is checked; a copy that differs is replaced, and not followed."""
+    folder = bundled.ensure("fake", progress=False)
+    other = tmp_path / "other"
+    folder.rename(other)
+    folder.symlink_to(other)
+    assert bundled.ensure("fake", progress=False) == folder and folder.is_symlink()
+    (other / "config.json").write_text("{}")
+    bundled.ensure("fake", progress=False)
+    assert not folder.is_symlink() and (other / "config.json").read_text() == "{}"
+
+
+def test_a_conversion_that_makes_other_bytes_is_refused(fake, monkeypatch):
+    convert = bundled._convert
+
+    def otherwise(gguf_file, folder, progress):
+        convert(gguf_file, folder, progress)
+        (folder / "model.safetensors").write_bytes(SOURCE)
+
+    monkeypatch.setattr(bundled, "_convert", otherwise)
+    with pytest.raises(
+        ModelUnavailableError, match=r"model\.safetensors was changed.*transformers"
+    ):
+        bundled.ensure("fake", progress=False)
+    assert _contents(bundled.cache_root()) == set()
 
 
 def test_two_at_once_convert_once(fake, monkeypatch):
@@ -453,10 +511,6 @@ def test_importing_is_cheap():
 
 # --- the bundled models themselves ---
 
-CONVERTED = {  # SHA-256 of the dequantised weights: the same from transformers 4.57 and 5.23
-    GEMMA: "cf4e538230192cf987f7ff033d906fd151bbfef797688e662d8214ea3115bf04",
-    SMOL: "a672150fb4f99d7c8f4168cecdd464069c0ef3a37d8113f22ddb9d48031d03cd",
-}
 EXAMPLE = "Hello  world in 2024:\n\n\tnaïve café 你好 🙂"
 # fmt: off
 EXAMPLE_TOKENS = {
@@ -480,9 +534,7 @@ def no_network(monkeypatch):
 @pytest.mark.real
 @pytest.mark.parametrize("name", [GEMMA, SMOL])
 def test_bundled_weights_and_tokenizer(name):
-    folder = models.ensure(name)
-    manifest = json.loads((folder / bundled.MANIFEST).read_text())
-    assert manifest["files"]["model.safetensors"]["sha256"] == CONVERTED[name]
+    folder = models.ensure(name)  # which compares every byte
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer(EXAMPLE, add_special_tokens=False).input_ids == EXAMPLE_TOKENS[name]
     assert tokenizer.decode(EXAMPLE_TOKENS[name]) == EXAMPLE

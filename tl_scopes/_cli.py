@@ -21,6 +21,7 @@ import typer
 from tl_scopes._quiet import say
 from tl_scopes.errors import (
     EmptyPromptError,
+    ModelUnavailableError,
     PromptError,
     RenderError,
     ScopeParameterError,
@@ -128,18 +129,12 @@ def prompt(text: str) -> str:
 
 def device(name: str | None) -> str | None:
     """The device, after a tensor was put there."""
-    if name is None:
-        return None
-    import torch
+    from tl_scopes.models import usable_device
 
     try:
-        torch.zeros(1, device=name).item()
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise _bad(
-            "--device", f"{name!r} cannot be used ({reason}); try cpu, cuda or mps"
-        ) from None
-    return name
+        return name and usable_device(name)
+    except ModelUnavailableError as error:
+        raise _bad("--device", str(error).rstrip(".")) from None
 
 
 def outputs(**paths: Path | None) -> dict[str, Path]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-import shutil
+import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tl_scopes._foreign import refused
 from tl_scopes._gguf import dtype_keyword
 from tl_scopes._table import known_names, model_classes
 from tl_scopes.errors import ModelUnavailableError
@@ -31,35 +32,47 @@ def from_folder(
     device: str,
     n_ctx: int | None,
     architecture: str | None,
+    trusted: bool = False,
 ) -> Any:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trusted}
     try:
-        # Hooks on attention patterns need the eager implementation; it is also what
-        # HookedTransformer is compared with.
-        hf_model: Any = AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, attn_implementation="eager", **dtype_keyword(dtype)
-        )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        if tokenizer.bos_token_id is not None and tokenizer.encode("") == [tokenizer.bos_token_id]:
-            # It adds BOS by itself; unless it says so, transformer-lens reads it a second time.
-            tokenizer.init_kwargs["add_bos_token"] = True
-        if backend == "bridge":
-            model = model_classes()["bridge"].boot_transformers(
-                recorded,
-                hf_model=hf_model.to(device),
-                tokenizer=tokenizer,
-                device=device,
-                dtype=dtype,
+        with refused(folder, trusted):
+            # What may be refused comes before the weights. And a config object lets the argument
+            # below win: else a kernel that config.json names is fetched from the hub and run.
+            config = AutoConfig.from_pretrained(folder, **source)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+            # Hooks on attention patterns need the eager implementation; it is also what
+            # HookedTransformer is compared with.
+            eager = {"config": config, "attn_implementation": "eager"}
+            hf_model: Any = AutoModelForCausalLM.from_pretrained(
+                folder, **eager, **source, **dtype_keyword(dtype)
             )
-            cut_context(model, n_ctx)
-            return model
-        rotary = hasattr(hf_model.config, "rope_theta") or hasattr(
-            hf_model.config, "rope_parameters"
-        )
-        if n_ctx is None and rotary:
-            n_ctx = min(_HOOKED_N_CTX, hf_model.config.max_position_embeddings)
-        return _hooked(folder, recorded, hf_model, tokenizer, dtype, device, n_ctx, architecture)
+            if tokenizer.bos_token_id is not None and tokenizer.encode("") == [
+                tokenizer.bos_token_id
+            ]:
+                # It adds BOS by itself; unless it says so, transformer-lens reads it a second time.
+                tokenizer.init_kwargs["add_bos_token"] = True
+            if backend == "bridge":
+                # The whole path: what an adapter looks for by this name lies there or nowhere.
+                model = model_classes()["bridge"].boot_transformers(
+                    str(folder.resolve()),
+                    hf_model=hf_model.to(device),
+                    tokenizer=tokenizer,
+                    device=device,
+                    dtype=dtype,
+                    trust_remote_code=trusted,
+                )
+                cut_context(model, n_ctx)
+                return model
+            config = hf_model.config
+            rotary = hasattr(config, "rope_theta") or hasattr(config, "rope_parameters")
+            if n_ctx is None and rotary:
+                n_ctx = min(_HOOKED_N_CTX, config.max_position_embeddings)
+            return _hooked(
+                folder, recorded, hf_model, tokenizer, dtype, device, n_ctx, architecture
+            )
     except ModelUnavailableError:
         raise
     except Exception as error:
@@ -93,7 +106,9 @@ def _hooked(
     # loading one tensor at a time. transformer-lens guesses from words in a path ("llama", "gemma")
     # before it reads the config there, so that it gets a path without words.
     with tempfile.TemporaryDirectory(prefix="tl_scopes_") as neutral:
-        shutil.copy(folder / "config.json", neutral)
+        plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        plain.pop("auto_map", None)  # what code had to run has made `hf_model`
+        (Path(neutral) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
         source = official or neutral
         cfg = loading.get_pretrained_model_config(
             source,
@@ -101,6 +116,7 @@ def _hooked(
             fold_ln=False,
             device=device,
             dtype=dtype,
+            trust_remote_code=False,
             **sizes,
         )
         state = loading.get_pretrained_state_dict(source, cfg, hf_model, dtype=dtype)

@@ -29,6 +29,13 @@ Device = Annotated[
     str | None,
     _model(help="cpu, cuda, cuda:1, mps; cuda where there is one, else cpu.", metavar="DEVICE"),
 ]
+TrustRemoteCode = Annotated[
+    bool,
+    _model(
+        "--trust-remote-code",
+        help="Run Python files that come with the model; a model that needs them is refused without.",
+    ),
+]
 PrependBos = Annotated[
     bool | None,
     _model("--prepend-bos/--no-bos", help="Overrides the model's own way with text."),

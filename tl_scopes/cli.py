@@ -154,6 +154,7 @@ def attribute(
     backend: _options.Backend = "auto",
     dtype: _options.Dtype = "float32",
     device: _options.Device = None,
+    trust_remote_code: _options.TrustRemoteCode = False,
     prepend_bos: _options.PrependBos = None,
     scope: Annotated[
         Literal["semantic", "logit-difference", "temperature", "fisher", "entropy"],
@@ -234,7 +235,8 @@ def attribute(
             chosen, where = _cli.scope(scope, given), _cli.device(device)
             if sys.stderr.isatty():
                 say(f"loading {model} ...")
-            loaded = load(model, backend, dtype=dtype, device=where)
+            trusted = {"trust_remote_code": trust_remote_code}
+            loaded = load(model, backend, dtype=dtype, device=where, **trusted)
             result = ts.attribute(
                 loaded, text, chosen, sites=places, position=position, prepend_bos=prepend_bos
             )

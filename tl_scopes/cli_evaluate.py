@@ -64,6 +64,7 @@ def evaluate(
     backend: _options.Backend = "auto",
     dtype: _options.Dtype = "float32",
     device: _options.Device = None,
+    trust_remote_code: _options.TrustRemoteCode = False,
     prepend_bos: _options.PrependBos = None,
     methods: Annotated[
         str,
@@ -137,7 +138,13 @@ def evaluate(
     """
     reports = _cli.outputs(html=html)
     asked = _evaluate.Asked(
-        model={"name": model, "backend": backend, "dtype": dtype, "device": device},
+        model={
+            "name": model,
+            "backend": backend,
+            "dtype": dtype,
+            "device": device,
+            "trust_remote_code": trust_remote_code,
+        },
         source=data,
         data={"column": column, "config": config, "split": split, "n": n, "skip": skip},
         methods=methods,

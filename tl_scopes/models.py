@@ -10,11 +10,13 @@ and centring change the basis of the final state, and with it most scopes.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes._folder import AGREEMENT, cut_context, first_line, from_folder
+from tl_scopes._foreign import check_folder, refused, weights_only
 from tl_scopes._quiet import local_only_if_unreachable, undisturbed
 from tl_scopes._table import known_names, model_classes
 from tl_scopes.bundled import BUNDLES, BundleState, available, ensure
@@ -39,6 +41,7 @@ def load(
     device: torch.device | str | None = None,
     n_ctx: int | None = None,
     architecture: str | None = None,
+    trust_remote_code: bool = False,
     progress: bool = True,
 ) -> Any:
     """Load a model with raw weights, in eval mode, ready for `tl_scopes.attribute`.
@@ -51,11 +54,15 @@ def load(
             (`HookedTransformer`, transformer-lens 2 and 3), or "auto": the bridge if the installed
             transformer-lens has it and the model is not published for HookedTransformer alone.
         dtype: a torch floating dtype or its name. "float64" loads in float64 from the start.
-        device: default: CUDA if there is one, else the CPU.
+        device: default: CUDA if there is one, else the CPU. A tensor is put there before anything
+            is loaded.
         n_ctx: longest prompt. Default: the model's own, except that rotary models loaded from a
             bundle or a folder as a HookedTransformer get at most 2048, to spare memory.
         architecture: for a folder and "hooked": the transformer-lens name of the same architecture
             (such as "meta-llama/Llama-3.2-1B"), if its config alone is not understood.
+        trust_remote_code: whether Python files that come with the model may run. Without, a model
+            that needs them is refused, and no pickle is read but for its tensors. Where transformers
+            has the architecture itself, that is used, and the model's own file is not looked at.
         progress: show on stderr what takes long. stdout is never written.
 
     Returns:
@@ -63,13 +70,19 @@ def load(
         (a folder's last component), so that a result's provenance names what was loaded.
 
     Raises:
-        ModelUnavailableError: nothing has that name, a package or the network is missing, or this
-            transformer-lens cannot hold the model in that class. The message says what to do.
+        ModelUnavailableError: nothing has that name, a package or the network is missing, the device
+            cannot be used, the model needs code of its own, or this transformer-lens cannot hold the
+            model in that class. The message says what to do.
     """
     if backend not in ("auto", "hooked", "bridge"):
         raise ModelUnavailableError(f"backend is {backend!r}; use 'auto', 'hooked' or 'bridge'.")
     if n_ctx is not None and n_ctx < 1:
         raise ModelUnavailableError(f"n_ctx is {n_ctx}; it must be 1 or more.")
+    if not isinstance(trust_remote_code, bool):  # "no" would count as yes
+        raise ModelUnavailableError(
+            f"trust_remote_code is {trust_remote_code!r}; use True or False."
+        )
+    kind, where = _floating_dtype(dtype), usable_device(device)
     text = str(name)
     if text in BUNDLES:
         folder: Path | None = ensure(text, progress=progress)
@@ -77,15 +90,17 @@ def load(
     else:
         folder = _local_folder(text)
         recorded = folder.resolve().name if folder else text
+    if folder is not None:
+        check_folder(folder, trust_remote_code)
     # Hub files are fetched with their bars; a folder's loads in seconds, without.
     with undisturbed(show_progress_bars=progress and folder is None):
         chosen = _choose_backend(text, backend)
-        kind = _floating_dtype(dtype)
-        where = str(device) if device is not None else _default_device()
         if folder is None:
-            model = _from_hub(text, chosen, kind, where, n_ctx)
+            model = _from_hub(text, chosen, kind, where, n_ctx, trust_remote_code)
         else:
-            model = from_folder(folder, recorded, chosen, kind, where, n_ctx, architecture)
+            model = from_folder(
+                folder, recorded, chosen, kind, where, n_ctx, architecture, trust_remote_code
+            )
         model.cfg.model_name = recorded
         model.eval()
     return model
@@ -147,25 +162,45 @@ def _floating_dtype(dtype: torch.dtype | str) -> torch.dtype:
     return kind
 
 
-def _default_device() -> str:
+def usable_device(device: torch.device | str | None) -> str:
+    """The device's name, after a tensor was put there. Raises `ModelUnavailableError`."""
     import torch
 
-    # Not MPS: transformer-lens warns that it may give wrong numbers. Ask for it by name.
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    if device is None:
+        # Not MPS: transformer-lens warns that it may give wrong numbers. Ask for it by name.
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=device).item()
+    except Exception as error:  # each kind of device has its own
+        raise ModelUnavailableError(
+            f"the device {str(device)!r} cannot be used ({first_line(error)}); try cpu, or cuda, "
+            "cuda:1, mps on a machine that has one."
+        ) from error
+    return str(torch.device(device))
 
 
-def _from_hub(name: str, backend: str, dtype: torch.dtype, device: str, n_ctx: int | None) -> Any:
+def _from_hub(
+    name: str, backend: str, dtype: torch.dtype, device: str, n_ctx: int | None, trusted: bool
+) -> Any:
     check_name(name)
     cls = model_classes()[backend]
+    official = known_names().get(name.lower(), name)
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    hooked_only = official.startswith(_HOOKED_ONLY)
+    if not hooked_only:
+        options["trust_remote_code"] = trusted
     try:
-        with local_only_if_unreachable():
+        with local_only_if_unreachable(), refused(name, trusted):
             if backend == "bridge":
-                official = known_names().get(name.lower(), name)
-                model = cls.boot_transformers(official, dtype=dtype, device=device)
+                model = cls.boot_transformers(official, **options)
                 cut_context(model, n_ctx)
                 return model
-            sizes = {} if n_ctx is None else {"n_ctx": n_ctx}
-            return cls.from_pretrained_no_processing(name, dtype=dtype, device=device, **sizes)
+            if n_ctx is not None:
+                options["n_ctx"] = n_ctx
+            # Weights of these are pickles, which transformer-lens would let run.
+            safe = weights_only() if hooked_only and not trusted else contextlib.nullcontext()
+            with safe:
+                return cls.from_pretrained_no_processing(name, **options)
     except ModelUnavailableError:
         raise
     except Exception as error:
