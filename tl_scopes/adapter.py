@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from tl_scopes import guards, hooks
 from tl_scopes.errors import SiteError, UnsupportedModelError
+from tl_scopes.middle import Middle, is_beside_the_stream
 from tl_scopes.result import Provenance
 from tl_scopes.sites import Site, SiteRequest, parse_site, parse_sites
 from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
@@ -134,11 +135,11 @@ class ModelView:
         """Let `edit` replace the activation at `site` in every forward pass until `undo`.
 
         The edited tensor is always put back on its way: what is merely stored can lie off the
-        graph (a head-split copy on TransformerBridge).
+        graph (a head-split copy on TransformerBridge). All that read the residual stream see it
+        where the site is named after that.
         """
-        edit = _own_thread(edit)
         if site.is_embed and getattr(self.cfg, "post_embedding_ln", False) and not self.is_bridge:
-            self._pre_hook(undo, self.model.embed.ln, edit)
+            self._pre_hook(undo, self.model.embed.ln, _own_thread(edit))
             return
         name = "embed.hook_out" if site.is_embed and self.is_bridge else site.hook
         if name not in self.hooks:
@@ -146,10 +147,25 @@ class ModelView:
                 f"site {site.label!r} needs the hook {name!r}, which this model does not have; "
                 "give another site, or a name in model.hook_dict"
             )
+        block = None if site.block is None else self.model.blocks[site.block]
+        if block is None or not is_beside_the_stream(block, name, self.hooks[name]):
+            self.tap_point(undo, name, edit)
+            return
+        middle = Middle(site.label, edit)
+        written = f"blocks.{site.block}.hook_mlp_out"
+        self.tap_point(undo, name, middle.enter)
+        if written in self.hooks:
+            self.tap_point(undo, written, middle.write)
+        # The wrapped block's own output: hooks at hook_resid_post come after it.
+        self.tap_module(undo, block.original_component, lambda x: x, middle.leave)
+
+    def tap_point(self, undo: ExitStack, name: str, edit: Edit) -> None:
+        """The same for what one hook point passes on, whoever reads the tensor elsewhere."""
+        edit = _own_thread(edit)
         point = self.hooks[name]
         # add_hook, not register_forward_hook: it applies the point's own head-splitting
         # conversion, and some points are only called when TransformerLens knows of a hook.
-        _put_back_hooks(undo, point)
+        hooks.put_back(undo, point)
         point.add_hook(lambda activation, hook: edit(activation), dir="fwd")
 
     def tap_final(self, undo: ExitStack, edit: Edit) -> None:
@@ -170,7 +186,7 @@ class ModelView:
                 return (edit(args[0]), *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
 
-        _put_back_hooks(undo, module)
+        hooks.put_back(undo, module)
         module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def tap_module(self, undo: ExitStack, module: nn.Module, before: Edit, after: Edit) -> None:
@@ -178,10 +194,12 @@ class ModelView:
         before, after = _own_thread(before), _own_thread(after)
 
         def hook(_: nn.Module, __: Any, out: Any) -> Any:
+            if isinstance(out, list):  # GPT-1's blocks
+                return [after(out[0]), *out[1:]]
             return (after(out[0]), *out[1:]) if isinstance(out, tuple) else after(out)
 
         self._pre_hook(undo, module, before)
-        _put_back_hooks(undo, module)
+        hooks.put_back(undo, module)
         module.register_forward_hook(hook)
 
     def last_step_hooks(self) -> tuple[int, ...]:
@@ -254,33 +272,6 @@ class ModelView:
             precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
             versions=dict(_versions()),
         )
-
-
-def _put_back_hooks(undo: ExitStack, module: nn.Module) -> None:
-    """Have `undo` take away every forward hook that `module` gets from now on.
-
-    Asked for before the hook is added, so that Ctrl-C on any line in between leaves none behind.
-    """
-    stores = (module._forward_hooks, module._forward_pre_hooks)
-    flags = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
-    visible_too = hasattr(module, "fwd_hooks")
-    visible = getattr(module, "fwd_hooks", [])
-    known = {key for store in stores for key in store}
-    seen = {id(handle) for handle in visible}
-
-    def remove() -> None:
-        for store in stores:
-            for key, hook in list(store.items()):
-                # A bridge wires hooks of its own to its modules in its first forward pass.
-                wired = not visible_too and hooks.is_transformer_lens_own(hook)
-                if key not in known and not wired:
-                    for each in (*stores, *flags):
-                        each.pop(key, None)
-        for handle in list(visible):
-            if id(handle) not in seen:
-                visible.remove(handle)
-
-    undo.callback(remove)
 
 
 def _own_thread(edit: Edit) -> Edit:

@@ -90,7 +90,7 @@ class HeldNorms:
         # A bridge's norm has hooks of its own, which may be those of the stream or of a write.
         name = self.names.get(id(getattr(norm, hook, None)))
         if name is not None:
-            self.view.tap(self.undo, Site(name, name), edit)
+            self.view.tap_point(self.undo, name, edit)
         elif hook == "hook_in":
             self.view.tap_module(self.undo, norm, edit, lambda y: y)
         else:

@@ -16,6 +16,7 @@ SiteRequest = Union[str, int, Sequence[Union[str, int]]]
 _RESID = re.compile(r"resid\((-?\d+)\)")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _COMPONENT = re.compile(r"(?P<hook>.+?)(?P<index>(\[\d+\])+)")
+_MIDDLE = re.compile(r"(blocks\.\d+\.)hook_resid_mid")
 _LAYER = re.compile(r"-?[0-9]{1,9}")
 
 
@@ -120,6 +121,12 @@ def parse_site(item: str | int, n_layers: int, hooks: Collection[str]) -> Site:
     if (match := _COMPONENT.fullmatch(item)) and match["hook"] in hooks:
         component = tuple(int(i) for i in re.findall(r"\d+", match["index"]))
         return Site(item, match["hook"], component)
+    if (match := _MIDDLE.fullmatch(item)) and f"{match[1]}hook_resid_pre" in hooks:
+        raise SiteError(
+            f"the model has no site {item!r}: its attention and MLP read one stream side by side, or "
+            f'one of them is missing, so that no stream runs between them. Use "{match[1]}'
+            f'hook_resid_pre" or "{match[1]}hook_resid_post"'
+        )
     names = ["embed", "all", *(f"resid({layer})" for layer in range(n_layers + 1)), *hooks]
     near = difflib.get_close_matches(item, names, n=3, cutoff=0.4)
     hint = f"; the nearest names are {', '.join(map(repr, near))}" if near else ""

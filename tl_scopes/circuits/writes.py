@@ -13,10 +13,8 @@ from tl_scopes import guards
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import NonAdditiveError, ScopeParameterError
 from tl_scopes.frozen import NormFit, find_norms, fit_norm
+from tl_scopes.middle import tolerance
 from tl_scopes.sites import Site, resid_site
-
-# Share of the largest entry that parts may miss: rounding in the sums of single precision, and of half.
-_ADDS_UP, _ADDS_UP_HALF = 1e-3, 5e-2
 
 
 @dataclass(frozen=True)
@@ -120,10 +118,6 @@ def check_sum(view: ModelView, stream: Tensor, parts: list[Tensor], where: str) 
             "architecture writes something else too, or a hook of yours edits the stream; use "
             'by="layer", remove such hooks, or use head_paths, which needs no sum'
         )
-
-
-def tolerance(dtype: torch.dtype) -> float:
-    return _ADDS_UP if dtype in (torch.float32, torch.float64) else _ADDS_UP_HALF
 
 
 def head_weights(view: ModelView, layer: int) -> tuple[Tensor, Tensor | None]:
