@@ -16,15 +16,15 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors"],
-    ["storage", "sites", "unembedding", "hooks", "_quiet"],
+    ["storage", "sites", "unembedding", "hooks", "_quiet", "characters"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
-    ["circuit_result", "flow_result", "grouping"],
+    ["circuit_result", "flow_result", "grouping", "spans"],
     ["explain"],
     ["scopes", "custom", "stats"],
     ["guards", "models", "cells"],
     ["faithfulness"],
     ["adapter"],
-    ["encoding", "frozen", "narrow", "recompute", "vjp", "stability"],
+    ["encoding", "vocabulary", "frozen", "narrow", "recompute", "vjp", "stability"],
     ["passes"],
     ["capture"],
     ["engine"],
@@ -39,6 +39,7 @@ SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 ONLY = {
     "render": {
         *("errors", "storage", "result", "circuit_result", "flow_result", "grouping"),
+        *("characters", "spans"),
         *("stats", "metrics", "cells", "faithfulness"),
     },
     "errors": set(),

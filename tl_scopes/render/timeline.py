@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tl_scopes.errors import RenderError, ScopesError
-from tl_scopes.grouping import Spans, checked_how, checked_spans, joined
+from tl_scopes.grouping import Spans, checked_how, joined
 from tl_scopes.render.canvas import EMPTY, FAINT, LINE, sheet
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Picture, Row, Site, build
@@ -23,6 +23,7 @@ from tl_scopes.render.plots import INK, READ, SOFT, caption, css, draw_heights, 
 from tl_scopes.render.scale import Scale, number, percent
 from tl_scopes.render.wording import DOT
 from tl_scopes.result import Attribution, site_index
+from tl_scopes.spans import checked_spans
 
 _NUMBER = re.compile(r"(?<!\d)-?\d+")
 
