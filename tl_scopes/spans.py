@@ -51,7 +51,7 @@ _ALLOWED = (
 def found_spans(result: Attribution | SequenceAttribution, by: Any) -> Spans:
     """The token ranges of sentences, lines or spans: `by` of `tl_scopes.grouping.group`."""
     if isinstance(by, str) and by in _ENDS:
-        return _parts(result, _ENDS[by])
+        return _parts(result, by)
     text, runs, starts = _laid(result)
     after = len(result.str_tokens[0]) if result.has_bos else 0
     asked: list[tuple[int, int, str]] = []
@@ -165,12 +165,12 @@ def _short(text: str) -> str:
     return repr(text) if len(text) <= 80 else f"{text[:80]!r}..."
 
 
-def _parts(result: Attribution | SequenceAttribution, ends: regex.Pattern[str]) -> Spans:
-    """The prompt cut after every match of `ends`; BOS stays alone."""
+def _parts(result: Attribution | SequenceAttribution, kind: str) -> Spans:
+    """The prompt's lines or sentences; BOS stays alone."""
     text, runs, starts = _laid(result)
     first = int(result.has_bos)
     begin = len(result.str_tokens[0]) if first else 0
-    cuts = {bisect_left(starts, match.end()) for match in ends.finditer(text, begin)}
+    cuts = {bisect_left(starts, match.end()) for match in _ENDS[kind].finditer(text, begin)}
     edges = sorted({0, first, *cuts, len(runs)})
     return tuple((runs[a][0], runs[b - 1][1]) for a, b in pairwise(edges))
 

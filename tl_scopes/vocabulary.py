@@ -94,5 +94,6 @@ def _spellings(text: str) -> Iterator[str]:
 
 def _entry(tokenizer: Any, piece: str) -> int | None:
     found = tokenizer.convert_tokens_to_ids(piece)
-    known = found is not None and tokenizer.convert_ids_to_tokens(found) == piece
-    return int(found) if known else None
+    if found is None or tokenizer.convert_ids_to_tokens(found) != piece:
+        return None
+    return int(found)
