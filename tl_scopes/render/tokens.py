@@ -12,8 +12,6 @@ from operator import itemgetter
 
 import regex
 
-from tl_scopes.characters import BYTE
-
 SPACE, NEWLINE, TAB, EMPTY = "·", "↵", "⇥", "∅"
 _NAMED = {" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": "\\r"}
 _MARKS = SPACE + NEWLINE + TAB + EMPTY
@@ -30,10 +28,9 @@ def pieces(text: str) -> list[tuple[str, bool]]:
     """`text` as `(shown, is_mark)` parts in order; neighbouring parts of one kind are joined.
 
     Spaces become `·`, newlines `↵`, tabs `⇥`, nothing `∅`; control characters, bidirectional
-    overrides, unusual spaces, private and surrogate code points their escape (`\\x1b`). Bytes of a
-    part of a character (`<0xE6>`) are marks as they stand. A text of nothing but spaces and what looks
-    like a mark has escapes for the latter. No part contains whitespace or a character that moves a
-    cursor.
+    overrides, unusual spaces, private and surrogate code points their escape (`\\x1b`). A text
+    of nothing but spaces and what looks like a mark has escapes for the latter. No part contains
+    whitespace or a character that moves a cursor.
     """
     if not text:
         return [(EMPTY, True)]
@@ -44,8 +41,6 @@ def pieces(text: str) -> list[tuple[str, bool]]:
     if regex.match(r"\p{M}", text):
         # A combining mark would sit on the token before it.
         letters[0] = "◌" + letters[0][0], letters[0][1]
-    for byte in BYTE.finditer(text):
-        letters[slice(*byte.span())] = [(char, True) for char in byte[0]]
     return [
         ("".join(shown for shown, _ in run), mark)
         for mark, run in groupby(letters, key=itemgetter(1))
