@@ -78,6 +78,13 @@ def test_negative_numbers_and_groups_are_found_too():
     )
 
 
+def test_bytes_of_characters_are_no_numbers():
+    tokens = ("<bos>", "1", "2", "<0xE5><0xB9>", "<0xB4>", "3", "<0xE5>")
+    result = attribution(tokens, [[9, 3, 4, 7, 5, 2, 1]])
+    heights = [p.get_height() for p in render.series(result, [12, 3]).axes[1].patches]
+    assert heights == pytest.approx([5, 2])
+
+
 @pytest.mark.parametrize(
     ("text", "values"),
     [

@@ -14,7 +14,7 @@ from rich.console import Console
 from test_render import HOSTILE, attribution, printed, sequence
 
 from tl_scopes import render
-from tl_scopes.render.tokens import visible
+from tl_scopes.render.tokens import clipped, visible, words
 
 # --- terminal -------------------------------------------------------------------------------
 
@@ -57,6 +57,22 @@ def test_several_sites_are_a_row_each():
     text = printed(result)
     assert len(re.findall(r"^resid\(\d+\) +·", text, re.M)) == 31
     assert "each site by its own largest score" in text and "a cell is a token" in text
+
+
+def test_what_looks_like_a_mark_is_told_from_one():
+    assert [visible(text) for text in (" ", "·", " ·", "\n", "↵", "", "∅")] == [
+        *("·", "\\xb7", "·\\xb7", "↵", "\\u21b5", "∅", "\\u2205"),
+    ]
+    assert visible("达·芬奇 ·") == "达·芬奇··" and words("a · b") == "a · b"
+
+
+def test_characters_newer_than_python_are_shown():
+    assert visible(" 🪿") == "·🪿" and visible("\u0378") == "\\u0378"
+
+
+def test_a_long_text_is_cut_at_once():
+    assert clipped("a" * 10**7, 5) == "aaaa…" == clipped("aaaaaa", 5)
+    assert clipped("\x1b" * 10**7, 5) == "\\x1b…" and clipped("aaaaa", 5) == "aaaaa"
 
 
 # --- figure ---------------------------------------------------------------------------------

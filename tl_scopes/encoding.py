@@ -9,6 +9,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from tl_scopes import vocabulary
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import (
     DoubleBosError,
@@ -22,6 +23,8 @@ from tl_scopes.result import Token
 
 # Tokens listed with a prediction; longer lists of ids are prompts.
 N_CANDIDATES = 10
+# Tokens of a target that an error lists.
+_LISTED = 12
 
 Prompt = Union[str, Sequence[int], Tensor]
 
@@ -136,7 +139,8 @@ def described(view: ModelView, ids: list[int]) -> dict[str, Any]:
 
 
 def texts(view: ModelView, ids: Sequence[int]) -> tuple[str, ...]:
-    """Each token's own text; without a tokenizer, its id in angle brackets."""
+    """Each token's own text, as `vocabulary.texts` gives it; without a tokenizer, its id in angle
+    brackets."""
     tokenizer = getattr(view.model, "tokenizer", None)
     if tokenizer is None:
         return tuple(f"<{i}>" for i in ids)
@@ -145,7 +149,7 @@ def texts(view: ModelView, ids: Sequence[int]) -> tuple[str, ...]:
     last = view.last_texts
     if last is not None and last[0] == key:
         return last[1]
-    each = tuple(tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False))
+    each = tuple(vocabulary.texts(tokenizer, ids))
     if len(ids) > N_CANDIDATES:
         view.last_texts = (key, each)
     return each
@@ -169,20 +173,32 @@ def resolve_token(view: ModelView, target: str | int) -> Token:
     if tokenizer is None or not target:
         got = "the model has no tokenizer to read it" if target else "it has no token"
         raise TargetError(f"target {target!r} cannot be used: {got}; give a token id instead")
+    found = vocabulary.find(tokenizer, target)
+    if found is None:
+        raise TargetError(_several(view, tokenizer, target))
+    return Token(found, texts(view, [found])[0])
+
+
+def _several(view: ModelView, tokenizer: Any, target: str) -> str:
+    """What to say of a target that is not exactly one token: what it is, and every way out."""
     ids = tokenizer(target, add_special_tokens=False)["input_ids"]
-    unknown = getattr(tokenizer, "unk_token_id", None)
-    if target == getattr(tokenizer, "unk_token", None):
-        unknown = None  # it may be a real token too: GPT-2's is its end of text
-    if len(ids) != 1 or ids[0] == unknown:
-        pieces = list(texts(view, ids))
-        spaced = tokenizer(" " + target, add_special_tokens=False)["input_ids"]
-        hint = (
-            f"; {' ' + target!r}, with a leading space, is one token"
-            if len(spaced) == 1 and spaced[0] != unknown
-            else ""
-        )
-        raise TargetError(
-            f"target {target!r} is {len(ids)} tokens {pieces}, not one known token: give one of "
-            f"its tokens, or an id{hint}"
-        )
-    return Token(int(ids[0]), texts(view, ids)[0])
+    pieces = list(texts(view, ids))
+    if vocabulary.adds_space(tokenizer, target, ids):
+        pieces = [piece for piece in [pieces[0].removeprefix(" "), *pieces[1:]] if piece]
+    spaced = target.startswith(" ")
+    other = target[1:] if spaced else " " + target
+    known = bool(other) and vocabulary.find(tokenizer, other) is not None
+    hint = f"; {other!r}, with{'out' if spaced else ''} a leading space, is one token"
+    if len(pieces) == 1 and known:
+        return f"target {target!r} is not one known token{hint}: give that, or an id"
+    listed = f"[{', '.join(map(repr, pieces[:_LISTED]))}{', ...' if len(pieces) > _LISTED else ''}]"
+    said = (
+        f"target {target!r} is {len(pieces)} tokens {listed}, not one known token: give one of its "
+        f"tokens, or an id{hint if known else ''}"
+    )
+    if len(pieces) < 2:
+        return said
+    return (
+        f"{said}. To explain all of them, write them after the prompt: attribute_sequence(model, "
+        "prompt + answer, SemanticScope(NEXT_TOKEN)) has a result for each token of the whole text"
+    )

@@ -16,9 +16,6 @@ a single token of it by `"max"` (to first order).
 
 from __future__ import annotations
 
-import operator
-import re
-import unicodedata
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Annotated, Any, overload
 
@@ -26,14 +23,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.errors import PositionError, ScopeParameterError
+from tl_scopes.characters import Spans, together
+from tl_scopes.errors import ScopeParameterError
 from tl_scopes.fields import Axis, Index
 from tl_scopes.result import Attribution, SequenceAttribution
+from tl_scopes.spans import found_spans, word_spans
 
 if TYPE_CHECKING:
     import pandas as pd
 
-Spans = tuple[tuple[int, int], ...]
 # One a group; the last ends where the prompt does.
 _Spans = Annotated[Spans, Axis("pos"), Axis("token", lambda spans: spans[-1][1])]
 HOW = ("sum", "norm", "max")
@@ -45,11 +43,6 @@ _EXACT = {
     "leave_one_out": None,
     "random": None,
 }
-_SPACES, _APOSTROPHES = " ▁", "'’"
-# Half of a character: what a byte token decodes to, or how some tokenizers write it.
-_LOST, _BYTE = "\ufffd", re.compile(r"<0x[0-9A-Fa-f]{2}>")
-# Written without spaces between words.
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -125,16 +118,19 @@ def group(
     """`result` with its tokens joined. `Attribution.group` and `SequenceAttribution.group` call it.
 
     Args:
-        by: `"word"` (see `word_spans`), or spans: half-open ranges `(start, end)` of token
-            positions, in any order, that do not overlap. Tokens outside them stay alone.
+        by: `"word"`, `"sentence"`, `"line"` (see `tl_scopes.spans`), or a list of spans in any
+            order that do not overlap: texts that stand in the prompt once (`"Eiffel Tower"`), characters
+            of such a text (`(prompt, 4, 16)` for `prompt[4:16]`), or half-open ranges `(start, end)` of
+            token positions. Texts take every token that they touch. Tokens outside stay alone, but
+            those of one character stay together.
         how: `"sum"`, `"norm"` (root of the sum of squares) or `"max"` (the largest magnitude, with
             its sign). None: the one that is exact, `"norm"` for scores that are the norm of a gradient,
             `"sum"` for Fisher, signed sums and shares of attention; leave-one-out has none.
 
     Returns a `GroupedAttribution` or `GroupedSequenceAttribution` in the units of `result`, which
-    is drawn, saved and tabled like any other. Raises `ScopeParameterError` for spans that are none
-    or overlap, an unknown `how`, none where nothing is exact, or token texts that do not show where
-    words begin; `PositionError` for spans beyond the prompt.
+    is drawn, saved and tabled like any other. Raises `ScopeParameterError` for spans that are none,
+    overlap or part the tokens of one character, texts that the prompt does not hold, or more than
+    once, an unknown `how`, or none where nothing is exact; `PositionError` for spans beyond the prompt.
     """
     if isinstance(result, (GroupedAttribution, GroupedSequenceAttribution)):
         raise ScopeParameterError(
@@ -142,7 +138,7 @@ def group(
             "group the result that it was made of"
         )
     words = isinstance(by, str) and by == "word"
-    spans = word_spans(result) if words else checked_spans(by, len(result.str_tokens))
+    spans = word_spans(result) if words else found_spans(result, by)
     how = checked_how(result, how)
     kept = {f.name: getattr(result, f.name) for f in fields(result)}
     scores, error = joined(result.scores, result.standard_error, spans, how)
@@ -150,7 +146,7 @@ def group(
         "scores": scores,
         "standard_error": error,
         "tokens": result.tokens[[start for start, _ in spans]],
-        "str_tokens": tuple("".join(result.str_tokens[a:b]) for a, b in spans),
+        "str_tokens": tuple(together(result.str_tokens[a:b]) for a, b in spans),
         "has_bos": result.has_bos and spans[0] == (0, 1),
         "spans": spans,
         "how": how,
@@ -225,96 +221,6 @@ def joined(
         errors.append(None if spread is None else (weight * spread).sum(-1))
     made = torch.stack(found, -1).to(scores.dtype)
     return made, None if error is None else torch.stack(errors, -1).to(error.dtype)
-
-
-def checked_spans(spans: Any, n: int) -> Spans:
-    """`spans` in order, and each of the `n` tokens outside them alone. Raises as `group` does."""
-    try:
-        found = sorted((operator.index(a), operator.index(b)) for a, b in spans)
-    except (TypeError, ValueError):
-        raise ScopeParameterError(
-            f'by is {spans!r}; allowed: "word", or a list of token ranges (start, end)'
-        ) from None
-    made: list[tuple[int, int]] = []
-    for start, end in found:
-        if not 0 <= start < end <= n:
-            raise PositionError(
-                f"span ({start}, {end}) is not a range of tokens; allowed: 0 <= start < end <= {n}, "
-                "where end is the first token that it does not hold"
-            )
-        last = made[-1][1] if made else 0
-        if start < last:
-            raise ScopeParameterError(
-                f"spans {made[-1]} and ({start}, {end}) overlap; a token can be in one only (end is "
-                "the first token that a span does not hold)"
-            )
-        made += [(t, t + 1) for t in range(last, start)] + [(start, end)]
-    last = made[-1][1] if made else 0
-    return (*made, *((t, t + 1) for t in range(last, n)))
-
-
-def word_spans(result: Attribution | SequenceAttribution) -> Spans:
-    """The token ranges of words, from the tokens' texts alone.
-
-    A token that begins with a space begins a word, and so does one that follows whitespace,
-    punctuation or a special token. Whitespace, punctuation, symbols and special tokens stay alone,
-    as each is a token; so does BOS. These belong to their neighbours: a lone space to the word that it
-    introduces, an apostrophe between letters, an underscore, the joiners and bytes of one character. In
-    scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer, Burmese) each token is a word.
-    Raises `ScopeParameterError` where letters stand side by side and no token begins with a space:
-    some tokenizers (Llama 2's) drop it from the text of a single token.
-    """
-    texts = [_LOST if _BYTE.fullmatch(text) else text for text in result.str_tokens]
-    starts, in_doubt = [0], ""
-    for t in range(1, len(texts)):
-        after = texts[t + 1] if t + 1 < len(texts) else ""
-        alone = t == 1 and result.has_bos
-        if alone or not _is_one(texts[t - 1], texts[t], after, starts[-1] < t - 1):
-            starts.append(t)
-        elif texts[t - 1][-1:].isalpha() and texts[t][:1].isalpha():
-            in_doubt = in_doubt or texts[t - 1] + texts[t]
-    if in_doubt and not any(text[:1] in (" ", "▁") for text in texts):
-        raise ScopeParameterError(
-            f"no token text begins with a space, so {in_doubt!r} may be one word or two (some "
-            "tokenizers drop the space of a single token): give spans, as by=[(start, end), ...]"
-        )
-    return tuple(zip(starts, [*starts[1:], len(texts)]))
-
-
-def _is_one(before: str, text: str, after: str, inside: bool) -> bool:
-    """Whether `text` goes on with the word that `before` is, or ends. `inside`: of several tokens."""
-    if not text or not before:
-        return not before and bool(text) and not text[0].isspace()
-    last, first = before[-1], text[0]
-    if first.isspace() or first == "▁":
-        return False
-    if before in _SPACES:
-        return _in_word(first) or unicodedata.category(first) in ("So", "Sk")
-    if last == _LOST and first == _LOST:
-        return True
-    if _joins(last) or _joins(first):
-        return not last.isspace()
-    if _is_unspaced(last) or _is_unspaced(first):
-        return False
-    if first in _APOSTROPHES and last.isalpha():
-        return (text[1:2] or after[:1]).isalpha()
-    if before in _APOSTROPHES and inside:
-        return first.isalpha()
-    return _in_word(last) and _in_word(first)
-
-
-def _in_word(char: str) -> bool:
-    return char.isalnum() or char in ("_", _LOST)
-
-
-def _joins(char: str) -> bool:
-    """Combining marks, variation selectors and joiners, which are nothing alone; skin tones."""
-    joiner = char in "\u200c\u200d" or "\U0001f3fb" <= char <= "\U0001f3ff"
-    return joiner or unicodedata.category(char).startswith("M")
-
-
-def _is_unspaced(char: str) -> bool:
-    return unicodedata.name(char, "").startswith(_UNSPACED)
 
 
 def _holding(spans: Spans, position: int) -> int:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Token:
-    """A vocabulary entry: its id, and its text as the tokenizer decodes it alone."""
+    """A vocabulary entry: its id, and what it adds to a text. Part of a character shows its bytes,
+    `<0xE6><0x97>`."""
 
     id: int
     text: str
@@ -150,7 +151,7 @@ class _Drawn(Saved):
     """Pictures over the tokens of a prompt, drawn by `tl_scopes.render` when asked."""
 
     def group(self, by: Any = "word", how: str | None = None) -> Any:
-        """The same by words, or by spans of tokens: see `tl_scopes.grouping.group`."""
+        """The same by words, sentences, lines or spans: see `tl_scopes.grouping.group`."""
         return import_module("tl_scopes.grouping").group(self, by, how)
 
     def to_html(self, path: str | Path | None = None, **options: Any) -> str:
@@ -178,8 +179,8 @@ class Attribution(_Drawn):
     """Influence of every token of one prompt on one explained quantity, at one or more sites.
 
     `scores[s, t]` is the influence of token `t` at `sites[s]`, in `units`; zero after the read
-    `position`. `tokens` and `str_tokens` hold the whole prompt as it was fed, BOS included
-    (`has_bos`). `target` is None for scopes without one. `standard_error` is there where the
+    `position`. `tokens` and `str_tokens` (texts as in `Token`) hold the whole prompt as it
+    was fed, BOS included (`has_bos`). `target` is None for scopes without one. `standard_error` is there where the
     scores are a sampled estimate.
     """
 

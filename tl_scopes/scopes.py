@@ -24,8 +24,9 @@ class SemanticScope(Scope):
     """Influence on one target logit: `v = W_U[:, target]`, score `||v^T J_t||_2`.
 
     `target`: a string that is one token, a token id, `NEXT_TOKEN` (the token that follows in the
-    prompt), or None for the model's top prediction. Units: logit per unit of residual.
-    arXiv 2601.16407, Semantic Scope.
+    prompt), or None for the model's top prediction. In every vocabulary `" in"` begins a word and
+    `"in"` goes on in one (SentencePiece's are `▁in` and `in`; `"▁in"` may be written too). Units:
+    logit per unit of residual. arXiv 2601.16407, Semantic Scope.
     """
 
     target: Target = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.style import Style
 from rich.text import Text
@@ -210,6 +210,4 @@ def _fit(text: str, width: int) -> str:
     """Cut to `width` cells, of which a wide character takes two."""
     if cell_len(text) <= width:
         return text
-    while cell_len(text) > width - 1:
-        text = text[:-1]
-    return text + "…"
+    return set_cell_size(text, width - 1).rstrip() + "…"

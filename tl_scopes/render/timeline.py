@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -14,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from tl_scopes.characters import BYTE, wholes
 from tl_scopes.errors import RenderError, ScopesError
-from tl_scopes.grouping import Spans, checked_how, checked_spans, joined
+from tl_scopes.grouping import Spans, checked_how, joined
 from tl_scopes.render.canvas import EMPTY, FAINT, LINE, sheet
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Picture, Row, Site, build
@@ -23,6 +25,7 @@ from tl_scopes.render.plots import INK, READ, SOFT, caption, css, draw_heights, 
 from tl_scopes.render.scale import Scale, number, percent
 from tl_scopes.render.wording import DOT
 from tl_scopes.result import Attribution, site_index
+from tl_scopes.spans import checked_spans
 
 _NUMBER = re.compile(r"(?<!\d)-?\d+")
 
@@ -121,26 +124,27 @@ def _numbers(name: str, values: Any) -> np.ndarray:
 def _found(result: Attribution, values: np.ndarray) -> Spans:
     """The tokens of each number, by the tokens' own texts."""
     first = int(result.has_bos)
-    texts = result.str_tokens[first:]
-    ends = np.cumsum([len(text) for text in texts])
-    matches = list(_NUMBER.finditer("".join(texts)))
-    found = [int(match.group()) for match in matches]
-    differ = [i for i, (a, b) in enumerate(zip(found, values)) if a != b]
-    if differ or len(found) != len(values):
-        i = differ[0] if differ else min(len(found), len(values))
-        there = found[i] if i < len(found) else "nothing"
+    text, runs, starts = wholes(result.str_tokens[first:])
+    # Bytes of a character that is not whole are no numbers, though spelled with digits.
+    matches = list(_NUMBER.finditer(BYTE.sub(lambda byte: " " * len(byte[0]), text)))
+    read = [int(match.group()) for match in matches]
+    differ = [i for i, (a, b) in enumerate(zip(read, values)) if a != b]
+    if differ or len(read) != len(values):
+        i = differ[0] if differ else min(len(read), len(values))
+        there = read[i] if i < len(read) else "nothing"
         asked = f"{values[i]:g}" if i < len(values) else "nothing"
         raise RenderError(
-            f"the prompt holds {len(found)} numbers, values {len(values)}; number {i} is {there} in "
+            f"the prompt holds {len(read)} numbers, values {len(values)}; number {i} is {there} in "
             f"the prompt and {asked} in values: pass the series as it was written, or spans="
         )
     inside = [
-        tuple(first + int(np.searchsorted(ends, x, "right")) for x in (m.start(), m.end() - 1))
-        for m in matches
+        [runs[bisect_right(starts, x) - 1] for x in (match.start(), match.end() - 1)]
+        for match in matches
     ]
-    if any(b <= a for (_, a), (b, _) in pairwise(inside)):
+    found = [(first + start, first + end) for (start, _), (_, end) in inside]
+    if any(start < end for (_, end), (start, _) in pairwise(found)):
         raise RenderError("one token holds parts of two numbers: no number has tokens of its own")
-    return tuple((start, last + 1) for start, last in inside)
+    return tuple(found)
 
 
 def _given(result: Attribution, spans: Iterable[Any], n: int) -> Spans:

@@ -7,10 +7,19 @@ through `pieces`, which splits it into literal text and marks that stand for wha
 from __future__ import annotations
 
 import html
-import unicodedata
+from itertools import groupby
+from operator import itemgetter
+
+import regex
 
 SPACE, NEWLINE, TAB, EMPTY = "·", "↵", "⇥", "∅"
+_NAMED = {" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": "\\r"}
+_MARKS = SPACE + NEWLINE + TAB + EMPTY
+_LIKE_MARKS = _MARKS + "".join(_NAMED)
 
+# Separators (other than the plain space), control, format, surrogate, private, unassigned. Python's
+# own tables of characters are as old as Python, and would call newer emoji unassigned.
+_UNSEEN = regex.compile(r"[\p{Z}\p{C}]")
 # Joiners only mean something between two characters: inside an emoji or a Persian word.
 _JOINERS = "\u200c\u200d"
 
@@ -19,22 +28,23 @@ def pieces(text: str) -> list[tuple[str, bool]]:
     """`text` as `(shown, is_mark)` parts in order; neighbouring parts of one kind are joined.
 
     Spaces become `·`, newlines `↵`, tabs `⇥`, nothing `∅`; control characters, bidirectional
-    overrides, unusual spaces, private and surrogate code points their escape (`\\x1b`). No part
-    contains whitespace or a character that moves a cursor.
+    overrides, unusual spaces, private and surrogate code points their escape (`\\x1b`). A text
+    of nothing but spaces and what looks like a mark has escapes for the latter. No part contains
+    whitespace or a character that moves a cursor.
     """
     if not text:
         return [(EMPTY, True)]
-    parts: list[tuple[str, bool]] = []
-    for i, char in enumerate(text):
-        alone = i == 0 or i == len(text) - 1
-        shown, mark = _shown(char, alone)
-        if i == 0 and unicodedata.category(char).startswith("M"):
-            shown = "◌" + shown  # a combining mark would sit on the token before it
-        if parts and parts[-1][1] == mark:
-            parts[-1] = (parts[-1][0] + shown, mark)
-        else:
-            parts.append((shown, mark))
-    return parts
+    last = len(text) - 1
+    letters = [_shown(char, i in (0, last)) for i, char in enumerate(text)]
+    if not text.strip(_LIKE_MARKS):
+        letters = [(escape(c), True) if c in _MARKS else (x, m) for c, (x, m) in zip(text, letters)]
+    if regex.match(r"\p{M}", text):
+        # A combining mark would sit on the token before it.
+        letters[0] = "◌" + letters[0][0], letters[0][1]
+    return [
+        ("".join(shown for shown, _ in run), mark)
+        for mark, run in groupby(letters, key=itemgetter(1))
+    ]
 
 
 def visible(text: str) -> str:
@@ -44,7 +54,7 @@ def visible(text: str) -> str:
 
 def words(text: str) -> str:
     """A label, a unit or a name: as `visible`, but plain spaces stay."""
-    return " ".join(visible(word) if word else "" for word in text.split(" "))
+    return " ".join(visible(word) if word.strip(_MARKS) else word for word in text.split(" "))
 
 
 def escaped(text: str) -> str:
@@ -57,7 +67,7 @@ def escaped(text: str) -> str:
 
 def clipped(text: str, length: int) -> str:
     """`visible`, cut to `length` characters with an ellipsis."""
-    shown = visible(text)
+    shown = visible(text[: length + 1])  # no character is shown as less than one
     return shown if len(shown) <= length else shown[: max(length - 1, 1)] + "…"
 
 
@@ -70,12 +80,10 @@ def escape(char: str) -> str:
 
 
 def _shown(char: str, alone: bool) -> tuple[str, bool]:
-    named = {" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": "\\r"}.get(char)
-    if named:
-        return named, True
+    if char in _NAMED:
+        return _NAMED[char], True
     if char in _JOINERS and not alone:
         return char, False
-    # Separators (other than the plain space), control, format, surrogate, private, unassigned.
-    if unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"):
+    if _UNSEEN.match(char):
         return escape(char), True
     return char, False
