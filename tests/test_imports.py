@@ -15,7 +15,7 @@ LONGEST = 330
 
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
-    ["errors"],
+    ["errors", "_characters"],
     ["storage", "sites", "unembedding", "hooks", "_quiet"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping"],
@@ -38,14 +38,27 @@ SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 # Pictures are made of results alone.
 ONLY = {
     "render": {
-        *("errors", "storage", "result", "circuit_result", "flow_result", "grouping"),
+        *(
+            "errors",
+            "_characters",
+            "storage",
+            "result",
+            "circuit_result",
+            "flow_result",
+            "grouping",
+        ),
         *("stats", "metrics", "cells", "faithfulness"),
     },
     "errors": set(),
+    "_characters": set(),
     "sites": {"errors"},
     "storage": {"errors"},
 }
-ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors"}}
+ONLY |= {
+    "unembedding": {"errors"},
+    "result": {"errors", "storage"},
+    "_quiet": {"errors", "_characters"},
+}
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import read_token
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import FAINT, count, label, sheet
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Result
@@ -73,7 +74,8 @@ def _chosen(result: Result, position: int | None) -> Attribution:
 
 def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     rest = max(1 - math.fsum(c.probability for c in shown), 0.0)
-    figure = sheet(6.6, 0.27 * (len(shown) + 1) + 1.0)
+    texts = [letters.token(c.text, 24, 36) for c in shown]
+    figure = sheet(6.6 + letters.room(texts, 24), 0.27 * (len(shown) + 1) + 1.0)
     ax = figure.subplots()
     values = np.array([*(c.probability for c in shown), rest])
     target = None if one.target is None else one.target.id
@@ -83,7 +85,7 @@ def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     # What all others hold has no bar: it would often be the longest, and is no candidate.
     ax.barh(range(len(shown)), values[:-1], height=0.7, color=shades)
     _number(ax, values)
-    names = [f"{'◆ ' if here else ''}{clipped(c.text, 24)}" for c, here in zip(shown, met)]
+    names = [f"{'◆ ' if here else ''}{text}" for text, here in zip(texts, met)]
     label(ax.yaxis, [*names, "all others"], 9)
     for text, here in zip(ax.get_yticklabels(), [*met, False]):
         text.set(color=READ if here else INK, fontweight="bold" if here else "normal")

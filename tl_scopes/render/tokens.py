@@ -9,10 +9,9 @@ from __future__ import annotations
 import html
 import unicodedata
 
-SPACE, NEWLINE, TAB, EMPTY = "·", "↵", "⇥", "∅"
+from tl_scopes._characters import FIRST, JOINERS, LAST, UNSEEN, escape, isolated, units
 
-# Joiners only mean something between two characters: inside an emoji or a Persian word.
-_JOINERS = "\u200c\u200d"
+SPACE, NEWLINE, TAB, EMPTY = "·", "↵", "⇥", "∅"
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:
@@ -56,26 +55,32 @@ def escaped(text: str) -> str:
 
 
 def clipped(text: str, length: int) -> str:
-    """`visible`, cut to `length` characters with an ellipsis."""
+    """`visible`, cut to `length` characters with an ellipsis; escapes stay whole."""
     shown = visible(text)
-    return shown if len(shown) <= length else shown[: max(length - 1, 1)] + "…"
+    if len(shown) <= length:
+        return shown
+    parts = units(shown[: length + 16])
+    while sum(map(len, parts)) > length - 1:
+        parts.pop()
+    return "".join(parts) + "…"
 
 
-def escape(char: str) -> str:
-    """The escape that Python would write: `\\x1b`, `\\u202e`, `\\U0001f44d`."""
-    code = ord(char)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+def quoted(text: str, length: int = 40) -> str:
+    """A token as a part of a sentence: `clipped`, in quotes that stay on its two sides."""
+    return f"“{isolated(clipped(text, length))}”"
+
+
+def sentence(text: str) -> str:
+    """`text`, which `quoted` parts may be in, for a web page."""
+    return html.escape(text).replace(FIRST, "<bdi>").replace(LAST, "</bdi>")
 
 
 def _shown(char: str, alone: bool) -> tuple[str, bool]:
     named = {" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": "\\r"}.get(char)
     if named:
         return named, True
-    if char in _JOINERS and not alone:
+    if char in JOINERS and not alone:
         return char, False
-    # Separators (other than the plain space), control, format, surrogate, private, unassigned.
-    if unicodedata.category(char) in ("Zs", "Zl", "Zp", "Cc", "Cf", "Cs", "Co", "Cn"):
+    if unicodedata.category(char) in UNSEEN:
         return escape(char), True
     return char, False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 
 from tl_scopes.cells import Cell
 from tl_scopes.faithfulness import FaithfulnessCard
@@ -18,29 +17,6 @@ MISSING = "–"
 def name(label: str) -> str:
     """A method's label on one line."""
     return words(label) if label.strip() else visible(label)
-
-
-def lines(label: str, width: int = 30, most: int = 3) -> list[str]:
-    """`name` in lines that end after a space or "(". The middle of a longer one is left out, as labels
-    often differ at the end."""
-    shown = name(label)
-    found = _wrapped(shown, width)
-    kept = len(shown)
-    while len(found) > most:
-        kept -= 1
-        found = _wrapped(
-            f"{shown[: kept // 2]} … {shown[len(shown) - (kept - kept // 2) :]}", width
-        )
-    return found
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    found = [""]
-    for part in re.findall(rf"[^ (]{{0,{width - 1}}}[ (]|[^ (]{{1,{width}}}", text):
-        if len(found[-1]) + len(part.rstrip()) > width:
-            found.append("")
-        found[-1] += part
-    return [line.rstrip() for line in found]
 
 
 def head(cell: Cell) -> tuple[str, str]:
