@@ -56,7 +56,7 @@ ONLY = {
 }
 ONLY |= {
     "unembedding": {"errors"},
-    "result": {"errors", "storage"},
+    "result": {"errors", "_characters", "storage"},
     "_quiet": {"errors", "_characters"},
 }
 HEAVY = [

@@ -45,6 +45,11 @@ def isolated(text: str) -> str:
     return f"{FIRST}{text}{LAST}" if turns else text
 
 
+def literal(text: str) -> str:
+    """A token in an error or a `repr`: as Python writes it, and `isolated`."""
+    return isolated(repr(text))
+
+
 def without_isolates(text: str) -> str:
     """`text`, which `isolated` parts are in, for what orders no letters and counts all characters."""
     return _ISOLATED.sub(r"\1", text)

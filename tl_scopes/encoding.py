@@ -9,6 +9,7 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
+from tl_scopes._characters import literal
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import (
     DoubleBosError,
@@ -174,15 +175,15 @@ def resolve_token(view: ModelView, target: str | int) -> Token:
     if target == getattr(tokenizer, "unk_token", None):
         unknown = None  # it may be a real token too: GPT-2's is its end of text
     if len(ids) != 1 or ids[0] == unknown:
-        pieces = list(texts(view, ids))
+        pieces = ", ".join(map(literal, texts(view, ids)))
         spaced = tokenizer(" " + target, add_special_tokens=False)["input_ids"]
         hint = (
-            f"; {' ' + target!r}, with a leading space, is one token"
+            f"; {literal(' ' + target)}, with a leading space, is one token"
             if len(spaced) == 1 and spaced[0] != unknown
             else ""
         )
         raise TargetError(
-            f"target {target!r} is {len(ids)} tokens {pieces}, not one known token: give one of "
+            f"target {literal(target)} is {len(ids)} tokens [{pieces}], not one known token: give one of "
             f"its tokens, or an id{hint}"
         )
     return Token(int(ids[0]), texts(view, ids)[0])

@@ -30,7 +30,7 @@ from tl_scopes.render.canvas import (
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.plots import INK, READ, SOFT, write
 from tl_scopes.render.scale import NEGATIVE, POSITIVE, hexed, number, percent
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import quoted, words
 
 NODE, LEAST_ROW, GAP = 0.075, 0.175, 0.07  # inches
 
@@ -76,7 +76,7 @@ def draw_flow_path(
         "not drawn" if plan.missing else "",
         "percentages: shares of the scores, and of what arrives",
         "blue adds to the scores, red takes away" if plan.signed else "",
-        f"BOS “{clipped(result.str_tokens[0], 24)}” grey"
+        f"BOS {quoted(result.str_tokens[0], 24)} grey"
         + (", not to scale" if plan.shrunk else "") if plan.pale else "",
         "every flow is zero" if not plan.bands else "",
     ]  # fmt: skip

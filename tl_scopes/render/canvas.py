@@ -22,7 +22,7 @@ from tl_scopes.render.plots import DOT as DOT
 from tl_scopes.render.plots import READ, SOFT, NotebookFigure, ramp, style, write
 from tl_scopes.render.plots import caption as caption
 from tl_scopes.render.scale import Scale, colour, hexed, ink, number
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import quoted, words
 
 PALE, FAINT, LINE, EMPTY = "#8b9098", "#c9cdd3", "#e9ebee", "#f1f2f4"
 
@@ -37,7 +37,7 @@ def setting(result: CircuitResult, *parts: str) -> str:
     p, n = result.position, len(result.str_tokens)
     later = n - p - 1
     said = [*parts, wording.method(result.scope)]
-    said.append(f"read at {p} “{clipped(result.str_tokens[p], 40)}”")
+    said.append(f"read at {p} {quoted(result.str_tokens[p])}")
     unseen = f", the {later} after the read position not drawn" if later else ""
     said.append(f"{n} token{'s' * (n != 1)}{unseen}")
     if result.frozen:
@@ -94,7 +94,7 @@ def coloured(result: CircuitResult, include_bos: bool) -> np.ndarray:
 
 
 def bos_note(result: CircuitResult, inside: np.ndarray) -> str:
-    return "" if inside[0] else f"BOS “{clipped(result.str_tokens[0], 24)}” not coloured"
+    return "" if inside[0] else f"BOS {quoted(result.str_tokens[0], 24)} not coloured"
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import struct
 import zlib
 from collections.abc import Sequence
 
 from tl_scopes.render.picture import Picture
 from tl_scopes.render.scale import colour, number
-from tl_scopes.render.tokens import clipped
+from tl_scopes.render.tokens import clipped, sentence
 
 # Of a label, in pixels: what a line of the smallest legible letters takes.
 LABEL = 10
@@ -40,7 +39,7 @@ def _labels(texts: Sequence[str], room: int) -> str:
     """Labels of cells with `room` pixels each; those that would overlap wait to be pointed at."""
     every = -(-LABEL // room)
     kinds = ["" if i % every == 0 else ' class="tls-skip"' for i in range(len(texts))]
-    return "".join(f"<span{kind}>{html.escape(text)}</span>" for kind, text in zip(kinds, texts))
+    return "".join(f"<span{kind}>{sentence(text)}</span>" for kind, text in zip(kinds, texts))
 
 
 def _png(picture: Picture) -> str:

@@ -79,6 +79,11 @@ def broken(content: str, width: int) -> list[str]:
                 lines[-1] += " " + piece
             else:
                 lines.append(piece)
+    inside = 0  # an isolate ends with its line, and goes on in the next one
+    for i, line in enumerate(lines):
+        line = FIRST * inside + line
+        inside = line.count(FIRST) - line.count(LAST)
+        lines[i] = line + LAST * inside
     return lines
 
 

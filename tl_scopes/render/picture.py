@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tl_scopes._characters import isolated
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import Grouped, Spans, read_token
 from tl_scopes.render import wording
 from tl_scopes.render.scale import Scale, number, percent
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import clipped, quoted, words
 from tl_scopes.result import (
     Attribution,
     Candidate,
@@ -156,7 +157,7 @@ class Picture:
         """Which tokens have no colour although they have a score, one phrase each."""
         notes = []
         if self.has_bos and not self.include_bos:
-            notes.append(f"BOS “{clipped(self.tokens[0], 24)}”")
+            notes.append(f"BOS {quoted(self.tokens[0], 24)}")
         if not self.include_read:
             notes.append("the read position")
         return notes
@@ -233,7 +234,7 @@ def build(
         parts = [(words(result.sites[s]), result, s) for s in chosen]
     else:
         reads = [(a, *read_token(a)) for a in map(result.at, result.positions)]
-        parts = [(f"{p} {clipped(text, 24)}", a, chosen[0]) for a, p, text in reads]
+        parts = [(f"{p} {isolated(clipped(text, 24))}", a, chosen[0]) for a, p, text in reads]
     lines = [
         (label, a, s, a.scores[s].double().numpy(), _included(a, include_bos, include_read))
         for label, a, s in parts

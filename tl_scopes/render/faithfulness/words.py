@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from tl_scopes._characters import message
 from tl_scopes.cells import Cell
 from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.metrics import metric
@@ -100,5 +101,5 @@ def warnings(card: FaithfulnessCard) -> list[str]:
         shown = ", ".join(map(str, which[:12])) + (
             f" and {len(which) - 12} more" if len(which) > 12 else ""
         )
-        said.append(f"prompt{'s' * (len(which) != 1)} {shown}: {words(str(error))}")
+        said.append(f"prompt{'s' * (len(which) != 1)} {shown}: {message(str(error))}")
     return said
