@@ -22,7 +22,8 @@ def heat_map(picture: Picture) -> str:
     width = min(max(640 // n_pos, 3), 26)
     height = 15 if n_row <= 64 else min(max(640 // n_row, 3), 10)
     labels = _labels([row.label for row in picture.rows], height)
-    largest = _labels([number(row.scale.limit) for row in picture.rows], height)
+    limits = [number(row.scale.limit) if row.included.any() else "–" for row in picture.rows]
+    largest = _labels(limits, height)
     columns = _labels([clipped(t, 12) for t in picture.tokens], width)
     head = "" if picture.common else '<span class="tls-head">largest</span>'
     return (

@@ -78,6 +78,8 @@ def _prompt(picture: Picture, row: Row, width: int) -> list[Text]:
 
 
 def _legend(picture: Picture, row: Row, console: Console) -> Text:
+    if not row.included.any():
+        return Text(f"scores in {picture.units}")
     ticks = row.scale.ticks()
     line = Text(
         f"{'≤ ' if row.scale.decades and not row.scale.signed else ''}{number(ticks[0][1])} "
@@ -97,7 +99,7 @@ def _notes(picture: Picture) -> Text:
     if left:
         notes.append(f"{' and '.join(left)} not coloured")
     if picture.blank:
-        notes.append("every score in the colour scale is zero")
+        notes.append(picture.nothing)
     if len(picture.rows) == 1:
         p, text = picture.rows[0].read
         group = ", its group" if picture.spans else ","
@@ -109,7 +111,7 @@ def _strongest(picture: Picture, row: Row, width: int) -> list[Text]:
     """The largest scores as a table: what is left of the picture without colours."""
     title, top = Text("Strongest tokens", STRONG), row.strongest(8)
     if not top:
-        return [title, Text("  none: every score in the colour scale is zero")]
+        return [title, Text(f"  none: {picture.nothing}")]
     tails = [number(float(row.scores[t])) for t in top]
     if row.error is not None:
         tails = [f"{x} ± {number(float(row.error[t]))}" for x, t in zip(tails, top)]

@@ -120,7 +120,7 @@ def legend(picture: Picture) -> str:
     if left:
         notes.append(f"{' and '.join(left)} not coloured")
     if picture.blank:
-        notes.append("every score in the colour scale is zero")
+        notes.append(picture.nothing)
     return (
         f'<div class="tls-legend"><div class="tls-unit">{html.escape(picture.units)}</div>'
         f'<div class="tls-bar" style="background:linear-gradient(90deg,{stops})"></div>'
@@ -130,6 +130,8 @@ def legend(picture: Picture) -> str:
 
 def _ticks(row: Row, signed: bool) -> list[tuple[float, str]]:
     """Places on the bar, from 0 to 1, with what is written there."""
+    if not row.included.any():
+        return []
     places = [((at + 1) / 2 if signed else at, text) for at, text in row.scale.labels()]
     return fitting(places, LEGEND_WIDTH)
 

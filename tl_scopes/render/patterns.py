@@ -199,7 +199,7 @@ def _picture(
         provenance=result.provenance,
         log=False,
         common=True,
-        include_bos=isinstance(result, Flow),
+        include_bos=isinstance(result, Flow) or bool(rows[0].included[0]),
         include_read=True,
         row=row,
         heading=heading,

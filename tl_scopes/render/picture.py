@@ -153,6 +153,16 @@ class Picture:
         """Whether there is no colour at all."""
         return not any(row.scale.limit for row in self.rows)
 
+    @property
+    def nothing(self) -> str:
+        """Why there is no colour at all, if there is none."""
+        if not self.blank:
+            return ""
+        if not any(row.included.any() for row in self.rows):
+            return "no token is left to colour"
+        others = any(row.scores[~row.included].any() for row in self.rows)
+        return f"every {'other ' if others else ''}score is zero"
+
     def left_out(self) -> list[str]:
         """Which tokens have no colour although they have a score, one phrase each."""
         notes = []
@@ -235,9 +245,14 @@ def build(
     else:
         reads = [(a, *read_token(a)) for a in map(result.at, result.positions)]
         parts = [(f"{p} {isolated(clipped(text, 24))}", a, chosen[0]) for a, p, text in reads]
+    # With nothing but BOS there is nothing else to look at.
+    masks = [_included(a, include_bos, include_read) for _, a, _ in parts]
+    if not any(inside.any() for inside in masks):
+        include_bos = True
+        masks = [_included(a, include_bos, include_read) for _, a, _ in parts]
     lines = [
-        (label, a, s, a.scores[s].double().numpy(), _included(a, include_bos, include_read))
-        for label, a, s in parts
+        (label, a, s, a.scores[s].double().numpy(), inside)
+        for (label, a, s), inside in zip(parts, masks)
     ]
     shared = Scale.fit(np.concatenate([x[inside] for *_, x, inside in lines]), scale)
     rows = []
