@@ -14,6 +14,8 @@ import urllib.request
 import warnings
 from collections.abc import Iterator
 
+from tl_scopes._characters import message
+
 
 @contextlib.contextmanager
 def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
@@ -103,5 +105,8 @@ def local_only_if_unreachable() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, on stderr, where it cannot spoil piped output."""
-    print(f"tl-scopes: {text}", file=sys.stderr, flush=True)
+    """One line for the person at the terminal, on stderr, where it cannot spoil piped output.
+
+    Whatever names, paths and texts `text` quotes, the terminal obeys nothing in them.
+    """
+    print(f"tl-scopes: {message(text)}", file=sys.stderr, flush=True)
