@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from tl_scopes._characters import message
 from tl_scopes._quiet import say
 from tl_scopes.errors import (
     EmptyPromptError,
@@ -198,6 +199,7 @@ def print_states(states: list[BundleState]) -> None:
     """The bundled models as a table."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
     for heading in ("MODEL", "STATE", "SIZE", "LICENCE", "WHAT"):
@@ -205,7 +207,7 @@ def print_states(states: list[BundleState]) -> None:
     for state in states:
         ready = "ready" if state.cached else "ready (converts once)"
         row = (state.name, ready if state.ready else "not installed", f"{state.size / 1e9:.1f} GB")
-        table.add_row(*row, state.licence, state.description)
+        table.add_row(*(Text(message(x)) for x in (*row, state.licence, state.description)))
     # A pipe has no width: one line a model.
     Console(width=None if sys.stdout.isatty() else 400).print(table)
     typer.echo(
@@ -214,7 +216,7 @@ def print_states(states: list[BundleState]) -> None:
     )
     for state in states:
         if not state.ready:
-            typer.echo(f"For {state.name}: {state.pip_command}")
+            typer.echo(message(f"For {state.name}: {state.pip_command}"))
 
 
 def state_json(state: BundleState) -> dict[str, Any]:

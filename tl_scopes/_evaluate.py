@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tl_scopes import _cli
+from tl_scopes._characters import message
 from tl_scopes._quiet import say
 from tl_scopes.errors import LostProcessError, RunError, ScopesError
 
@@ -192,6 +193,7 @@ def summary(done: Run) -> pd.DataFrame:
 def print_summary(done: Run) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from tl_scopes.metrics import metric
 
@@ -204,18 +206,19 @@ def print_summary(done: Run) -> None:
     for name, replacement in keys:
         known = metric(name)
         heading = known.label + (f" ({replacement})" if several and replacement else "")
-        table.add_column(heading + arrows.get(known.direction, ""), justify="right")
+        heading += arrows.get(known.direction, "")
+        table.add_column(Text(message(heading)), justify="right")
     values = frame.set_index(["method", "metric", "replacement"])
     for method in done.manifest["order"]:
         cells = []
         for name, replacement in keys:
             own = values.loc[(method, name, replacement)]
             cells.append(_number(own["mean"], own["sem"]))
-        table.add_row(method, *cells)
+        table.add_row(Text(message(method)), *cells)
     # A pipe has no width: one line a method.
     Console(width=None if sys.stdout.isatty() else 400, highlight=False).print(table)
     told = f"{done.prompts} prompts" + (f", {done.failed} of them failed" if done.failed else "")
-    typer.echo(f"\n{told}; mean ± standard error over prompts. Rows: {done.rows}")
+    typer.echo("\n" + message(f"{told}; mean ± standard error over prompts. Rows: {done.rows}"))
 
 
 def _number(mean: float, sem: float) -> str:

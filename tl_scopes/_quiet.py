@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 
 from tl_scopes import _muted
+from tl_scopes._characters import message
 
 # One at a time: transformers sets torch's default dtype, which all threads share, for a model it loads.
 _one_at_a_time = threading.RLock()
@@ -93,5 +94,8 @@ def local_only_if_unreachable() -> Iterator[None]:
 
 
 def say(text: str) -> None:
-    """One line for the person at the terminal, on stderr, where it cannot spoil piped output."""
-    print(f"tl-scopes: {text}", file=sys.stderr, flush=True)
+    """One line for the person at the terminal, on stderr, where it cannot spoil piped output.
+
+    Whatever names, paths and texts `text` quotes, the terminal obeys nothing in them.
+    """
+    print(f"tl-scopes: {message(text)}", file=sys.stderr, flush=True)

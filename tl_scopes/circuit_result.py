@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_scopes._characters import isolated
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.fields import Axis, Index
 from tl_scopes.result import Agreement, Candidate, Provenance, Saved, ScopeInfo, Token
@@ -144,7 +145,7 @@ class Components(CircuitResult):
 
     def __repr__(self) -> str:
         top = ", ".join(f"{label} {value:.3g}" for label, value in self.top(3))
-        return f"Components({self.scope}, {len(self.labels)} components; top by total: {top})"
+        return f"Components({isolated(str(self.scope))}, {len(self.labels)} components; top by total: {top})"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

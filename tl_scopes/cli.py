@@ -73,7 +73,7 @@ class _Commands(TyperGroup):
 
 
 def _fail(message: str) -> int:
-    say("error: " + " ".join(line.strip() for line in message.splitlines()))
+    say(f"error: {message}")
     return 2
 
 

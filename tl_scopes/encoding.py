@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tl_scopes import vocabulary
+from tl_scopes._characters import literal
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import (
     DoubleBosError,
@@ -188,12 +189,13 @@ def _several(view: ModelView, tokenizer: Any, target: str) -> str:
     spaced = target.startswith(" ")
     other = target[1:] if spaced else " " + target
     known = bool(other) and vocabulary.find(tokenizer, other) is not None
-    hint = f"; {other!r}, with{'out' if spaced else ''} a leading space, is one token"
+    hint = f"; {literal(other)}, with{'out' if spaced else ''} a leading space, is one token"
     if len(pieces) == 1 and known:
-        return f"target {target!r} is not one known token{hint}: give that, or an id"
-    listed = f"[{', '.join(map(repr, pieces[:_LISTED]))}{', ...' if len(pieces) > _LISTED else ''}]"
+        return f"target {literal(target)} is not one known token{hint}: give that, or an id"
+    more = ", ..." if len(pieces) > _LISTED else ""
+    listed = f"[{', '.join(map(literal, pieces[:_LISTED]))}{more}]"
     said = (
-        f"target {target!r} is {len(pieces)} tokens {listed}, not one known token: give one of its "
+        f"target {literal(target)} is {len(pieces)} tokens {listed}, not one known token: give one of its "
         f"tokens, or an id{hint if known else ''}"
     )
     if len(pieces) < 2:

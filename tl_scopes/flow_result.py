@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_scopes._characters import isolated
 from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.fields import Axis
 from tl_scopes.files import write_text
@@ -81,9 +82,7 @@ class Flow(_Paged):
         )
 
     def __repr__(self) -> str:
-        return (
-            f"Flow({self.scope}, {self.site} through {self.layer}, {len(self.str_tokens)} tokens)"
-        )
+        return f"Flow({isolated(str(self.scope))}, {self.site} through {self.layer}, {len(self.str_tokens)} tokens)"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -126,7 +125,7 @@ class FlowPath(CircuitResult):
         return _node_link(self.to_networkx(min_share), path)
 
     def __repr__(self) -> str:
-        return f"FlowPath({self.scope}, {' -> '.join(self.sites)}, {len(self.str_tokens)} tokens)"
+        return f"FlowPath({isolated(str(self.scope))}, {' -> '.join(self.sites)}, {len(self.str_tokens)} tokens)"
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -214,7 +213,7 @@ class HeadPaths(_Paged):
 
     def __repr__(self) -> str:
         top = ", ".join(f"{label} {value:.3g}" for label, value in self.top(3))
-        return f"HeadPaths({self.scope}, {self.site} through heads; top: {top})"
+        return f"HeadPaths({isolated(str(self.scope))}, {self.site} through heads; top: {top})"
 
 
 def _node_link(graph: nx.DiGraph, path: str | Path | None) -> str:

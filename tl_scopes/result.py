@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_scopes._characters import isolated, literal
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
 from tl_scopes.fields import Axis, Index, check_fields
 from tl_scopes.storage import plain, read_file, rebuilt, write_file
@@ -238,11 +239,11 @@ class Attribution(_Drawn):
         return pd.DataFrame(columns)
 
     def __repr__(self) -> str:
-        target = f", target={self.target.text!r}" if self.target else ""
+        target = f", target={literal(self.target.text)}" if self.target else ""
         where = self.sites[0] if len(self.sites) == 1 else f"{len(self.sites)} sites"
-        top = ", ".join(f"{text!r} {score:.3g}" for _, text, score in self.top(3))
+        top = ", ".join(f"{literal(text)} {score:.3g}" for _, text, score in self.top(3))
         return (
-            f"Attribution({self.scope}{target}, {where}, {len(self.str_tokens)} tokens, "
+            f"Attribution({isolated(str(self.scope))}{target}, {where}, {len(self.str_tokens)} tokens, "
             f"read at {self.position}; top: {top})"
         )
 
@@ -309,7 +310,7 @@ class SequenceAttribution(_Drawn):
     def __repr__(self) -> str:
         where = self.sites[0] if len(self.sites) == 1 else f"{len(self.sites)} sites"
         return (
-            f"SequenceAttribution({self.scope}, {where}, {len(self.positions)} read positions, "
+            f"SequenceAttribution({isolated(str(self.scope))}, {where}, {len(self.positions)} read positions, "
             f"{len(self.str_tokens)} tokens)"
         )
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from tl_scopes._characters import literal
 from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
 from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
 from tl_scopes.fisher import FisherGeometry, smallest_rank
@@ -73,7 +74,7 @@ class LogitDifferenceScope(Scope):
         a, b = read.resolve(self.a), read.resolve(self.b)
         if a.id == b.id:
             raise TargetError(
-                f"both targets are token {a.id} ({a.text!r}), whose difference is zero everywhere: "
+                f"both targets are token {a.id} ({literal(a.text)}), whose difference is zero everywhere: "
                 "give two different tokens"
             )
         found = Explained.single(read.head.column(a.id) - read.head.column(b.id), a)

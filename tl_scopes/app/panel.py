@@ -74,6 +74,8 @@ def _notes(picture: Picture, row: Row) -> list[str]:
     scale = f"{colours}, in {picture.units}."
     if left_out:
         scale += f" Not coloured: {', '.join(left_out)}."
+    if picture.nothing:
+        scale += f" {picture.nothing.capitalize()}."
     if picture.signs:
         scale += f" {picture.signs}."
     return [scale, *about(picture, row)]
@@ -105,7 +107,7 @@ def _map(found: Attribution, view: View) -> dict[str, Any] | None:
 
 def _ticks(row: Row) -> list[dict[str, Any]]:
     """Labels under the bar, with their places from 0 to 1."""
-    labels = row.scale.labels()
+    labels = row.scale.labels() if row.included.any() else []
     low = -1.0 if row.scale.signed else 0.0
     return [{"at": (at - low) / (1 - low), "text": text} for at, text in labels]
 

@@ -12,6 +12,7 @@ from matplotlib.path import Path
 
 from tl_scopes.errors import RenderError
 from tl_scopes.flow_result import FlowPath
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import (
     FAINT,
     LINE,
@@ -24,11 +25,12 @@ from tl_scopes.render.canvas import (
     mark_token,
     setting,
     sheet,
+    token_labels,
 )
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.plots import INK, READ, SOFT, write
 from tl_scopes.render.scale import NEGATIVE, POSITIVE, hexed, number, percent
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import quoted, words
 
 NODE, LEAST_ROW, GAP = 0.075, 0.175, 0.07  # inches
 
@@ -49,8 +51,8 @@ def draw_flow_path(
     edges, nodes = array(result.edges)[:, :n, :n], array(result.nodes)[:, :n]
     plan = _Plan.make(edges, coloured(result, include_bos), min_share)
     pitch = float(np.clip(9.0 / len(edges), 0.95, 1.9))
-    names = [clipped(token, 14) for token in result.str_tokens[:n]]
-    left = 0.075 * max(map(len, names)) + 0.95
+    names = token_labels(result)
+    left = letters.LETTER * max(map(letters.cells, names)) + 0.95
     width, height = pitch * len(edges), float(plan.heights.sum())
     figure = sheet(left + width + 1.5, height + 2.1)
     ax = figure.subplots()
@@ -74,7 +76,7 @@ def draw_flow_path(
         "not drawn" if plan.missing else "",
         "percentages: shares of the scores, and of what arrives",
         "blue adds to the scores, red takes away" if plan.signed else "",
-        f"BOS “{clipped(result.str_tokens[0], 24)}” grey"
+        f"BOS {quoted(result.str_tokens[0], 24)} grey"
         + (", not to scale" if plan.shrunk else "") if plan.pale else "",
         "every flow is zero" if not plan.bands else "",
     ]  # fmt: skip
@@ -183,8 +185,8 @@ def _words(
     ax: Axes, result: FlowPath, names: list[str], nodes: np.ndarray, plan: _Plan, pitch: float
 ) -> None:
     """Sites above, tokens and their shares beside, and how wide what is."""
-    sites = [clipped(site, 24) for site in result.sites]
-    slanted = max(map(len, sites)) * 0.085 > pitch
+    sites = [letters.cut(words(site), 24) for site in result.sites]
+    slanted = max(map(letters.cells, sites)) * 0.085 > pitch
     for i, site in enumerate(sites):
         text = ax.text(i * pitch, -0.12, "", ha="left" if slanted else "center", va="bottom",
                        rotation=30 if slanted else 0)  # fmt: skip

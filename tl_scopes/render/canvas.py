@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,12 +16,13 @@ from torch import Tensor
 
 from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.errors import RenderError
-from tl_scopes.render import wording
+from tl_scopes.render import letters, wording
+from tl_scopes.render.letters import drawable
 from tl_scopes.render.plots import DOT as DOT
-from tl_scopes.render.plots import READ, SOFT, NotebookFigure, drawable, ramp, style, write
+from tl_scopes.render.plots import READ, SOFT, NotebookFigure, ramp, style, write
 from tl_scopes.render.plots import caption as caption
 from tl_scopes.render.scale import Scale, colour, hexed, ink, number
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import quoted, words
 
 PALE, FAINT, LINE, EMPTY = "#8b9098", "#c9cdd3", "#e9ebee", "#f1f2f4"
 
@@ -37,7 +37,7 @@ def setting(result: CircuitResult, *parts: str) -> str:
     p, n = result.position, len(result.str_tokens)
     later = n - p - 1
     said = [*parts, wording.method(result.scope)]
-    said.append(f"read at {p} “{clipped(result.str_tokens[p], 40)}”")
+    said.append(f"read at {p} {quoted(result.str_tokens[p])}")
     unseen = f", the {later} after the read position not drawn" if later else ""
     said.append(f"{n} token{'s' * (n != 1)}{unseen}")
     if result.frozen:
@@ -94,7 +94,7 @@ def coloured(result: CircuitResult, include_bos: bool) -> np.ndarray:
 
 
 def bos_note(result: CircuitResult, inside: np.ndarray) -> str:
-    return "" if inside[0] else f"BOS “{clipped(result.str_tokens[0], 24)}” not coloured"
+    return "" if inside[0] else f"BOS {quoted(result.str_tokens[0], 24)} not coloured"
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Shades:
         for text in bar.ax.get_yticklabels():
             style(text, size=8)
         kind = f"{label}, logarithmic" if self.scale.decades else label
-        write(bar.ax.yaxis.label, "\n".join(textwrap.wrap(kind, 46)), size=8)
+        write(bar.ax.yaxis.label, "\n".join(letters.broken(kind, 46)), size=8)
         bar.outline.set_linewidth(0.4)
 
 
@@ -171,10 +171,14 @@ def label(axis: Axis, names: Sequence[str], size: float, places: Sequence[float]
         style(text, size=size)
 
 
+def token_labels(result: CircuitResult) -> list[str]:
+    """Of the tokens up to the read position."""
+    return [letters.token(token) for token in result.str_tokens[: result.position + 1]]
+
+
 def label_tokens(axis: Axis, result: CircuitResult, inside: np.ndarray, size: float = 8) -> None:
     """The tokens up to the read position, which stands out; those without colour are pale."""
-    names = [clipped(token, 14) for token in result.str_tokens[: result.position + 1]]
-    label(axis, names, size)
+    label(axis, token_labels(result), size)
     for t, text in enumerate(axis.get_ticklabels()):
         mark_token(text, t == result.position, bool(inside[t]))
         text.set_rotation(90 if isinstance(axis, XAxis) else 0)

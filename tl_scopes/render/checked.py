@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from unicodedata import east_asian_width
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tl_scopes.circuit_result import Agreement, Verification
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import (
     FAINT,
     LINE,
@@ -131,9 +131,8 @@ def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, t
     taken = [(px - 0.05, py - 0.05, px + 0.05, py + 0.05) for px, py in points]
     order = np.argsort(-np.maximum(np.abs(x), np.abs(y)), kind="stable")[:top]
     for i in order:
-        name = words(result.labels[i])
-        name = name if len(name) <= 18 else name[:17] + "…"
-        wide = CHARACTER * sum(1 + (east_asian_width(char) in "WF") for char in name)
+        name = letters.cut(words(result.labels[i]), 18)
+        wide = CHARACTER * letters.cells(name)
         px, py = points[i]
         for dx, dy, ha in (
             (0.08, 0.0, "left"), (-0.08, 0.0, "right"), (0.0, 0.13, "center"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import EMPTY, FAINT
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Picture, Row, Site, build, one_of
@@ -22,6 +22,7 @@ from tl_scopes.render.plots import (
     draw_heights,
     label_tokens,
     ramp,
+    token_labels,
     wrapped,
     write,
 )
@@ -139,7 +140,8 @@ def _bars(lines: list[Line]) -> Figure:
     width = max(0.21 * per + 1.6, 7.0)
     headings = [_heading(line, width) for line in lines]
     more = sum(len(heading) - 1 for heading in headings)
-    size = (width, min((1.15 * k + 1.0) * blocks + 0.13 * more + 0.9, 40.0))
+    below = 1.0 + letters.room(token_labels(lines[0].picture))
+    size = (width, min((1.15 * k + below) * blocks + 0.13 * more + 0.9, 40.0))
     figure = NotebookFigure(figsize=size, layout="constrained")
     axes = figure.subplots(k * blocks, 1, squeeze=False)[:, 0]
     for i in range(blocks):
@@ -171,10 +173,14 @@ def _map(lines: list[Line]) -> Figure:
     n = len(picture.tokens)
     blocks = -(-n // MAP_LINE)
     per = -(-n // blocks)
-    names = [textwrap.fill(line.name, NAME) for line in lines]
-    letters = max(len(part) for name in names for part in name.split("\n"))
+    names = ["\n".join(letters.broken(line.name, NAME)) for line in lines]
+    longest = max(letters.cells(part) for name in names for part in name.split("\n"))
     tall = max(0.24, 0.13 * max(1 + name.count("\n") for name in names) + 0.06)
-    size = (max(0.2 * per + 0.07 * letters + 1.7, 7.0), min((tall * k + 1.25) * blocks + 1.5, 40.0))
+    below = 1.25 + letters.room(token_labels(picture))
+    size = (
+        max(0.2 * per + 0.07 * longest + 1.7, 7.0),
+        min((tall * k + below) * blocks + 1.5, 40.0),
+    )
     figure = NotebookFigure(figsize=size, layout="constrained")
     low = -1.0 if any(line.row.scale.signed for line in lines) else 0.0
     values = np.array([line.row.colours for line in lines])

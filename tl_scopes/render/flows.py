@@ -7,6 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.flow_result import Flow
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import (
     EMPTY,
     FAINT,
@@ -23,6 +24,7 @@ from tl_scopes.render.canvas import (
     paint,
     setting,
     sheet,
+    token_labels,
 )
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.plots import SOFT, css, write
@@ -50,7 +52,8 @@ def draw_flow(
     shades = Shades.fit(matrix[shown], scale, values == "signed")
     unit = "share of each source token's norms" if values == "share" else words(result.units)
     cell = float(np.clip(4.6 / n, 0.175, 0.45))
-    figure = sheet(n * cell + 2.6, n * cell + 3.1)
+    more = letters.room(token_labels(result))
+    figure = sheet(n * cell + 2.6 + more, n * cell + 3.1 + more)
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[0.75, max(n * cell, 1.0)])
     ax.set_facecolor("#f7f8f9")
     paint(ax, matrix, shades, shown)

@@ -24,7 +24,7 @@ from tl_scopes.render.canvas import (
 from tl_scopes.render.maps import Bars, head_grid, token_map
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.scale import number
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import quoted, words
 
 
 def draw_components(
@@ -165,8 +165,8 @@ def draw_head_paths(
     else:
         t = _position(result, source)
         grid, rest = each[..., t], array(outside)[:, t]
-        place = f"from {t} “{clipped(result.str_tokens[t], 40)}” alone"
-        whose = f"the influence of {t} “{clipped(result.str_tokens[t], 24)}”"
+        place = f"from {t} {quoted(result.str_tokens[t])} alone"
+        whose = f"the influence of {t} {quoted(result.str_tokens[t], 24)}"
     shades = Shades.fit(grid, scale, values == "signed")
     bars = Bars("outside heads", rest) if part == "all" else None
     figure = head_grid(grid, range(len(grid)), bars, shades, unit)

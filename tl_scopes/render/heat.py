@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import base64
-import html
 import struct
 import zlib
 from collections.abc import Sequence
 
 from tl_scopes.render.picture import Picture
 from tl_scopes.render.scale import colour, number
-from tl_scopes.render.tokens import clipped
+from tl_scopes.render.tokens import clipped, sentence
 
 # Of a label, in pixels: what a line of the smallest legible letters takes.
 LABEL = 10
@@ -23,7 +22,8 @@ def heat_map(picture: Picture) -> str:
     width = min(max(640 // n_pos, 3), 26)
     height = 15 if n_row <= 64 else min(max(640 // n_row, 3), 10)
     labels = _labels([row.label for row in picture.rows], height)
-    largest = _labels([number(row.scale.limit) for row in picture.rows], height)
+    limits = [number(row.scale.limit) if row.included.any() else "–" for row in picture.rows]
+    largest = _labels(limits, height)
     columns = _labels([clipped(t, 12) for t in picture.tokens], width)
     head = "" if picture.common else '<span class="tls-head">largest</span>'
     return (
@@ -40,7 +40,7 @@ def _labels(texts: Sequence[str], room: int) -> str:
     """Labels of cells with `room` pixels each; those that would overlap wait to be pointed at."""
     every = -(-LABEL // room)
     kinds = ["" if i % every == 0 else ' class="tls-skip"' for i in range(len(texts))]
-    return "".join(f"<span{kind}>{html.escape(text)}</span>" for kind, text in zip(kinds, texts))
+    return "".join(f"<span{kind}>{sentence(text)}</span>" for kind, text in zip(kinds, texts))
 
 
 def _png(picture: Picture) -> str:

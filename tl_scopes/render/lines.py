@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
+from tl_scopes._characters import isolated, without_isolates
 from tl_scopes.render.picture import Picture, Row, about, source
 from tl_scopes.render.scale import hexed, mix, number, percent
 from tl_scopes.render.tokens import clipped, pieces, visible
@@ -39,7 +40,7 @@ def show(picture: Picture, console: Console | None = None) -> None:
         lines += [Text(""), *_predicted(picture, row, width)]
     lines += [Text(""), Text(source(picture), SOFT)]
     for line in lines:
-        console.print(line, overflow="fold", highlight=False)
+        console.print(line, overflow="fold", highlight=False, crop=False)
 
 
 def _paint(value: float) -> Style:
@@ -77,6 +78,8 @@ def _prompt(picture: Picture, row: Row, width: int) -> list[Text]:
 
 
 def _legend(picture: Picture, row: Row, console: Console) -> Text:
+    if not row.included.any():
+        return Text(f"scores in {picture.units}")
     ticks = row.scale.ticks()
     line = Text(
         f"{'≤ ' if row.scale.decades and not row.scale.signed else ''}{number(ticks[0][1])} "
@@ -96,11 +99,11 @@ def _notes(picture: Picture) -> Text:
     if left:
         notes.append(f"{' and '.join(left)} not coloured")
     if picture.blank:
-        notes.append("every score in the colour scale is zero")
+        notes.append(picture.nothing)
     if len(picture.rows) == 1:
         p, text = picture.rows[0].read
         group = ", its group" if picture.spans else ","
-        notes.append(f"read position: {p} “{visible(text)}”{group} underlined")
+        notes.append(f"read position: {p} {_quoted(text)}{group} underlined")
     return Text("; ".join(notes) + ".", SOFT)
 
 
@@ -108,7 +111,7 @@ def _strongest(picture: Picture, row: Row, width: int) -> list[Text]:
     """The largest scores as a table: what is left of the picture without colours."""
     title, top = Text("Strongest tokens", STRONG), row.strongest(8)
     if not top:
-        return [title, Text("  none: every score in the colour scale is zero")]
+        return [title, Text(f"  none: {picture.nothing}")]
     tails = [number(float(row.scores[t])) for t in top]
     if row.error is not None:
         tails = [f"{x} ± {number(float(row.error[t]))}" for x, t in zip(tails, top)]
@@ -131,11 +134,11 @@ def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
     shares = [c.probability / top for c in shown]
     tails = [percent(c.probability) for c in shown]
     styles = [Style(color="#7a8cf0")] * len(shown)
-    lines = [Text(f"Predicted next, after {p} “{visible(text)}”", STRONG)] if shown else []
+    lines = [Text(f"Predicted next, after {p} {_quoted(text)}", STRONG)] if shown else []
     lines += _bars(heads, [c.text for c in shown], shares, tails, styles, width)
     if row.target is not None:
         where = "" if any(c.id == target for c in shown) else ", not among those above"
-        lines.append(Text(f"   ◆ explained: “{visible(row.target.text)}”{where}", SOFT))
+        lines.append(Text(f"   ◆ explained: {_quoted(row.target.text)}{where}", SOFT))
     return lines + [Text(fact, SOFT) for fact in about(picture, row)]
 
 
@@ -156,7 +159,9 @@ def _bars(
     for head, name, share, tail, style in zip(heads, names, shares, tails, styles):
         whole, rest = divmod(max(round(abs(share) * room * 8), 1), 8)
         bar = "█" * whole + EIGHTHS[rest]
-        line = Text(f"{head} {name}{' ' * (name_width - cell_len(name))}  ").append(bar, style)
+        gap = " " * (name_width - cell_len(name) + 2)
+        # The isolates count as letters: rich would break a line that has room.
+        line = Text(f"{head} {isolated(name)}{gap}", no_wrap=True).append(bar, style)
         lines.append(line.append(f"{' ' * (room - len(bar))} {tail:>{tail_width}}"))
     return lines
 
@@ -165,8 +170,8 @@ def _rows(picture: Picture, width: int) -> list[Text]:
     """One line a row: its scores as a strip of blocks, then its strongest token, then, where the
     rows are read positions, what is predicted there."""
     reads = picture.kind == "read"
-    labels = [_fit(row.label, 14 if reads else 20) for row in picture.rows]
-    label_width = max(cell_len(x) for x in [*labels, "read at"])
+    labels = [_place(*row.read, 14) if reads else _fit(row.label, 20) for row in picture.rows]
+    label_width = max(map(_width, [*labels, "read at"]))
     side = 38 if reads else 24
     n = len(picture.tokens)
     group = -(-n // max(width - label_width - side - 4, 8))
@@ -175,18 +180,18 @@ def _rows(picture: Picture, width: int) -> list[Text]:
     head = f"{'read at' if reads else 'site':<{label_width}}  {'tokens':<{strip}}  {'score':>8} "
     lines = [Text(head + (f"{'strongest':<12}  predicted" if reads else "strongest"), STRONG)]
     for label, row in zip(labels, picture.rows):
-        line = Text(_pad(label, label_width) + "  ")
+        line = Text(_pad(label, label_width) + "  ", no_wrap=True)
         for start in range(0, n, group):
             line.append(*_block(row, slice(start, start + group)))
         line.append(" " * (strip - -(-n // group) + 2))
         side_text = " " * 21
         for t in row.strongest(1):
-            token = _fit(f"{t} {visible(picture.tokens[t])}", 12)
+            token = _place(t, picture.tokens[t], 12)
             side_text = f"{number(float(row.scores[t])):>8} {_pad(token, 12)}"
         line.append(side_text)
         if reads and row.prediction:
             best = row.prediction[0]
-            line.append(f"  {_fit(visible(best.text), 9)} {percent(best.probability)}")
+            line.append(f"  {isolated(_fit(visible(best.text), 9))} {percent(best.probability)}")
         line.rstrip()
         lines.append(line)
     blank = "blank: under 1/16 of the scale" + (", or after the read position" if reads else "")
@@ -203,7 +208,20 @@ def _block(row: Row, part: slice) -> tuple[str, Style]:
 
 
 def _pad(text: str, width: int) -> str:
-    return text + " " * (width - cell_len(text))
+    return text + " " * (width - _width(text))
+
+
+def _width(text: str) -> int:
+    return cell_len(without_isolates(text))
+
+
+def _quoted(text: str) -> str:
+    return f"“{isolated(visible(text))}”"
+
+
+def _place(position: int, text: str, width: int) -> str:
+    """A token with its position, cut to `width` cells."""
+    return f"{position} {isolated(_fit(visible(text), width - len(str(position)) - 1))}"
 
 
 def _fit(text: str, width: int) -> str:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.circuit_result import CircuitResult
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import (
     EMPTY,
     FAINT,
@@ -21,6 +22,7 @@ from tl_scopes.render.canvas import (
     paint,
     separate,
     sheet,
+    token_labels,
 )
 from tl_scopes.render.plots import INK, SOFT, css, write
 from tl_scopes.render.scale import number
@@ -72,7 +74,8 @@ def token_map(
     n_row, n = values.shape
     tall = float(np.clip(2.4 / n_row, 0.2, 0.4))
     wide = float(np.clip(5.0 / n, 0.19, 0.42))
-    figure, ax, side = _sheet(n * wide + 0.9, n_row * tall + 0.8, bars)
+    below = 0.8 + letters.room(token_labels(result))
+    figure, ax, side = _sheet(n * wide + 0.9, n_row * tall + below, bars)
     paint(ax, values, shades, np.broadcast_to(inside, values.shape))
     for t in np.flatnonzero(~inside):
         hatch(ax, (t - 0.5, t + 0.5), (-0.5, n_row - 0.5))

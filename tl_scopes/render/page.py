@@ -9,7 +9,7 @@ from tl_scopes.render.circuits import script_json, widget
 from tl_scopes.render.heat import heat_map
 from tl_scopes.render.picture import Picture, Row, about, source
 from tl_scopes.render.scale import colour, fitting, number, percent
-from tl_scopes.render.tokens import escaped, visible
+from tl_scopes.render.tokens import escaped, sentence, visible
 
 # Whatever a token, a bundle or a later edit might try, the browser itself refuses to fetch.
 POLICY = (
@@ -60,10 +60,10 @@ def fragment(picture: Picture, id: str) -> str:
     overview = heat_map(picture) if several else ""
     return (
         f"<style>{style()}\n{marks(picture, inner.id)}</style>\n"
-        f'<section class="tls" id="{id}">\n<header><h1>{html.escape(picture.title)}</h1>'
-        f"<p>{html.escape(picture.subtitle)}</p></header>\n"
+        f'<section class="tls" id="{id}">\n<header><h1>{sentence(picture.title)}</h1>'
+        f"<p>{sentence(picture.subtitle)}</p></header>\n"
         f'<div class="tls-body"><div class="tls-main">{"".join(sections)}</div>\n'
-        f"<aside>{_asides(picture)}</aside></div>\n{overview}<footer>{html.escape(source(picture))}</footer>\n"
+        f"<aside>{_asides(picture)}</aside></div>\n{overview}<footer>{sentence(source(picture))}</footer>\n"
         f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
         f'<script type="module">\n{inner.script}\n{inner.call}\n'
         f"const scope = {script_json(data(picture, id))};\n{asset('page.js')}</script>"
@@ -120,16 +120,18 @@ def legend(picture: Picture) -> str:
     if left:
         notes.append(f"{' and '.join(left)} not coloured")
     if picture.blank:
-        notes.append("every score in the colour scale is zero")
+        notes.append(picture.nothing)
     return (
         f'<div class="tls-legend"><div class="tls-unit">{html.escape(picture.units)}</div>'
         f'<div class="tls-bar" style="background:linear-gradient(90deg,{stops})"></div>'
-        f'<div class="tls-ticks">{ticks}</div><p>{html.escape("; ".join(notes))}.</p></div>'
+        f'<div class="tls-ticks">{ticks}</div><p>{sentence("; ".join(notes))}.</p></div>'
     )
 
 
 def _ticks(row: Row, signed: bool) -> list[tuple[float, str]]:
     """Places on the bar, from 0 to 1, with what is written there."""
+    if not row.included.any():
+        return []
     places = [((at + 1) / 2 if signed else at, text) for at, text in row.scale.labels()]
     return fitting(places, LEGEND_WIDTH)
 
@@ -152,19 +154,19 @@ def aside(picture: Picture, row: Row) -> str:
         met = met or here
         items.append(
             f"<li{' class=tls-target' if here else ''}>"
-            f'<span class="tls-token">{escaped(c.text)}</span>'
+            f'<bdi class="tls-token">{escaped(c.text)}</bdi>'
             f'<span class="tls-prob"><b style="width:{100 * c.probability / top:.1f}%"></b></span>'
             f"<span>{percent(c.probability)}</span></li>"
         )
     p, text = row.read
-    after = f"after {p} “<span class=tls-token>{escaped(text)}</span>”"
+    after = f"after {p} “<bdi class=tls-token>{escaped(text)}</bdi>”"
     heading = f"<h2>Predicted next <small>{after}</small></h2>"
     parts = [f"{heading}<ol>{''.join(items)}</ol>"] if items else []
     if row.target is not None:
-        token = f"<span class=tls-token>{escaped(row.target.text)}</span>"
+        token = f"<bdi class=tls-token>{escaped(row.target.text)}</bdi>"
         where = "" if met else ", not among those above"
         parts.append(f"<p><em class=tls-key>◆</em> explained: “{token}”{where}</p>")
-    parts += [f"<p>{html.escape(line)}</p>" for line in about(picture, row)]
+    parts += [f"<p>{sentence(line)}</p>" for line in about(picture, row)]
     return "".join(parts)
 
 

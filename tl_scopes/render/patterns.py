@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import json
 from dataclasses import dataclass
 
 import numpy as np
 
+from tl_scopes._characters import isolated
 from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.flow_result import Flow, HeadPaths
 from tl_scopes.render import page
@@ -17,7 +17,7 @@ from tl_scopes.render.heads import strongest
 from tl_scopes.render.heat import heat_map
 from tl_scopes.render.picture import Picture, Row, source
 from tl_scopes.render.scale import Scale, number
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import clipped, quoted, sentence, words
 
 MOST_HEADS = 24
 DARK = ".tls-flow canvas{filter:invert(.95) brightness(.87) hue-rotate(180deg)}"
@@ -79,7 +79,7 @@ def _flow(result: Flow, id: str) -> str:
     site, layer = words(result.site), words(result.layer)
     signs = Scale(1.0, signed=True)
     rows = [
-        _row(result, f"{q} {clipped(token, 24)}", q, views["share"][q], signs, q)
+        _row(result, f"{q} {isolated(clipped(token, 24))}", q, views["share"][q], signs, q)
         for q, token in enumerate(result.str_tokens[:n])
     ]
     picture = _picture(
@@ -88,7 +88,7 @@ def _flow(result: Flow, id: str) -> str:
         units="share of the token’s influence, or of the largest norm",
         heading=f"Through which positions tokens move {explained(result)}",
         lines=setting(result, f"{site} through {layer}"),
-        note="linear colours" + (f"; BOS “{clipped(result.str_tokens[0], 24)}” may exceed the "
+        note="linear colours" + (f"; BOS {quoted(result.str_tokens[0], 24)} may exceed the "
              "scale of norms" if not inside[0] else ""),
     )  # fmt: skip
     made = _attention(
@@ -104,9 +104,9 @@ def _flow(result: Flow, id: str) -> str:
         "signed: the part projected on its token’s whole gradient, over the size of the whole",
         f"norm: of a part, over the largest one, {number(float(most))} ({words(result.units)})",
     )
-    said = "<br>".join(html.escape(meaning) for meaning in meanings)
+    said = "<br>".join(sentence(meaning) for meaning in meanings)
     main = (
-        f'<p class="tls-hint">{html.escape(hint)}</p>'
+        f'<p class="tls-hint">{sentence(hint)}</p>'
         f'<div class="tls-flow" id="{made.id}">{heat_map(picture)}</div>{page.legend(picture)}'
         f'<p class="tls-hint" style="margin-top:.8rem">{said}</p>'
     )
@@ -199,7 +199,7 @@ def _picture(
         provenance=result.provenance,
         log=False,
         common=True,
-        include_bos=isinstance(result, Flow),
+        include_bos=isinstance(result, Flow) or bool(rows[0].included[0]),
         include_read=True,
         row=row,
         heading=heading,
@@ -216,10 +216,10 @@ def _shell(
         f"<style>{page.style()}{page.asset('flow.css')}@media (prefers-color-scheme:dark)"
         f'{{body:not([data-jp-theme-light="true"],.vscode-light){{{DARK}}}}}'
         f'body[data-jp-theme-light="false"],body.vscode-dark{{{DARK}}}\n{marks}</style>\n'
-        f'<section class="tls" id="{id}" style="{style}">\n<header><h1>{html.escape(picture.title)}'
-        f"</h1><p>{html.escape(picture.subtitle)}</p></header>\n"
+        f'<section class="tls" id="{id}" style="{style}">\n<header><h1>{sentence(picture.title)}'
+        f"</h1><p>{sentence(picture.subtitle)}</p></header>\n"
         f'<div class="tls-body"><div class="tls-main">{main}</div>\n<aside>{aside}</aside></div>\n'
-        f"<footer>{html.escape(source(picture))}</footer>\n"
+        f"<footer>{sentence(source(picture))}</footer>\n"
         f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
         f'<script type="module">\n{script}</script>'
     )

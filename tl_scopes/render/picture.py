@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tl_scopes._characters import isolated
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import Grouped, Spans, read_token
 from tl_scopes.render import wording
+from tl_scopes.render.asked import Result as Result
+from tl_scopes.render.asked import Site as Site
+from tl_scopes.render.asked import check, choose, included
 from tl_scopes.render.scale import Scale, number, percent
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import clipped, quoted, words
 from tl_scopes.result import (
     Attribution,
     Candidate,
@@ -21,11 +25,7 @@ from tl_scopes.result import (
     SequenceAttribution,
     Stability,
     Token,
-    site_index,
 )
-
-Result = Attribution | SequenceAttribution
-Site = int | str
 
 
 @dataclass(frozen=True)
@@ -152,11 +152,21 @@ class Picture:
         """Whether there is no colour at all."""
         return not any(row.scale.limit for row in self.rows)
 
+    @property
+    def nothing(self) -> str:
+        """Why there is no colour at all, if there is none."""
+        if not self.blank:
+            return ""
+        if not any(row.included.any() for row in self.rows):
+            return "no token is left to colour"
+        others = any(row.scores[~row.included].any() for row in self.rows)
+        return f"every {'other ' if others else ''}score is zero"
+
     def left_out(self) -> list[str]:
         """Which tokens have no colour although they have a score, one phrase each."""
         notes = []
         if self.has_bos and not self.include_bos:
-            notes.append(f"BOS “{clipped(self.tokens[0], 24)}”")
+            notes.append(f"BOS {quoted(self.tokens[0], 24)}")
         if not self.include_read:
             notes.append("the read position")
         return notes
@@ -227,16 +237,21 @@ def build(
     one_of("normalise", normalise, ("site", "all"))
     one_of("include_bos", include_bos, (False, True))
     one_of("include_read", include_read, (False, True))
-    _check(result)
-    chosen = _choose(result, sites, site)
+    check(result)
+    chosen = choose(result, sites, site)
     if isinstance(result, Attribution):
         parts = [(words(result.sites[s]), result, s) for s in chosen]
     else:
         reads = [(a, *read_token(a)) for a in map(result.at, result.positions)]
-        parts = [(f"{p} {clipped(text, 24)}", a, chosen[0]) for a, p, text in reads]
+        parts = [(f"{p} {isolated(clipped(text, 24))}", a, chosen[0]) for a, p, text in reads]
+    # With nothing but BOS there is nothing else to look at.
+    masks = [included(a, include_bos, include_read) for _, a, _ in parts]
+    if not any(inside.any() for inside in masks):
+        include_bos = True
+        masks = [included(a, include_bos, include_read) for _, a, _ in parts]
     lines = [
-        (label, a, s, a.scores[s].double().numpy(), _included(a, include_bos, include_read))
-        for label, a, s in parts
+        (label, a, s, a.scores[s].double().numpy(), inside)
+        for (label, a, s), inside in zip(parts, masks)
     ]
     shared = Scale.fit(np.concatenate([x[inside] for *_, x, inside in lines]), scale)
     rows = []
@@ -273,53 +288,3 @@ def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
     if not any(type(value) is type(a) and value == a for a in allowed):
         choices = " or ".join(repr(a) for a in allowed)
         raise RenderError(f"{name}={value!r} is unknown; it is {choices}: pass one of these")
-
-
-def _check(result: Result) -> None:
-    n, shape = len(result.str_tokens), tuple(result.scores.shape)
-    reads = () if isinstance(result, Attribution) else (len(result.positions),)
-    if not shape or 0 in shape:
-        raise RenderError(f"scores of shape {shape} hold nothing to draw: attribute a prompt first")
-    if shape != (*reads, len(result.sites), n) or result.tokens.numel() != n:
-        raise RenderError(
-            f"scores of shape {shape} do not fit {len(result.sites)} sites and {n} tokens: draw "
-            "the result as tl_scopes returned it"
-        )
-    bad = ~result.scores.isfinite()
-    if result.standard_error is not None:
-        bad = bad | ~result.standard_error.isfinite()
-    if bad.any():
-        where = [int(i) for i in bad.nonzero()[0]]
-        raise RenderError(
-            f"{int(bad.sum())} of {bad.numel()} scores are NaN or infinite (first: site "
-            f"{result.sites[where[-2]]!r}, position {where[-1]}); only finite scores can be drawn: "
-            "attribute again, in float32 or wider"
-        )
-
-
-def _choose(result: Result, sites: Site | Sequence[Site] | None, site: Site | None) -> list[int]:
-    if sites is not None and site is not None:
-        raise RenderError(f"got sites={sites!r} and site={site!r}; they mean the same: pass one")
-    wanted = site if site is not None else sites
-    if wanted is None:
-        return list(range(len(result.sites))) if isinstance(result, Attribution) else [0]
-    names = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
-    if not names:
-        raise RenderError(
-            f"sites={wanted!r} chooses nothing; name at least one of {list(result.sites)}"
-        )
-    if len(names) > 1 and isinstance(result, SequenceAttribution):
-        raise RenderError(
-            f"sites={wanted!r} names {len(names)} sites; a SequenceAttribution is drawn at one, "
-            "with a row for each read position: pass site=..., or draw .at(position)"
-        )
-    return [site_index(result.sites, name) for name in names]
-
-
-def _included(a: Attribution, include_bos: bool, include_read: bool) -> np.ndarray:
-    inside = np.arange(len(a.str_tokens)) <= a.position
-    if a.has_bos and not include_bos:
-        inside[0] = False
-    if not include_read:
-        inside[a.position] = False
-    return inside

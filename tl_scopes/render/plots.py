@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import math
 import os
-import textwrap
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import font_manager, rc_context, rcParams
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.colorbar import Colorbar
 from matplotlib.colors import LinearSegmentedColormap
@@ -20,18 +18,12 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from tl_scopes.files import write_bytes
-from tl_scopes.render import wording
+from tl_scopes.render import letters, wording
+from tl_scopes.render.letters import drawable
 from tl_scopes.render.picture import Picture, Row
 from tl_scopes.render.scale import Scale, colour, hexed, number
-from tl_scopes.render.tokens import clipped, escape
 
-# Families that draw what DejaVu Sans cannot; those that are installed are used, in this order.
-FAMILIES = (
-    "DejaVu Sans", "Noto Sans", "Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans JP",
-    "Noto Sans SC", "Noto Sans KR", "Noto Sans Arabic", "Noto Sans Devanagari", "Noto Emoji",
-    "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "Yu Gothic", "Malgun Gothic",
-    "Segoe UI Symbol", "Arial Unicode MS",
-)  # fmt: skip
+LINE = 0.16  # inches of a line of a caption
 PER_LINE, PER_MAP_LINE, LONGEST_MAP_LINE = 48, 64, 180
 DOT = wording.DOT
 INK, SOFT, READ = "#1c1e21", "#63676e", "#c2410c"
@@ -76,40 +68,30 @@ def draw(picture: Picture) -> Figure:
 
 def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str] = ()) -> None:
     """Title and subtitle above, notes below, wrapped to the figure's width between their parts."""
-    wide = figure.get_figwidth()
-    lines = _balanced(title, int(wide * 12.5))
-    lines += wrapped(subtitle.split(DOT), int(wide * 12.5))
+    wide, tall = figure.get_size_inches()
+    above, below = int(wide * 12.5), int(wide * 15)
+    lines = letters.balanced(title, above)
+    lines += wrapped(subtitle.split(DOT), above)
     write(figure.suptitle(""), "\n".join(lines), size=10)
-    said = wrapped([note for note in notes if note], int(wide * 15))
+    said = wrapped([note for note in notes if note], below)
+    more = [letters.beyond(text, above) for text in (title, subtitle)]
+    more += [letters.beyond(text, below) for text in notes]
+    figure.set_size_inches(wide, tall + LINE * sum(more))
     if said:
         write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
 
 
-def _balanced(text: str, width: int) -> list[str]:
-    """In as few lines as `width` allows, none much shorter than the others."""
-    lines = textwrap.wrap(text, width)
-    while width > 1 and len(narrower := textwrap.wrap(text, width - 1)) == len(lines):
-        lines, width = narrower, width - 1
-    return lines
-
-
 def wrapped(parts: Sequence[str], width: int) -> list[str]:
-    """Lines of at most `width` characters, broken between `parts` where that is possible."""
-    lines: list[str] = []
-    for part in parts:
-        for piece in textwrap.wrap(part, width) if len(part) > width else [part]:
-            if lines and len(lines[-1]) + len(DOT) + len(piece) <= width:
-                lines[-1] += DOT + piece
-            else:
-                lines.append(piece)
-    return lines
+    """Lines of at most `width` letters as they are drawn, broken between `parts` where possible."""
+    return letters.wrapped(parts, width, DOT)
 
 
 def _bars(picture: Picture, row: Row) -> Figure:
     n = len(picture.tokens)
     lines = -(-n // PER_LINE)
     per_line = -(-n // lines)
-    size = (max(0.21 * per_line + 1.6, 6.0), 2.2 * lines + 1.0)
+    tall = 2.2 + letters.room(token_labels(picture))
+    size = (max(0.21 * per_line + 1.6, 6.0), tall * lines + 1.0)
     figure = NotebookFigure(figsize=size, layout="constrained")
     for i, ax in enumerate(figure.subplots(lines, 1, squeeze=False)[:, 0]):
         span = np.arange(i * per_line, min((i + 1) * per_line, n))
@@ -193,7 +175,13 @@ def _map(picture: Picture) -> Figure:
     tall = 0.17 if lines == 1 else 0.14
     if matrix:
         tall = float(np.clip(12.0 / n_row, min(wide, 0.17), 0.17))
+    most = 28 if matrix else 40
+    # The ends of hooks' names tell them apart.
+    names = [letters.cut(row.label, most, start=not matrix) for row in picture.rows]
+    aside = letters.room(names, min(max(len(row.label) for row in picture.rows), most))
+    below = lines * letters.room(token_labels(picture))
     size = (max(wide * per_line + 3.5, 7.0), max((tall * n_row + 1.0) * lines + 1.2, 3.4))
+    size = (size[0] + aside, size[1] + below)
     figure = NotebookFigure(figsize=size, layout="constrained")
     later = np.array([np.arange(n) > row.position for row in picture.rows])
     plain = ~np.array([row.included for row in picture.rows]) & ~later
@@ -212,8 +200,7 @@ def _map(picture: Picture) -> Figure:
         ax.set_xlim(edges[0], edges[0] + per_line)
         ax.spines[:].set_visible(False)
         label_tokens(ax, picture, span[:: max(1, math.ceil(0.14 / wide))], picture.rows[0])
-        names = [drawable(row.label[-40:]) for row in picture.rows[::every]]
-        ax.set_yticks(range(0, n_row, every), names)
+        ax.set_yticks(range(0, n_row, every), names[::every])
         for text in ax.get_yticklabels():
             style(text, size=7 if n_row > 40 or tall < 0.17 else 8)
         ax.tick_params(length=0)
@@ -250,12 +237,17 @@ def _limits(row: Row) -> tuple[float, float]:
     return (-high if scale.signed else 0.0), high
 
 
+def token_labels(picture: Picture) -> list[str]:
+    return [letters.token(token) for token in picture.tokens]
+
+
 def label_tokens(
     ax: Axes, picture: Picture, span: np.ndarray, row: Row, marked: bool = True
 ) -> None:
     """`marked`: whether the read position stands out, and what has no colour stands back."""
     marked = marked and picture.kind == "site"
-    ax.set_xticks(span, [drawable(clipped(picture.tokens[t], 14)) for t in span])
+    names = token_labels(picture)
+    ax.set_xticks(span, [names[t] for t in span])
     for text, t in zip(ax.get_xticklabels(), span):
         style(text, size=8)
         text.set_rotation(90)
@@ -273,25 +265,7 @@ def write(text: Text, content: str, size: float, color: str = INK) -> None:
 
 def style(text: Text, size: float, color: str = INK) -> None:
     """Literal text: neither mathtext nor TeX, whatever the user's settings are."""
-    text.set(parse_math=False, usetex=False, fontfamily=list(_fonts()), fontsize=size, color=color)
-
-
-def drawable(content: str) -> str:
-    """Characters that no installed font has become escapes: matplotlib would warn for each."""
-    return "".join(char if _has_glyph(char) else escape(char) for char in content)
-
-
-@lru_cache(maxsize=1)
-def _fonts() -> tuple[str, ...]:
-    """Naming a family that is not installed would make matplotlib warn at every text."""
-    installed = set(font_manager.fontManager.get_font_names())
-    return tuple(name for name in FAMILIES if name in installed)
-
-
-@lru_cache(maxsize=4096)
-def _has_glyph(char: str) -> bool:
-    paths = (font_manager.findfont(name) for name in _fonts())
-    return char == "\n" or any(font_manager.get_font(p).get_char_index(ord(char)) for p in paths)
+    text.set(parse_math=False, usetex=False, fontfamily=letters.fonts(), fontsize=size, color=color)
 
 
 def css(value: float) -> str:

@@ -8,14 +8,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_scopes._characters import isolated, literal
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import read_token
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import FAINT, count, label, sheet
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Result
 from tl_scopes.render.plots import INK, READ, SOFT, caption, css, write
 from tl_scopes.render.scale import percent
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import quoted, words
 from tl_scopes.result import Attribution, Candidate, SequenceAttribution
 
 
@@ -49,7 +51,7 @@ def prediction(
     if bad or held > 1 + 1e-3:
         first = bad[0] if bad else shown[0]
         raise RenderError(
-            f"the predicted probabilities sum to {held:.4g} ({first.text!r}: {first.probability}); "
+            f"the predicted probabilities sum to {held:.4g} ({literal(first.text)}: {first.probability}); "
             "they must lie in [0, 1] and sum to 1 at most: attribute again, in float32 or wider"
         )
     return grounded(lambda: _draw(one, shown), dark)
@@ -73,7 +75,8 @@ def _chosen(result: Result, position: int | None) -> Attribution:
 
 def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     rest = max(1 - math.fsum(c.probability for c in shown), 0.0)
-    figure = sheet(6.6, 0.27 * (len(shown) + 1) + 1.0)
+    texts = [letters.token(c.text, 24, 36) for c in shown]
+    figure = sheet(6.6 + letters.room(texts, 24), 0.27 * (len(shown) + 1) + 1.0)
     ax = figure.subplots()
     values = np.array([*(c.probability for c in shown), rest])
     target = None if one.target is None else one.target.id
@@ -83,7 +86,7 @@ def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     # What all others hold has no bar: it would often be the longest, and is no candidate.
     ax.barh(range(len(shown)), values[:-1], height=0.7, color=shades)
     _number(ax, values)
-    names = [f"{'◆ ' if here else ''}{clipped(c.text, 24)}" for c, here in zip(shown, met)]
+    names = [f"{'◆ ' if here else ''}{isolated(text)}" for text, here in zip(texts, met)]
     label(ax.yaxis, [*names, "all others"], 9)
     for text, here in zip(ax.get_yticklabels(), [*met, False]):
         text.set(color=READ if here else INK, fontweight="bold" if here else "normal")
@@ -94,11 +97,11 @@ def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     ax.spines[["top", "right", "bottom"]].set_visible(False)
     ax.spines["left"].set(color=FAINT)
     p, text = read_token(one)
-    where = f"after {p} “{clipped(text, 40)}”"
+    where = f"after {p} {quoted(text)}"
     notes = []
     if one.target is not None:
         below = "" if any(met) else ", not among these"
-        notes.append(f"◆ explained: “{clipped(one.target.text, 40)}”{below}")
+        notes.append(f"◆ explained: {quoted(one.target.text)}{below}")
     caption(figure, "Predicted next token", f"{where} · {words(one.provenance.model)}", notes)
     return figure
 

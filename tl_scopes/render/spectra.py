@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -12,11 +11,12 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import read_token
+from tl_scopes.render import letters
 from tl_scopes.render.canvas import LINE, PALE, sheet
 from tl_scopes.render.faithfulness.axes import COLOURS, DASHES, MARKERS
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import Result
-from tl_scopes.render.plots import INK, SOFT, caption, drawable, style, write
+from tl_scopes.render.plots import INK, SOFT, caption, style, write
 from tl_scopes.render.scale import percent
 from tl_scopes.render.wording import distinct, read_at
 from tl_scopes.result import Attribution, FisherInfo, SequenceAttribution
@@ -90,10 +90,10 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
     # Beside the ends of the lines, the shares of several would stand on each other.
     shares = [np.minimum(np.cumsum(info.eigenvalues) / info.trace, 1.0) for _, info in lines]
     held = [f": {percent(float(share[-1]))} at k = {len(share)}" * many for share in shares]
-    shown = [textwrap.fill(name + end, 38) for name, end in zip(names, held)]
-    letters = max(len(line) for name in shown for line in name.split("\n"))
+    shown = ["\n".join(letters.broken(name + end, 38)) for name, end in zip(names, held)]
+    longest = max(letters.cells(line) for name in shown for line in name.split("\n"))
     rows = sum(1 + name.count("\n") for name in shown)
-    figure = sheet(9.0 + many * (0.075 * letters + 0.6), max(3.4, many * (0.16 * rows + 1.0)))
+    figure = sheet(9.0 + many * (0.075 * longest + 0.6), max(3.4, many * (0.16 * rows + 1.0)))
     left, right = figure.subplots(1, 2)
     most = max(len(info.eigenvalues) for _, info in lines)
     for i, ((_, info), name, share) in enumerate(zip(lines, shown, shares)):
@@ -110,7 +110,7 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
         # Rounding may leave others, which a logarithmic axis has no place for.
         positive = values > 0
         left.plot(k[positive], values[positive], **how)
-        right.plot(k, share, label=drawable(name), **how)
+        right.plot(k, share, label=name, **how)
         if not many:
             end = right.annotate("", (k[-1], share[-1]), (0, 6), textcoords="offset points",
                                  ha="right" if most > 1 else "center")  # fmt: skip

@@ -12,16 +12,20 @@ from operator import itemgetter
 
 import regex
 
+from tl_scopes._characters import (
+    FIRST,
+    JOINERS,
+    LAST,
+    escape,
+    is_unseen,
+    isolated,
+    units,
+)
+
 SPACE, NEWLINE, TAB, EMPTY = "·", "↵", "⇥", "∅"
 _NAMED = {" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": "\\r"}
 _MARKS = SPACE + NEWLINE + TAB + EMPTY
 _LIKE_MARKS = _MARKS + "".join(_NAMED)
-
-# Separators (other than the plain space), control, format, surrogate, private, unassigned. Python's
-# own tables of characters are as old as Python, and would call newer emoji unassigned.
-_UNSEEN = regex.compile(r"[\p{Z}\p{C}]")
-# Joiners only mean something between two characters: inside an emoji or a Persian word.
-_JOINERS = "\u200c\u200d"
 
 
 def pieces(text: str) -> list[tuple[str, bool]]:
@@ -66,24 +70,31 @@ def escaped(text: str) -> str:
 
 
 def clipped(text: str, length: int) -> str:
-    """`visible`, cut to `length` characters with an ellipsis."""
+    """`visible`, cut to `length` characters with an ellipsis; escapes stay whole."""
     shown = visible(text[: length + 1])  # no character is shown as less than one
-    return shown if len(shown) <= length else shown[: max(length - 1, 1)] + "…"
+    if len(shown) <= length:
+        return shown
+    parts = units(shown[: length + 16])
+    while sum(map(len, parts)) > length - 1:
+        parts.pop()
+    return "".join(parts) + "…"
 
 
-def escape(char: str) -> str:
-    """The escape that Python would write: `\\x1b`, `\\u202e`, `\\U0001f44d`."""
-    code = ord(char)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+def quoted(text: str, length: int = 40) -> str:
+    """A token as a part of a sentence: `clipped`, in quotes that stay on its two sides."""
+    return f"“{isolated(clipped(text, length))}”"
+
+
+def sentence(text: str) -> str:
+    """`text`, which `quoted` parts may be in, for a web page."""
+    return html.escape(text).replace(FIRST, "<bdi>").replace(LAST, "</bdi>")
 
 
 def _shown(char: str, alone: bool) -> tuple[str, bool]:
     if char in _NAMED:
         return _NAMED[char], True
-    if char in _JOINERS and not alone:
+    if char in JOINERS and not alone:
         return char, False
-    if _UNSEEN.match(char):
+    if is_unseen(char):
         return escape(char), True
     return char, False

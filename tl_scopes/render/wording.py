@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from tl_scopes._characters import FIRST, LAST, isolated
 from tl_scopes.errors import RenderError
 from tl_scopes.render.scale import number
-from tl_scopes.render.tokens import clipped, words
+from tl_scopes.render.tokens import quoted, words
 from tl_scopes.result import Attribution, ScopeInfo, Token
 
 # What a method measured about its own result stands among its parameters, but is no setting.
@@ -66,7 +67,7 @@ def method(scope: ScopeInfo) -> str:
 
 def read_at(read: tuple[int, str]) -> str:
     """Where a result was read: the token's position and text."""
-    return f"read at {read[0]} “{clipped(read[1], 40)}”"
+    return f"read at {read[0]} {quoted(read[1])}"
 
 
 def distinct(
@@ -78,7 +79,7 @@ def distinct(
     """
     if labels is None:
         scopes = _among([a.scope for a in results])
-        targets = [f"“{clipped(a.target.text, 24)}”" if a.target else "" for a in results]
+        targets = [quoted(a.target.text, 24) if a.target else "" for a in results]
         facts = [
             [scope, target, *more, words(a.provenance.model)]
             for scope, target, a, more in zip(scopes, targets, results, settings)
@@ -89,7 +90,7 @@ def distinct(
         ]
     else:
         given = isinstance(labels, Iterable) and not isinstance(labels, str)
-        names = [words(str(label)) for label in labels] if given else []
+        names = [isolated(words(str(label))) for label in labels] if given else []
         if len(names) != len(results):
             raise RenderError(f"labels={labels!r} must name {len(results)} results: give as many")
     names = [_cut(name, _LONGEST) for name in names]
@@ -144,7 +145,7 @@ def _among(scopes: Sequence[ScopeInfo]) -> list[str]:
 
 def _with(scope: ScopeInfo, keys: Sequence[str]) -> str:
     values = [_cut(words(_value(scope.parameters.get(k))), _LONGEST_VALUE) for k in keys]
-    inside = ", ".join(f"{words(k)}={value}" for k, value in zip(keys, values))
+    inside = ", ".join(f"{words(k)}={isolated(value)}" for k, value in zip(keys, values))
     return _cut(f"{words(scope.name)}({inside})", _LONGEST)
 
 
@@ -169,7 +170,7 @@ def _difference(scope: ScopeInfo, target: Token | None) -> str:
     b = scope.parameters.get("b")
     if target is None or b is None:
         return "a logit difference"
-    other = f"“{clipped(b, 40)}”" if isinstance(b, str) else f"token {b}"
+    other = quoted(b) if isinstance(b, str) else f"token {b}"
     return f"the logit of{_named(target)} against that of {other}"
 
 
@@ -181,7 +182,7 @@ def _amount(scope: ScopeInfo, target: Token | None) -> str:
 
 
 def _named(target: Token | None) -> str:
-    return f" “{clipped(target.text, 40)}”" if target else ""
+    return f" {quoted(target.text)}" if target else ""
 
 
 def _is_measured(key: str) -> bool:
@@ -189,4 +190,7 @@ def _is_measured(key: str) -> bool:
 
 
 def _cut(text: str, length: int) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+    if len(text) <= length:
+        return text
+    kept = text[: length - 1]
+    return kept + "…" + LAST * (kept.count(FIRST) - kept.count(LAST))

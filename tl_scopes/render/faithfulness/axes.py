@@ -15,8 +15,9 @@ from matplotlib.ticker import MaxNLocator
 
 from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.render.canvas import DOT, FAINT, LINE, PALE, label, sheet
-from tl_scopes.render.faithfulness.words import lines
-from tl_scopes.render.plots import INK, SOFT, NotebookFigure, drawable, style, write
+from tl_scopes.render.faithfulness.words import name
+from tl_scopes.render.letters import cells, drawable, units
+from tl_scopes.render.plots import INK, SOFT, NotebookFigure, style, write
 from tl_scopes.render.scale import number
 from tl_scopes.render.tokens import words
 
@@ -42,7 +43,7 @@ def looks(card: FaithfulnessCard) -> dict[str, Look]:
     n, m = len(COLOURS), len(MARKERS)
     found = {
         label: Look(
-            drawable("\n".join(lines(label))),
+            "\n".join(lines(label)),
             COLOURS[i % n],
             MARKERS[(i + i // n) % m],
             DASHES[i // n % len(DASHES)],
@@ -50,6 +51,33 @@ def looks(card: FaithfulnessCard) -> dict[str, Look]:
         for i, label in enumerate(card.methods)
     }
     return found
+
+
+def lines(label: str, width: int = 30, most: int = 3) -> list[str]:
+    """A method's name as it is drawn, in lines that end after a space or "(". The middle of a longer
+    one is left out, as labels often differ at the end."""
+    shown = units(drawable(name(label)))
+    found = _wrapped(shown, width)
+    kept = len(shown)
+    while len(found) > most:
+        kept -= 1
+        end = shown[len(shown) - (kept - kept // 2) :]
+        found = _wrapped([*shown[: kept // 2], " ", "…", " ", *end], width)
+    return found
+
+
+def _wrapped(shown: Sequence[str], width: int) -> list[str]:
+    """`shown`: what cannot be divided."""
+    words, found = [""], [""]
+    for unit in shown:
+        if words[-1].endswith((" ", "(")) or cells(words[-1] + unit.rstrip()) > width:
+            words.append("")
+        words[-1] += unit
+    for word in words:
+        if cells(found[-1] + word.rstrip()) > width:
+            found.append("")
+        found[-1] += word
+    return [line.rstrip() for line in found]
 
 
 def height(found: dict[str, Look]) -> float:
@@ -61,7 +89,7 @@ def height(found: dict[str, Look]) -> float:
 def margin(found: dict[str, Look]) -> float:
     """Of the methods' names, in inches."""
     return (
-        LETTER * max(len(line) for look in found.values() for line in look.text.split("\n")) + 0.3
+        LETTER * max(cells(line) for look in found.values() for line in look.text.split("\n")) + 0.3
     )
 
 

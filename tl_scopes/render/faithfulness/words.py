@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import re
 
+from tl_scopes._characters import message
 from tl_scopes.cells import Cell
 from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.metrics import metric
@@ -18,29 +18,6 @@ MISSING = "–"
 def name(label: str) -> str:
     """A method's label on one line."""
     return words(label) if label.strip() else visible(label)
-
-
-def lines(label: str, width: int = 30, most: int = 3) -> list[str]:
-    """`name` in lines that end after a space or "(". The middle of a longer one is left out, as labels
-    often differ at the end."""
-    shown = name(label)
-    found = _wrapped(shown, width)
-    kept = len(shown)
-    while len(found) > most:
-        kept -= 1
-        found = _wrapped(
-            f"{shown[: kept // 2]} … {shown[len(shown) - (kept - kept // 2) :]}", width
-        )
-    return found
-
-
-def _wrapped(text: str, width: int) -> list[str]:
-    found = [""]
-    for part in re.findall(rf"[^ (]{{0,{width - 1}}}[ (]|[^ (]{{1,{width}}}", text):
-        if len(found[-1]) + len(part.rstrip()) > width:
-            found.append("")
-        found[-1] += part
-    return [line.rstrip() for line in found]
 
 
 def head(cell: Cell) -> tuple[str, str]:
@@ -124,5 +101,5 @@ def warnings(card: FaithfulnessCard) -> list[str]:
         shown = ", ".join(map(str, which[:12])) + (
             f" and {len(which) - 12} more" if len(which) > 12 else ""
         )
-        said.append(f"prompt{'s' * (len(which) != 1)} {shown}: {words(str(error))}")
+        said.append(f"prompt{'s' * (len(which) != 1)} {shown}: {message(str(error))}")
     return said
