@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.wrong_types, pytest.mark.parametrize("name", MODELS)]
 
 BATCHES = {
     "text": (dict(prompts=T), PromptError, ["list", "str", "attribute"]),
-    "tensor": (dict(prompts=torch.zeros(2, 3, dtype=torch.long)), PromptError, ["list", "Tensor"]),
+    "tensor": (dict(prompts=torch.zeros(3, dtype=torch.long)), PromptError, ["list", "Tensor"]),
     "ids": (dict(prompts=[1, 2, 3]), PromptError, ["int", "allowed"]),
     "None": (dict(prompts=None), PromptError, ["list", "NoneType"]),
     "empty": (dict(prompts=[]), EmptyPromptError, ["empty", "at least one"]),

@@ -205,8 +205,14 @@ def test_baseline_prompts(name):
         "4",
         "6",
     )
-    refused(lambda: components(model, T, S, reference=[]), EmptyPromptError, "empty list", "give")
-    for reference in (T, torch.tensor([IDS]), {T}, 3, iter([T]), np.array([IDS])):
+    refused(
+        lambda: components(model, T, S, reference=[]),
+        EmptyPromptError,
+        "reference",
+        "empty",
+        "give",
+    )
+    for reference in (T, torch.tensor(IDS), {T}, 3, iter([T]), np.array(IDS)):
         refused(
             lambda r=reference: components(model, T, S, reference=r),
             PromptError,

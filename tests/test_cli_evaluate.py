@@ -126,7 +126,7 @@ def test_a_report(folder, data, tmp_path):
         (["--fractions", "0.5,0.2"], "rising shares between 0 and 1"),
         (["--fractions", "0.5"], "a trapezoid needs two fractions"),
         (["--replacements", "nil"], "'nil'; allowed: 'zero', 'pad'"),
-        (["--leave-one-out", "nil"], "leave_one_out is 'nil'"),
+        (["--leave-one-out", "nil"], "--leave-one-out is 'nil'"),
         (["--n", "0"], "n is 0; allowed"),
         (["--column", "body"], "no column 'body'; it has 'text'"),
         (["--split", "test"], "is a file, which has neither"),

@@ -17,7 +17,7 @@ from tl_scopes.evaluation import DataSet, Run, measure
 from tl_scopes.evaluation.plan import UNIT_TOKENS, units
 
 GIVEN = [*prompts(9), TOO_LONG, "The", EMPTY, *prompts(2), MISSING, [0, 4, 5, 6], NO_UTF8]
-WRONG = {9: "PromptTooLongError", 11: "EmptyPromptError", 14: "PromptError", 16: "TypeError"}
+WRONG = {9: "PromptTooLongError", 11: "EmptyPromptError", 14: "PromptError", 16: "PromptError"}
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tl_scopes._characters import message
+from tl_scopes._options import in_options
 from tl_scopes._quiet import say
 from tl_scopes.errors import (
     EmptyPromptError,
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tl_scopes import Attribution, Scope
+    from tl_scopes.explain import Target
 
 # Which options each scope reads. Any other that is given is an error, never silently ignored.
 _READS: dict[str, tuple[str, ...]] = {
@@ -73,15 +75,33 @@ def check_fit(name: str, given: Given) -> None:
         )
 
 
+# A target that no text is: the token that follows the read position.
+_NEXT = "id:next"
+
+
+def check_next(given: Given, position: int) -> None:
+    """Raise BadParameter where the prompt's next token is asked for at its end: better now than after
+    the model was loaded."""
+    option = next((option for option, value in given.items() if value == _NEXT), None)
+    if option is not None and position == -1:
+        raise _bad(
+            f"--{option}", f"{_NEXT} is the token after the read position: add --position -2"
+        )
+
+
 def scope(name: str, given: Given) -> Scope:
     """The scope that the options describe. Raises `ScopeParameterError` or BadParameter."""
     import tl_scopes as ts
 
-    def token(option: str) -> str | int | None:
+    def token(option: str) -> Target:
         text = given[option]
+        if text == _NEXT:
+            return ts.NEXT_TOKEN
         if not isinstance(text, str) or not text.startswith("id:"):
             return text
-        return _number(f"--{option}", text, int, text[3:], "text that is one token, or id:1234")
+        return _number(
+            f"--{option}", text, int, text[3:], "text that is one token, id:1234 or id:next"
+        )
 
     if name == "semantic":
         return ts.SemanticScope(token("target"))
@@ -250,7 +270,7 @@ def quiet() -> Iterator[None]:
     """Keep libraries' log lines and warnings off the terminal; this package's are one line each."""
 
     def show(message: Warning | str, *_rest: Any, **_more: Any) -> None:
-        say(f"warning: {message}")
+        say(f"warning: {in_options(str(message))}")
 
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from typing import Annotated, Literal
 
 import typer
@@ -40,3 +41,33 @@ PrependBos = Annotated[
     bool | None,
     _model("--prepend-bos/--no-bos", help="Overrides the model's own way with text."),
 ]
+
+# How messages name arguments in Python. A plain word, as in "rank is 0", says as much here.
+_FLAGS = {"prepend_bos=True": "--prepend-bos", "prepend_bos=False": "--no-bos"}
+_NAMES = {
+    "prepend_bos": "--prepend-bos",
+    "leave_one_out": "--leave-one-out",
+    "NEXT_TOKEN": "id:next",
+}
+_VALUED = (
+    *("position", "rank", "samples", "seed", "target", "sites", "backend", "dtype", "device"),
+    *("area", "fractions", "replacements", "leave_one_out", "split", "config", "column", "skip"),
+)
+_IN_PYTHON = re.compile(
+    rf"\b(?P<flag>{'|'.join(_FLAGS)})\b"
+    rf"|\b(?P<valued>{'|'.join(_VALUED)})=(?P<value>\"[^\"]*\"|'[^']*'|-?\w+(\.\w+)*)"
+    rf"|\b(?P<name>{'|'.join(_NAMES)})\b"
+)
+
+
+def in_options(message: str) -> str:
+    """A message of the package, which speaks of Python's arguments, with this command line's options."""
+
+    def option(found: re.Match[str]) -> str:
+        if found["valued"]:
+            value = found["value"]
+            value = value[1:-1] if value[0] in "'\"" else value
+            return f"--{found['valued'].replace('_', '-')} {value}"
+        return _FLAGS[found["flag"]] if found["flag"] else _NAMES[found["name"]]
+
+    return _IN_PYTHON.sub(option, message)

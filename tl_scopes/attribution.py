@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from tl_scopes.adapter import view
-from tl_scopes.encoding import Prompt, encode, resolve_position
+from tl_scopes.adapter import ModelView, view
+from tl_scopes.encoding import Mask, Prompt, Prompts, encode, resolve_position
 from tl_scopes.engine import Job, Limits, check_scopes, run
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
 from tl_scopes.explain import NEXT_TOKEN, Scope, check_is_scope
+from tl_scopes.padding import Ids
+from tl_scopes.prompts import encode_all, entry, list_of_prompts
+from tl_scopes.refusals import is_conversation
 from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.sites import SiteRequest
 from tl_scopes.stability import compare, pinned, widened, wider
@@ -35,6 +38,7 @@ def attribute(
     sites: SiteRequest = "embed",
     position: int = -1,
     prepend_bos: bool | None = None,
+    attention_mask: Mask | None = None,
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
     stability: bool = False,
@@ -43,13 +47,18 @@ def attribute(
 
     Args:
         model: a HookedTransformer or TransformerBridge, with raw weights where the scope needs them.
-        prompt: text, or token ids (list, or tensor [pos] or [1, pos]).
+        prompt: text, or token ids (list, or tensor [pos] or [1, pos]), or what a tokenizer returned
+            for one text (a mapping with `input_ids` and `attention_mask`).
         scope: what is explained, such as `FisherScope(rank=4)`.
         sites: `"embed"`, `"all"` (embed, then resid(0)..resid(n_layers)), an int layer, a hook
             name, or a list of these. All share the forward and backward passes. A hook with a head
             axis gives one row a head, labelled `hook_z[0]`, ...; ask for one as `"...hook_z[2]"`.
         position: the read position, whose next-token prediction is explained.
         prepend_bos: overrides the model's own default for text.
+        attention_mask: for token ids, 1 at tokens that are meant and 0 at padding before or after
+            them, [pos] or [1, pos]. Padding is taken away: the result holds the other tokens, and
+            `position` counts over them. Without a mask a prompt must not begin with pad tokens, nor
+            be read at those that end it; pad tokens after the read change no score.
         chunk_size: directions per backward pass; None chooses by memory.
         checkpoint_blocks: whether the backward pass runs each block again rather than have the
             forward pass keep its activations, which takes half as long again, and memory for one
@@ -75,6 +84,7 @@ def attribute(
         sites=sites,
         position=[position],
         prepend_bos=prepend_bos,
+        attention_mask=None if attention_mask is None else [attention_mask],
         chunk_size=chunk_size,
         checkpoint_blocks=checkpoint_blocks,
         stability=stability,
@@ -84,12 +94,13 @@ def attribute(
 
 def attribute_batch(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     scope: Scope | Sequence[Scope],
     *,
     sites: SiteRequest = "embed",
     position: int | Sequence[int] = -1,
     prepend_bos: bool | None = None,
+    attention_mask: Mask | None = None,
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
     batch_tokens: int = BATCH_TOKENS,
@@ -101,6 +112,10 @@ def attribute_batch(
     together, padded on the right to `batch_tokens` tokens at most. Results come in the order of the
     prompts; each equals its own `attribute` call to rounding. Arguments and errors otherwise as there.
 
+    A batch of token ids, [batch, pos], is taken too, with its `attention_mask`, [batch, pos]: rows
+    are prompts. So is what a tokenizer returned for several texts, padded or not. For a list of
+    prompts `attention_mask` is a list, with None for a prompt without one.
+
     Returns:
         One `Attribution` a prompt, scores Float[Tensor, "site pos"] in the scope's units.
     """
@@ -108,16 +123,16 @@ def attribute_batch(
     limits = Limits(chunk_size, checkpoint_blocks)
     if stability:
         wider(engine)
-    listed = _listed(prompts)
+    encoded = _encoded(engine, prompts, prepend_bos, attention_mask)
     if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise ScopeParameterError(f"batch_tokens is {batch_tokens!r}; allowed: an int from 1")
-    scopes = _scopes(scope, len(listed))
+    scopes = _scopes(scope, len(encoded))
     hooked = engine.is_hooked()
     jobs = []
-    for prompt, s, p in zip(listed, scopes, _positions(position, len(listed))):
-        ids = encode(engine, prompt, prepend_bos)
+    for ids, s, p in zip(encoded, scopes, _positions(position, len(encoded))):
         own = getattr(s, "position", None)
-        at = resolve_position(p if own is None else own, len(ids))
+        with entry(len(jobs), len(encoded)):
+            at = resolve_position(p if own is None else own, ids)
         jobs.append(Job(ids, [(at, s)], hooked))
     check_scopes(engine, scopes)
     places = engine.sites(sites)
@@ -151,6 +166,7 @@ def attribute_sequence(
     positions: Literal["all"] | Sequence[int] = "all",
     sites: SiteRequest = "embed",
     prepend_bos: bool | None = None,
+    attention_mask: Mask | None = None,
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
 ) -> SequenceAttribution:
@@ -167,14 +183,14 @@ def attribute_sequence(
     """
     engine = view(model)
     limits = Limits(chunk_size, checkpoint_blocks)
-    ids = encode(engine, prompt, prepend_bos)
+    ids = encode(engine, prompt, prepend_bos, attention_mask)
     check_is_scope(scope)
     if getattr(scope, "position", None) is not None:
         raise ScopeParameterError(
             f"the scope has its own position {getattr(scope, 'position', None)}, but "
             "attribute_sequence reads at `positions`: drop one of the two"
         )
-    reads = _reads(positions, len(ids), any(v is NEXT_TOKEN for v in vars(scope).values()))
+    reads = _reads(positions, ids, any(v is NEXT_TOKEN for v in vars(scope).values()))
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     check_scopes(engine, [scope])
@@ -212,32 +228,30 @@ def attribute_sequence(
     )
 
 
-def _reads(positions: Any, length: int, need_next: bool) -> list[int]:
+def _reads(positions: Any, ids: Sequence[int], need_next: bool) -> list[int]:
     if isinstance(positions, str) and positions == "all":
-        return list(range(length - need_next))
+        positions = range(len(ids) - need_next)
     if isinstance(positions, str) or not isinstance(positions, Iterable):
         raise PositionError(
             f'positions is {positions!r} of type {type(positions).__name__}; allowed: "all", or a '
             "list of positions"
         )
-    return [resolve_position(p, length) for p in positions]
+    return [resolve_position(p, ids) for p in positions]
 
 
-def _listed(prompts: Any) -> list[Prompt]:
-    if isinstance(prompts, (str, torch.Tensor)) or not isinstance(prompts, Sequence):
-        raise PromptError(
-            f"attribute_batch takes a list of prompts, not a {type(prompts).__name__}: put one "
-            "prompt into a list, or call attribute"
-        )
-    if not prompts:
-        raise EmptyPromptError("the list of prompts is empty: give at least one prompt")
-    kinds = {"text" if isinstance(p, str) else "token ids" for p in prompts}
-    if len(kinds) > 1:
+def _encoded(
+    engine: ModelView, prompts: Any, prepend_bos: bool | None, attention_mask: Mask | None
+) -> list[Ids]:
+    listed = list_of_prompts(prompts, attention_mask)
+    others = [p for p in listed if not isinstance(p, str)]
+    ids = [isinstance(p, (list, tuple, range, Mapping)) or hasattr(p, "__array__") for p in others]
+    # What is neither text nor ids is for `encode_all` to name.
+    if 0 < len(others) < len(listed) and all(ids) and not any(map(is_conversation, others)):
         raise PromptError(
             "the list of prompts mixes text and token ids: give one kind, so that BOS is treated "
             "alike in all of them"
         )
-    return list(prompts)
+    return encode_all(engine, listed, prepend_bos)
 
 
 def _scopes(scope: Any, n: int) -> list[Scope]:

@@ -65,7 +65,7 @@ class _Commands(TyperGroup):
             if pressed:  # some imports swallow the interrupt and fail later, half done
                 return 130
             if isinstance(error, (ScopesError, OSError)):
-                return _fail(str(error))
+                return _fail(_options.in_options(str(error)))
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
                 raise  # a bug: its traceback is what a report needs
             return _fail("out of memory: use a shorter prompt, a lower --rank or --dtype bfloat16")
@@ -128,6 +128,8 @@ _EXAMPLES = """Examples:
 
     tl-scopes attribute "The truth is" --scope logit-difference --target " that" --versus " not"
 
+    tl-scopes attribute "The capital of France is Paris" --target id:next --position -2
+
     tl-scopes attribute "The truth is" --scope fisher --rank 4 --html scope.html
 
     tl-scopes attribute "The truth is" --scope temperature --sites all --plot layers.pdf
@@ -168,7 +170,8 @@ def attribute(
         str | None,
         _explained(
             help="The token of semantic and logit-difference: text that is one token (mind a "
-            "leading space) or id:1234. The top prediction if left out.",
+            "leading space), id:1234, or id:next, which follows --position in the prompt. The top "
+            "prediction if left out.",
             metavar="TOKEN",
         ),
     ] = None,
@@ -225,6 +228,7 @@ def attribute(
     """
     given = {"target": target, "versus": versus, "rank": rank, "samples": samples, "seed": seed}
     _cli.check_fit(scope, given)
+    _cli.check_next(given, position)
     places, outputs = from_text(sites), _cli.outputs(save=save, html=html, plot=plot)
     text = _cli.prompt(prompt)
     with _cli.quiet():

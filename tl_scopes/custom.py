@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.explain import Explained, Read, Scope
+from tl_scopes.refusals import refuse_surrogates
 from tl_scopes.unembedding import working_dtype
 
 
@@ -37,6 +38,7 @@ class FunctionScope(Scope):
             raise ScopeParameterError(
                 f"fn is {self.fn!r}; give a function from the logits [d_vocab] to a scalar tensor"
             )
+        refuse_surrogates(self.label or "", "the label", ScopeParameterError)
 
     def parameters(self) -> dict[str, Any]:
         return {"fn": self.label or getattr(self.fn, "__name__", type(self.fn).__name__)}
@@ -115,6 +117,7 @@ class DirectionScope(Scope):
     units = "unit of <v, h> per unit of residual"
 
     def __post_init__(self) -> None:
+        refuse_surrogates(self.label or "", "the label", ScopeParameterError)
         try:
             # A copy: a probe that is trained on must not change a scope that was made of it.
             v = torch.as_tensor(self.v).detach().clone()

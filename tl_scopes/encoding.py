@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Union
 
 import torch
@@ -20,6 +20,8 @@ from tl_scopes.errors import (
     PromptTooLongError,
     TargetError,
 )
+from tl_scopes.padding import REMEDY, Ids, masked, parts, refuse_read, unmasked
+from tl_scopes.refusals import LONGEST_TOKEN, refuse_conversation, refuse_long, refuse_surrogates
 from tl_scopes.result import Token
 
 # Tokens listed with a prediction; longer lists of ids are prompts.
@@ -27,80 +29,120 @@ N_CANDIDATES = 10
 # Tokens of a target that an error lists.
 _LISTED = 12
 
-Prompt = Union[str, Sequence[int], Tensor]
+Prompt = Union[str, Sequence[int], Tensor, Mapping[str, Any]]
+Prompts = Union[Sequence[Prompt], Tensor, Mapping[str, Any]]
+Mask = Union[Sequence[Any], Tensor]
 
 
-def encode(view: ModelView, prompt: Prompt, prepend_bos: bool | None) -> list[int]:
+def encode(
+    view: ModelView, prompt: Prompt, prepend_bos: bool | None, attention_mask: Mask | None = None
+) -> Ids:
     """Token ids of one prompt. Text gets a BOS by the model's own default, or by `prepend_bos`.
 
-    Raises `EmptyPromptError`, `PromptError`, `PromptTooLongError` or `DoubleBosError`.
+    What `attention_mask` (or that of a tokenizer's output) masks is taken away. What this returned
+    may be given again: padding in it was looked for.
+
+    Raises `EmptyPromptError`, `PromptError`, `PaddingError`, `PromptTooLongError` or `DoubleBosError`.
     """
     if prepend_bos is not None and not isinstance(prepend_bos, bool):
         raise PromptError(
             f"prepend_bos is {prepend_bos!r}; allowed: True, False, None (the default)"
         )
+    refuse_conversation(prompt, getattr(view.model, "tokenizer", None))
+    if isinstance(prompt, Mapping):
+        prompt, attention_mask = parts(prompt, attention_mask)
+        if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
+            (prompt,) = prompt
     if isinstance(prompt, str):
-        ids = _encode_text(view, prompt, prepend_bos)
+        if attention_mask is not None:
+            raise PromptError(
+                "attention_mask is for token ids, but the prompt is text, which has no padding: drop it"
+            )
+        ids = Ids(_encode_text(view, prompt, prepend_bos))
     else:
         if prepend_bos is not None:
             raise PromptError(
                 f"prepend_bos={prepend_bos} is for text, but the prompt is given as token ids, "
                 "which are fed as they are: put the BOS into the ids, or drop prepend_bos"
             )
-        ids = _check_ids(view, prompt)
+        ids = _check_ids(view, prompt, attention_mask)
     if not ids:
         raise EmptyPromptError("the prompt has no tokens: give text or at least one token id")
-    if view.n_ctx is not None and len(ids) > view.n_ctx:
-        raise PromptTooLongError(
-            f"the prompt has {len(ids)} tokens, the model's context is {view.n_ctx}: shorten it"
-        )
+    _check_length(view, len(ids))
     bos = bos_id(view)
     if bos is not None and ids[:2] == [bos, bos]:
+        pads = getattr(view.model.tokenizer, "pad_token_id", None) == bos
         raise DoubleBosError(
             f"the prompt begins with two BOS tokens (id {bos}) in a row. A chat template brings "
             "its own: pass prepend_bos=False for such text, or drop one id"
+            + (f". BOS is also the pad token; if these are padding, {REMEDY}" if pads else "")
         )
     return ids
+
+
+def _check_length(view: ModelView, n: int) -> None:
+    if view.n_ctx is not None and n > view.n_ctx:
+        raise PromptTooLongError(
+            f"the prompt has {n} tokens, the model's context is {view.n_ctx}: shorten it"
+        )
 
 
 def _encode_text(view: ModelView, text: str, prepend_bos: bool | None) -> list[int]:
     if not text:
         raise EmptyPromptError("the prompt is an empty string: give some text")
-    if getattr(view.model, "tokenizer", None) is None:
+    refuse_surrogates(text, "the prompt", PromptError)
+    tokenizer = getattr(view.model, "tokenizer", None)
+    if tokenizer is None:
         raise PromptError("the model has no tokenizer: give token ids instead of text")
     if prepend_bos and bos_id(view) is None:
         raise PromptError(
             "prepend_bos=True, but the model's tokenizer has no BOS token: drop prepend_bos"
         )
+    refuse_long(text, tokenizer, view.n_ctx)
     ids = view.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
     return [int(i) for i in ids[0]]
 
 
-def _check_ids(view: ModelView, prompt: Any) -> list[int]:
+def _check_ids(view: ModelView, prompt: Any, attention_mask: Mask | None) -> Ids:
+    if getattr(prompt, "ndim", 0) == 2 and len(prompt) == 1:
+        prompt = prompt[0]
     if isinstance(prompt, Tensor):
-        if prompt.ndim == 2 and prompt.shape[0] == 1:
-            prompt = prompt[0]
         integral = not (prompt.dtype.is_floating_point or prompt.dtype.is_complex)
         if prompt.ndim != 1 or not integral or prompt.dtype == torch.bool:
             raise PromptError(
                 f"the prompt is a tensor of shape {tuple(prompt.shape)} and dtype {prompt.dtype}; "
-                "allowed: integer ids of shape [pos] or [1, pos] (several prompts: attribute_batch)"
+                f"allowed: integer ids of shape [pos] or [1, pos]. {_SEVERAL}"
             )
-        prompt = prompt.tolist()
+    if attention_mask is None and isinstance(prompt, (list, tuple, range, Tensor)):
+        _check_length(view, len(prompt))
     try:
+        if isinstance(prompt, Tensor):
+            prompt = prompt.tolist()
         if not isinstance(prompt, (list, tuple, range)) and not hasattr(prompt, "__array__"):
             raise TypeError
         ids = [_index(i) for i in prompt]
     except TypeError:
         raise PromptError(
             f"the prompt is a {type(prompt).__name__} that does not hold token ids; allowed: text, "
-            "a list of int ids, or a tensor [pos] or [1, pos] (several prompts: attribute_batch)"
+            f"a list of int ids, or a tensor [pos] or [1, pos]. {_SEVERAL}"
         ) from None
+    if attention_mask is not None:
+        ids = masked(ids, attention_mask)
+    elif isinstance(prompt, Ids):
+        ids = prompt
+    else:
+        ids = unmasked(ids, getattr(view.model, "tokenizer", None))
     d_vocab = int(view.cfg.d_vocab)
-    wrong = [i for i in ids if not 0 <= i < d_vocab]
-    if wrong:
-        raise PromptError(f"token id {wrong[0]} is outside the vocabulary, 0 to {d_vocab - 1}")
+    wrong = next((i for i in ids if not 0 <= i < d_vocab), None)
+    if wrong is not None:
+        raise PromptError(f"token id {wrong} is outside the vocabulary, 0 to {d_vocab - 1}")
     return ids
+
+
+_SEVERAL = (
+    "Several prompts: attribute_batch, with the texts themselves, or with what a tokenizer returned for "
+    "them (ids and attention_mask)"
+)
 
 
 def _index(value: Any) -> int:
@@ -113,8 +155,9 @@ def bos_id(view: ModelView) -> int | None:
     return getattr(getattr(view.model, "tokenizer", None), "bos_token_id", None)
 
 
-def resolve_position(position: Any, length: int) -> int:
-    """A read position as an index from 0. Raises `PositionError`."""
+def resolve_position(position: Any, ids: Sequence[int]) -> int:
+    """A read position of a prompt as an index from 0. Raises `PositionError` or `PaddingError`."""
+    length = len(ids)
     try:
         index = _index(position)
     except TypeError:
@@ -126,6 +169,7 @@ def resolve_position(position: Any, length: int) -> int:
             f"position {index} is out of range: the prompt has {length} tokens (BOS included), so "
             f"{-length} to {length - 1} are allowed; -1 is the last"
         )
+    refuse_read(ids, index % length)
     return index % length
 
 
@@ -154,6 +198,18 @@ def texts(view: ModelView, ids: Sequence[int]) -> tuple[str, ...]:
     if len(ids) > N_CANDIDATES:
         view.last_texts = (key, each)
     return each
+
+
+def target_token(view: ModelView, target: str | int) -> Token:
+    """`resolve_token`, after what can be told of a text before it is tokenised."""
+    if isinstance(target, str):
+        refuse_surrogates(target, "the target", TargetError)
+        if len(target) > LONGEST_TOKEN:
+            raise TargetError(
+                f"the target {target[:20]!r}... has {len(target)} characters, and no token is so long: "
+                "give text that is one token, or a token id"
+            )
+    return resolve_token(view, target)
 
 
 def resolve_token(view: ModelView, target: str | int) -> Token:

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from tl_scopes import capture, guards
 from tl_scopes.adapter import ModelView
-from tl_scopes.encoding import N_CANDIDATES, described, resolve_token, texts
+from tl_scopes.encoding import N_CANDIDATES, described, target_token, texts
 from tl_scopes.errors import (
     NumericalError,
     ScopeParameterError,
     SiteError,
 )
 from tl_scopes.explain import Explained, Read, Scope
+from tl_scopes.padding import following
 from tl_scopes.passes import overflow_hint, refuse_noncausal, refuse_nonfinite
 from tl_scopes.recompute import exceeds_budget
 from tl_scopes.result import Attribution, Candidate, ScopeInfo
@@ -215,9 +216,9 @@ def explain(
     for row, job in enumerate(jobs):
         for position, scope in job.reads:
             i = len(answers)
-            following = job.ids[position + 1] if position + 1 < len(job.ids) else None
             own = None if raw is None else raw[i]
-            at = Read(read[i], own, head, lambda t: resolve_token(engine, t), following)
+            after = following(job.ids, position)
+            at = Read(read[i], own, head, lambda t: target_token(engine, t), after)
             explained = scope.explain(at)
             explained = replace(explained, vectors=explained.vectors.detach())
             # In double: squared in float32, tiny vectors would vanish.

@@ -37,6 +37,10 @@ class DoubleBosError(PromptError):
     """The prompt begins with two BOS tokens in a row."""
 
 
+class PaddingError(PromptError):
+    """Padding stands where text is read, or an attention mask does not fit its prompt."""
+
+
 class LengthMismatchError(PromptError):
     """A second prompt, or logits of one, has another length than the first."""
 

@@ -6,6 +6,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Union
 
 import torch
@@ -17,12 +18,18 @@ from tl_scopes.result import FisherInfo, Token
 from tl_scopes.unembedding import Unembedding
 
 
-class _NextToken:
+class _NextToken(Enum):
+    """An enumeration, whose member stays the same object when it is copied or sent to a process."""
+
+    NEXT_TOKEN = "NEXT_TOKEN"
+
     def __repr__(self) -> str:
-        return "NEXT_TOKEN"
+        return self.name
+
+    __str__ = __repr__
 
 
-NEXT_TOKEN = _NextToken()
+NEXT_TOKEN = _NextToken.NEXT_TOKEN
 """Target of a scope: the token that follows the read position in the prompt."""
 
 Target = Union[str, int, _NextToken, None]
@@ -51,7 +58,8 @@ class Read:
             if self.next_id is None:
                 raise TargetError(
                     "NEXT_TOKEN asks for the token after the read position, but the prompt ends "
-                    "there: read an earlier position, or name the target"
+                    "there, or pad tokens follow that no attention_mask speaks of: read an earlier "
+                    "position, or name the target"
                 )
             return self.token_of(self.next_id)
         return self.token_of(target)

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from tl_scopes.adapter import Edit, ModelView, view
 from tl_scopes.capture import check_axes, check_second_axis
-from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, resolve_token
+from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, target_token
 from tl_scopes.engine import verify_once
 from tl_scopes.errors import SiteError
 from tl_scopes.explain import Read
+from tl_scopes.padding import following
 from tl_scopes.passes import Stop, forward_to_stop, look, read_under, refuse_nonfinite
 from tl_scopes.recompute import kept_bytes
 from tl_scopes.sites import Site, embed_site
@@ -49,7 +50,7 @@ class Prompted:
         """Raises the errors that `attribute` raises for a model, prompt or position."""
         engine = view(model)
         ids = encode(engine, prompt, prepend_bos)
-        return cls(engine, ids, resolve_position(position, len(ids)), engine.is_hooked())
+        return cls(engine, ids, resolve_position(position, ids), engine.is_hooked())
 
     @property
     def run(self) -> list[int]:
@@ -64,7 +65,7 @@ class Prompted:
     @property
     def next_id(self) -> int | None:
         """The token that follows the read position in the prompt."""
-        return self.ids[self.position + 1] if self.position + 1 < len(self.ids) else None
+        return following(self.ids, self.position)
 
     @contextmanager
     def frozen(self):
@@ -165,4 +166,4 @@ class Prompted:
             (raw,) = head.raw_logits(y[None])
         if not torch.isfinite(raw).all():
             refuse_nonfinite(self.engine, self.tokens(1), "the logits")
-        return Read(y, raw, head, lambda t: resolve_token(self.engine, t), self.next_id)
+        return Read(y, raw, head, lambda t: target_token(self.engine, t), self.next_id)

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from tl_scopes import passes
 from tl_scopes.circuits.trace import Question
-from tl_scopes.encoding import Prompt, bos_id, encode
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.encoding import Prompt, Prompts, bos_id
+from tl_scopes.errors import ScopeParameterError
+from tl_scopes.padding import refuse_read
+from tl_scopes.prompts import encode_all
 from tl_scopes.sites import Site
 from tl_scopes.unembedding import working_dtype
 
@@ -32,10 +34,10 @@ class Baseline:
         question: Question,
         kind: str | None,
         corrupted: Prompt | None,
-        reference: Sequence[Prompt] | None,
+        reference: Prompts | None,
         prepend_bos: bool | None,
     ) -> Baseline:
-        """Raises `ScopeParameterError`, `LengthMismatchError` or `EmptyPromptError`."""
+        """Raises `ScopeParameterError`, or `PromptError` or one of its kind."""
         if kind is None:
             given = {"corrupted": corrupted, "mean": reference}
             kind = next((own for own, value in given.items() if value is not None), "zero")
@@ -58,11 +60,10 @@ class Baseline:
             return cls(question, kind, [ids[: len(question.run)]])
         if kind == "zero" or reference is None:
             return cls(question, kind, [])
-        if isinstance(reference, (str, Tensor)) or not isinstance(reference, Sequence):
-            raise PromptError("reference is not a list of prompts: put one prompt into a list")
-        if not reference:
-            raise EmptyPromptError("reference is an empty list: give at least one prompt")
-        return cls(question, kind, [encode(question.view, p, prepend_bos) for p in reference])
+        prompts = encode_all(question.view, reference, prepend_bos, name="reference prompts")
+        for ids in prompts:
+            refuse_read(ids, len(ids) - 1)  # the mean is taken over all of it
+        return cls(question, kind, [*prompts])
 
     def measure(self, sites: Sequence[Site], own: dict[str, Tensor]) -> None:
         """Learn the baseline's activations at `sites`, inside `view.frozen()`.

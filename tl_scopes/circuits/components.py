@@ -24,7 +24,7 @@ from tl_scopes.circuits.writes import (
     neuron_weights,
     output_map,
 )
-from tl_scopes.encoding import Prompt
+from tl_scopes.encoding import Prompt, Prompts
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
 from tl_scopes.explain import Scope
 from tl_scopes.frozen import Frozen
@@ -42,7 +42,7 @@ def components(
     *,
     baseline: Literal["zero", "mean", "corrupted"] | None = None,
     corrupted: Prompt | None = None,
-    reference: Sequence[Prompt] | None = None,
+    reference: Prompts | None = None,
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,

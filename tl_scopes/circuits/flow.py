@@ -120,7 +120,7 @@ def flow_path(
     check_chunk(chunk_size)
     question = ask(model, prompt, scope, position, prepend_bos, frozen)
     sites = _streams(question, [question.view.site(site), *question.view.sites(layers)])
-    only = None if source is None else resolve_position(source, len(question.ids))
+    only = None if source is None else resolve_position(source, question.ids)
     with traced(question, sites[0], sites[1:]) as trace:
         labels = [s.label for s in sites]
         gradients = trace.gradients(labels)

@@ -23,6 +23,7 @@ from tl_scopes.errors import (
 )
 from tl_scopes.explain import Scope, check_is_scope
 from tl_scopes.frozen import Frozen, HeldNorms, freeze_patterns, parse_frozen
+from tl_scopes.padding import refuse_read
 from tl_scopes.result import ScopeInfo
 from tl_scopes.sites import Site
 from tl_scopes.vjp import pull
@@ -58,6 +59,7 @@ class Question:
                 f"the {what} has {len(ids)} tokens, the prompt {len(self.ids)} (BOS included): "
                 "positions must correspond, so give one of the same length"
             )
+        refuse_read(ids, self.position)
         return ids
 
 
@@ -75,7 +77,7 @@ def ask(
     parts = parse_frozen(frozen)
     ids = encode(engine, prompt, prepend_bos)
     own = getattr(scope, "position", None)
-    at = resolve_position(position if own is None else own, len(ids))
+    at = resolve_position(position if own is None else own, ids)
     check_scopes(engine, [scope])
     return Question(engine, ids, at, scope, parts, engine.is_hooked())
 

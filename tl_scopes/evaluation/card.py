@@ -9,17 +9,18 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter import view
-from tl_scopes.encoding import Prompt
+from tl_scopes.encoding import Prompts
 from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesWarning
 from tl_scopes.evaluation.perturb import input_stability
 from tl_scopes.evaluation.plan import encoded, units
 from tl_scopes.evaluation.randomise import Depth, parse_depths, randomisation
 from tl_scopes.evaluation.ranking import Methods, check_methods, labelled
-from tl_scopes.evaluation.reads import check_whole, listed, pinned
+from tl_scopes.evaluation.reads import check_whole, pinned
 from tl_scopes.evaluation.rows import COLUMNS, Row, error_row, measure
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum
 from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.prompts import list_of_prompts
 from tl_scopes.scopes import FisherScope
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ _DEPTHS = (0.25, 0.5, 1.0)
 
 def faithfulness_card(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     methods: Methods,
     *,
     settings: Settings | None = None,
@@ -72,7 +73,7 @@ def faithfulness_card(
         raise ScopeParameterError(
             f"reference is {reference!r}; allowed: {', '.join(map(repr, named))}, or None"
         )
-    given = listed(prompts)
+    given = list_of_prompts(prompts)
     engine = view(model)
     known = encoded(model, given, settings.prepend_bos)
     plan = units(known.ids, _UNIT)

@@ -11,13 +11,19 @@ from typing import Any
 
 from tl_scopes._quiet import local_only_if_unreachable, undisturbed
 from tl_scopes.errors import DataError
+from tl_scopes.refusals import is_conversation
 
 # Where prompts stand unless a column is named: text first, then token ids.
 COLUMNS = ("text", "tokens", "input_ids")
+MASK = "attention_mask"
 _KINDS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 _ALLOWED = (
     "allowed: a .txt file (one prompt a line), .json (a list), .jsonl (one a line), .parquet, a folder "
     "that datasets.save_to_disk wrote, or the name of a data set on the Hugging Face hub"
+)
+_CHAT = (
+    ". Messages of a chat become text by tokenizer.apply_chat_template(messages, tokenize=False): write "
+    "these texts into a column"
 )
 
 
@@ -25,7 +31,8 @@ _ALLOWED = (
 class DataSet:
     """Prompts and where they are from.
 
-    `prompts`: texts, or lists of token ids. `source`: the file or name. `first`: the place of
+    `prompts`: texts, or lists of token ids, these with their attention mask where there is one
+    (`{"input_ids": [...], "attention_mask": [...]}`). `source`: the file or name. `first`: the place of
     `prompts[0]` in the source, from 0, so that rows of different slices can be put together.
     """
 
@@ -54,7 +61,7 @@ def read(
             that `datasets.load_dataset` reads, or the name of a data set on the Hugging Face hub.
             JSON values are texts, lists of token ids, or objects that hold either under `column`.
         column: where the prompts stand: texts, or lists of token ids. Default: `text`, else
-            `tokens`, else `input_ids`.
+            `tokens`, else `input_ids`. An `attention_mask` beside ids says which of them are padding.
         config: the configuration of a data set on the hub, where it has several.
         split: of a saved or hub data set; may be left out where there is one.
         n: how many to take; None: all.
@@ -140,7 +147,8 @@ def _json(text: str, where: str) -> Any:
 
 def _value(value: Any, column: str | None, where: str) -> Any:
     if isinstance(value, dict):
-        return value[_choose(list(value), column, where)]
+        chosen = _choose(list(value), column, where)
+        return _with_mask(value[chosen], value.get(_mask_of(chosen, list(value))))
     if _is_prompt(value) and column is None:
         return value
     what = f"holds a {type(value).__name__}" + (f", and no {column!r}" if column else "")
@@ -163,23 +171,45 @@ def _choose(names: Sequence[str], column: str | None, where: str) -> str:
     elif column in names:
         return column
     lacks = f"column {column!r}" if column else "column " + " or ".join(map(repr, COLUMNS))
-    raise DataError(f"{where} has no {lacks}; it has {_listed(names)}: choose one (--column)")
+    raise DataError(
+        f"{where} has no {lacks}; it has {_listed(names)}: choose one (--column)"
+        + (_CHAT if "messages" in names else "")
+    )
+
+
+def _mask_of(column: str, names: Sequence[str]) -> str | None:
+    """The column that says which ids of `column` are padding, if there is one."""
+    of_others = column != "input_ids" and "input_ids" in names
+    return MASK if MASK in names and not of_others else None
+
+
+def _with_mask(prompt: Any, mask: Any) -> Any:
+    if mask is None or not isinstance(prompt, list):
+        return prompt
+    return {"input_ids": prompt, MASK: mask}
 
 
 def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
 
-def _check_column(values: list[Any], column: str, where: str) -> list[Any]:
+def _columns(column: str, names: Sequence[str]) -> list[str]:
+    mask = _mask_of(column, names)
+    return [column] if mask is None else [column, mask]
+
+
+def _prompts(columns: list[list[Any]], column: str, where: str) -> list[Any]:
     """A null is left for the run to record; a whole column of something else is a mistake."""
+    values, *masks = columns
     for value in values:
         if value is not None and not _is_prompt(value):
             raise DataError(
                 f"column {column!r} of {where} holds a {type(value).__name__}; allowed: texts, or "
                 "lists of token ids"
                 + (f" (its keys are {_listed(value)})" if isinstance(value, Mapping) else "")
+                + (_CHAT if is_conversation(value) else "")
             )
-    return values
+    return [_with_mask(*row) for row in zip(values, *masks)] if masks else values
 
 
 def _parquet(path: Path, column: str | None, wanted: slice) -> list[Any]:
@@ -188,11 +218,14 @@ def _parquet(path: Path, column: str | None, wanted: slice) -> list[Any]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            chosen = _choose(file.schema_arrow.names, column, str(path))
-            rows = file.read([chosen])[chosen][wanted].to_pylist()
+            names = file.schema_arrow.names
+            chosen = _choose(names, column, str(path))
+            columns = _columns(chosen, names)
+            table = file.read(columns)
+            rows = [table[name][wanted].to_pylist() for name in columns]
     except pa.ArrowException as error:
         raise DataError(f"{path} is not a whole parquet file ({error}): write it again") from error
-    return _check_column(rows, chosen, str(path))
+    return _prompts(rows, chosen, str(path))
 
 
 def _dataset(
@@ -238,8 +271,10 @@ def _dataset(
             raise DataError(f"{text} has no splits, but split={split!r} was asked for: drop it")
         chosen = _choose(found.column_names, column, text)
         places = range(*wanted.indices(len(found)))
-        rows: list[Any] = []
+        rows: list[list[Any]] = [[]]
         if places:  # datasets refuses to select none
-            part = found.select_columns([chosen]).select(places)
-            rows = part.with_format("arrow")[:][chosen].to_pylist()
-    return _check_column(rows, chosen, text)
+            columns = _columns(chosen, found.column_names)
+            part = found.select_columns(columns).select(places)
+            table = part.with_format("arrow")[:]
+            rows = [table[name].to_pylist() for name in columns]
+    return _prompts(rows, chosen, text)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_scopes.adapter import ModelView
 from tl_scopes.adapter import view as view_of
-from tl_scopes.encoding import Prompt, bos_id
+from tl_scopes.encoding import Prompts, bos_id
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.ranking import Methods, labelled, score
 from tl_scopes.evaluation.reads import (
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def input_stability(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     methods: Methods,
     *,
     scale: float = 0.05,

@@ -10,6 +10,7 @@ from typing import Any
 from tl_scopes.adapter import view as view_of
 from tl_scopes.encoding import encode
 from tl_scopes.errors import PromptError
+from tl_scopes.padding import refuse_read
 
 # Padded tokens of a unit, beyond which it takes no further prompt.
 UNIT_TOKENS = 4096
@@ -33,7 +34,9 @@ def encoded(model: Any, prompts: Sequence[Any], prepend_bos: bool | None) -> Enc
             if prompt is None:
                 raise PromptError("the prompt is missing (null in the data): fill it in")
             own = prepend_bos if isinstance(prompt, str) else None
-            ids.append(encode(view, prompt, own))
+            found = encode(view, prompt, own)
+            refuse_read(found, len(found) - 1)  # shares are of all tokens, those after the read too
+            ids.append(found)
         except Exception as error:  # tokenizers raise errors of their own
             ids.append(None)
             errors[i] = error

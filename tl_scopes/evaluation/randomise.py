@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tl_scopes import guards
 from tl_scopes.adapter import ModelView
 from tl_scopes.adapter import view as view_of
-from tl_scopes.encoding import Prompt
+from tl_scopes.encoding import Prompts
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
 from tl_scopes.evaluation.ranking import Methods, labelled, score
 from tl_scopes.evaluation.reads import (
@@ -46,7 +46,7 @@ _PROCESSED = "_processed_"
 
 def randomisation(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     methods: Methods,
     *,
     depths: Sequence[Depth] | None = None,

@@ -18,6 +18,7 @@ from tl_scopes.explain import Scope
 from tl_scopes.guards import check_scope
 from tl_scopes.method import Method
 from tl_scopes.prompted import Prompted
+from tl_scopes.refusals import refuse_surrogates
 from tl_scopes.sites import embed_site
 
 # Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
@@ -53,6 +54,7 @@ def labelled(methods: Methods) -> dict[str, AnyMethod]:
         _check(method)
         if not isinstance(name, str) or not name:
             raise ScopeParameterError(f"a method's label is {name!r}; allowed: text")
+        refuse_surrogates(name, "a method's label", ScopeParameterError)
     return found
 
 
@@ -98,7 +100,7 @@ def score(
         jobs = []
         for p in asked:
             own = [getattr(methods[i], "position", None) for i in chosen]
-            at = [p.position if o is None else resolve_position(o, len(p.ids)) for o in own]
+            at = [p.position if o is None else resolve_position(o, p.ids) for o in own]
             reads = [(place, methods[i]) for place, i in zip(at, chosen)]
             jobs.append(Job(p.ids, reads, p.hooked))  # pyright: ignore[reportArgumentType]
         for group in grouped(jobs, BATCH_TOKENS):

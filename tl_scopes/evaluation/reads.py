@@ -15,34 +15,23 @@ from torch import Tensor
 
 from tl_scopes.adapter import ModelView
 from tl_scopes.attribution import BATCH_TOKENS, grouped
-from tl_scopes.encoding import bos_id, encode, resolve_position
+from tl_scopes.encoding import Prompts, bos_id, resolve_position
 from tl_scopes.engine import Job, verify_once
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.ranking import ranked
 from tl_scopes.passes import read_under, refuse_nonfinite
+from tl_scopes.prompts import encode_all
 from tl_scopes.scopes import FisherScope, LogitDifferenceScope
 
 
-def listed(prompts: Any) -> list[Any]:
-    """Raises `PromptError` or `EmptyPromptError` unless it is a list with prompts."""
-    if isinstance(prompts, (str, Tensor)) or not isinstance(prompts, Sequence):
-        raise PromptError(
-            f"prompts is a {type(prompts).__name__}; allowed: a list of texts, or of token ids. Put "
-            "one prompt into a list"
-        )
-    if not prompts:
-        raise EmptyPromptError("the list of prompts is empty: give at least one prompt")
-    return list(prompts)
-
-
-def encoded(view: ModelView, prompts: Any, prepend_bos: bool | None) -> list[list[int]]:
+def encoded(view: ModelView, prompts: Prompts, prepend_bos: bool | None) -> list[list[int]]:
     """Token ids of every prompt of a list. Raises `PromptError` or one of its kind."""
-    return [encode(view, prompt, prepend_bos) for prompt in listed(prompts)]
+    return [*encode_all(view, prompts, prepend_bos)]
 
 
 def scored(view: ModelView, ids: Sequence[int], position: int) -> slice:
     """The positions whose scores are compared: up to the read, without BOS where there are others."""
-    end = resolve_position(position, len(ids)) + 1
+    end = resolve_position(position, ids) + 1
     return slice(1 if end > 1 and ids[0] == bos_id(view) else 0, end)
 
 
@@ -60,9 +49,7 @@ def final_states(
     Raises `NumericalError` where one is not finite.
     """
     hooked = view.is_hooked()
-    jobs = [
-        Job(ids, [(resolve_position(position, len(ids)), FisherScope())], hooked) for ids in prompts
-    ]
+    jobs = [Job(ids, [(resolve_position(position, ids), FisherScope())], hooked) for ids in prompts]
     found: dict[int, Tensor] = {}
     with view.frozen(), torch.no_grad():
         for group in grouped(jobs, BATCH_TOKENS):

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from tl_scopes.ablation import INTACT, Alteration, Effects, effects, final_states
 from tl_scopes.adapter import ModelView, view
-from tl_scopes.encoding import Prompt, resolve_position
+from tl_scopes.encoding import Prompts, resolve_position
 from tl_scopes.errors import PositionError, TargetError
 from tl_scopes.evaluation.plan import encoded
 from tl_scopes.evaluation.ranking import AnyMethod, Methods, check_methods, labelled, ranked, score
 from tl_scopes.evaluation.settings import Settings
+from tl_scopes.padding import rows as rows_of
 from tl_scopes.prompted import Prompted
 
 Row = dict[str, Any]
@@ -26,7 +27,7 @@ COLUMNS = (
 
 
 def measure(
-    model: Any, prompts: Sequence[Prompt], methods: Methods, settings: Settings | None = None
+    model: Any, prompts: Prompts, methods: Methods, settings: Settings | None = None
 ) -> list[Row]:
     """Rows of `COLUMNS`, for every prompt in turn; one that fails gives one row with its error.
 
@@ -49,7 +50,8 @@ def measure(
     named = labelled(methods)
     engine = view(model)
     check_methods(engine, named.values())
-    known = encoded(model, prompts, settings.prepend_bos)
+    listed = rows_of(prompts)
+    known = encoded(model, listed, settings.prepend_bos)
     usable = {i: ids for i, ids in enumerate(known.ids) if ids is not None}
     failed = dict(known.errors)
     done: dict[int, list[Row]] = {}
@@ -70,7 +72,7 @@ def measure(
             refuse_to_record(error)
             failed[i] = error
     rows: list[Row] = []
-    for i in range(len(prompts)):
+    for i in range(len(listed)):
         tokens = len(usable.get(i, ()))
         if i in failed:
             rows.append(error_row(i, tokens, failed[i]))
@@ -107,9 +109,7 @@ def _row(
 def _of_prompt(
     engine: ModelView, ids: list[int], scores: dict[str, Tensor], settings: Settings
 ) -> Iterator[Row]:
-    prompted = Prompted(
-        engine, ids, resolve_position(settings.position, len(ids)), engine.is_hooked()
-    )
+    prompted = Prompted(engine, ids, resolve_position(settings.position, ids), engine.is_hooked())
     gold = prompted.next_id
     if settings.target == "gold" and gold is None:
         raise TargetError(

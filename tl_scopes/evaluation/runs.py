@@ -26,6 +26,7 @@ from tl_scopes.evaluation.ranking import AnyMethod, Methods, check_methods, labe
 from tl_scopes.evaluation.rows import Row, error_row, refuse_to_record
 from tl_scopes.evaluation.rows import measure as measure_rows
 from tl_scopes.evaluation.settings import Settings
+from tl_scopes.padding import rows
 from tl_scopes.result import Provenance
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Run:
 
 def run(
     model: Any,
-    prompts: DataSet | Sequence[Any],
+    prompts: DataSet | Sequence[Any] | torch.Tensor | Mapping[str, Any],
     methods: Methods,
     settings: Settings | None = None,
     *,
@@ -109,7 +110,8 @@ def run(
     Args:
         model: a HookedTransformer or TransformerBridge; or a function without arguments that loads
             one, called after what can be checked without it.
-        prompts: from `evaluation.read`, or a list of texts and lists of token ids.
+        prompts: from `evaluation.read`, or a list of texts and lists of token ids, or what
+            `attribute_batch` takes.
         methods: scopes and baselines, or a dict of them by label.
         settings: what is measured; default: `Settings()`.
         out: the folder; made if its parent is there. Nothing else may use it meanwhile.
@@ -130,12 +132,12 @@ def run(
     """
     if isinstance(unit, bool) or not isinstance(unit, int) or unit < 1:
         raise ScopeParameterError(f"unit is {unit!r}; allowed: a whole number of prompts from 1")
-    if isinstance(prompts, (str, torch.Tensor)):
+    if isinstance(prompts, str) or (isinstance(prompts, torch.Tensor) and prompts.ndim != 2):
         raise PromptError(
             f"prompts is a {type(prompts).__name__}; allowed: a DataSet, or a list of texts and lists "
             "of token ids. Put one prompt into a list"
         )
-    data = prompts if isinstance(prompts, DataSet) else DataSet(list(prompts))
+    data = prompts if isinstance(prompts, DataSet) else DataSet(list(rows(prompts)))
     settings, named = settings or Settings(), labelled(methods)
     folder = Path(out).expanduser()
     loaded = isinstance(model, torch.nn.Module)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter import view as view_of
-from tl_scopes.encoding import Prompt
+from tl_scopes.encoding import Prompts
 from tl_scopes.engine import check_scopes
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.evaluation.reads import check_whole, encoded, final_states
@@ -21,7 +21,7 @@ _COLUMNS = ["index", "k", "eigenvalue", "share", "trace"]
 
 def fisher_spectrum(
     model: Any,
-    prompts: Sequence[Prompt],
+    prompts: Prompts,
     *,
     position: int = -1,
     prepend_bos: bool | None = None,
