@@ -48,7 +48,7 @@ ONLY = {
     "storage": {"errors", "files"},
 }
 ONLY |= {"unembedding": {"errors"}, "_quiet": {"errors"}}
-ONLY["result"] = {"errors", "fields", "storage"}
+ONLY["result"] = {"errors", "fields", "files", "storage"}
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),
