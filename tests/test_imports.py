@@ -49,7 +49,7 @@ ONLY = {
     "files": {"errors"},
     "storage": {"errors", "files"},
     "unembedding": {"errors"},
-    "result": {"errors", "_characters", "fields", "storage"},
+    "result": {"errors", "_characters", "fields", "files", "storage"},
     "_quiet": {"errors", "_characters", "_muted"},
 }
 HEAVY = [

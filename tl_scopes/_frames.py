@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_scopes.errors import ResultFileError, ScopeParameterError
-from tl_scopes.files import UNSEALED, is_whole, sealed, target, write_bytes
+from tl_scopes.files import UNSEALED, in_utf8, is_whole, sealed, target, write_bytes
 from tl_scopes.storage import FORMAT, FORMAT_VERSION, parsed
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ def checked(
         try:
             if kind is str:  # a category or a null would not become text
                 values = values.astype(object).where(values.notna(), "")
+                values = values.map({text: in_utf8(str(text)) for text in values.unique()})
             with np.errstate(invalid="ignore"):  # NaN among whole numbers
                 frame[column] = values.astype(kind)
             if kind is int and (frame[column] != values).any():

@@ -23,9 +23,9 @@ _NO_POS_AXIS = ("hook_pattern", "hook_attn_scores")
 
 
 class _Probe(torch.autograd.Function):
-    """Identity whose backward pass hands the squared norm of what flows through it to `slot`.
+    """Identity whose backward pass hands the norm of what flows through it to `slot`.
 
-    The gradient of `slot` is then `||v^T dy/dx||^2` per position, so that no gradient of the size
+    The gradient of `slot` is then `||v^T dy/dx||` per position, so that no gradient of the size
     of an activation is ever kept, and one backward pass serves all sites.
     """
 
@@ -39,15 +39,18 @@ class _Probe(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
         (grad,) = grad_outputs
-        squares = (grad.to(ctx.slot_dtype) / ctx.scale).square().sum(-1)
-        return grad if ctx.needs_input_grad[0] else None, squares, None
+        wide = grad.to(ctx.slot_dtype)
+        # Squared as it is, a gradient of 1e-20 or 1e20 would be zero or infinite.
+        size = wide.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
+        norms = size[..., 0] * (wide / size).square().sum(-1).sqrt() / ctx.scale
+        return grad if ctx.needs_input_grad[0] else None, norms, None
 
 
 @dataclass
 class Recording:
     """What a forward pass left: the activation that is read, on the graph, and a slot a site.
 
-    `read`: [batch, pos, *d]. `slots[i]`: the zeros whose gradient is the squared norm at `sites[i]`,
+    `read`: [batch, pos, *d]. `slots[i]`: the zeros whose gradient is the norm at `sites[i]`,
     [batch, pos] or [batch, pos, *component]; None where the pass ended before the site.
     """
 

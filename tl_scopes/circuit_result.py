@@ -11,6 +11,7 @@ from torch import Tensor
 from tl_scopes._characters import isolated
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.fields import Axis, Index
+from tl_scopes.files import in_utf8
 from tl_scopes.result import Agreement, Candidate, Provenance, Saved, ScopeInfo, Token
 
 if TYPE_CHECKING:
@@ -131,12 +132,12 @@ class Components(CircuitResult):
         rows = [i for i in range(n) for _ in range(n_pos)]
         return pd.DataFrame(
             {
-                "component": [self.labels[i] for i in rows],
+                "component": [in_utf8(self.labels[i]) for i in rows],
                 "kind": [self.kinds[i] for i in rows],
                 "layer": [self.layers[i] for i in rows],
                 "index": [self.indices[i] for i in rows],
                 "position": list(range(n_pos)) * n,
-                "token": list(self.str_tokens) * n,
+                "token": [in_utf8(text) for text in self.str_tokens] * n,
                 "total": self.total.flatten().tolist(),
                 "direct": self.direct.flatten().tolist(),
                 "sensitivity": self.sensitivity.flatten().tolist(),
@@ -203,7 +204,10 @@ class Verification(CircuitResult):
         columns = ("labels", "chosen", "scores", "predicted", "measured")
         values = {name: getattr(self, name) for name in columns}
         return pd.DataFrame(
-            {name: v.tolist() if isinstance(v, Tensor) else list(v) for name, v in values.items()}
+            {
+                name: v.tolist() if isinstance(v, Tensor) else [in_utf8(text) for text in v]
+                for name, v in values.items()
+            }
         )
 
     def __repr__(self) -> str:

@@ -58,6 +58,11 @@ class FunctionScope(Scope):
                 raise ScopeParameterError(
                     f"fn returned {got}; it must return a tensor with one number"
                 )
+            if value.is_complex():
+                raise ScopeParameterError(
+                    f"fn returned a {value.dtype}, which has no one slope: return a real number, its "
+                    ".real, .imag or .abs() say"
+                )
             if not value.requires_grad:
                 raise ScopeParameterError(
                     "fn's value does not depend differentiably on the logits: use torch operations "
@@ -120,7 +125,8 @@ class DirectionScope(Scope):
         refuse_surrogates(self.label or "", "the label", ScopeParameterError)
         try:
             # A copy: a probe that is trained on must not change a scope that was made of it.
-            v = torch.as_tensor(self.v).detach().clone()
+            here = self.v.device if isinstance(self.v, Tensor) else "cpu"
+            v = torch.as_tensor(self.v, device=here).detach().clone()
         except (TypeError, ValueError, RuntimeError):
             v = None
         if v is None or v.dtype.is_complex:

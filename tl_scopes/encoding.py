@@ -99,7 +99,8 @@ def _encode_text(view: ModelView, text: str, prepend_bos: bool | None) -> list[i
             "prepend_bos=True, but the model's tokenizer has no BOS token: drop prepend_bos"
         )
     refuse_long(text, tokenizer, view.n_ctx)
-    ids = view.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
+    with torch.device("cpu"):  # the user's own default may be one that holds no numbers
+        ids = view.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
     return [int(i) for i in ids[0]]
 
 

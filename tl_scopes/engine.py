@@ -25,7 +25,7 @@ from tl_scopes.passes import overflow_hint, refuse_noncausal, refuse_nonfinite
 from tl_scopes.recompute import exceeds_budget
 from tl_scopes.result import Attribution, Candidate, ScopeInfo
 from tl_scopes.sites import Site
-from tl_scopes.vjp import default_chunk, squared_norms
+from tl_scopes.vjp import default_chunk, norms_at
 
 # Tokens of a model's first prompt on which its last step is checked.
 _CHECKED_TOKENS = 64
@@ -274,17 +274,15 @@ def _pull_back(
 
     slots = [slot for _, slot in live]
     chunk = chunk_size or default_chunk(engine, batch, width)
-    for passes, squares in squared_norms(
-        engine, read, slots, cotangents, max(used.values()), chunk
-    ):
-        for (i, _), found in zip(live, squares):
+    for passes, norms in norms_at(engine, read, slots, cotangents, max(used.values()), chunk):
+        for (i, _), found in zip(live, norms):
             if found is None:
                 raise SiteError(
                     f"site {recording.sites[i].label!r} has no path to what is read: its activation "
                     "is a by-product on this architecture, or a hook of yours replaces what follows; "
                     "use the residual stream, or another hook"
                 )
-            found = found.cpu().double()
+            found = found.cpu().double().square()
             first = sum(len(rows) for rows in rows_of[:i])
             for offset, (_, index) in enumerate(rows_of[i]):
                 for answer, start in zip(answers, starts):

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_scopes.errors import NumericalError
 from tl_scopes.unembedding import Unembedding
 
 _LARGEST_DOUBLE_EIGENPROBLEM = 2048
@@ -24,6 +25,8 @@ _COARSE_TOKENS = 8192
 _RESOLUTION = {torch.float32: 2e-6, torch.float64: 1e-11}
 _MOST_PASSES = 40
 _TINY = torch.finfo(torch.float32).tiny
+_BEYOND = "made of squares of the unembedding's weights, which are beyond the range"
+_REMEDY = "scale the weights, or load the model in float64"
 # Random vectors drawn together: 64 over a vocabulary of 262,144 are 64 MiB.
 _SAMPLES_AT_ONCE = 64
 
@@ -31,6 +34,8 @@ _SAMPLES_AT_ONCE = 64
 def _eigh(F: Tensor) -> tuple[Tensor, Tensor]:
     """Eigenvalues, largest first, and eigenvectors as columns; on the CPU, in double if affordable."""
     F = F.cpu()
+    if not torch.isfinite(F).all():
+        raise NumericalError(f"F is {_BEYOND} of {F.dtype}: {_REMEDY}")
     if F.shape[0] <= _LARGEST_DOUBLE_EIGENPROBLEM:
         F = F.double()
     values, vectors = torch.linalg.eigh(F)
@@ -118,12 +123,25 @@ class FisherGeometry:
 
     @classmethod
     def at(cls, head: Unembedding, raw: Float[Tensor, "d_vocab"]) -> FisherGeometry:
-        """At the final state whose raw logits `y W_U + b_U` are given."""
+        """At the final state whose raw logits `y W_U + b_U` are given. Raises `NumericalError`."""
         p = torch.softmax(head.logits(raw), dim=-1)
         slope = head.slope(raw)
         weighted = p if slope is None else p * slope
         mu = head.pull(weighted[:, None])[0]
-        return cls(head, p, slope, mu, p * head.square_distances(mu, slope))
+        found = cls(head, p, slope, mu, p * head.square_distances(mu, slope))
+        found._check_range()
+        return found
+
+    def _check_range(self) -> None:
+        """Raises `NumericalError` where F is not finite, or all of it is lost to underflow."""
+        limits = torch.finfo(self.p.dtype)
+        squares = self.head.square_norms().max()
+        lost = bool(squares < limits.tiny / limits.eps) and bool(self.head.W_U.any())
+        if lost or not torch.isfinite(self.contributions).all():
+            sizes = self.head.W_U.abs().max()
+            raise NumericalError(
+                f"F is {_BEYOND} of {self.p.dtype} (the largest weight is {float(sizes):.3g}): {_REMEDY}"
+            )
 
     @cached_property
     def trace(self) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 from tl_scopes._characters import isolated
 from tl_scopes.circuit_result import CircuitResult
 from tl_scopes.fields import Axis
-from tl_scopes.files import write_text
+from tl_scopes.files import in_utf8, write_text
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -68,13 +68,13 @@ class Flow(_Paged):
         """Long-form pandas table: one row a through-position and source token."""
         import pandas as pd
 
-        n = len(self.str_tokens)
+        n, tokens = len(self.str_tokens), [in_utf8(text) for text in self.str_tokens]
         return pd.DataFrame(
             {
                 "through": [q for q in range(n) for _ in range(n)],
                 "source": list(range(n)) * n,
-                "through_token": [t for t in self.str_tokens for _ in range(n)],
-                "source_token": list(self.str_tokens) * n,
+                "through_token": [t for t in tokens for _ in range(n)],
+                "source_token": tokens * n,
                 "norm": self.norms.flatten().tolist(),
                 "share": self.share.flatten().tolist(),
                 "signed": self.signed.flatten().tolist(),
@@ -196,7 +196,7 @@ class HeadPaths(_Paged):
             "layer": [i for i in range(n_layers) for _ in range(n_heads * n)],
             "head": [h for h in range(n_heads) for _ in range(n)] * n_layers,
             "source": list(range(n)) * (n_layers * n_heads),
-            "source_token": list(self.str_tokens) * (n_layers * n_heads),
+            "source_token": [in_utf8(t) for t in self.str_tokens] * (n_layers * n_heads),
         }
         for name in (
             "norms",

@@ -15,6 +15,7 @@ from torch import Tensor
 from tl_scopes._characters import isolated, literal
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
 from tl_scopes.fields import Axis, Index, check_fields
+from tl_scopes.files import in_utf8
 from tl_scopes.storage import plain, read_file, rebuilt, write_file
 
 if TYPE_CHECKING:
@@ -228,10 +229,10 @@ class Attribution(_Drawn):
 
         n_site, n_pos = self.scores.shape
         columns: dict[str, Any] = {
-            "site": [site for site in self.sites for _ in range(n_pos)],
+            "site": [in_utf8(site) for site in self.sites for _ in range(n_pos)],
             "position": list(range(n_pos)) * n_site,
             "token_id": self.tokens.tolist() * n_site,
-            "token": list(self.str_tokens) * n_site,
+            "token": [in_utf8(text) for text in self.str_tokens] * n_site,
             "score": self.scores.flatten().tolist(),
         }
         if self.standard_error is not None:

@@ -113,7 +113,8 @@ class TemperatureScope(Scope):
 
     def explain(self, read: Read) -> Explained:
         y = read.value.to(working_dtype(read.value.dtype))
-        norm = torch.linalg.vector_norm(y)
+        # In double: squared in float32, a large y would be infinite, and the score zero.
+        norm = torch.linalg.vector_norm(y.cpu().double()).to(y)
         if norm == 0:
             raise NumericalError(
                 "the final state y is zero here, so y / ||y|| does not exist: check the final norm's "

@@ -22,7 +22,7 @@ def default_chunk(view: ModelView, rows: int, width: int) -> int:
     return max(1, min(64, BUDGET_BYTES // per_direction))
 
 
-def squared_norms(
+def norms_at(
     view: ModelView,
     read: Float[Tensor, "read *d"],
     slots: list[Tensor],
@@ -32,7 +32,7 @@ def squared_norms(
 ) -> Iterator[tuple[range, list[Tensor | None]]]:
     """Pull `total` cotangents, made chunk by chunk, back from `read` to the slots.
 
-    Yields, chunk by chunk, the directions done and the squared norms at each slot,
+    Yields, chunk by chunk, the directions done and the norms at each slot,
     [direction, batch, pos, ...] (None for a slot with no path to what is read). Directions of one chunk
     share a batched backward pass where every operation of the model allows it, else they loop.
     """

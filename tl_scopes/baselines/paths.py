@@ -120,13 +120,14 @@ class IntegratedGradients(Explaining):
     def _standard(self, prompted: Prompted, site: Site, start: Tensor, x: Tensor) -> Tensor:
         from captum.attr import IntegratedGradients as Captum
 
-        found = Captum(self.explained(prompted, site)).attribute(
-            x,
-            start,
-            n_steps=self.steps,
-            method=self.rule,
-            internal_batch_size=prompted.rows_at_once(gradients=True),
-        )
+        with x.device:  # captum puts numbers on the default device, which may hold none
+            found = Captum(self.explained(prompted, site)).attribute(
+                x,
+                start,
+                n_steps=self.steps,
+                method=self.rule,
+                internal_batch_size=prompted.rows_at_once(gradients=True),
+            )
         return found[0]
 
     def mean_gradient(

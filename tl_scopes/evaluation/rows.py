@@ -17,6 +17,7 @@ from tl_scopes.errors import PositionError, TargetError
 from tl_scopes.evaluation.plan import encoded
 from tl_scopes.evaluation.ranking import AnyMethod, Methods, check_methods, labelled, ranked, score
 from tl_scopes.evaluation.settings import Settings
+from tl_scopes.files import in_utf8
 from tl_scopes.padding import rows as rows_of
 from tl_scopes.prompted import Prompted
 
@@ -89,7 +90,7 @@ def refuse_to_record(error: Exception) -> None:
 
 def error_row(index: int, tokens: int, error: Exception) -> Row:
     """The one row of a prompt that failed."""
-    text = " ".join(f"{type(error).__name__}: {error}".split())
+    text = in_utf8(" ".join(f"{type(error).__name__}: {error}".split()))
     return {"index": index, "tokens": tokens, **_row("", "error", math.nan), "error": text}
 
 
@@ -195,7 +196,7 @@ def agreement(scores: np.ndarray, left_out: np.ndarray, top: int | float) -> dic
 
     n = len(scores)
     k = min(n, math.ceil(top * n - 1e-9) if isinstance(top, float) else top)
-    orders = [ranked(torch.as_tensor(x), 0) for x in (scores, left_out)]
+    orders = [ranked(torch.as_tensor(x, device="cpu"), 0) for x in (scores, left_out)]
     firsts = [set(order[:k]) for order in orders]
     flat = n < 2 or any(np.ptp(x) == 0 for x in (scores, left_out))
     spearman: Any = math.nan if flat else stats.spearmanr(scores, left_out).statistic  # pyright: ignore[reportAttributeAccessIssue]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tl_scopes.adapter import view as view_of
 from tl_scopes.encoding import Prompts
 from tl_scopes.engine import check_scopes
-from tl_scopes.errors import NumericalError, ScopeParameterError
+from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.reads import check_whole, encoded, final_states
 from tl_scopes.fisher import FisherGeometry
 from tl_scopes.scopes import FisherScope
@@ -75,10 +75,6 @@ def fisher_spectrum(
         found = geometry.eigenpairs(tail) if top is None else geometry.leading(top, tail)
         values = found[0].cpu().double()
         trace = geometry.trace
-        if not trace < float("inf"):
-            raise NumericalError(
-                f"F of prompt {index} is not finite: check the unembedding's weights for NaN"
-            )
         values = values[values > 0]
         shares = (values.cumsum(0) / trace).clamp(max=1)
         entries = zip(range(1, len(values) + 1), values.tolist(), shares.tolist())

@@ -29,7 +29,8 @@ def widget(picture: Picture, id: str) -> Widget:
     from circuitsvis.tokens import colored_tokens, colored_tokens_multi
 
     tokens = [_inner(token) for token in picture.tokens]
-    values = torch.tensor([row.colours.tolist() for row in picture.rows], dtype=torch.float64)
+    colours = [row.colours.tolist() for row in picture.rows]
+    values = torch.tensor(colours, dtype=torch.float64, device="cpu")
     # Colour values instead of scores: the component's own scale goes wrong where no score is
     # positive, below 1e-6, and, for several rows, wherever a row exceeds the first one.
     if len(picture.rows) == 1:
