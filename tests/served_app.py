@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,35 +58,46 @@ def save_hostile(path: Path) -> str:
     return str(path)
 
 
+def is_up(address: str) -> bool:
+    with (
+        contextlib.suppress(OSError),
+        urllib.request.urlopen(f"{address}/_stcore/health", timeout=30) as answer,
+    ):
+        return answer.status == 200
+    return False
+
+
 @contextlib.contextmanager
-def served(*models: str) -> Iterator[str]:
+def served(*models: str, options: tuple[str, ...] = (), **environment: str) -> Iterator[str]:
     """`tl-scopes app` on a free port: its address. It must end at Ctrl-C, and never have failed."""
-    options = [part for model in models for part in ("--model", model)]
+    options += tuple(part for model in models for part in ("--model", model))
     with signals.interruptible():
         process = subprocess.Popen(
             [sys.executable, "-m", "tl_scopes.cli", "app", "--no-browser", "--port", "0", *options],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
+            env=os.environ | {"PYTHONUNBUFFERED": "1"} | environment,
         )
     lines: list[str] = []
-    started = threading.Event()
+    told = threading.Event()
 
     def listen() -> None:
         for line in process.stdout:
             lines.append(line)
-            if "server started" in line:
-                started.set()
-        started.set()
+            if "explorer is at" in line:
+                told.set()
+        told.set()
 
     reader = threading.Thread(target=listen)
     reader.start()
     try:
-        assert started.wait(120) and process.poll() is None, "".join(lines)
+        assert told.wait(120) and process.poll() is None, "".join(lines)
         (address,) = re.findall(r"http://127\.0\.0\.1:\d+", "".join(lines))[:1]
-        with urllib.request.urlopen(f"{address}/_stcore/health", timeout=60) as answer:
-            assert answer.status == 200
+        until = time.monotonic() + 120
+        while not is_up(address):
+            assert process.poll() is None and time.monotonic() < until, "".join(lines)
+            time.sleep(0.1)
         yield address
     finally:
         process.send_signal(signal.SIGINT)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import http.client
+import http.server
 import json
 import re
+import threading
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -273,6 +277,57 @@ def test_a_page_of_another_site_is_refused(address, header, status):
     connection.request("GET", "/_stcore/stream", headers=upgrade | key | header)
     assert connection.getresponse().status == status
     connection.close()
+
+
+class Framing(http.server.BaseHTTPRequestHandler):
+    """Another site, whose page shows the explorer in a frame, with a link."""
+
+    address = ""
+
+    def do_GET(self) -> None:
+        page = f'<title>elsewhere</title><iframe src="{self.address}/?prompt=The+cat" width=900 height=600>'
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(page.encode())
+
+    def log_message(self, *_) -> None: ...
+
+
+@contextlib.contextmanager
+def elsewhere(address: str) -> Iterator[str]:
+    handler = type("Handler", (Framing,), {"address": address})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def framed(browser, site: str, name: str) -> tuple[bool, list[str]]:
+    """Whether the page came up in another site's frame, and which sockets were opened."""
+    visitor = Visitor(browser, (1000, 700))
+    visitor.page.goto(site)
+    frame = visitor.page.frames[-1]
+    with contextlib.suppress(Exception):
+        frame.get_by_role("button", name="Run", exact=True).wait_for(timeout=10_000)
+    shown = frame.get_by_role("button", name="Run", exact=True).count() > 0
+    visitor.shoot(name)
+    visitor.close()
+    return shown, [url for url in visitor.asked if url.startswith("ws")]
+
+
+def test_only_a_site_that_was_named_shows_the_page_in_a_frame(browser, address, folder):
+    with elsewhere(address) as site:
+        assert framed(browser, site, "app-framed-by-another-site") == (False, [])
+    # The other site must be known before the page is served, and the other way round.
+    with elsewhere("") as site, served(folder, options=("--framed-by", site)) as own:
+        with elsewhere(own) as stranger:
+            assert framed(browser, stranger, "app-framed-by-a-stranger") == (False, [])
+        page = browser.new_page()
+        page.goto(site)
+        page.set_content(f'<iframe src="{own}" width=900 height=600>')
+        page.frames[-1].get_by_role("button", name="Run", exact=True).wait_for(timeout=60_000)
+        page.close()
 
 
 def test_dark_where_the_reader_is_dark(visit, folder):

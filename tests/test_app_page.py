@@ -18,6 +18,7 @@ from cli_calls import call, refused, save_tiny
 import tl_scopes
 from tl_scopes import cli_app
 from tl_scopes.app import request
+from tl_scopes.app.gate import Door
 from tl_scopes.app.settings import Settings
 
 HOSTILE = (
@@ -36,11 +37,18 @@ def folder(tmp_path_factory) -> str:
 
 @pytest.fixture
 def visit(folder, monkeypatch):
-    """A visit of the page, with a link's query. Visits of one test share a process, as people do."""
+    """A visit of the page, with a link's query. Visits of one test share a process, as people do; who
+    comes by a link finds the model loaded by somebody before, unless the process is `new`."""
     from streamlit.testing.v1 import AppTest
 
-    def begin(naming: bool = False, max_tokens: int = 20, **query: str) -> AppTest:
-        settings = Settings(models=(folder,), naming=naming, max_tokens=max_tokens)
+    def begin(
+        naming: bool = False, max_tokens: int = 20, new: bool = False, **query: str
+    ) -> AppTest:
+        if query and not new:
+            somebody = begin(naming, max_tokens)
+            somebody.text_area(key="prompt").set_value(zoo.TEXT)
+            run(somebody)
+        settings = Settings(models=(folder,), naming=naming, max_tokens=max_tokens, held=2 + new)
         monkeypatch.setattr(sys, "argv", ["explorer.py", settings.to_json()])
         page = AppTest.from_file(str(APP / "page" / "explorer.py"), default_timeout=120)
         for name, value in query.items():
@@ -262,6 +270,44 @@ def test_a_link_never_makes_the_machine_load_what_nobody_asked_for(visit, folder
 
 
 @needs_streamlit
+def test_a_link_alone_loads_nothing(visit, monkeypatch):
+    loads = []
+    real = tl_scopes.models.load
+    monkeypatch.setattr(tl_scopes.models, "load", lambda *a, **k: loads.append(a) or real(*a, **k))
+    page = visit(new=True, prompt=zoo.TEXT, scope="fisher", rank="2")
+    assert not page.exception and shown(page) is None and loads == []
+    assert said(page) == ["press Run to compute what this link asks"]
+    assert (page.text_area[0].value, page.radio[0].value) == (zoo.TEXT, "fisher")
+    page = run(page)
+    assert "fisher(rank=2" in shown(page)["subtitle"] and said(page) == [] and len(loads) == 1
+    assert shown(visit(new=True, prompt=zoo.TEXT)) is not None  # on a model that is there now
+
+
+@needs_streamlit
+@pytest.mark.parametrize(
+    "dear",
+    [
+        {"prompt": "The cat sat on the mat. " * 50},
+        {"prompt": zoo.LONG_TEXT, "scope": "fisher", "rank": "64"},
+    ],
+)
+def test_a_link_computes_only_what_is_cheap(visit, dear):
+    page = visit(max_tokens=zoo.N_CTX, **dear)
+    assert shown(page) is None and said(page) == ["press Run to compute what this link asks"]
+    assert page.text_area[0].value == dear["prompt"]
+
+
+@needs_streamlit
+def test_a_link_to_what_is_remembered_shows_it(visit):
+    dear = {"prompt": f"{zoo.LONG_TEXT} {zoo.LONG_TEXT}", "scope": "fisher", "rank": "10"}
+    page = visit(max_tokens=zoo.N_CTX, **dear)
+    assert shown(page) is None
+    first = shown(run(page))
+    again = visit(max_tokens=zoo.N_CTX, **dear)
+    assert shown(again) == first and first is not None and said(again) == []
+
+
+@needs_streamlit
 def test_a_hostile_prompt_is_tokens(visit):
     page = visit(prompt="<img> <script>")
     data = shown(page)
@@ -281,12 +327,12 @@ def served(monkeypatch):
 
 def test_the_command_serves_this_machine_only_unless_told(served):
     assert call("app", "--port", "0").exit_code == 0
-    settings, host, port, browser, local = served.pop()
-    assert (host, browser, local) == ("127.0.0.1", True, True) and 1024 < port < 65536
+    settings, host, port, opened, _ = served.pop()
+    assert host == "127.0.0.1" and opened == f"http://127.0.0.1:{port}" and 1024 < port < 65536
     assert settings == Settings(naming=True)
     result = call("app", "--host", "0.0.0.0", "--port", "0", "--no-browser", "--max-tokens", "9")
-    settings, host, _, browser, local = served.pop()
-    assert (host, browser, local, settings) == ("0.0.0.0", False, False, Settings(max_tokens=9))
+    settings, host, _, opened, _ = served.pop()
+    assert (host, opened, settings) == ("0.0.0.0", "", Settings(max_tokens=9))
     assert "no password" in result.stderr
     assert call("app", "--port", "0", "--model", "a", "--model", "b", "--held", "1").exit_code == 0
     assert served.pop()[0] == Settings(("a", "b"), held=1)
@@ -317,15 +363,16 @@ def test_options_that_keep_streamlit_at_home(monkeypatch):
 
     seen: list = []
     monkeypatch.setattr(streamlit, "main", lambda args, **_: seen.append(args))
-    cli_app._serve(Settings(), "127.0.0.1", 8600, False, True)
+    door = Door.of("127.0.0.1", True, (), ())
+    cli_app._serve(Settings(), "127.0.0.1", 8600, "", door)
     args = seen[0]
     assert {
         "--server.address=127.0.0.1", "--server.port=8600", "--server.headless=true",
         "--browser.gatherUsageStats=false", "--client.showErrorDetails=none",
-        "--server.allowedHosts=localhost",
     } <= set(args)  # fmt: skip
-    assert Path(args[-3]).is_file() and args[-2] == "--"
-    assert Settings.from_json(args[-1]) == Settings()
+    assert Path(args[-5]).is_file() and args[-4] == "--"
+    assert Settings.from_json(args[-3]) == Settings()
+    assert Door.from_json(args[-2]) == door and args[-1] == ""
     done = subprocess.run(
         [sys.executable, "-m", "streamlit", "run", "--help"], capture_output=True, text=True
     )
@@ -352,8 +399,9 @@ def test_space_files_are_what_hugging_face_documents(tmp_path, served):
     taken = command.index("--port") + 1
     result = call(*command[1:taken], "0", *command[taken + 1 :])
     assert result.exit_code == 0, result.stderr
-    settings, host, _, browser, _ = served.pop()
-    assert (host, browser, settings.naming) == ("0.0.0.0", False, False)
+    settings, host, _, opened, door = served.pop()
+    assert (host, opened, settings.naming) == ("0.0.0.0", "", False)
+    assert door.framed_by == ("https://huggingface.co",)
     assert set(settings.models) <= set(tl_scopes.models.BUNDLES) and settings.models
     wheel = f"tl_scopes-{tl_scopes.__version__}-py3-none-any.whl"
     assert f"./{wheel}[app,models]" in (space / "requirements.txt").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import inspect
@@ -17,6 +18,7 @@ import typer
 
 from tl_scopes import _cli, _options
 from tl_scopes._quiet import say
+from tl_scopes.app.gate import Door
 from tl_scopes.app.settings import MAX_TOKENS, Settings
 from tl_scopes.files import write_bytes
 
@@ -72,6 +74,24 @@ def app(
     port: Annotated[
         int, _served(min=0, max=65535, help="0: any that is free.", metavar="N")
     ] = PORT,
+    name: Annotated[
+        list[str] | None,
+        _served(
+            help="A name under which others reach this machine, such as lab.example.org; its own name and "
+            "its addresses in numbers are known. May be given several times.",
+            metavar="NAME",
+            envvar="SPACE_HOST",
+            show_envvar=False,
+        ),
+    ] = None,
+    framed_by: Annotated[
+        list[str] | None,
+        _served(
+            help="A site that may show this page in a frame, such as https://huggingface.co; none if left "
+            "out. May be given several times.",
+            metavar="ORIGIN",
+        ),
+    ] = None,
     browser: Annotated[
         bool, _served("--browser/--no-browser", help="Whether to open the page here.")
     ] = True,
@@ -82,16 +102,21 @@ def app(
 ) -> None:
     """Explore a prompt in the browser: click tokens, slide over layers.
 
-    The page is served from this machine, and fetches nothing. Several people may use it at once;
-    they wait for each other's computations, not for each other.
+    The page is served from this machine, and fetches nothing. Pages of other sites can neither speak to
+    it nor show it in a frame. Several people may use it at once; they wait for each other's computations,
+    not for each other.
     """
     if space is not None:
         given = locals()
         usual = {name: p.default for name, p in inspect.signature(app).parameters.items()}
         others = [name for name in usual if name != "space" and given[name] != usual[name]]
         return write_space(space, [f"--{name.replace('_', '-')}" for name in others])
-    at = _free_port(host, port)
     local = _is_local(host)
+    try:
+        door = Door.of(host, local, tuple(name or ()), tuple(framed_by or ()))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="'--framed-by'") from None
+    at = _free_port(host, port)
     settings = Settings(
         models=tuple(model or ()),
         naming=(local and not model) if naming is None else naming,
@@ -103,10 +128,11 @@ def app(
     )
     _check_streamlit()
     shown = f"[{host}]" if ":" in host else host
-    say(f"the explorer is at http://{shown}:{at} (Ctrl-C ends it)")
+    address = f"http://{shown}:{at}"
+    say(f"the explorer is at {address} (Ctrl-C ends it)")
     if not local:
         say("everybody who reaches this machine may use it: there is no password")
-    _serve(settings, host, at, browser, local)
+    _serve(settings, host, at, address if browser else "", door)
 
 
 def write_space(folder: Path, others: list[str]) -> None:
@@ -136,12 +162,12 @@ def write_space(folder: Path, others: list[str]) -> None:
     say(f"wrote {', '.join(path.name for path in files)}; {folder / 'README.md'} says how to go on")
 
 
-def _serve(settings: Settings, host: str, port: int, browser: bool, local: bool) -> None:
-    """Run Streamlit in this process until Ctrl-C."""
+def _serve(settings: Settings, host: str, port: int, opened: str, door: Door) -> None:
+    """Run Streamlit in this process until Ctrl-C. `opened`: an address for a browser, or nothing."""
     options: dict[str, str] = {
         "server.address": host,
         "server.port": str(port),
-        "server.headless": str(not browser).lower(),
+        "server.headless": "true",
         "server.showEmailPrompt": "false",
         "server.fileWatcherType": "none",
         "browser.gatherUsageStats": "false",
@@ -156,16 +182,16 @@ def _serve(settings: Settings, host: str, port: int, browser: bool, local: bool)
         "logger.hideWelcomeMessage": "true",
     }
     arguments = [f"--{name}={value}" for name, value in options.items()]
-    if local:  # a page elsewhere cannot reach this one under a name of its own
-        arguments += [f"--server.allowedHosts={name}" for name in ("localhost", "127.0.0.1", "::1")]
-    script = str(_APP / "page" / "explorer.py")
+    script = str(_APP / "page" / "serving.py")
+    from click.exceptions import Abort
     from streamlit.web import cli as streamlit
 
-    streamlit.main(
-        ["run", *arguments, script, "--", settings.to_json()],
-        prog_name="streamlit",
-        standalone_mode=False,
-    )
+    with contextlib.suppress(KeyboardInterrupt, Abort):  # Ctrl-C is how it is meant to end
+        streamlit.main(
+            ["run", *arguments, script, "--", settings.to_json(), door.to_json(), opened],
+            prog_name="streamlit",
+            standalone_mode=False,
+        )
 
 
 def _check_streamlit() -> None:

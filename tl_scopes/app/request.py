@@ -64,6 +64,11 @@ class Request:
         self.to_scope()
         self.to_sites()
 
+    @property
+    def directions(self) -> int:
+        """How many gradients the answer takes."""
+        return self.rank if self.scope == "fisher" else 1
+
     def to_scope(self) -> Scope:
         """The scope asked for. Raises `ScopeParameterError`."""
         import tl_scopes as ts

@@ -73,6 +73,9 @@ def begin(settings: Settings) -> None:
             notices.append(str(error))
             request = replace(request, model=usual.model)
         linked = False
+    elif linked and not desk(settings.to_json()).is_cheap(request):
+        notices.append("press Run to compute what this link asks")
+        linked = False
     # Widgets take these as their defaults at every run: a value that is set once, through the session's
     # state, is lost to the browser where the first run was cut short.
     state.first, state.view = request, view
