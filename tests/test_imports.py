@@ -15,7 +15,7 @@ LONGEST = 330
 
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
-    ["errors", "_muted"],
+    ["errors", "_muted", "_forks"],
     ["storage", "sites", "unembedding", "hooks", "_quiet"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping"],
@@ -46,7 +46,7 @@ ONLY = {
     "sites": {"errors"},
     "storage": {"errors"},
 }
-ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors", "_muted"}}
+ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors", "_muted", "_forks"}}
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),

@@ -6,14 +6,14 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import guards, hooks
+from tl_scopes import _forks, guards, hooks
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.result import Provenance
 from tl_scopes.sites import Site, SiteRequest, parse_site, parse_sites
@@ -149,7 +149,7 @@ class ModelView:
         point = self.hooks[name]
         # add_hook, not register_forward_hook: it applies the point's own head-splitting
         # conversion, and some points are only called when TransformerLens knows of a hook.
-        _put_back_hooks(undo, point)
+        hooks.put_back(undo, point)
         point.add_hook(lambda activation, hook: edit(activation), dir="fwd")
 
     def tap_final(self, undo: ExitStack, edit: Edit) -> None:
@@ -170,7 +170,7 @@ class ModelView:
                 return (edit(args[0]), *args[1:]), kwargs
             return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
 
-        _put_back_hooks(undo, module)
+        hooks.put_back(undo, module)
         module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def tap_module(self, undo: ExitStack, module: nn.Module, before: Edit, after: Edit) -> None:
@@ -181,7 +181,7 @@ class ModelView:
             return (after(out[0]), *out[1:]) if isinstance(out, tuple) else after(out)
 
         self._pre_hook(undo, module, before)
-        _put_back_hooks(undo, module)
+        hooks.put_back(undo, module)
         module.register_forward_hook(hook)
 
     def last_step_hooks(self) -> tuple[int, ...]:
@@ -228,6 +228,7 @@ class ModelView:
             thawed = [p for p in guards.every_parameter(self.every_module()) if p.requires_grad]
             try:
                 self._hooks = self.hooks
+                self.taps().callback(_thaw, thawed)
                 for p in thawed:
                     p.requires_grad_(False)
                 # Autocast would compute in another dtype than the one the result names.
@@ -236,11 +237,14 @@ class ModelView:
                     yield
             finally:
                 self._hooks = None
-                for stack in self._stacks:
-                    stack.close()
-                self._stacks.clear()
-                for p in thawed:
-                    p.requires_grad_(True)
+                _forks.close(self._stacks)
+
+    def disown(self) -> None:
+        """In a forked child: undo what a call has set up in a thread that was not taken along."""
+        if _forks.is_orphaned(self.lock):
+            self.lock, self._hooks = threading.RLock(), None
+            with suppress(RuntimeError):  # of a lock in there that was that thread's
+                _forks.close(self._stacks)
 
     def provenance(self) -> Provenance:
         dtype, precise = self.dtype, working_dtype(self.dtype)
@@ -256,40 +260,19 @@ class ModelView:
         )
 
 
-def _put_back_hooks(undo: ExitStack, module: nn.Module) -> None:
-    """Have `undo` take away every forward hook that `module` gets from now on.
-
-    Asked for before the hook is added, so that Ctrl-C on any line in between leaves none behind.
-    """
-    stores = (module._forward_hooks, module._forward_pre_hooks)
-    flags = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
-    visible_too = hasattr(module, "fwd_hooks")
-    visible = getattr(module, "fwd_hooks", [])
-    known = {key for store in stores for key in store}
-    seen = {id(handle) for handle in visible}
-
-    def remove() -> None:
-        for store in stores:
-            for key, hook in list(store.items()):
-                # A bridge wires hooks of its own to its modules in its first forward pass.
-                wired = not visible_too and hooks.is_transformer_lens_own(hook)
-                if key not in known and not wired:
-                    for each in (*stores, *flags):
-                        each.pop(key, None)
-        for handle in list(visible):
-            if id(handle) not in seen:
-                visible.remove(handle)
-
-    undo.callback(remove)
-
-
 def _own_thread(edit: Edit) -> Edit:
     """`edit` for this thread's forward passes only: others may run the model meanwhile."""
     owner = threading.get_ident()
     return lambda a: edit(a) if threading.get_ident() == owner else a
 
 
+def _thaw(parameters: list[nn.Parameter]) -> None:
+    for p in parameters:
+        p.requires_grad_(True)
+
+
 _views: weakref.WeakKeyDictionary[Any, ModelView] = weakref.WeakKeyDictionary()
+_forks.in_child(lambda: [found.disown() for found in list(_views.values())])
 
 
 def view(model: Any) -> ModelView:

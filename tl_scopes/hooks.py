@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from typing import Any
 
 
@@ -48,3 +49,30 @@ def _is_from(hook: Any, package: str) -> bool:
 
 def _is_users(hook: Any) -> bool:
     return not is_transformer_lens_own(hook)
+
+
+def put_back(undo: ExitStack, module: Any) -> None:
+    """Have `undo` take away every forward hook that `module` gets from now on.
+
+    Asked for before the hook is added, so that Ctrl-C on any line in between leaves none behind.
+    """
+    stores = (module._forward_hooks, module._forward_pre_hooks)
+    flags = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
+    visible_too = hasattr(module, "fwd_hooks")
+    visible = getattr(module, "fwd_hooks", [])
+    known = {key for store in stores for key in store}
+    seen = {id(handle) for handle in visible}
+
+    def remove() -> None:
+        for store in stores:
+            for key, hook in list(store.items()):
+                # A bridge wires hooks of its own to its modules in its first forward pass.
+                wired = not visible_too and is_transformer_lens_own(hook)
+                if key not in known and not wired:
+                    for each in (*stores, *flags):
+                        each.pop(key, None)
+        for handle in list(visible):
+            if id(handle) not in seen:
+                visible.remove(handle)
+
+    undo.callback(remove)
