@@ -15,7 +15,7 @@ LONGEST = 330
 
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
-    ["errors", "_characters", "_muted"],
+    ["errors", "_characters", "_muted", "_forks"],
     ["fields", "files", "sites", "unembedding", "hooks", "middle", "characters"],
     ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
@@ -50,7 +50,7 @@ ONLY = {
     "storage": {"errors", "files"},
     "unembedding": {"errors"},
     "result": {"errors", "_characters", "fields", "files", "storage"},
-    "_quiet": {"errors", "_characters", "_muted"},
+    "_quiet": {"errors", "_characters", "_muted", "_forks"},
 }
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 import os
@@ -10,8 +11,10 @@ import sys
 import threading
 import warnings
 
+import forks
 import pytest
 import torch
+import traces
 import zoo
 import zoo_unfit
 from cli_calls import save_tiny
@@ -19,7 +22,7 @@ from traces import each_class
 from weights import tensors
 
 import tl_scopes as ts
-from tl_scopes import _quiet, adapter, models, stability
+from tl_scopes import _muted, _quiet, adapter, models, stability
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.evaluation.randomise import randomisation, randomised
 
@@ -341,3 +344,116 @@ assert not logging.root.handlers
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
     )
     assert done.stderr == "WARNING:root:theirs\ntheirs\n"
+
+
+# --- forks ---
+
+
+@contextlib.contextmanager
+def paused(call, model):
+    """`call(model)` in a thread that stands still in the middle of the model's pass."""
+    there, go_on = threading.Event(), threading.Event()
+
+    def wait(activation, hook):
+        there.set()
+        assert go_on.wait(60)
+
+    def work():
+        with model.hooks([("blocks.1.hook_resid_pre", wait)]):
+            call(model)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert there.wait(60)
+    try:
+        yield
+    finally:
+        go_on.set()
+        thread.join(60)
+
+
+CALLS = {
+    "attribute": lambda model: ts.attribute(model, zoo.TEXT, ts.SemanticScope(), sites="all"),
+    "stability": USED["stability"],
+    "randomisation": USED["randomisation"],
+    "flow_path": lambda model: ts.circuits.flow_path(model, zoo.TEXT, ts.SemanticScope(), [0, 1]),
+}
+
+
+@each_class
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+def test_a_fork_in_the_middle_of_another_threads_call(name, call):
+    model = single(name)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    expected = ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1)).scores
+    path = ts.circuits.flow_path(model, zoo.TEXT, ts.SemanticScope(), [0, 1])
+    hooks = traces.model_state(model)["torch hooks"]
+
+    def child():
+        # The paused thread's own hook is there for good, in a model that is the child's alone.
+        model.hook_dict["blocks.1.hook_resid_pre"].remove_hooks("both")
+        assert traces.model_state(model)["torch hooks"] == hooks
+        assert all(p.requires_grad for p in model.parameters())
+        torch.testing.assert_close(
+            ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1)).scores, expected
+        )
+        again = ts.circuits.flow_path(model, zoo.TEXT, ts.SemanticScope(), [0, 1])
+        torch.testing.assert_close(again.edges, path.edges)
+
+    with paused(call, model):
+        assert forks.wait(forks.start(child), 60) == 0
+    torch.testing.assert_close(
+        ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1)).scores, expected
+    )
+
+
+@each_class
+def test_a_fork_in_a_hook_of_ones_own_call(name):
+    """The child is inside the call itself, and ends it."""
+    model = single(name)
+    expected = ts.attribute(model, zoo.TEXT, ts.SemanticScope()).scores
+    parent, codes = os.getpid(), []
+
+    def fork(activation, hook):
+        if os.getpid() == parent and not codes:
+            pid = os.fork()
+            codes.append(forks.wait(pid) if pid else None)
+
+    try:
+        with model.hooks([("blocks.1.hook_resid_pre", fork)]):
+            found = ts.attribute(model, zoo.TEXT, ts.SemanticScope()).scores
+        right = torch.equal(found, expected)
+    finally:
+        if os.getpid() != parent:
+            os._exit(0 if right else 1)
+    assert right and codes == [0]
+
+
+def test_a_fork_while_another_thread_loads(tmp_path, capfd):
+    folder = save_tiny(tmp_path / "tiny")
+    there, go_on = threading.Event(), threading.Event()
+
+    def load():
+        with _quiet.undisturbed():
+            torch.set_default_dtype(torch.float64)
+            os.environ["TL_SCOPES_TEST"] = "mine"
+            there.set()
+            assert go_on.wait(60)
+
+    def child():
+        assert torch.get_default_dtype() == torch.float32 and "TL_SCOPES_TEST" not in os.environ
+        assert type(os.environ) is os._Environ and not isinstance(sys.stdout, _muted._Stream)
+        models.load(folder, progress=False)
+        print("loaded", flush=True)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    try:
+        assert there.wait(60)
+        assert forks.wait(forks.start(child), 60) == 0
+    finally:
+        go_on.set()
+        thread.join(60)
+    assert "loaded\n" in capfd.readouterr().out
+    assert torch.get_default_dtype() == torch.float32 and "TL_SCOPES_TEST" not in os.environ

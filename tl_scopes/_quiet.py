@@ -9,13 +9,14 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
-from tl_scopes import _muted
+from tl_scopes import _forks, _muted
 from tl_scopes._characters import message
 
 # One at a time: transformers sets torch's default dtype, which all threads share, for a model it loads.
 _one_at_a_time = threading.RLock()
+_open: list[contextlib.ExitStack] = []
 
 
 @contextlib.contextmanager
@@ -27,6 +28,25 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
     torch's, numpy's and Python's random states, grad mode, default dtype. These, the default dtype
     while transformers loads, and transformers' switch for bars, are shared by all threads.
     """
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.get_verbosity()  # its first use gives transformers' logger a handler
+    with _one_at_a_time, contextlib.ExitStack() as stack:
+        _open.append(stack)
+        stack.callback(lambda: _open.remove(stack) if stack in _open else None)
+        stack.callback(_put_back_settings())
+        mine = stack.enter_context(_muted.this_thread())
+        if not show_progress_bars:
+            transformers_logging.disable_progress_bar()
+            stack.enter_context(_muted.dropped("stderr", mine))  # bars without such a switch
+        stack.enter_context(_muted.dropped("stdout", mine))
+        stack.enter_context(_muted.unwarned(mine))
+        stack.enter_context(_muted.unlogged("transformers", mine))
+        stack.enter_context(_muted.own_environment(mine))
+        yield
+
+
+def _put_back_settings() -> Callable[[], None]:
     import numpy
     import torch
     from huggingface_hub.utils import are_progress_bars_disabled
@@ -34,34 +54,37 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
     from huggingface_hub.utils import enable_progress_bars as enable_hub_bars
     from transformers.utils import logging as transformers_logging
 
-    transformers_logging.get_verbosity()  # its first use gives transformers' logger a handler
-    with _one_at_a_time, _muted.this_thread() as mine, contextlib.ExitStack() as stack:
-        random_states = random.getstate(), numpy.random.get_state(), torch.random.get_rng_state()
-        cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-        grad_mode, default_dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-        bars = transformers_logging.is_progress_bar_enabled()
-        hub_bars_off = are_progress_bars_disabled()
-        try:
-            if not show_progress_bars:
-                transformers_logging.disable_progress_bar()
-                stack.enter_context(_muted.dropped("stderr", mine))  # bars without such a switch
-            stack.enter_context(_muted.dropped("stdout", mine))
-            stack.enter_context(_muted.unwarned(mine))
-            stack.enter_context(_muted.unlogged("transformers", mine))
-            stack.enter_context(_muted.own_environment(mine))
-            yield
-        finally:
-            if bars:
-                transformers_logging.enable_progress_bar()
-            if are_progress_bars_disabled() != hub_bars_off:
-                (disable_hub_bars if hub_bars_off else enable_hub_bars)()
-            torch.set_grad_enabled(grad_mode)
-            torch.set_default_dtype(default_dtype)
-            random.setstate(random_states[0])
-            numpy.random.set_state(random_states[1])
-            torch.random.set_rng_state(random_states[2])
-            if cuda_states is not None:
-                torch.cuda.set_rng_state_all(cuda_states)
+    random_states = random.getstate(), numpy.random.get_state(), torch.random.get_rng_state()
+    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    grad_mode, default_dtype = torch.is_grad_enabled(), torch.get_default_dtype()
+    bars = transformers_logging.is_progress_bar_enabled()
+    hub_bars_off = are_progress_bars_disabled()
+
+    def put_back() -> None:
+        if bars:
+            transformers_logging.enable_progress_bar()
+        if are_progress_bars_disabled() != hub_bars_off:
+            (disable_hub_bars if hub_bars_off else enable_hub_bars)()
+        torch.set_grad_enabled(grad_mode)
+        torch.set_default_dtype(default_dtype)
+        random.setstate(random_states[0])
+        numpy.random.set_state(random_states[1])
+        torch.random.set_rng_state(random_states[2])
+        if cuda_states is not None:
+            torch.cuda.set_rng_state_all(cuda_states)
+
+    return put_back
+
+
+def _disown() -> None:
+    """In a forked child: what a load in another thread has silenced speaks again."""
+    global _one_at_a_time
+    if _forks.is_orphaned(_one_at_a_time):
+        _one_at_a_time = threading.RLock()
+        _forks.close(_open)
+
+
+_forks.in_child(_disown)
 
 
 @contextlib.contextmanager

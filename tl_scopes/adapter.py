@@ -6,14 +6,14 @@ import functools
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import guards, hooks
+from tl_scopes import _forks, guards, hooks
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.middle import Middle, is_beside_the_stream
 from tl_scopes.result import Provenance
@@ -246,6 +246,7 @@ class ModelView:
             thawed = [p for p in guards.every_parameter(self.every_module()) if p.requires_grad]
             try:
                 self._hooks = self.hooks
+                self.taps().callback(_thaw, thawed)
                 for p in thawed:
                     p.requires_grad_(False)
                 # Autocast would compute in another dtype than the one the result names.
@@ -254,11 +255,14 @@ class ModelView:
                     yield
             finally:
                 self._hooks = None
-                for stack in self._stacks:
-                    stack.close()
-                self._stacks.clear()
-                for p in thawed:
-                    p.requires_grad_(True)
+                _forks.close(self._stacks)
+
+    def disown(self) -> None:
+        """In a forked child: undo what a call has set up in a thread that was not taken along."""
+        if _forks.is_orphaned(self.lock):
+            self.lock, self._hooks = threading.RLock(), None
+            with suppress(RuntimeError):  # of a lock in there that was that thread's
+                _forks.close(self._stacks)
 
     def provenance(self) -> Provenance:
         dtype, precise = self.dtype, working_dtype(self.dtype)
@@ -280,7 +284,13 @@ def _own_thread(edit: Edit) -> Edit:
     return lambda a: edit(a) if threading.get_ident() == owner else a
 
 
+def _thaw(parameters: list[nn.Parameter]) -> None:
+    for p in parameters:
+        p.requires_grad_(True)
+
+
 _views: weakref.WeakKeyDictionary[Any, ModelView] = weakref.WeakKeyDictionary()
+_forks.in_child(lambda: [found.disown() for found in list(_views.values())])
 
 
 def view(model: Any) -> ModelView:

@@ -11,13 +11,22 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from tl_scopes import passes
+from tl_scopes import _forks, passes
 from tl_scopes.circuits.trace import Question
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.frozen import HeldNorms, freeze_patterns
 from tl_scopes.sites import Site
 
 _ONE_LEVEL = threading.RLock()
+
+
+def _renew() -> None:
+    global _ONE_LEVEL
+    if _forks.is_orphaned(_ONE_LEVEL):
+        _ONE_LEVEL = threading.RLock()
+
+
+_forks.in_child(_renew)
 
 
 def push_forward(
