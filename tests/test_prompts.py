@@ -149,23 +149,29 @@ def test_halves_of_surrogate_pairs_in_data(tmp_path, kind):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        ([b"caf\xe9"], [b"the prompt is not UTF-8"]),
-        ([b"The", b"--target", b"caf\xe9"], [b"the target holds", b"character 3"]),
-        ([b"The", *map(os.fsencode, DIFFERENCE), b"--versus", b"caf\xe9"], [b"the target holds"]),
-        ([b"The", b"--sites", b"caf\xe9"], [b"no site", b"caf\\udce9"]),
-        ([b"The", b"--rank", b"\xe9", b"--scope", b"fisher"], [b"--rank"]),
-        ([b"The", b"--model", b"caf\xe9"], [b"caf\\udce9"]),
-        ([b"The", b"--html", b"/no/caf\xe9"], [b"does not exist"]),
+        (["caf\udce9"], ["the prompt is not UTF-8"]),
+        ([T, "--target", "caf\udce9"], ["the target holds", "character 3"]),
+        ([T, *DIFFERENCE, "--versus", "caf\udce9"], ["the target holds"]),
+        ([T, "--sites", "caf\udce9"], ["no site", "caf\\udce9"]),
+        ([T, "--scope", "fisher", "--rank", "\udce9"], ["--rank"]),
+        ([T, "--model", "caf\udce9"], ["caf\\udce9"]),
+        ([T, "--html", "/no/caf\udce9"], ["does not exist"]),
     ],
-    ids=str,
+    ids=ascii,
 )
 def test_arguments_that_are_not_utf8(folder, args, words):
-    model = [] if b"--model" in args else [b"--model", os.fsencode(folder)]
-    command = [os.fsencode(sys.executable), b"-m", b"tl_scopes.cli", b"attribute", *args, *model]
-    found = subprocess.run(command, capture_output=True, timeout=120)
+    """As Python decodes such bytes of a command."""
+    model = [] if "--model" in args else ["--model", folder]
+    error = refused_call(call("attribute", *args, *model))
+    assert all(word in error for word in words), error
+
+
+def test_bytes_of_a_command_that_are_not_utf8(folder):
+    args = [sys.executable, "-m", "tl_scopes.cli", "attribute", T, "--model", folder, "--target"]
+    found = subprocess.run([*args, b"caf\xe9"], capture_output=True, timeout=120)
     assert (found.returncode, found.stdout) == (2, b""), found.stderr
-    assert found.stderr.count(b"\n") == 1 and found.stderr.startswith(b"tl-scopes: error: ")
-    assert all(word in found.stderr for word in words), found.stderr
+    assert found.stderr.startswith(b"tl-scopes: error: the target holds '\\udce9' at character 3")
+    assert found.stderr.count(b"\n") == 1
 
 
 def test_file_names_that_are_not_utf8(folder, tmp_path):

@@ -50,9 +50,9 @@ def encode(
         )
     refuse_conversation(prompt, getattr(view.model, "tokenizer", None))
     if isinstance(prompt, Mapping):
-        prompt, attention_mask = parts(prompt, attention_mask)
-        if isinstance(prompt, list) and len(prompt) == 1 and isinstance(prompt[0], list):
-            (prompt,) = prompt
+        ids, attention_mask = parts(prompt, attention_mask)
+        one_row = isinstance(ids, list) and len(ids) == 1 and isinstance(ids[0], list)
+        prompt = ids[0] if one_row else ids
     if isinstance(prompt, str):
         if attention_mask is not None:
             raise PromptError(

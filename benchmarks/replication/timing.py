@@ -40,7 +40,7 @@ def run(
         ours = models.load(name, progress=False)
         theirs = _published(name, ours)
         for label, data in sets:
-            ids = [encode(view(ours), prompt, None) for prompt in data.prompts]
+            ids: list[list[int]] = [encode(view(ours), p, None) for p in data.prompts]
             for contest in contests(ours, theirs, ids):
                 timing = measure.interleaved(
                     contest.theirs, contest.ours, rounds, budget_s=float("inf"), warm=False
