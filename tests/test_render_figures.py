@@ -318,7 +318,7 @@ def test_long_prompts_become_lines_of_colour():
         ([attribution()] * 13, {}, "got 13 results"),
         (attribution(), {}, "only a list of Attributions"),
         ([attribution(), sequence()], {}, "only a list of Attributions"),
-        ([attribution(), attribution(tuple("abcd"))], {}, "different tokens"),
+        ([attribution(), attribution(tuple("abcde"))], {}, r"different tokens \(4 and 5\)"),
         ([attribution(), attribution().group([(1, 3)])], {}, r"different tokens \(4 and 3\)"),
         ([attribution()] * 2, {"kind": "pie"}, "kind='pie' is unknown"),
         ([attribution()] * 2, {"scale": "log2"}, "scale='log2'"),

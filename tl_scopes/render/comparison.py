@@ -1,4 +1,4 @@
-"""Several attributions of one prompt over the same tokens."""
+"""Several attributions over the same tokens, or over prompts of one length, position by position."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_scopes._characters import isolated
 from tl_scopes.errors import RenderError
+from tl_scopes.grouping import GroupedAttribution
 from tl_scopes.render import letters
 from tl_scopes.render.canvas import EMPTY, FAINT
 from tl_scopes.render.ground import grounded
@@ -22,15 +24,16 @@ from tl_scopes.render.plots import (
     draw_heights,
     label_tokens,
     ramp,
-    token_labels,
     wrapped,
     write,
 )
 from tl_scopes.render.scale import number
+from tl_scopes.render.tokens import quoted
 from tl_scopes.render.wording import DOT, JOINED, differing, distinct, read_at
 from tl_scopes.result import Attribution
 
 MOST = 12
+MOST_TEXTS = 3  # at one position
 BARS_UP_TO, BAR_LINE, MAP_LINE = 48, 48, 64
 NAME = 44  # characters of a name beside a map before it goes on below
 
@@ -65,10 +68,12 @@ def compare(
     site: Site | None = None,
     dark: bool = False,
 ) -> Figure:
-    """Attributions of one prompt below each other, each with the units and the scale of its own.
+    """Attributions below each other, each with the units and the scale of its own.
 
     Args:
-        results: two to twelve of the same tokens, or of the same groups of tokens.
+        results: two to twelve, of one prompt or of several with as many tokens (a clean and a
+            corrupted one, say), which are compared position by position; or of as many groups.
+            Where tokens differ both stand below, in the order of the results.
         labels: a name for each; None: what tells them apart. Read position, site and way of
             joining are added where they are not the same for all.
         kind: `"bars"`, or `"map"` (a coloured line for each); None: bars up to 48 tokens.
@@ -77,7 +82,8 @@ def compare(
 
     Written beside each name: Spearman's rank correlation with the first result over the tokens that
     both have in their colours. Returns a figure as `tl_scopes.render.figure` does. Raises
-    `RenderError` for results of other tokens, too few or too many, or an unknown option.
+    `RenderError` for prompts of different lengths, one prompt in different parts, too few results or
+    too many, or an unknown option.
     """
     one_of("kind", kind, (None, "bars", "map"))
     made = _listed(results)
@@ -85,14 +91,10 @@ def compare(
         raise RenderError(f"got {len(made)} results; 2 to {MOST} can be compared: pass so many")
     first = made[0]
     for i, other in enumerate(made):
-        if other.str_tokens != first.str_tokens:
-            raise RenderError(
-                f"results 0 and {i} are of different tokens ({len(first.str_tokens)} and "
-                f"{len(other.str_tokens)}); one prompt, grouped in one way, can be compared"
-            )
+        _check_alike(first, other, i)
     options = {"scale": scale, "include_bos": include_bos, "include_read": include_read}
     pictures = [build(x, site=0 if site is None else site, **options) for x in made]
-    settings = [_settings(picture) for picture in pictures]
+    settings = [[*_settings(p), own] for p, own in zip(pictures, _own_tokens(pictures))]
     names = distinct(made, labels, settings)
     if labels is not None:
         names = [DOT.join([name, *more]) for name, more in zip(names, differing(settings))]
@@ -111,10 +113,48 @@ def _listed(results: Any) -> list[Attribution]:
         kinds = {type(each).__name__ for each in ([results] if made is None else made)}
         raise RenderError(
             f"got {'' if made is None else 'a list of '}{' and '.join(sorted(kinds))}; only a list of "
-            "Attributions of one prompt can be compared: pass results of tl_scopes.attribute, or "
+            "Attributions can be compared: pass results of tl_scopes.attribute, or "
             ".at(position) of a sequence"
         )
     return made
+
+
+def _check_alike(first: Attribution, other: Attribution, i: int) -> None:
+    """Whether position t of both is the same place in a text."""
+    if other.str_tokens == first.str_tokens:
+        return
+    n, m = len(first.str_tokens), len(other.str_tokens)
+    kinds = [isinstance(each, GroupedAttribution) for each in (first, other)]
+    texts = ["".join(each.str_tokens[each.has_bos :]) for each in (first, other)]
+    wrong = ""
+    if n != m:
+        wrong = f"are of different tokens ({n} and {m})"
+    elif kinds[0] != kinds[1] or texts[0] == texts[1]:
+        wrong = f"hold one text, or two, in different parts ({n} each)"
+    elif first.has_bos != other.has_bos:
+        wrong = "begin differently: one with BOS, the other without (see prepend_bos)"
+    if wrong:
+        raise RenderError(
+            f"results 0 and {i} {wrong}; one prompt, or prompts that differ token by token, can be "
+            "compared: change no length, or group all in one way into as many parts, as .group() does"
+        )
+
+
+def _own_tokens(pictures: Sequence[Picture]) -> list[str]:
+    """Of each, its tokens where they are not the same in all."""
+    rows = differing([picture.tokens for picture in pictures])
+    return [f"with {quoted(''.join(row))}" if row else "" for row in rows]
+
+
+def _labels(lines: list[Line]) -> list[str]:
+    """What stands at each position; where that differs, all of it in the order of `lines`."""
+    columns = [list(dict.fromkeys(each)) for each in zip(*(x.picture.tokens for x in lines))]
+    labels = []
+    for texts in columns:
+        shown = [letters.token(text) for text in texts[:MOST_TEXTS]]
+        parts = [*map(isolated, shown), *["…"] * (len(texts) > MOST_TEXTS)]
+        labels.append(" / ".join(parts) if len(parts) > 1 else shown[0])
+    return labels
 
 
 def _settings(picture: Picture) -> list[str]:
@@ -140,7 +180,7 @@ def _bars(lines: list[Line]) -> Figure:
     width = max(0.21 * per + 1.6, 7.0)
     headings = [_heading(line, width) for line in lines]
     more = sum(len(heading) - 1 for heading in headings)
-    below = 1.0 + letters.room(token_labels(lines[0].picture))
+    below = 1.0 + letters.room(_labels(lines))
     size = (width, min((1.15 * k + below) * blocks + 0.13 * more + 0.9, 40.0))
     figure = NotebookFigure(figsize=size, layout="constrained")
     axes = figure.subplots(k * blocks, 1, squeeze=False)[:, 0]
@@ -176,7 +216,7 @@ def _map(lines: list[Line]) -> Figure:
     names = ["\n".join(letters.broken(line.name, NAME)) for line in lines]
     longest = max(letters.cells(part) for name in names for part in name.split("\n"))
     tall = max(0.24, 0.13 * max(1 + name.count("\n") for name in names) + 0.06)
-    below = 1.25 + letters.room(token_labels(picture))
+    below = 1.25 + letters.room(_labels(lines))
     size = (
         max(0.2 * per + 0.07 * longest + 1.7, 7.0),
         min((tall * k + below) * blocks + 1.5, 40.0),
@@ -220,19 +260,25 @@ def _map(lines: list[Line]) -> Figure:
 
 def _label_tokens(ax: Axes, lines: list[Line], span: np.ndarray) -> None:
     marked = len({line.row.position for line in lines}) == 1
-    label_tokens(ax, lines[0].picture, span, lines[0].row, marked)
+    label_tokens(ax, lines[0].picture, span, lines[0].row, marked, _labels(lines))
+    for text, t in zip(ax.get_xticklabels(), span):
+        if len({line.picture.tokens[t] for line in lines}) > 1:
+            text.set(fontweight="bold")
 
 
 def _say(figure: Figure, lines: list[Line], told: Sequence[str] = ()) -> None:
     """What holds for all of `lines`; what does not is among their names."""
     first = lines[0].picture
     *places, how = (set(column) for column in zip(*(_settings(line.picture) for line in lines)))
-    size = first.size if len(how) == 1 else replace(first, how="").size
+    own = [line.picture if len(how) == 1 else replace(line.picture, how="") for line in lines]
+    size = " and ".join(dict.fromkeys(picture.size for picture in own))
     subtitle = DOT.join([*(fact for same in places if len(same) == 1 for fact in same), size])
     left = first.left_out()
     hatched = f"hatched: {' and '.join(left)}, not in the colours" if left else ""
-    title = f"{len(lines)} attributions of one prompt"
-    caption(figure, title, subtitle, [*told, *_signs(lines), hatched])
+    prompts = len({line.picture.tokens for line in lines})
+    several = "tokens that differ are bold, in the order of the attributions" if prompts > 1 else ""
+    title = f"{len(lines)} attributions of {'one prompt' if prompts == 1 else f'{prompts} prompts'}"
+    caption(figure, title, subtitle, [*told, *_signs(lines), several, hatched])
 
 
 def _signs(lines: list[Line]) -> list[str]:

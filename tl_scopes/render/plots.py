@@ -242,11 +242,13 @@ def token_labels(picture: Picture) -> list[str]:
 
 
 def label_tokens(
-    ax: Axes, picture: Picture, span: np.ndarray, row: Row, marked: bool = True
-) -> None:
-    """`marked`: whether the read position stands out, and what has no colour stands back."""
+    ax: Axes, picture: Picture, span: np.ndarray, row: Row, marked: bool = True,
+    names: Sequence[str] = (),
+) -> None:  # fmt: skip
+    """`marked`: whether the read position stands out, and what has no colour stands back; `names`:
+    labels in place of the tokens' own."""
     marked = marked and picture.kind == "site"
-    names = token_labels(picture)
+    names = names or token_labels(picture)
     ax.set_xticks(span, [names[t] for t in span])
     for text, t in zip(ax.get_xticklabels(), span):
         style(text, size=8)
