@@ -21,6 +21,8 @@ Replacement = Literal["zero", "pad", "bos", "mean", "hide"]
 REPLACEMENTS: tuple[Replacement, ...] = ("zero", "pad", "bos", "mean", "hide")
 # Rows of logits that are held at once: 16 of 262,144 are 16 MiB.
 _ROWS = 16
+# Tokens of the vocabulary that are embedded at once for their mean: 40 MiB at d_model 640.
+_EMBEDDED_AT_ONCE = 16384
 
 
 def check_replacement(kind: Any, argument: str = "replacement") -> None:
@@ -194,23 +196,19 @@ def _replacement(prompted: Prompted, site: Site, kind: str) -> Tensor:
 
 
 def _mean_embedding(prompted: Prompted) -> Float[Tensor, "d_model"]:
-    """Over the vocabulary. Remembered with other facts of the weights."""
+    """Over the vocabulary."""
     engine = prompted.engine
-    weights = [(p.data_ptr(), p._version) for p in engine.model.embed.parameters()]
-    remembered, key = engine.unembedding().remembered, f"mean embedding {weights}"
-    # Hooks of the user's may edit the embedding, now but not the next time.
-    if key in remembered and not prompted.hooked:
-        return remembered[key]
     d_vocab = int(engine.cfg.d_vocab)
     width = min(engine.n_ctx or 1024, 1024)
+    # Hooks of the user's may be made for one row.
+    rows = 1 if prompted.hooked else max(1, _EMBEDDED_AT_ONCE // width)
     total = torch.zeros((), dtype=torch.float64, device="cpu")
-    for start in range(0, d_vocab, width):
-        ids = torch.arange(start, min(start + width, d_vocab), device="cpu")
-        total = total + prompted.embedded(ids[None])[0].cpu().double().sum(0)
-    mean = (total / d_vocab).to(engine.device, working_dtype(engine.dtype))
-    if not prompted.hooked:
-        remembered[key] = mean
-    return mean
+    for ids in torch.arange(d_vocab, device="cpu").split(rows * width):
+        whole = ids[: len(ids) // width * width].view(-1, width)
+        for part in (whole, ids[whole.numel() :][None]):
+            if part.numel():
+                total = total + prompted.embedded(part).sum((0, 1), dtype=torch.float64).cpu()
+    return (total / d_vocab).to(engine.device, working_dtype(engine.dtype))
 
 
 @dataclass(frozen=True, eq=False)

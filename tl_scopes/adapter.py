@@ -28,7 +28,8 @@ class ModelView:
 
     Made by `view`, which refuses models whose scopes would be wrong. Facts that depend on weights
     or flags are read afresh. What `capture.verify` finds (`embed_scale`, that the last step is
-    known) is kept as long as the hooks on the last step are those it was found under.
+    known) is kept as long as the hooks on the last step are those it was found under, unless the
+    embedding gave zeros, which tell nothing.
     """
 
     def __init__(self, model: Any) -> None:
@@ -40,8 +41,6 @@ class ModelView:
         self.batches_backward = True
         self.positionwise_mlp: weakref.ref[nn.Module] | None = None
         self.last_texts: tuple[tuple[int, ...], tuple[str, ...]] | None = None
-        self._head_state: tuple[Any, ...] = ()
-        self._head_facts: dict[str, Tensor] = {}
         self._hooks: dict[str, Any] | None = None
         self._points: dict[str, weakref.ref[Any]] = {}
         self._points_of: tuple[Any, ...] = ()
@@ -101,12 +100,8 @@ class ModelView:
     def unembedding(self) -> Unembedding:
         """`W_U`, `b_U` and output transform as they are now."""
         with torch.no_grad():
-            W_U = self.model.W_U.detach()
-            state = (W_U.data_ptr(), W_U._version, W_U.shape, W_U.dtype)
-            if self._head_state != state:
-                self._head_state, self._head_facts = state, {}
-            b_U = self.model.b_U.detach()
-            return Unembedding(W_U, b_U, self._output_transform(), self._head_facts)
+            W_U, b_U = self.model.W_U.detach(), self.model.b_U.detach()
+            return Unembedding(W_U, b_U, self._output_transform())
 
     def _output_transform(self) -> OutputTransform | None:
         transform = getattr(

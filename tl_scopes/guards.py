@@ -7,10 +7,10 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.utils.weak import WeakIdKeyDictionary
 
 from tl_scopes.errors import (
     ProcessedWeightsError,
@@ -21,6 +21,9 @@ from tl_scopes.errors import (
 
 # Dropouts of heads that a language model does not have, though its config names them.
 _NOT_IN_LANGUAGE_MODELS = ("summary_first_dropout", "classifier_dropout")
+# Of the unembedding, whose mean over the vocabulary is taken: rows that a cache line holds, and the
+# columns that tell how large weights are.
+_ROWS_AT_ONCE, _SAMPLED_COLUMNS = 16, 4096
 _SUPPORTED = ("HookedTransformer", "TransformerBridge")
 
 
@@ -84,6 +87,7 @@ def refuse_unsupported(model: Any) -> list[nn.Module]:
         _refuse(cfg, "is an encoder, or otherwise not causal")
     if not all(hasattr(model, name) for name in ("embed", "blocks", "unembed", "W_U")):
         _refuse(cfg, "has no single stack of embed, blocks and unembed")
+    _processing.pop(model, None)
     modules = every_module(model)
     parameters = every_parameter(modules)
     if any(p.is_inference() for p in parameters):
@@ -165,11 +169,19 @@ class Processing:
         return "processed: " + ", ".join(found) if found else "raw"
 
 
-_centred = WeakIdKeyDictionary()
+_processing: WeakKeyDictionary[Any, Processing] = WeakKeyDictionary()
 
 
 def processing(model: Any) -> Processing:
-    """Which weight processing `model` has had."""
+    """Which weight processing `model` has had, as `refuse_unsupported` of the same call found it: weights
+    edited through `.data` tell nobody, so nothing is remembered from call to call."""
+    found = _processing.get(model)
+    if found is None:
+        found = _processing[model] = _found_processing(model)
+    return found
+
+
+def _found_processing(model: Any) -> Processing:
     if transformer_lens_class(model) == "HookedTransformer":
         folded = str(model.cfg.normalization_type or "").endswith("Pre")
         return Processing(folded, _is_centred(model.unembed.W_U))
@@ -179,21 +191,18 @@ def processing(model: Any) -> Processing:
     return Processing(_gain_is_one(model), _is_centred(model.W_U))
 
 
+@torch.no_grad()
 def _is_centred(W_U: torch.Tensor) -> bool:
     """Whether the mean over the vocabulary is zero to rounding (raw: 1e-2 to 1e-1 of the largest
-    weight; processed in float32: 1e-8). Remembered until the weights change in place."""
-    known = _centred.get(W_U)
-    state = (W_U.data_ptr(), W_U._version)
-    if known is None or known[:2] != state:
-        with torch.no_grad():
-            mean = W_U.mean(dim=-1, dtype=torch.float32).abs().max()
-            largest = W_U.abs().max()
-            # Casting centred weights to half precision rounds their mean away from zero.
-            allowed = max(1e-5, 0.1 * torch.finfo(W_U.dtype).eps)
-            centred = bool(mean <= allowed * largest) and bool(torch.isfinite(largest))
-            known = (*state, centred)
-        _centred[W_U] = known
-    return known[2]
+    weight; processed in float32: 1e-8). Raw weights show it in their first rows."""
+    # Casting centred weights to half precision rounds their mean away from zero.
+    allowed = max(1e-5, 0.1 * torch.finfo(W_U.dtype).eps)
+    some = slice(None, None, max(1, W_U.shape[1] // _SAMPLED_COLUMNS))
+    for rows in W_U.split(_ROWS_AT_ONCE):
+        mean = rows.mean(dim=-1, dtype=torch.float32).abs().max()
+        if not mean <= allowed * rows[:, some].abs().max():
+            return False
+    return True
 
 
 def _gain_is_one(bridge: Any) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -13,10 +13,6 @@ from torch import Tensor
 CHUNK = 8192
 # Columns that pass through a CPU's cache together.
 SPAN = 512
-# Where `||w||^2 - 2 w.c + ||c||^2` is less than this share of its parts, it is taken from `w - c`.
-_CANCELS = 0.25
-# Columns whose norms tell whether remembered ones still hold.
-_WITNESSES = 1024
 
 
 OutputTransform = Callable[[Tensor], Tensor]
@@ -26,14 +22,13 @@ OutputTransform = Callable[[Tensor], Tensor]
 class Unembedding:
     """`W_U`, `b_U` and the elementwise output transform (None: identity).
 
-    `W_U` is never copied whole: its columns are taken in chunks. `remembered` may outlive this view of
-    the weights: facts in it hold as long as the weights do.
+    `W_U` is never copied whole: its columns are taken in chunks. Nothing is remembered of them: an
+    edit through `.data` leaves no mark that would tell.
     """
 
     W_U: Float[Tensor, "d_model d_vocab"]
     b_U: Float[Tensor, "d_vocab"]
     transform: OutputTransform | None = None
-    remembered: dict[str, Tensor] = field(default_factory=dict, repr=False)
 
     @property
     def d_model(self) -> int:
@@ -93,28 +88,13 @@ class Unembedding:
             total += (part @ coefficients[start : start + CHUNK]).T
         return total
 
-    def square_norms(self) -> Float[Tensor, "d_vocab"]:
-        """`||W_U[:, v]||^2` of every token, remembered from call to call."""
-        known = self.remembered.get("square_norms")
-        some = slice(None, None, max(1, self.d_vocab // _WITNESSES))
-        if known is None or not torch.allclose(known[some], _square_norms(self.W_U[:, some])):
-            parts = self.W_U.split(8 * CHUNK, dim=1)
-            known = torch.cat([_square_norms(part) for part in parts])
-            self.remembered["square_norms"] = known
-        return known
-
     def square_distances(
         self, centre: Float[Tensor, "d_model"], slope: Tensor | None
     ) -> Float[Tensor, "d_vocab"]:
         """`||slope_v W_U[:, v] - centre||^2` of every token, without cancellation."""
-        squares, products = self.square_norms(), self._products(centre[None])[0]
-        if slope is not None:
-            squares, products = squares * slope**2, products * slope
-        parts = squares + centre @ centre
-        out = parts - 2 * products
-        (close,) = torch.nonzero(out <= _CANCELS * parts, as_tuple=True)
-        for ids, rows in self.columns(close, slope):
-            out[ids] = (rows - centre).square_().sum(1)
+        out = centre.new_empty(self.d_vocab)
+        for span, rows in self.spans(slope):
+            torch.sum((rows - centre).square_(), dim=1, out=out[span])
         return out
 
     def spans(self, slope: Tensor | None) -> Iterator[tuple[slice, Float[Tensor, "chunk d_model"]]]:
@@ -147,11 +127,6 @@ class Unembedding:
         for ids in tokens.split(size) if len(tokens) else ():
             rows = torch.index_select(self.W_U.T, 0, ids, out=buffer[: len(ids)]).to(precise)
             yield ids, rows if slope is None else rows * slope[ids, None]
-
-
-def _square_norms(columns: Tensor) -> Tensor:
-    precise = working_dtype(columns.dtype)
-    return torch.linalg.vector_norm(columns, dim=0, dtype=precise).square_()
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
