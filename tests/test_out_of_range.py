@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import run_cases
 import torch
@@ -35,8 +36,9 @@ FISHERS = {
 def scaled(by: float, dtype=torch.float32, gain: float = 1):
     model = zoo.build(run_cases.name(), dtype)
     with torch.no_grad():
-        model.unembed.W_U *= by
-        model.ln_final.w *= gain
+        head, norm = model.W_U, next(model.ln_final.parameters())
+        head *= by  # in place: on a bridge they are views of the weights
+        norm *= gain
     return model
 
 
@@ -62,7 +64,7 @@ def test_products_that_are_beyond_the_range_are_refused_too():
     """F itself, where its trace is finite still."""
     model = scaled(1)
     with torch.no_grad():
-        model.unembed.W_U[:, 9] = 1e19
+        model.W_U[:, 9] = 1e19
     for name in ("leading", "full", "share"):
         try:
             found = ts.attribute(model, IDS, FISHERS[name])
@@ -189,8 +191,8 @@ def test_tables_of_text_that_no_file_can_hold(tmp_path):
 
 def test_a_card_of_errors_that_no_file_can_hold(tmp_path):
     made = card(METHODS[:2], prompts=3, failed={1: "TypeError: x"})
-    rows = made.rows.astype({"error": object})
-    rows["error"] = [text.replace("x", "\ud83d") for text in rows["error"]]
+    texts = [text.replace("x", "\ud83d") for text in made.rows["error"]]
+    rows = made.rows.assign(error=pd.Series(texts, dtype=object))
     made = dataclasses.replace(made, rows=rows)
     assert set(made.failures()["error"]) == {"TypeError: \\ud83d"}
     loaded = FaithfulnessCard.load(made.save(tmp_path / "card"))

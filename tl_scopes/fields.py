@@ -52,7 +52,7 @@ def check_fields(made: Any) -> None:
 
 
 @cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     return get_type_hints(kind, include_extras=True)
 
 
@@ -78,9 +78,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint in (int, float):
         allowed = (int, float) if hint is float else int
         return isinstance(value, allowed) and not isinstance(value, bool)
-    if is_dataclass(hint) and isinstance(value, hint):
-        return all(_fits(getattr(value, name), own) for name, own in _hints(hint).items())
-    return isinstance(value, hint)
+    if not isinstance(value, hint):
+        return False
+    inner = _hints(hint) if is_dataclass(hint) else {}
+    return all(_fits(getattr(value, name), own) for name, own in inner.items())
 
 
 def _axes(value: Any, hint: Any) -> Iterator[tuple[str, int]]:
