@@ -1,8 +1,7 @@
 """The page of `tl-scopes app`, which Streamlit runs from top to bottom at every click.
 
 What people type is shown by `st.html` of escaped text, or by the component, which makes text nodes:
-Streamlit's own messages are Markdown, which would draw links and pictures.
-"""
+Streamlit's own messages are Markdown, which would draw links and pictures."""
 
 from __future__ import annotations
 
@@ -73,9 +72,8 @@ def begin(settings: Settings) -> None:
             notices.append(str(error))
             request = replace(request, model=usual.model)
         linked = False
-    elif linked and not desk(settings.to_json()).is_cheap(request):
+    elif linked and not (linked := desk(settings.to_json()).is_cheap(request)):
         notices.append("press Run to compute what this link asks")
-        linked = False
     # Widgets take these as their defaults at every run: a value that is set once, through the session's
     # state, is lost to the browser where the first run was cut short.
     state.first, state.view = request, view
