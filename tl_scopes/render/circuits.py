@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 from dataclasses import dataclass
 
@@ -9,8 +10,8 @@ import torch
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.picture import Picture
-from tl_scopes.render.scale import colour, hexed, ink, luminance
-from tl_scopes.render.tokens import escaped
+from tl_scopes.render.scale import colour, hexed, ink, luminance, number
+from tl_scopes.render.tokens import escaped, sentence
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,21 @@ def parts(source: str) -> tuple[str, str, dict[str, object]]:
 
 
 def _fallback(picture: Picture, tokens: list[str]) -> str:
-    spans = []
-    for token, value in zip(tokens, picture.rows[picture.first].colours):
+    """The row that is shown first. Its own colours of ink, for readers that drop the style sheet."""
+    row, spans = picture.rows[picture.first], []
+    said = f'<p class="tls-hint">{picture.each} {sentence(row.label)}</p>'
+    places = zip(tokens, row.colours, row.scores, picture.places())
+    for t, (token, value, score, place) in enumerate(places):
         paper = colour(float(value))
         turned = "#000" if luminance(paper) > 0.33 else "#fff"  # as in page.js
-        style = f"background-color:{hexed(paper)};--on-light:{hexed(ink(paper))};--on-dark:{turned}"
+        on = hexed(ink(paper))
+        style = f"background-color:{hexed(paper)};color:{on};--on-light:{on};--on-dark:{turned}"
+        told = html.escape(f"{number(float(score))} {picture.units}, {place}")
+        mark = "tls-read" if t == row.position else "tls-later" if t > row.position else ""
+        kind = f' class="{mark}"' if mark and picture.kind == "read" else ""
         line = "<br>" if "\n" in token else ""
-        spans.append(f'<span><span style="{style}">{token}</span>{line}</span>')
-    return f'<div class="colored-tokens">{"".join(spans)}</div>'
+        spans.append(
+            f'<span{kind} title="{told}"><span style="{style}">{token}</span>{line}</span>'
+        )
+    shown = f'<div class="colored-tokens">{"".join(spans)}</div>'
+    return said + shown if len(picture.rows) > 1 else shown

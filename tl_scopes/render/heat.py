@@ -40,7 +40,8 @@ def _labels(texts: Sequence[str], room: int) -> str:
     """Labels of cells with `room` pixels each; those that would overlap wait to be pointed at."""
     every = -(-LABEL // room)
     kinds = ["" if i % every == 0 else ' class="tls-skip"' for i in range(len(texts))]
-    return "".join(f"<span{kind}>{sentence(text)}</span>" for kind, text in zip(kinds, texts))
+    # Spaces part them where style sheets are dropped.
+    return " ".join(f"<span{kind}>{sentence(text)}</span>" for kind, text in zip(kinds, texts))
 
 
 def _png(picture: Picture) -> str:

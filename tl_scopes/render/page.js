@@ -3,6 +3,7 @@
 const root = document.getElementById(scope.id);
 const mount = document.getElementById(scope.id + "-tokens");
 const tip = root.querySelector(".tls-tip");
+root.querySelectorAll(".tls-hint").forEach((e) => (e.hidden = false)); // what it says takes a script
 const map = root.querySelector(".tls-heat img");
 const selectors = () => [...(mount.querySelector(":scope > div > div")?.children ?? [])];
 const shown = () =>

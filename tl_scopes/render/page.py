@@ -50,7 +50,7 @@ def fragment(picture: Picture, id: str) -> str:
     inner = widget(picture, f"{id}-tokens")
     several = len(picture.rows) > 1
     pointing = f"Point at a {picture.each} to see it, click to keep it."
-    hint = f'<p class="tls-hint">{pointing}</p>' if several else ""
+    hint = f'<p class="tls-hint" hidden>{pointing}</p>' if several else ""
     many = " tls-many" if several else ""
     sections = [
         f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>',
@@ -111,7 +111,7 @@ def legend(picture: Picture) -> str:
         for i in range(17)
         for r, g, b in [colour(low + (1 - low) * i / 16)]
     )
-    ticks = "".join(
+    ticks = " ".join(
         f'<span style="left:{100 * at:.4g}%">{text}</span>'
         for at, text in _ticks(picture.rows[picture.first], signed)
     )
@@ -154,7 +154,7 @@ def aside(picture: Picture, row: Row) -> str:
         met = met or here
         items.append(
             f"<li{' class=tls-target' if here else ''}>"
-            f'<bdi class="tls-token">{escaped(c.text)}</bdi>'
+            f'<bdi class="tls-token">{escaped(c.text)}</bdi> '
             f'<span class="tls-prob"><b style="width:{100 * c.probability / top:.1f}%"></b></span>'
             f"<span>{percent(c.probability)}</span></li>"
         )

@@ -106,14 +106,16 @@ def _flow(result: Flow, id: str) -> str:
     )
     said = "<br>".join(sentence(meaning) for meaning in meanings)
     main = (
-        f'<p class="tls-hint">{sentence(hint)}</p>'
+        f'<p class="tls-hint" hidden>{sentence(hint)}</p>'
         f'<div class="tls-flow" id="{made.id}">{heat_map(picture)}</div>{page.legend(picture)}'
         f'<p class="tls-hint" style="margin-top:.8rem">{said}</p>'
     )
     aside = page.aside(picture, _row(result, "", result.position, whole, Scale(1.0), n - 1))
+    told = f'document.querySelector("#{id} .tls-hint").hidden = false;'
+    script = f"{made.script}\n{made.call}\n{told}"
     # A cell of a long prompt would become too narrow for its label.
     wide = f"max-width:{min(max(72.0, 24 + 1.5 * n), 88.0):g}rem"
-    return _shell(picture, id, main, aside, "", f"{made.script}\n{made.call}", wide)
+    return _shell(picture, id, main, aside, "", script, wide)
 
 
 def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widget:
@@ -156,7 +158,7 @@ def _heads(result: HeadPaths, id: str) -> str:
     )  # fmt: skip
     made = widget(picture, f"{id}-tokens")
     main = (
-        '<div class="tls-text tls-many"><p class="tls-hint">Point at a head to see it, click to '
+        '<div class="tls-text tls-many"><p class="tls-hint" hidden>Point at a head to see it, click to '
         f'keep it.</p><div id="{made.id}">{made.fallback}</div></div>{page.legend(picture)}'
         f"{heat_map(picture)}"
     )
