@@ -16,7 +16,7 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors"],
-    ["storage", "sites", "unembedding", "hooks", "middle", "_quiet"],
+    ["storage", "sites", "unembedding", "hooks", "middle", "pinning", "_quiet"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping"],
     ["explain"],
