@@ -16,7 +16,7 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors", "_characters", "_muted", "_forks"],
-    ["fields", "files", "sites", "unembedding", "hooks", "middle", "characters"],
+    ["fields", "files", "sites", "unembedding", "hooks", "middle", "pinning", "characters"],
     ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping", "spans"],

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from traces import each_class
 
 import tl_scopes as ts
-from tl_scopes import stability
+from tl_scopes import pinning, stability
 from tl_scopes.errors import NumericalError, ScopeParameterError
 
 SCOPES = [
@@ -61,7 +61,7 @@ def test_it_compares_with_a_model_of_the_same_weights_in_the_wider_precision(
     assert torch.equal(found.scores, plain.scores) and plain.stability is None
     other = in_dtype(name, narrow).to(wide)
     other.cfg.dtype = wide
-    expected = ts.attribute(other, zoo.TEXT, stability.pinned(scope, found), sites="all")
+    expected = ts.attribute(other, zoo.TEXT, pinning.pinned_as(scope, found), sites="all")
     got = found.stability
     assert got is not None and got.precision == str(wide).removeprefix("torch.")
     for s in range(len(found.sites)):

@@ -14,11 +14,12 @@ from tl_scopes.engine import Job, Limits, check_scopes, run
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
 from tl_scopes.explain import NEXT_TOKEN, Scope, check_is_scope
 from tl_scopes.padding import Ids
+from tl_scopes.pinning import pinned_as
 from tl_scopes.prompts import encode_all, entry, list_of_prompts
 from tl_scopes.refusals import is_conversation
 from tl_scopes.result import Attribution, SequenceAttribution
 from tl_scopes.sites import SiteRequest
-from tl_scopes.stability import compare, pinned, widened, wider
+from tl_scopes.stability import compare, widened, wider
 from tl_scopes.vjp import default_chunk
 
 # Tokens, padding included, that share a forward pass of attribute_batch by default.
@@ -148,7 +149,7 @@ def attribute_batch(
         again = attribute_batch(
             model,
             [job.ids for job in jobs],
-            [pinned(s, a) for s, a in zip(scopes, found)],
+            [pinned_as(s, a) for s, a in zip(scopes, found)],
             sites=sites,
             position=[a.position for a in found],
             chunk_size=chunk_size,

@@ -104,6 +104,8 @@ class Scope(ABC):
     name: str
     units: str
     read_site: str | int | None = None
+    target_fields: tuple[str, ...] = ("target",)
+    """Names of the fields, if it has them, that are targets: None there is the top prediction."""
     is_of_logits = False
     """Whether `scalar` is a function of the raw logits alone."""
 

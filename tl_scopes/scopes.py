@@ -57,13 +57,15 @@ class LogitDifferenceScope(Scope):
     """Influence on the difference of two logits: `v = W_U[:, a] - W_U[:, b]`.
 
     `a`, `b`: targets as in `SemanticScope`. Units: logit per unit of residual. The result's target
-    is `a`; `b` stands in its scope's parameters. Raises `TargetError` if both are one token.
+    is `a`; `b` stands in its scope's parameters, with its id where the prompt decided it. Raises
+    `TargetError` if both are one token.
     Source: the semantic scope of arXiv 2601.16407, which is linear in `v`.
     """
 
     a: Target
     b: Target
     name = "logit_difference"
+    target_fields = ("a", "b")
     is_of_logits = True
     units = "logit per unit of residual"
 
@@ -79,8 +81,9 @@ class LogitDifferenceScope(Scope):
             )
         found = Explained.single(read.head.column(a.id) - read.head.column(b.id), a)
         asked = {"a": (self.a, a), "b": (self.b, b)}
-        chosen = {k: t.text for k, (got, t) in asked.items() if not isinstance(got, (str, int))}
-        return replace(found, resolved=chosen)
+        chosen = {k: t for k, (got, t) in asked.items() if not isinstance(got, (str, int))}
+        ids = {f"{k}_id": t.id for k, t in chosen.items()}
+        return replace(found, resolved={k: t.text for k, t in chosen.items()} | ids)
 
     def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
         """The difference of the two logits, before the model's output transform."""

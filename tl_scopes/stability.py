@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -13,9 +12,7 @@ from torch import Tensor
 from tl_scopes import guards
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.explain import Scope
 from tl_scopes.result import Attribution, Stability
-from tl_scopes.scopes import LogitDifferenceScope
 from tl_scopes.substitution import substituted, told
 
 # Tokens whose agreement is reported.
@@ -52,14 +49,6 @@ def widened(view: ModelView) -> Iterator[None]:
             if tensor.dtype.is_floating_point and tensor.dtype != wide:
                 found.replace(tensor, tensor.detach().to(wide))
         yield
-
-
-def pinned(scope: Scope, found: Attribution) -> Scope:
-    """`scope` with the target that `found` resolved: a rerun must not explain another token."""
-    name = "a" if isinstance(scope, LogitDifferenceScope) else "target"
-    if found.target is None or getattr(scope, name, 0) is not None:
-        return scope
-    return replace(scope, **{name: found.target.id})  # pyright: ignore[reportArgumentType]
 
 
 def compare(found: Attribution, wide: Attribution) -> Stability:

@@ -92,7 +92,7 @@ def scope_of(info: ScopeInfo, attribution: Any) -> Scope:
     if info.name == "semantic" and attribution.target is not None:
         return SemanticScope(attribution.target.id)
     if info.name == "logit_difference" and attribution.target is not None:
-        return LogitDifferenceScope(attribution.target.id, told["b"])
+        return LogitDifferenceScope(attribution.target.id, told.get("b_id", told["b"]))
     if info.name == "temperature":
         return TemperatureScope()
     if info.name == "fisher":

@@ -15,11 +15,12 @@ from tl_scopes.evaluation.perturb import input_stability
 from tl_scopes.evaluation.plan import encoded, units
 from tl_scopes.evaluation.randomise import Depth, parse_depths, randomisation
 from tl_scopes.evaluation.ranking import Methods, check_methods, labelled
-from tl_scopes.evaluation.reads import check_whole, pinned
+from tl_scopes.evaluation.reads import check_whole
 from tl_scopes.evaluation.rows import COLUMNS, Row, error_row, measure
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum
 from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.pinning import pinned
 from tl_scopes.prompts import list_of_prompts
 from tl_scopes.scopes import FisherScope
 

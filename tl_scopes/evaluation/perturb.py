@@ -20,14 +20,13 @@ from tl_scopes.evaluation.reads import (
     check_whole,
     encoded,
     generator,
-    pinned,
     predictions,
     read_position,
     scored,
     spearman,
-    takes_prediction,
 )
 from tl_scopes.passes import activations
+from tl_scopes.pinning import pinned, takes_prediction
 from tl_scopes.sites import embed_site
 
 if TYPE_CHECKING:

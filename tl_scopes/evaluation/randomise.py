@@ -21,14 +21,13 @@ from tl_scopes.evaluation.reads import (
     check_whole,
     encoded,
     generator,
-    pinned,
     predictions,
     read_position,
     scored,
     spearman,
-    takes_prediction,
     top_overlap,
 )
+from tl_scopes.pinning import pinned, takes_prediction
 from tl_scopes.substitution import substituted
 from tl_scopes.unembedding import working_dtype
 

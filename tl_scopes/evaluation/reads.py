@@ -1,11 +1,10 @@
-"""What the checks of this subpackage share: prompts read, targets pinned, maps compared."""
+"""What the checks of this subpackage share: prompts read, maps compared."""
 
 from __future__ import annotations
 
 import hashlib
 import math
 from collections.abc import Sequence
-from dataclasses import is_dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.ranking import ranked
 from tl_scopes.passes import read_under, refuse_nonfinite
 from tl_scopes.prompts import encode_all
-from tl_scopes.scopes import FisherScope, LogitDifferenceScope
+from tl_scopes.scopes import FisherScope
 
 
 def encoded(view: ModelView, prompts: Prompts, prepend_bos: bool | None) -> list[list[int]]:
@@ -71,32 +70,6 @@ def predictions(view: ModelView, prompts: Sequence[list[int]], position: int) ->
     head = view.unembedding()
     states = final_states(view, prompts, position)
     return [int(head.logits(head.raw_logits(y[None])[0]).argmax()) for y in states]
-
-
-def _predicted(method: Any) -> list[str]:
-    """The fields in which `method` asks for the model's own top prediction."""
-    targets = ("a", "b") if isinstance(method, LogitDifferenceScope) else ("target",)
-    return [name for name in targets if getattr(method, name, 0) is None]
-
-
-def takes_prediction(method: Any) -> bool:
-    """Whether what `method` explains is the model's own top prediction."""
-    return bool(_predicted(method))
-
-
-def pinned(method: Any, token: int) -> Any:
-    """`method` with `token` wherever it would have taken the model's own top prediction.
-
-    Under other weights or inputs that is another token, and two maps of different targets say
-    nothing about each other.
-    """
-    names = _predicted(method)
-    if names and not is_dataclass(method):
-        raise ScopeParameterError(
-            f"{method!r} explains the model's own top prediction, which changes with the model, and "
-            "cannot be given a fixed target: make it a dataclass with a field `target`"
-        )
-    return replace(method, **dict.fromkeys(names, token)) if names else method  # pyright: ignore
 
 
 def spearman(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
