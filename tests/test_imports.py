@@ -46,7 +46,11 @@ ONLY = {
     "sites": {"errors"},
     "storage": {"errors"},
 }
-ONLY |= {"unembedding": {"errors"}, "result": {"errors", "storage"}, "_quiet": {"errors", "_muted", "_forks"}}
+ONLY |= {
+    "unembedding": {"errors"},
+    "result": {"errors", "storage"},
+    "_quiet": {"errors", "_muted", "_forks"},
+}
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),
