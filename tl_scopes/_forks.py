@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from contextlib import ExitStack
+from typing import Any
 
 
 def in_child(mend: Callable[[], object]) -> None:
@@ -14,8 +14,8 @@ def in_child(mend: Callable[[], object]) -> None:
         os.register_at_fork(after_in_child=mend)
 
 
-def is_orphaned(lock: threading.RLock) -> bool:  # pyright: ignore[reportInvalidTypeForm]
-    """In a child: whether a thread that is not there holds `lock`. One of this thread's own stays."""
+def is_orphaned(lock: Any) -> bool:
+    """In a child: whether a thread that is not there holds the RLock `lock`. One of this thread's own stays."""
     if lock.acquire(blocking=False):
         lock.release()
         return False

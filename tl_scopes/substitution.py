@@ -50,13 +50,14 @@ class Substitution(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, _types: Any, args: tuple = (), kwargs: dict | None = None
     ) -> Any:
-        args, kwargs = self._of(args), self._of(kwargs or {})
+        args = self._of(args)
+        named: dict[str, Any] = self._of(kwargs or {})
         if func in _BACKWARD:
             # torch takes a mode off while it answers. A backward pass runs code of its own:
             # blocks again, hooks, and functions that were given the model's own tensors.
             with self:
-                return _BACKWARD[func](*args, **kwargs)
-        return func(*args, **kwargs)
+                return _BACKWARD[func](*args, **named)
+        return func(*args, **named)
 
     def _of(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -117,13 +118,13 @@ def _telling(kind: type, found: Substitution, values: dict[str, Any]) -> type:
 
         return property(get, put)
 
-    own = {name: value_of(name, value) for name, value in values.items()}
+    own: dict[str, Any] = {name: value_of(name, value) for name, value in values.items()}
     # Copied or pickled by another thread meanwhile, it is one of its own kind.
     own["__reduce_ex__"] = lambda config, _: (_plain, (kind, vars(config)))
     return type(kind.__name__, (kind,), own)
 
 
 def _plain(kind: type, values: dict[str, Any]) -> Any:
-    made = kind.__new__(kind)
+    made: Any = object.__new__(kind)
     vars(made).update(values)
     return made
