@@ -34,6 +34,8 @@ class Method(ABC):
 
     name: str
     needs_raw_weights: str | None = None
+    # Whether it asks for the model's gradient, which must then be its slope.
+    needs_gradients = True
     # Whether scores after the read position are zero only where the model looks at none of these.
     shows_causality = False
 
@@ -84,7 +86,7 @@ class Method(ABC):
         rows: list[Tensor] = []
         facts: dict[str, Any] = {}
         end = prompted.position + 1
-        with prompted.frozen():
+        with prompted.frozen(self.needs_gradients):
             prompted.look(places)
             read = prompted.read
             target = self.target_of(prompted)

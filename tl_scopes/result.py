@@ -95,7 +95,8 @@ class Provenance:
     """Where a result comes from.
 
     `processing`: "raw", or which weight processing was found. `precision`: the dtype that was
-    differentiated in and the one that norms were reduced in.
+    differentiated in and the one that norms were reduced in. `hooks`: where hooks of the user's
+    were in force, which are part of what was explained.
     """
 
     model: str
@@ -105,6 +106,10 @@ class Provenance:
     processing: str
     precision: str
     versions: Mapping[str, str] = field(default_factory=dict)
+    hooks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hooks", tuple(self.hooks))  # a file holds a list
 
 
 _R = TypeVar("_R", bound="Saved")

@@ -34,6 +34,7 @@ class LeaveOneOut(Method):
     measure: Literal["kl", "log_prob", "logit"] = "kl"
     replacement: Replacement = "zero"
     name = "leave_one_out"
+    needs_gradients = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.measure, str) or self.measure not in _UNITS:

@@ -196,6 +196,7 @@ def source(picture: Picture) -> str:
         f"{p.dtype} on {p.device}",
         f"weights {p.processing}",
         wording.precision(picture.scope, p.precision),
+        wording.hooked(p.hooks),
     ]
     if picture.stability is not None:
         s = picture.stability

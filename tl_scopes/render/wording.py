@@ -131,6 +131,15 @@ def precision(scope: ScopeInfo, recorded: str) -> str:
     return "" if scope.name == "random" else recorded
 
 
+def hooked(places: Sequence[str]) -> str:
+    """That hooks of the user's were in force, and where; nothing where there were none."""
+    if not places:
+        return ""
+    shown = [words(place) for place in dict.fromkeys(places)]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return f"with your own hooks at {', '.join(shown[:3])}{more}"
+
+
 def _among(scopes: Sequence[ScopeInfo]) -> list[str]:
     """`method` of each; of several with one name, only the settings in which they differ."""
     found = []
