@@ -10,7 +10,7 @@ import torch
 
 from tl_scopes.circuit_result import Agreement, Components, Verification
 from tl_scopes.flow_result import Flow, FlowPath, HeadPaths
-from tl_scopes.result import Candidate, Provenance, ScopeInfo, Token
+from tl_scopes.records import Candidate, Provenance, ScopeInfo, Token
 
 TEXT = (
     "<bos>", "The", " capital", " of", " France", " is", " the", " city", " of", " light", ",",

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.result import Provenance
+from tl_scopes.records import Provenance
 
 METHODS = (
     "semantic",

@@ -183,8 +183,6 @@ UNFIT = [
     label
     for label in (
         "other/hugging-face",
-        "hooked/4bit",
-        "bridge/int8",
         "bridge/dropout",
         "bridge/inner-dropout",
     )

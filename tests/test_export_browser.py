@@ -13,9 +13,10 @@ from served_app import Visitor, boxes, browsing, needs_playwright, overlap
 from test_render_browser import TOKENS, result
 
 from tl_scopes import render
+from tl_scopes.records import Candidate, Provenance, ScopeInfo, Token
 from tl_scopes.render.scale import contrast
 from tl_scopes.render.tokens import visible
-from tl_scopes.result import Attribution, Candidate, Provenance, ScopeInfo, Token
+from tl_scopes.result import Attribution
 
 pytestmark = needs_playwright
 

@@ -11,7 +11,7 @@ import zoo
 import tl_scopes as ts
 from tl_scopes.explain import Read
 from tl_scopes.fisher import FisherGeometry, extended, krylov
-from tl_scopes.result import Token
+from tl_scopes.records import Token
 from tl_scopes.unembedding import Unembedding
 
 D_MODEL, D_VOCAB = 64, 12_000

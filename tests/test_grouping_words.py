@@ -24,7 +24,8 @@ from tl_scopes.grouping import (
     read_token,
     word_spans,
 )
-from tl_scopes.result import Attribution, Stability
+from tl_scopes.records import Stability
+from tl_scopes.result import Attribution
 
 MODELS = [zoo.names("", "layernorm")[0], zoo.names("", "rms")[-1]]
 SPANS = [(1, 3), (4, 6)]

@@ -16,8 +16,9 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors", "_characters", "_muted", "_forks"],
-    ["fields", "files", "sites", "unembedding", "hooks", "middle", "pinning", "characters"],
+    ["fields", "files", "sites", "unembedding", "hooks", "middle", "pinning", "head", "characters"],
     ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding"],
+    ["records"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping", "spans"],
     ["explain"],
@@ -28,7 +29,8 @@ ROWS = [
     ["substitution"],
     ["encoding", "vocabulary", "frozen", "narrow", "recompute", "vjp", "stability"],
     ["prompts", "passes"],
-    ["capture", "slope"],
+    ["capture", "culprits"],
+    ["slope"],
     ["engine"],
     ["attribution", "prompted"],
     ["ablation", "method"],
@@ -41,7 +43,16 @@ SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 ONLY = {
     "render": {
         *("errors", "_characters", "files", "storage", "result", "circuit_result", "flow_result"),
-        *("grouping", "stats", "metrics", "cells", "faithfulness", "characters", "spans"),
+        *(
+            "records",
+            "grouping",
+            "stats",
+            "metrics",
+            "cells",
+            "faithfulness",
+            "characters",
+            "spans",
+        ),
     },
     "errors": set(),
     "_characters": set(),
@@ -49,7 +60,7 @@ ONLY = {
     "files": {"errors"},
     "storage": {"errors", "files"},
     "unembedding": {"errors"},
-    "result": {"errors", "_characters", "fields", "files", "storage"},
+    "result": {"errors", "_characters", "fields", "files", "records", "storage"},
     "_quiet": {"errors", "_characters", "_muted", "_forks"},
 }
 HEAVY = [

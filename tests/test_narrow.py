@@ -81,6 +81,9 @@ def test_it_sees_the_read_positions_alone(name):
     model = zoo.build(name)
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
     last, before = seen_by_mlp(model, 2), seen_by_mlp(model, 1)
+    ts.attribute(model, TOKENS, ts.SemanticScope(3))  # another forward: nudged once more
+    for shapes in (last, before):
+        shapes.clear()
     n, d = len(TOKENS), model.cfg.d_model
     ts.attribute(model, TOKENS, ts.SemanticScope(3), sites="all")
     ts.attribute_batch(model, [TOKENS, TOKENS[:5]], ts.SemanticScope(3))
@@ -108,6 +111,8 @@ def test_whoever_watches_sees_all_of_it(name, watch):
         scope = ts.DirectionScope(torch.ones(model.cfg.d_model), site="blocks.2.hook_mlp_out")
     else:
         more = dict(checkpoint_blocks=True)
+    ts.attribute(model, TOKENS, ts.SemanticScope(3))  # other hooks: nudged once more
+    shapes.clear()
     found = ts.attribute(model, TOKENS, scope, sites=sites, **more)
     assert set(shapes) == {(1, len(TOKENS), model.cfg.d_model)}
     if watch != "direction":

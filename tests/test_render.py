@@ -20,18 +20,11 @@ from rich.console import Console
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError, SiteError
+from tl_scopes.records import Candidate, FisherInfo, Provenance, ScopeInfo, Token
 from tl_scopes.render.circuits import widget
 from tl_scopes.render.picture import build
 from tl_scopes.render.tokens import visible
-from tl_scopes.result import (
-    Attribution,
-    Candidate,
-    FisherInfo,
-    Provenance,
-    ScopeInfo,
-    SequenceAttribution,
-    Token,
-)
+from tl_scopes.result import Attribution, SequenceAttribution
 
 HOSTILE = (
     "<bos>", "<script>alert(1)</script>", "</script>", "<img src=x onerror=alert(1)>", "<s>",

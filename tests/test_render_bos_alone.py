@@ -12,9 +12,9 @@ from test_render import attribution, printed, sequence
 from test_render_figures import said
 
 from tl_scopes import render
+from tl_scopes.records import ScopeInfo
 from tl_scopes.render.page import legend
 from tl_scopes.render.picture import build
-from tl_scopes.result import ScopeInfo
 
 SIGNED = {"scope": ScopeInfo("input_x_gradient", {"of": "logit"}), "units": "logit"}
 

@@ -15,17 +15,11 @@ import pytest
 import torch
 
 from tl_scopes import render
+from tl_scopes.records import Candidate, Provenance, ScopeInfo, Token
 from tl_scopes.render.picture import build
 from tl_scopes.render.scale import colour
 from tl_scopes.render.tokens import visible
-from tl_scopes.result import (
-    Attribution,
-    Candidate,
-    Provenance,
-    ScopeInfo,
-    SequenceAttribution,
-    Token,
-)
+from tl_scopes.result import Attribution, SequenceAttribution
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

@@ -11,7 +11,7 @@ from test_render_figures import said
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError
-from tl_scopes.result import ScopeInfo
+from tl_scopes.records import ScopeInfo
 
 COMMON = {"of": "log_prob", "steps": 32, "baseline": "zero", "rule": "gausslegendre"}
 CORRELATED = "rank correlation with the first"

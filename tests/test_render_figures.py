@@ -17,10 +17,10 @@ from test_render import HOSTILE, attribution, sequence
 
 from tl_scopes import render
 from tl_scopes.errors import PositionError, RenderError, SiteError
+from tl_scopes.records import Candidate, FisherInfo, ScopeInfo, Token
 from tl_scopes.render.ground import grounded
 from tl_scopes.render.picture import build
 from tl_scopes.render.scale import colour, turned
-from tl_scopes.result import Candidate, FisherInfo, ScopeInfo, Token
 
 FISHER = FisherInfo((3.0, 1.0, 0.5), 6.0, 0.75, left_out=1e-4)
 SERIES = ("<bos>", "1", "2", ",", "34", ",", "5", "6", ",")

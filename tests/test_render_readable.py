@@ -14,7 +14,7 @@ from test_render import attribution
 from test_render_figures import fisher
 
 from tl_scopes import render
-from tl_scopes.result import Candidate, FisherInfo, ScopeInfo, Token
+from tl_scopes.records import Candidate, FisherInfo, ScopeInfo, Token
 
 pytestmark = pytest.mark.teaching
 

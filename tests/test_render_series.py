@@ -12,7 +12,7 @@ from test_render_figures import SERIES, numbers, said
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError, ScopeParameterError
-from tl_scopes.result import ScopeInfo
+from tl_scopes.records import ScopeInfo
 
 
 def test_a_bar_a_number_without_its_delimiters():

@@ -22,10 +22,10 @@ from test_render import Shape, attribution, printed
 from test_render_text import labels
 
 from tl_scopes import baselines, render
+from tl_scopes.records import ScopeInfo, Token
 from tl_scopes.render.lines import _css
 from tl_scopes.render.picture import build
 from tl_scopes.render.scale import Scale, colour, fitting
-from tl_scopes.result import ScopeInfo, Token
 
 NAME = next(name for name in zoo.names() if name.endswith("/llama"))
 SIGNED = [[9.0, -3.0, 0.002, 4.0]]

@@ -9,16 +9,8 @@ import pytest
 import torch
 
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
-from tl_scopes.result import (
-    Attribution,
-    Candidate,
-    FisherInfo,
-    Provenance,
-    ScopeInfo,
-    SequenceAttribution,
-    Token,
-    site_index,
-)
+from tl_scopes.records import Candidate, FisherInfo, Provenance, ScopeInfo, Token
+from tl_scopes.result import Attribution, SequenceAttribution, site_index
 from tl_scopes.storage import write_file
 
 STRANGE = ("<bos>", "\n", " “é”", "</script>", "\u202e", "🙂")

@@ -13,11 +13,11 @@ from test_render import attribution, printed, sequence
 from tl_scopes import SemanticScope, attribute, render
 from tl_scopes._characters import isolated, literal, message, without_isolates
 from tl_scopes.errors import RenderError, TargetError
+from tl_scopes.records import Candidate, ScopeInfo, Token
 from tl_scopes.render import letters
 from tl_scopes.render.letters import broken
 from tl_scopes.render.picture import build
 from tl_scopes.render.tokens import sentence
-from tl_scopes.result import Candidate, ScopeInfo, Token
 
 TOKENS = ("<شروع>", " مدينة", "שלום", " x", " القاهرة")
 TURNS = re.compile("[\u0590-\u08ff]")

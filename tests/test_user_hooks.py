@@ -88,13 +88,53 @@ def test_a_first_call_that_fails_teaches_nothing(name):
 
 
 @each_class
-def test_backward_hooks_are_honoured(name):
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_backward_hooks_that_change_gradients_are_refused(name, used):
+    """The function, and so its Jacobian, is what it was without them."""
     model = zoo.build(name)
-    plain = ts.attribute(model, T, SCOPE, sites="all").scores
-    with model.hooks(bwd_hooks=[("blocks.1.hook_resid_pre", halve_gradient)]):
-        halved = ts.attribute(model, T, SCOPE, sites=["embed", 0, 2]).scores
-    torch.testing.assert_close(halved[:2], plain[:2] / 2)
-    torch.testing.assert_close(halved[2], plain[3])
+    if used:
+        ts.attribute(model, T, SCOPE)
+    for edit in (halve_gradient, lambda g, hook: (torch.zeros_like(g),)):
+        with (
+            model.hooks(bwd_hooks=[("blocks.1.hook_resid_pre", edit)]),
+            pytest.raises(UnsupportedModelError, match=r"slope.*way back.*1.hook_resid_pre"),
+        ):
+            ts.attribute(model, T, SCOPE, sites="all")
+    expected = ts.attribute(zoo.shared(name), T, SCOPE, sites="all").scores
+    torch.testing.assert_close(ts.attribute(model, T, SCOPE, sites="all").scores, expected)
+
+
+@each_class
+def test_backward_hooks_that_only_look_are_welcome(name):
+    model = zoo.build(name)
+    expected = ts.attribute(zoo.shared(name), T, SCOPE, sites="all").scores
+    seen = []
+    model.add_hook("blocks.1.hook_resid_pre", lambda g, hook: seen.append(hook.name), dir="bwd")
+    model.blocks[0].register_full_backward_hook(lambda *_: seen.append("torch"))
+    torch.testing.assert_close(ts.attribute(model, T, SCOPE, sites="all").scores, expected)
+    assert "torch" in seen and len(set(seen)) == 2
+
+
+@each_class
+def test_a_result_says_which_hooks_were_in_force(name, tmp_path, capsys):
+    model = zoo.build(name)
+    plain = ts.attribute(model, T, SCOPE)
+    assert plain.provenance.hooks == ()
+    model.add_hook("blocks.1.hook_resid_pre", twice)
+    model.blocks[0].register_forward_hook(lambda *_: None)
+    model.add_hook("blocks.2.hook_resid_pre", lambda g, hook: None, dir="bwd")
+    found = ts.attribute(model, T, SCOPE)
+    names = ("blocks.0", "blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre")
+    assert sorted(found.provenance.hooks) == sorted(names)
+    assert baselines.InputXGradient().attribute(model, T).provenance == found.provenance
+    again = ts.Attribution.load(found.save(tmp_path / "a.safetensors"))
+    assert again.provenance == found.provenance
+    for result, told in ((plain, False), (again, True)):
+        result.print()
+        printed = " ".join(capsys.readouterr().out.split())
+        for text in (printed, result.to_html()):
+            assert ("with your own hooks at" in text) == told
+            assert not told or all(name in text for name in names)
 
 
 @each_class

@@ -57,33 +57,49 @@ def processed(kind: str = "") -> dict[str, tuple[str, Callable[[], Any]]]:
 
 
 class _Int8Linear(torch.nn.Module):
-    """A linear layer stored as int8 rows with a scale each, as quantising back-ends keep them."""
+    """A linear layer stored as int8 rows with a scale each, as quantising back-ends keep them.
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    `activations`: whether inputs are rounded to int8 too, which no gradient survives.
+    """
+
+    def __init__(self, linear: torch.nn.Linear, activations: bool) -> None:
         super().__init__()
         scale = linear.weight.detach().abs().amax(1, keepdim=True) / 127
         self.register_buffer("scale", scale)
+        self.activations = activations
         self.weight = torch.nn.Parameter(
             (linear.weight / scale).round().to(torch.int8), requires_grad=False
         )
 
+    @property
+    def plain(self) -> torch.Tensor:
+        return self.weight.to(self.scale.dtype) * self.scale
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.linear(x, self.weight.to(x.dtype) * self.scale)
+        if self.activations:
+            step = x.detach().abs().amax(-1, keepdim=True) / 127
+            x = (x / step).round().to(torch.int8).to(x.dtype) * step
+        return torch.nn.functional.linear(x, self.plain.to(x.dtype))
 
 
-def _int8_bridge() -> Any:
+def int8_bridge(activations: bool = False) -> Any:
+    """A bridge whose MLPs are quantised; flagged, as transformers flags a quantised model."""
     model = zoo.hf_model("llama")
     for layer in model.model.layers:
         for name in ("gate_proj", "up_proj", "down_proj"):
-            setattr(layer.mlp, name, _Int8Linear(getattr(layer.mlp, name)))
-    model.is_quantized = True  # what transformers sets on a quantised model
+            setattr(layer.mlp, name, _Int8Linear(getattr(layer.mlp, name), activations))
+    model.is_quantized = True
     return zoo.boot(model)
 
 
-def _flagged_4bit(name: str) -> Any:
-    model = zoo.build(name)
-    model.cfg.load_in_4bit = True
-    return model
+def dequantised_bridge() -> Any:
+    """What `int8_bridge()` computes, with plain weights."""
+    model = zoo.hf_model("llama")
+    for layer in model.model.layers:
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            linear = getattr(layer.mlp, name)
+            linear.weight = torch.nn.Parameter(_Int8Linear(linear, False).plain)
+    return zoo.boot(model)
 
 
 def _inner_training() -> Any:
@@ -134,7 +150,6 @@ def refused(kind: str = "") -> dict[str, tuple[str, Callable[[], Any]]]:
             lambda: _hooked_encoder("HookedEncoderDecoder", **t5),
         )
         makers["hooked/bidirectional"] = unsupported, lambda: _hooked_encoder("HookedTransformer")
-        makers["hooked/4bit"] = unsupported, lambda: _flagged_4bit("hooked/llama")
     if zoo.TransformerBridge is not None:
         small = dict(
             hidden_size=D_MODEL, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
@@ -162,8 +177,6 @@ def refused(kind: str = "") -> dict[str, tuple[str, Callable[[], Any]]]:
             unsupported,
             lambda: _foreign_bridge("ViTConfig", "ViTModel", **image),
         )
-        makers["bridge/int8"] = unsupported, _int8_bridge
-        makers["bridge/4bit"] = unsupported, lambda: _flagged_4bit("bridge/llama")
         makers["bridge/dropout"] = "TrainingModeError", _after("bridge/gpt2", "train")
         makers["bridge/functional-dropout"] = (
             "TrainingModeError",

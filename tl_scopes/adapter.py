@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import _forks, guards, hooks
-from tl_scopes.errors import SiteError, UnsupportedModelError
+from tl_scopes import _forks, guards, head, hooks
+from tl_scopes.errors import SiteError
 from tl_scopes.middle import Middle, is_beside_the_stream
-from tl_scopes.result import Provenance
+from tl_scopes.records import Provenance
 from tl_scopes.sites import Site, SiteRequest, parse_site, parse_sites
 from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
 
@@ -38,7 +38,8 @@ class ModelView:
         self.lock = threading.RLock()
         self.verified_under: tuple[int, ...] | None = None
         self.embed_scale = 1.0
-        self.batches_backward = True
+        self.followed: list[tuple[tuple[Any, ...], int]] = []
+        self.loops_backward: tuple[Any, ...] | None = None
         self.positionwise_mlp: weakref.ref[nn.Module] | None = None
         self.last_texts: tuple[tuple[int, ...], tuple[str, ...]] | None = None
         self._hooks: dict[str, Any] | None = None
@@ -69,7 +70,7 @@ class ModelView:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.model.W_U.dtype
+        return head.dtype(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -100,7 +101,7 @@ class ModelView:
     def unembedding(self) -> Unembedding:
         """`W_U`, `b_U` and output transform as they are now."""
         with torch.no_grad():
-            W_U, b_U = self.model.W_U.detach(), self.model.b_U.detach()
+            W_U, b_U = head.weight(self.model), self.model.b_U.detach()
             return Unembedding(W_U, b_U, self._output_transform())
 
     def _output_transform(self) -> OutputTransform | None:
@@ -179,7 +180,9 @@ class ModelView:
         def hook(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
             if args:
                 return (edit(args[0]), *args[1:]), kwargs
-            return args, {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+            if "hidden_states" in kwargs:
+                kwargs = {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
+            return args, kwargs
 
         hooks.put_back(undo, module)
         module.register_forward_pre_hook(hook, with_kwargs=True)
@@ -234,6 +237,14 @@ class ModelView:
         own = guards.every_module(self.model)
         return guards.every_module(getattr(self.model, "original_model", None), own)
 
+    def users_hooks(self, direction: str) -> list[str]:
+        """Where hooks of the user's are, "forward" or "backward": names of hook points or modules."""
+        return hooks.of_users(self.model, self.every_module(), self.hooks, direction)
+
+    def circumstances(self) -> tuple[Any, ...]:
+        """What a finding about this model's passes holds under: equal as long as nothing changed."""
+        return self.dtype, self.device, hooks.circumstances(self.every_module())
+
     @contextmanager
     def frozen(self) -> Iterator[None]:
         """Gradients on, parameters frozen, one caller at a time; everything put back on exit."""
@@ -270,6 +281,7 @@ class ModelView:
             processing=guards.processing(self.model).description,
             precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
             versions=dict(_versions()),
+            hooks=(*self.users_hooks("forward"), *self.users_hooks("backward")),
         )
 
 
@@ -299,19 +311,6 @@ def view(model: Any) -> ModelView:
         found = _views.setdefault(model, ModelView(model))
     found.learn_hooks(modules)
     return found
-
-
-def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> None:
-    """Refuse a model whose logits are not what `W_U`, `b_U` and the output transform give."""
-    scale = float(expected.abs().max().clamp_min(1e-6))
-    error = float((logits.to(expected) - expected).abs().max()) / scale
-    allowed = 1e-3 if view.dtype in (torch.float32, torch.float64) else 5e-2
-    if not error <= allowed and torch.isfinite(logits).all():
-        raise UnsupportedModelError(
-            f"the model's logits differ from y W_U + b_U (with its output transform) by {error:.1e} "
-            f"of their largest value, allowed {allowed:.0e}: an architecture with another last "
-            "step, or hooks that edit the logits; remove such hooks, or use another model"
-        )
 
 
 @functools.cache

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from tl_scopes.adapter import ModelView, verify_head
-from tl_scopes.errors import SiteError
+from tl_scopes.adapter import ModelView
+from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.narrow import last_mlp, learn, narrow_last_mlp
 from tl_scopes.passes import read_under, seen_at
 from tl_scopes.recompute import recompute_blocks
@@ -173,6 +173,19 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
         if mlp is not None:
             learn(view, mlp, seen.get("mlp"))
     view.verified_under = hooks
+
+
+def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> None:
+    """Refuse a model whose logits are not what `W_U`, `b_U` and the output transform give."""
+    scale = float(expected.abs().max().clamp_min(1e-6))
+    error = float((logits.to(expected) - expected).abs().max()) / scale
+    allowed = 1e-3 if view.dtype in (torch.float32, torch.float64) else 5e-2
+    if not error <= allowed and torch.isfinite(logits).all():
+        raise UnsupportedModelError(
+            f"the model's logits differ from y W_U + b_U (with its output transform) by {error:.1e} "
+            f"of their largest value, allowed {allowed:.0e}: an architecture with another last "
+            "step, or hooks that edit the logits; remove such hooks, or use another model"
+        )
 
 
 def _constant_ratio(stream: Tensor, embed: Tensor) -> float:

@@ -12,7 +12,8 @@ from tl_scopes._characters import isolated
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.fields import Axis, Index
 from tl_scopes.files import in_utf8
-from tl_scopes.result import Agreement, Candidate, Provenance, Saved, ScopeInfo, Token
+from tl_scopes.records import Agreement, Candidate, Provenance, ScopeInfo, Token
+from tl_scopes.result import Saved
 
 if TYPE_CHECKING:
     import pandas as pd

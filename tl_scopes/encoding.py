@@ -21,8 +21,8 @@ from tl_scopes.errors import (
     TargetError,
 )
 from tl_scopes.padding import REMEDY, Ids, masked, parts, refuse_read, unmasked
+from tl_scopes.records import Token
 from tl_scopes.refusals import LONGEST_TOKEN, refuse_conversation, refuse_long, refuse_surrogates
-from tl_scopes.result import Token
 
 # Tokens listed with a prediction; longer lists of ids are prompts.
 N_CANDIDATES = 10

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes import capture, guards
+from tl_scopes import capture, guards, slope
 from tl_scopes.adapter import ModelView
 from tl_scopes.encoding import N_CANDIDATES, described, target_token, texts
 from tl_scopes.errors import (
@@ -23,7 +23,8 @@ from tl_scopes.explain import Explained, Read, Scope
 from tl_scopes.padding import following
 from tl_scopes.passes import overflow_hint, refuse_noncausal, refuse_nonfinite
 from tl_scopes.recompute import exceeds_budget
-from tl_scopes.result import Attribution, Candidate, ScopeInfo
+from tl_scopes.records import Candidate, ScopeInfo
+from tl_scopes.result import Attribution
 from tl_scopes.sites import Site
 from tl_scopes.vjp import default_chunk, norms_at
 
@@ -172,10 +173,12 @@ def run(
 
 
 def verify_once(engine: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
-    """`capture.verify`, unless the model's last step is known. Inside `engine.frozen()`."""
+    """`capture.verify` and `slope.refuse_another`, unless the model's last step, and that its
+    gradient is its slope, are known. Inside `engine.frozen()`."""
     if engine.verified_under != engine.last_step_hooks() or engine.last_step_is_hooked():
         # Hooks may count on the whole prompt; the last step itself is the same at any length.
         capture.verify(engine, tokens if whole else tokens[:, :_CHECKED_TOKENS])
+    slope.refuse_another(engine, tokens, whole)
 
 
 def read_values(

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.errors import ScopeParameterError, TargetError
-from tl_scopes.result import FisherInfo, Token
+from tl_scopes.records import FisherInfo, Token
 from tl_scopes.unembedding import Unembedding
 
 

@@ -16,7 +16,7 @@ from tl_scopes.errors import ResultFileError, ScopeParameterError
 from tl_scopes.fields import check_fields
 from tl_scopes.files import write_text
 from tl_scopes.metrics import AOPC, MAIN, metric
-from tl_scopes.result import Provenance
+from tl_scopes.records import Provenance
 from tl_scopes.stats import summary
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
+from tl_scopes import head
 from tl_scopes.errors import (
     ProcessedWeightsError,
     ProcessedWeightsWarning,
@@ -24,7 +25,11 @@ _NOT_IN_LANGUAGE_MODELS = ("summary_first_dropout", "classifier_dropout")
 # Of the unembedding, whose mean over the vocabulary is taken: rows that a cache line holds, and the
 # columns that tell how large weights are.
 _ROWS_AT_ONCE, _SAMPLED_COLUMNS = 16, 4096
+# Fields of a configuration that are rates of something random in training.
+_RANDOM = ("dropout", "pdrop", "_drop", "layerdrop", "drop_path", "jitter")
+_UNDO_COMPILE = "Load it again without .compile(), or set _compiled_call_impl = None on the modules that have it"
 _SUPPORTED = ("HookedTransformer", "TransformerBridge")
+_HOW_TO_LOAD = "Load one with tl_scopes.models.load, or TransformerBridge.boot_transformers(name, hf_model=...)"
 
 
 def transformer_lens_class(model: Any) -> str | None:
@@ -66,12 +71,11 @@ def every_buffer(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
 def refuse_unsupported(model: Any) -> list[nn.Module]:
     """The model's modules. Raises `UnsupportedModelError` or `TrainingModeError` unless scopes are
     right on it."""
-    kind = transformer_lens_class(model)
-    if kind is None:
+    if transformer_lens_class(model) is None:
         raise UnsupportedModelError(
             f"got a {type(model).__module__}.{type(model).__name__}; allowed: a HookedTransformer "
-            "(transformer-lens 2.16 to 3.x) or a TransformerBridge (3.x, 4.x). Load one with "
-            "tl_scopes.models.load, or TransformerBridge.boot_transformers(name, hf_model=...)"
+            "(transformer-lens 2.16 to 3.x) or a TransformerBridge (3.x, 4.x). "
+            + (_wrapped(model) or _HOW_TO_LOAD)
         )
     cfg = model.cfg
     wrapped = getattr(model, "original_model", None)
@@ -85,7 +89,7 @@ def refuse_unsupported(model: Any) -> list[nn.Module]:
         adapter is not None and not getattr(adapter, "supports_generation", True)
     ):
         _refuse(cfg, "is an encoder, or otherwise not causal")
-    if not all(hasattr(model, name) for name in ("embed", "blocks", "unembed", "W_U")):
+    if not all(hasattr(model, name) for name in ("embed", "blocks", "unembed")):
         _refuse(cfg, "has no single stack of embed, blocks and unembed")
     _processing.pop(model, None)
     modules = every_module(model)
@@ -95,9 +99,21 @@ def refuse_unsupported(model: Any) -> list[nn.Module]:
             "the model's weights are inference tensors, which cannot take part in a gradient: load "
             "the model outside torch.inference_mode()"
         )
-    _refuse_quantised(model, cfg, wrapped, config, parameters)
-    _refuse_dropout(model, config, modules)
+    _refuse_offloaded(model, parameters)
+    _refuse_compiled(model, modules)
+    head.stored(model)
+    _refuse_training(model, config, modules)
     return modules
+
+
+def _wrapped(outer: Any) -> str:
+    """Where inside another module (torch.compile's, DataParallel, FSDP, one's own) a model is."""
+    inside = outer.named_modules() if isinstance(outer, nn.Module) else ()
+    for name, module in inside:
+        kind = transformer_lens_class(module)
+        if kind is not None:
+            return f"It holds a {kind}: pass its .{name}"
+    return ""
 
 
 def _refuse(cfg: Any, what: str) -> None:
@@ -107,49 +123,69 @@ def _refuse(cfg: Any, what: str) -> None:
     )
 
 
-def _refuse_quantised(
-    model: Any, cfg: Any, wrapped: Any, config: Any, parameters: list[nn.Parameter]
-) -> None:
-    flagged = (
-        getattr(cfg, "load_in_4bit", False)
-        or getattr(cfg, "quantization_method", None)
-        or getattr(wrapped, "is_quantized", False)
-        or getattr(config, "quantization_config", None)
-    )
-    odd = None
-    if not flagged and not all(p.dtype.is_floating_point for p in parameters):
-        odd = next(n for n, p in model.named_parameters() if not p.dtype.is_floating_point)
-    if flagged or odd:
+def _refuse_offloaded(model: nn.Module, parameters: list[nn.Parameter]) -> None:
+    if any(p.is_meta for p in parameters):
+        name = next(name for name, p in model.named_parameters() if p.is_meta)
         raise UnsupportedModelError(
-            f"model {getattr(cfg, 'model_name', None)!r} is quantised"
-            + (f" (parameter {odd} holds integers)" if odd else "")
-            + ": gradients through quantised weights are not those of the model. Load it "
-            "dequantised, in float32, bfloat16 or float16"
+            f"the model's weights are not in memory between forward passes ({name} is on the meta "
+            "device): it was offloaded (cpu_offload, disk_offload or a device_map with cpu or disk), "
+            "or never loaded. Load it whole on one device, or on several with a device_map that "
+            "offloads nothing"
         )
 
 
-def _refuse_dropout(model: nn.Module, config: Any, modules: Sequence[nn.Module]) -> None:
-    if not any(module.training for module in modules):
+def _refuse_compiled(model: nn.Module, modules: Sequence[nn.Module]) -> None:
+    for module in modules:
+        wrapper = type(module).__name__ == "OptimizedModule"
+        if wrapper or module._compiled_call_impl is not None:
+            name = next((name for name, m in model.named_modules() if m is module), "")
+            raise UnsupportedModelError(
+                f"the model was compiled ({name or type(module).__name__}): code compiled before "
+                "does not call hooks that are added later, which scopes need. "
+                + (f"Put {name}._orig_mod back in its place" if wrapper else _UNDO_COMPILE)
+            )
+
+
+def _refuse_training(model: nn.Module, config: Any, modules: Sequence[nn.Module]) -> None:
+    """Refuse what in training mode is random, looks at other rows, or is run again on the way back.
+
+    What none of this names shows itself when `slope` runs the same tokens twice.
+    """
+    training = [module for module in modules if module.training]
+    if not training:
         return
+    if any(getattr(module, "gradient_checkpointing", False) for module in training):
+        raise TrainingModeError(
+            "the model is in training mode with gradient checkpointing, which runs its blocks again "
+            "on the way back, without what scopes read there. Call model.eval() first, or "
+            "gradient_checkpointing_disable() on the Hugging Face model; checkpoint_blocks=True of "
+            "tl_scopes saves memory in its place"
+        )
+    named = [(name, module) for name, module in model.named_modules() if module.training]
     active = [
         f"{name}.p = {module.p}"
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and module.training
+        for name, module in named
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
+    ]
+    active += [
+        f"{name} ({type(module).__name__})"
+        for name, module in named
+        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.RReLU))
     ]
     # Attention dropout is a plain function in most Hugging Face models: only the config knows.
     values = vars(config).items() if config is not None else ()
     active += [
         f"config.{name} = {value}"
         for name, value in values
-        if ("dropout" in name or name.endswith(("pdrop", "_drop")))
+        if any(word in name for word in _RANDOM)
         and name not in _NOT_IN_LANGUAGE_MODELS
         and isinstance(value, float)
         and value > 0
     ]
     if active:
         raise TrainingModeError(
-            f"the model is in training mode with dropout ({', '.join(sorted(set(active))[:4])}): "
-            "two runs would differ. Call model.eval() first"
+            "the model is in training mode with dropout or the like "
+            f"({', '.join(sorted(set(active))[:4])}): two runs would differ. Call model.eval() first"
         )
 
 
@@ -188,7 +224,7 @@ def _found_processing(model: Any) -> Processing:
     processed = bool(getattr(model, "_weights_processed", False))
     if not processed:
         return Processing(False, False)
-    return Processing(_gain_is_one(model), _is_centred(model.W_U))
+    return Processing(_gain_is_one(model), _is_centred(head.weight(model)))
 
 
 @torch.no_grad()

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
+
+# Packages whose hooks belong to the model, or to this package, and are no user's.
+_NOT_USERS = ("transformer_lens", "transformers.", "tl_scopes.")
 
 
 def listed(model: Any) -> dict[str, Any]:
@@ -36,6 +41,83 @@ def has_any_hook_of_users(module: Any) -> bool:
         (module._backward_pre_hooks, module._backward_hooks),
     )
     return any(_is_users(hook) for store in (*forward, *backward) for hook in store.values())
+
+
+def users_on(module: Any, direction: str) -> list[Any]:
+    """Hooks of the user's on a hook point or any other module, "forward" or "backward".
+
+    Each as what tells it from others: a weak reference to the function, or torch's own number.
+    """
+    if direction == "forward":
+        stores = (module._forward_pre_hooks, module._forward_hooks)
+    else:
+        stores = (module._backward_pre_hooks, module._backward_hooks)
+    if not any(stores):
+        return []
+    handles = getattr(module, "fwd_hooks" if direction == "forward" else "bwd_hooks", ())
+    asked = {handle.hook.id: _asked_for(handle) for handle in handles}
+    found = []
+    for store in stores:
+        for key, hook in store.items():
+            hook = asked.get(key, hook)
+            if not any(_is_from(hook, package) for package in _NOT_USERS):
+                found.append(_mark(hook, key))
+    return found
+
+
+def of_users(
+    model: Any, modules: Iterable[Any], points: Mapping[str, Any], direction: str
+) -> list[str]:
+    """Where hooks of the user's are: names of hook points as in `points`, else of modules."""
+    found = [module for module in modules if users_on(module, direction)]
+    names = module_names(model, points) if found else {}
+    return [names.get(id(module)) or type(module).__name__ for module in found]
+
+
+def module_names(model: Any, points: Mapping[str, Any]) -> dict[int, str]:
+    """The shortest name of each module by id; of a hook point the last in `points`."""
+    wrapped = getattr(model, "original_model", None)
+    named = [*([] if wrapped is None else wrapped.named_modules()), *model.named_modules()]
+    # A bridge lists its own names first, and those that all versions have after them.
+    last = {id(point): name for name, point in points.items()}
+    shortest = sorted(named, key=lambda entry: len(entry[0]), reverse=True)
+    inner = "._original_component"
+    return {id(module): name.replace(inner, "") for name, module in shortest} | last
+
+
+def circumstances(modules: Iterable[Any]) -> tuple[Any, ...]:
+    """Which modules there are, in which mode, with which hooks of the user's: equal when the same."""
+    modules = list(modules)
+    changed = [
+        (id(m.__dict__.get("forward")), *users_on(m, "forward"), None, *users_on(m, "backward"))
+        for m in modules
+        if "forward" in m.__dict__
+        or m._forward_hooks
+        or m._forward_pre_hooks
+        or m._backward_hooks
+        or m._backward_pre_hooks
+    ]
+    return [weakref.ref(m) for m in modules], [m.training for m in modules], changed
+
+
+def _asked_for(handle: Any) -> Any:
+    """The function that was given to add_hook: transformer-lens 2.x keeps it in a closure only."""
+    own = getattr(handle, "user_hook", None)
+    if own is not None:
+        return own
+    hook = (handle.hook.hooks_dict_ref() or {}).get(handle.hook.id)
+    names = getattr(getattr(hook, "__code__", None), "co_freevars", ())
+    cells: dict[str, Any] = dict(zip(names, getattr(hook, "__closure__", None) or ()))
+    return cells["hook"].cell_contents if "hook" in cells else None
+
+
+def _mark(hook: Any, key: int) -> Any:
+    if hook is None or hasattr(hook, "__self__"):  # a method is made anew each time it is named
+        return key
+    try:
+        return weakref.ref(hook)
+    except TypeError:
+        return key
 
 
 def is_transformer_lens_own(hook: Any) -> bool:

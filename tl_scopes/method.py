@@ -16,7 +16,8 @@ from tl_scopes.errors import NumericalError
 from tl_scopes.guards import check_scope
 from tl_scopes.passes import refuse_noncausal
 from tl_scopes.prompted import Prompted
-from tl_scopes.result import Attribution, ScopeInfo, Token
+from tl_scopes.records import ScopeInfo, Token
+from tl_scopes.result import Attribution
 from tl_scopes.sites import Site, SiteRequest
 
 
@@ -34,6 +35,8 @@ class Method(ABC):
 
     name: str
     needs_raw_weights: str | None = None
+    # Whether it asks for the model's gradient, which must then be its slope.
+    needs_gradients = True
     # Whether scores after the read position are zero only where the model looks at none of these.
     shows_causality = False
 
@@ -84,7 +87,7 @@ class Method(ABC):
         rows: list[Tensor] = []
         facts: dict[str, Any] = {}
         end = prompted.position + 1
-        with prompted.frozen():
+        with prompted.frozen(self.needs_gradients):
             prompted.look(places)
             read = prompted.read
             target = self.target_of(prompted)

@@ -68,10 +68,11 @@ class Prompted:
         return following(self.ids, self.position)
 
     @contextmanager
-    def frozen(self):
-        """`engine.frozen()`, with the model's last step known."""
+    def frozen(self, gradients: bool = True):
+        """`engine.frozen()`, with the model's last step known and, for `gradients`, its slope."""
         with self.engine.frozen():
-            verify_once(self.engine, self.tokens(1), self.hooked)
+            with torch.set_grad_enabled(gradients):
+                verify_once(self.engine, self.tokens(1), self.hooked)
             yield
 
     def tokens(self, rows: int) -> Int[Tensor, "row pos"]:

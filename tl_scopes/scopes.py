@@ -13,7 +13,7 @@ from tl_scopes._characters import literal
 from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
 from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
 from tl_scopes.fisher import FisherGeometry, smallest_rank
-from tl_scopes.result import FisherInfo
+from tl_scopes.records import FisherInfo
 from tl_scopes.unembedding import working_dtype
 
 _DEFAULT_TAIL = 1e-4

@@ -12,7 +12,8 @@ from torch import Tensor
 from tl_scopes import guards
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.result import Attribution, Stability
+from tl_scopes.records import Stability
+from tl_scopes.result import Attribution
 from tl_scopes.substitution import substituted, told
 
 # Tokens whose agreement is reported.

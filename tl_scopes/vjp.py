@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -57,7 +58,8 @@ def pull(
     live = [(o, v) for o, v in zip(outputs, cotangents) if o.requires_grad]
     read, vs = [o for o, _ in live], [v for _, v in live]
     n = len(vs[0])
-    if n > 1 and view.batches_backward:
+    failed = False
+    if n > 1 and not _must_loop(view):
         try:
             return list(
                 torch.autograd.grad(
@@ -66,13 +68,25 @@ def pull(
             )
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, NotImplementedError, ValueError):
+        except (RuntimeError, NotImplementedError, ValueError) as error:
             # An operation without a batching rule. A real fault shows again in the loop below.
-            view.batches_backward = False
+            failed = "allocate memory" not in str(error)
     each = [
         torch.autograd.grad(
             read, inputs, [v[i] for v in vs], retain_graph=retain or i + 1 < n, allow_unused=True
         )
         for i in range(n)
     ]
+    if failed:
+        # Under the same hooks it would fail again, and after them it may not.
+        view.loops_backward = _conditions(view)
     return [None if column[0] is None else torch.stack(column) for column in zip(*each)]
+
+
+def _must_loop(view: ModelView) -> bool:
+    """Whether a batched pass failed under what is so now."""
+    return view.loops_backward is not None and view.loops_backward == _conditions(view)
+
+
+def _conditions(view: ModelView) -> tuple[Any, ...]:
+    return torch.is_anomaly_enabled(), view.circumstances()

@@ -21,6 +21,7 @@ class Random(Method):
 
     seed: int = 0
     name = "random"
+    needs_gradients = False
 
     @property
     def units(self) -> str:

@@ -14,7 +14,7 @@ from tl_scopes.errors import ScopeParameterError
 from tl_scopes.explain import Target, plain_target
 from tl_scopes.method import Method
 from tl_scopes.prompted import Prompted
-from tl_scopes.result import Token
+from tl_scopes.records import Token
 from tl_scopes.sites import Site
 from tl_scopes.unembedding import Unembedding, working_dtype
 

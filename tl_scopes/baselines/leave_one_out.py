@@ -13,7 +13,7 @@ from tl_scopes.errors import ScopeParameterError
 from tl_scopes.explain import Target, plain_target
 from tl_scopes.method import Method, Scored
 from tl_scopes.prompted import Prompted
-from tl_scopes.result import Token
+from tl_scopes.records import Token
 from tl_scopes.sites import Site
 
 _UNITS = {"kl": "nats", "log_prob": "nats", "logit": "logit"}
@@ -34,6 +34,7 @@ class LeaveOneOut(Method):
     measure: Literal["kl", "log_prob", "logit"] = "kl"
     replacement: Replacement = "zero"
     name = "leave_one_out"
+    needs_gradients = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.measure, str) or self.measure not in _UNITS:

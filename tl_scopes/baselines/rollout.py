@@ -26,6 +26,7 @@ class AttentionRollout(Method):
 
     residual: float = 0.5
     name = "attention_rollout"
+    needs_gradients = False
     shows_causality = True
 
     @property

@@ -9,7 +9,8 @@ from tl_scopes.circuits.trace import Question
 from tl_scopes.errors import PromptError, ScopeParameterError
 from tl_scopes.explain import Scope
 from tl_scopes.flow_result import Flow, HeadPaths
-from tl_scopes.result import Attribution, ScopeInfo
+from tl_scopes.records import ScopeInfo
+from tl_scopes.result import Attribution
 from tl_scopes.scopes import FisherScope, LogitDifferenceScope, SemanticScope, TemperatureScope
 
 

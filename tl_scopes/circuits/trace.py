@@ -24,7 +24,7 @@ from tl_scopes.errors import (
 from tl_scopes.explain import Scope, check_is_scope
 from tl_scopes.frozen import Frozen, HeldNorms, freeze_patterns, parse_frozen
 from tl_scopes.padding import refuse_read
-from tl_scopes.result import ScopeInfo
+from tl_scopes.records import ScopeInfo
 from tl_scopes.sites import Site
 from tl_scopes.vjp import pull
 

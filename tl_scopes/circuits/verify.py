@@ -29,7 +29,8 @@ from tl_scopes.encoding import Prompt, encode, texts
 from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
 from tl_scopes.explain import Scope
 from tl_scopes.flow_result import Flow, HeadPaths
-from tl_scopes.result import Agreement, Attribution
+from tl_scopes.records import Agreement
+from tl_scopes.result import Attribution
 from tl_scopes.sites import Site, embed_site
 from tl_scopes.stats import rank_agreement
 

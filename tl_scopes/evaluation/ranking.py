@@ -128,7 +128,7 @@ def check_methods(engine: ModelView, methods: Iterable[AnyMethod]) -> None:
 
 def scores_alone(method: Method, prompted: Prompted) -> Float[Tensor, "pos"]:
     """Scores at the embedding of a method that is no scope."""
-    with prompted.frozen():
+    with prompted.frozen(method.needs_gradients):
         values = method.scores(prompted, embed_site()).values.detach().cpu().double()
     if not torch.isfinite(values).all():
         raise NumericalError(

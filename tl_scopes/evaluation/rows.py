@@ -126,7 +126,7 @@ def _of_prompt(
     orders = {name: ranked(own[:end], first) for name, own in scores.items()}
     asked = dict(_alterations(orders, len(ids) - first, settings))
     left_out = _left_out(prompted, settings)
-    with prompted.frozen():
+    with prompted.frozen(gradients=False):
         states = final_states(prompted, [INTACT, *asked.values(), *left_out])
         head = engine.unembedding()
         logits = head.logits(head.raw_logits(states[:1]))[0].double()

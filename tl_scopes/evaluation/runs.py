@@ -27,7 +27,7 @@ from tl_scopes.evaluation.rows import Row, error_row, refuse_to_record
 from tl_scopes.evaluation.rows import measure as measure_rows
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.padding import rows
-from tl_scopes.result import Provenance
+from tl_scopes.records import Provenance
 
 if TYPE_CHECKING:
     import pandas as pd

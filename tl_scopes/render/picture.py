@@ -10,22 +10,14 @@ import numpy as np
 from tl_scopes._characters import isolated
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import Grouped, Spans, read_token
+from tl_scopes.records import Candidate, FisherInfo, Provenance, ScopeInfo, Stability, Token
 from tl_scopes.render import wording
 from tl_scopes.render.asked import Result as Result
 from tl_scopes.render.asked import Site as Site
 from tl_scopes.render.asked import check, choose, included
 from tl_scopes.render.scale import Scale, number, percent
 from tl_scopes.render.tokens import clipped, quoted, words
-from tl_scopes.result import (
-    Attribution,
-    Candidate,
-    FisherInfo,
-    Provenance,
-    ScopeInfo,
-    SequenceAttribution,
-    Stability,
-    Token,
-)
+from tl_scopes.result import Attribution, SequenceAttribution
 
 
 @dataclass(frozen=True)
@@ -206,6 +198,7 @@ def source(picture: Picture) -> str:
         f"{p.dtype} on {p.device}",
         f"weights {p.processing}",
         wording.precision(picture.scope, p.precision),
+        wording.hooked(p.hooks),
     ]
     if picture.stability is not None:
         s = picture.stability

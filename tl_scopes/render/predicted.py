@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from tl_scopes._characters import isolated, literal
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import read_token
+from tl_scopes.records import Candidate
 from tl_scopes.render import letters
 from tl_scopes.render.canvas import FAINT, count, label, sheet
 from tl_scopes.render.ground import grounded
@@ -18,7 +19,7 @@ from tl_scopes.render.picture import Result
 from tl_scopes.render.plots import INK, READ, SOFT, caption, css, write
 from tl_scopes.render.scale import percent
 from tl_scopes.render.tokens import quoted, words
-from tl_scopes.result import Attribution, Candidate, SequenceAttribution
+from tl_scopes.result import Attribution, SequenceAttribution
 
 
 def prediction(

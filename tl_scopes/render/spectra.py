@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tl_scopes.errors import RenderError
 from tl_scopes.grouping import read_token
+from tl_scopes.records import FisherInfo
 from tl_scopes.render import letters
 from tl_scopes.render.canvas import LINE, PALE, sheet
 from tl_scopes.render.faithfulness.axes import COLOURS, DASHES, MARKERS
@@ -19,7 +20,7 @@ from tl_scopes.render.picture import Result
 from tl_scopes.render.plots import INK, SOFT, caption, style, write
 from tl_scopes.render.scale import percent
 from tl_scopes.render.wording import distinct, read_at
-from tl_scopes.result import Attribution, FisherInfo, SequenceAttribution
+from tl_scopes.result import Attribution, SequenceAttribution
 
 MOST = 24
 

@@ -7,9 +7,10 @@ from typing import Any
 
 from tl_scopes._characters import FIRST, LAST, isolated
 from tl_scopes.errors import RenderError
+from tl_scopes.records import ScopeInfo, Token
 from tl_scopes.render.scale import number
 from tl_scopes.render.tokens import quoted, words
-from tl_scopes.result import Attribution, ScopeInfo, Token
+from tl_scopes.result import Attribution
 
 # What a method measured about its own result stands among its parameters, but is no setting.
 MEASURED = "convergence_delta"
@@ -130,6 +131,15 @@ def precision(scope: ScopeInfo, recorded: str) -> str:
     if scope.name in ("leave_one_out", "attention_rollout"):
         return first.replace("differentiated in", "forward passes in")
     return "" if scope.name == "random" else recorded
+
+
+def hooked(places: Sequence[str]) -> str:
+    """That hooks of the user's were in force, and where; nothing where there were none."""
+    if not places:
+        return ""
+    shown = [words(place) for place in dict.fromkeys(places)]
+    more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
+    return f"with your own hooks at {', '.join(shown[:3])}{more}"
 
 
 def _among(scopes: Sequence[ScopeInfo]) -> list[str]:

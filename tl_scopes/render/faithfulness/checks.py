@@ -137,6 +137,7 @@ def settings(card: FaithfulnessCard) -> Section:
         **card.settings,
         "model": f"{made.model} ({made.model_class}, {made.dtype} on {made.device}, weights {made.processing})",
         "precision": made.precision,
+        "hooks of your own": ", ".join(made.hooks),
         "versions": ", ".join(f"{k} {v}" for k, v in made.versions.items()),
     }
     rows = [[Entry(words(str(k))), Entry(words(str(v)))] for k, v in said.items() if v != ""]

@@ -1,0 +1,227 @@
+"""Whether the gradient that autograd gives is the slope of what the model computes: nudges tell."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_scopes.adapter import ModelView
+from tl_scopes.culprits import culprit, hooks_named, rooted
+from tl_scopes.errors import TrainingModeError, UnsupportedModelError
+from tl_scopes.passes import read_under
+from tl_scopes.sites import embed_site
+
+# Tokens that are nudged. Fewer show less: a longer prompt is looked at again up to here.
+_TOKENS, _ENOUGH = 16, 8
+# Random directions beside the gradient's own, which sees nothing where the gradient is zero.
+_DIRECTIONS = 3
+# How many sets of circumstances are remembered (hooks on and off, a rerun in double).
+_REMEMBERED = 8
+
+
+@dataclass(frozen=True)
+class _Allowance:
+    """Sizes of a nudge, over the embedding's own, in the order tried; what it may be off by.
+
+    `gradient`: along the gradient, `random`: along random directions. Honest models are off by (40
+    tiny ones, the two bundled ones on ten prompts): 1e-2 in float32 and float64; in half precision
+    0.5 and 0.6, where only a gradient that is missing altogether, or is several times too large, can
+    be told from rounding. A step at which a ReLU or a router switches makes the next size necessary.
+    """
+
+    gradient_steps: tuple[float, ...]
+    random_steps: tuple[float, ...]
+    gradient: float
+    random: float
+    repeated: float
+
+    def same(self, y: Tensor, other: Tensor) -> bool:
+        """Whether two passes over the same tokens gave the same final state, to rounding."""
+        difference = torch.linalg.vector_norm(y - other)
+        return bool(difference <= self.repeated * torch.linalg.vector_norm(other))
+
+
+_PRECISE = _Allowance((3e-4, 1e-4, 1e-2), (1e-3, 1e-4, 1e-2), 0.1, 0.1, 1e-3)
+_HALF = _Allowance((1e-2, 3e-3, 3e-2), (1e-1, 2e-1, 3e-2), 0.75, 0.85, 0.25)
+
+
+@dataclass(frozen=True)
+class _Slopes:
+    """Of <v, y> along some directions: as nudges of one size measured them, and as the gradient has it.
+
+    `usual`: what the size of the gradient lets expect, should both happen to be small. Differences
+    below `floor` are rounding.
+    """
+
+    measured: Float[Tensor, "direction"]
+    promised: Float[Tensor, "direction"]
+    usual: float
+    floor: float
+
+    @property
+    def off(self) -> float:
+        """By how much they differ, over the larger one."""
+        largest = max(_rms(self.measured), _rms(self.promised), self.usual)
+        beyond = max(0.0, _rms(self.measured - self.promised) - self.floor)
+        return beyond / largest if largest > 0 else 0.0
+
+    def is_like(self, *others: _Slopes) -> bool:
+        """Whether nudges of another size measured the same, so that the gradient is to blame: not
+        a ReLU or a router that switched on the way, nor rounding inside the model."""
+        missed = _rms(self.measured - self.promised)
+        return any(_rms(self.measured - o.measured) <= missed / 4 for o in others)
+
+
+def refuse_another(view: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
+    """On a model's first use, and under new circumstances: nudge the embedding, compare slopes.
+
+    `tokens`: ids of a prompt; only the first few are run, unless `whole` (hooks may count on all).
+    Inside `view.frozen()`; nothing is asked where gradients are off. Raises `UnsupportedModelError`
+    that names what cuts or changes the gradient, or `TrainingModeError`.
+    """
+    if not torch.is_grad_enabled():
+        return
+    length = tokens.shape[1] if whole else min(tokens.shape[1], _TOKENS)
+    circumstances = view.circumstances()
+    known = next((n for facts, n in view.followed if facts == circumstances), 0)
+    if known >= min(length, _ENOUGH):
+        return
+    if _measure(view, tokens[:, :length], alone=whole):
+        # A bridge wires its modules in its first pass: found under what it was before.
+        rest = [entry for entry in view.followed if entry[0] != circumstances]
+        view.followed = [*rest[1 - _REMEMBERED :], (circumstances, length)]
+
+
+def _measure(view: ModelView, tokens: Int[Tensor, "1 pos"], alone: bool) -> bool:
+    """Whether it could be told: not where a pass overflows, which the caller reports."""
+    allowed = _PRECISE if view.dtype in (torch.float32, torch.float64) else _HALF
+    root, y = rooted(view, tokens)
+    if not torch.isfinite(y).all():
+        return False
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(len(y), generator=generator, dtype=torch.float64)
+    v /= torch.linalg.vector_norm(v)
+    (gradient,) = (
+        torch.autograd.grad(y, root, v.to(y), allow_unused=True) if y.requires_grad else (None,)
+    )
+    gradient = (torch.zeros_like(root) if gradient is None else gradient)[0].cpu().double()
+    if not torch.isfinite(gradient).all():
+        return False
+    embedded = root.detach()[0].cpu().double()
+    moves = _directions(gradient, embedded, 1 if alone else _DIRECTIONS, generator)
+    typical = float((_norms(gradient) * _norms(moves[-1])).norm()) / len(y) ** 0.5
+    y = y.detach().cpu().double()
+    rounding = 8 * max(torch.finfo(view.dtype).eps, torch.finfo(torch.float32).eps)
+    looked = {"gradient": slice(0, 1), "random": slice(1, None)}
+    found: dict[str, list[_Slopes]] = {kind: [] for kind in looked}
+    mixed = False
+    for step, random_step in zip(allowed.gradient_steps, allowed.random_steps):
+        steps = torch.full((len(moves),), random_step, dtype=torch.float64)
+        steps[0] = step
+        moved = moves * steps[:, None, None]
+        states, seen = _nudged(view, tokens, moved, alone)
+        if not torch.isfinite(states).all():
+            return False
+        if not allowed.same(states[-1], y):
+            if alone or not allowed.same(rooted(view, tokens)[1].detach().cpu().double(), y):
+                _refuse_unsteady(view)
+            mixed = alone = True
+            states, seen = _nudged(view, tokens, moved, alone)
+        n = len(moves)
+        measured = (states[:n] - states[n : 2 * n]) @ v / (2 * steps)
+        promised = (seen * gradient).sum((1, 2)) / (2 * steps)
+        for kind, some in list(looked.items()):
+            floor = rounding * float(y.square().mean().sqrt()) / (2 * float(steps[some][0]))
+            usual = typical if kind == "random" else 0.0
+            found[kind].append(_Slopes(measured[some], promised[some], usual, floor))
+            if found[kind][-1].off <= getattr(allowed, kind):
+                del looked[kind]
+            elif found[kind][-1].is_like(*found[kind][:-1]):
+                _refuse(view, tokens, found[kind][-1], getattr(allowed, kind))
+        if not looked:
+            break
+    # Random directions move the final state little: rounding inside the model may hide what they do.
+    if "gradient" in looked or ("random" in looked and not gradient.any()):
+        kind = next(iter(looked))
+        _refuse(view, tokens, found[kind][0], getattr(allowed, kind))
+    if mixed:
+        raise UnsupportedModelError(
+            "rows of a batch change each other's final state: something in the model looks at the "
+            "whole batch (a scale over all of it, as dynamic quantisation has). Load the model in "
+            "float32, bfloat16 or float16"
+        )
+    return True
+
+
+def _directions(
+    gradient: Float[Tensor, "pos d_model"],
+    embedded: Float[Tensor, "pos d_model"],
+    count: int,
+    generator: torch.Generator,
+) -> Float[Tensor, "direction pos d_model"]:
+    """The gradient's own and `count` random ones, for a step of one: no longer than the embedding.
+
+    Positions that would move the prediction more than most (BOS) are moved less, so that a gradient
+    that is wrong at the others shows.
+    """
+    sizes = _norms(embedded)
+    influence = _norms(gradient) * sizes
+    some = influence[influence > 0]
+    if len(some):
+        sizes = sizes * (some.median() / influence).clamp_max(1)
+    random = torch.randn(count, *embedded.shape, generator=generator, dtype=torch.float64)
+    moves = torch.cat([gradient[None], random])
+    return moves / _norms(moves).clamp_min(1e-300)[..., None] * sizes[:, None]
+
+
+def _nudged(
+    view: ModelView, tokens: Int[Tensor, "1 pos"], moves: Tensor, alone: bool
+) -> tuple[Float[Tensor, "row d_model"], Float[Tensor, "direction pos d_model"]]:
+    """Last final states after each move, after its opposite, and after none; and by how much the
+    embeddings really moved. `alone`: row by row, for hooks that may be made for one."""
+    shifts = torch.cat([moves, -moves, torch.zeros_like(moves[:1])])
+    seen: list[Tensor] = []
+    states: list[Tensor] = []
+    for rows in shifts.split(1 if alone else len(shifts)):
+
+        def nudge(a: Tensor, rows: Tensor = rows) -> Tensor:
+            seen.append((a.detach().double() + rows.to(a.device)).to(a.dtype))
+            return seen[-1].clone()
+
+        with torch.no_grad():
+            y = read_under(view, tokens.repeat(len(rows), 1), {embed_site(): nudge})
+        states.append(y[:, -1].cpu().double())
+    moved = torch.cat(seen).cpu().double()
+    return torch.cat(states), moved[: len(moves)] - moved[len(moves) : 2 * len(moves)]
+
+
+def _refuse_unsteady(view: ModelView) -> None:
+    if any(module.training for module in view.every_module()):
+        raise TrainingModeError(
+            "the model is in training mode, and two passes over the same tokens differ: something "
+            "in it is random or keeps count. Call model.eval() first"
+        )
+    raise UnsupportedModelError(
+        "two passes over the same tokens differ: the model, or a hook of yours, is random or keeps "
+        f"count, and a score would be of one draw{hooks_named(view)}. Make it give the same twice"
+    )
+
+
+def _refuse(view: ModelView, tokens: Tensor, slopes: _Slopes, allowed: float) -> None:
+    raise UnsupportedModelError(
+        "autograd's gradient is not the slope of what the model computes: "
+        f"{_rms(slopes.promised):.3g} by the gradient, {_rms(slopes.measured):.3g} measured with a "
+        f"nudge of the embedding ({slopes.off:.0%} off, allowed {allowed:.0%}). "
+        f"{culprit(view, tokens)}"
+    )
+
+
+def _norms(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1)
+
+
+def _rms(x: Tensor) -> float:
+    return float(x.square().mean().sqrt())
