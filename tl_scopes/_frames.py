@@ -39,7 +39,8 @@ def checked(
         try:
             if kind is str:  # a category or a null would not become text
                 values = values.astype(object).where(values.notna(), "")
-                values = values.map({text: in_utf8(str(text)) for text in values.unique()})
+                known = {text: in_utf8(str(text)) for text in values.unique()}
+                values = values.map(known.get)
             with np.errstate(invalid="ignore"):  # NaN among whole numbers
                 frame[column] = values.astype(kind)
             if kind is int and (frame[column] != values).any():
