@@ -113,7 +113,8 @@ def _guard_transformers() -> None:
     with _environment:
         if hasattr(dynamic_module_utils, "input"):
             return
-        for module in (dynamic_module_utils, generation):
+        modules: tuple[Any, ...] = (dynamic_module_utils, generation)
+        for module in modules:
             module.get_cached_module_file = _guarded(module.get_cached_module_file)
         # A library between that does not hand trust_remote_code on would have the question asked.
         dynamic_module_utils.input = _ask  # type: ignore[attr-defined]

@@ -78,8 +78,9 @@ class Door:
 
     @classmethod
     def from_json(cls, text: str) -> Door:
-        plain = json.loads(text)
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+        plain: dict[str, Any] = json.loads(text)
+        lists: dict[str, Any] = {k: tuple(v) for k, v in plain.items() if isinstance(v, list)}
+        return cls(**{**plain, **lists})
 
 
 class Gate:
