@@ -149,10 +149,10 @@ def test_it_is_saved_with_the_result(name, tmp_path):
 def test_the_rerun_explains_the_same_token(name):
     found = ts.attribute(zoo.shared(name), zoo.TEXT, ts.SemanticScope())
     assert found.target is not None
-    assert stability.pinned(ts.SemanticScope(), found).target == found.target.id
-    assert stability.pinned(ts.SemanticScope(4), found) == ts.SemanticScope(4)
-    assert stability.pinned(ts.LogitDifferenceScope(None, 4), found).a == found.target.id
-    assert stability.pinned(ts.TemperatureScope(), found) == ts.TemperatureScope()
+    assert pinning.pinned_as(ts.SemanticScope(), found).target == found.target.id
+    assert pinning.pinned_as(ts.SemanticScope(4), found) == ts.SemanticScope(4)
+    assert pinning.pinned_as(ts.LogitDifferenceScope(None, 4), found).a == found.target.id
+    assert pinning.pinned_as(ts.TemperatureScope(), found) == ts.TemperatureScope()
 
 
 @given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=9))
