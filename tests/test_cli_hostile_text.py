@@ -16,9 +16,9 @@ import zoo
 from cli_calls import call, save_tiny
 
 from tl_scopes import _cli
-from tl_scopes._characters import isolated, message, without_isolates
 from tl_scopes.bundled import BundleState
 from tl_scopes.errors import ScopesWarning
+from tl_scopes.escapes import isolated, message, without_isolates
 
 EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202eevil\u2066x\u2069\u200f\r\nnew\tline\x7f\u2028end"
 OBEYED = re.compile(

@@ -15,7 +15,7 @@ LONGEST = 330
 
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
-    ["errors", "_characters", "_muted", "_forks"],
+    ["errors", "escapes", "_muted", "_forks"],
     ["fields", "files", "sites", "unembedding", "hooks", "middle", "pinning", "head", "characters"],
     ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding"],
     ["records"],
@@ -42,7 +42,7 @@ SIBLINGS = {"circuits", "baselines", "evaluation", "render"}
 # Pictures are made of results alone.
 ONLY = {
     "render": {
-        *("errors", "_characters", "files", "storage", "result", "circuit_result", "flow_result"),
+        *("errors", "escapes", "files", "storage", "result", "circuit_result", "flow_result"),
         *(
             "records",
             "grouping",
@@ -55,13 +55,13 @@ ONLY = {
         ),
     },
     "errors": set(),
-    "_characters": set(),
+    "escapes": set(),
     "sites": {"errors"},
     "files": {"errors"},
     "storage": {"errors", "files"},
     "unembedding": {"errors"},
-    "result": {"errors", "_characters", "fields", "files", "records", "storage"},
-    "_quiet": {"errors", "_characters", "_muted", "_forks"},
+    "result": {"errors", "escapes", "fields", "files", "records", "storage"},
+    "_quiet": {"errors", "escapes", "_muted", "_forks"},
 }
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),

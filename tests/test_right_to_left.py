@@ -11,8 +11,8 @@ import zoo
 from test_render import attribution, printed, sequence
 
 from tl_scopes import SemanticScope, attribute, render
-from tl_scopes._characters import isolated, literal, message, without_isolates
 from tl_scopes.errors import RenderError, TargetError
+from tl_scopes.escapes import isolated, literal, message, without_isolates
 from tl_scopes.records import Candidate, ScopeInfo, Token
 from tl_scopes.render import letters
 from tl_scopes.render.letters import broken

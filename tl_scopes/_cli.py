@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from tl_scopes._characters import message
 from tl_scopes._options import in_options
 from tl_scopes._quiet import say
 from tl_scopes.errors import (
@@ -29,6 +28,7 @@ from tl_scopes.errors import (
     ScopeParameterError,
     ScopesWarning,
 )
+from tl_scopes.escapes import message
 from tl_scopes.files import target
 from tl_scopes.models import DEFAULT_MODEL, BundleState
 

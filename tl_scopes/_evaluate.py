@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from tl_scopes import _cli
-from tl_scopes._characters import message
 from tl_scopes._quiet import say
 from tl_scopes.errors import LostProcessError, RunError, ScopesError
+from tl_scopes.escapes import message
 
 if TYPE_CHECKING:
     import pandas as pd

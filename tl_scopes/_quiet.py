@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 from tl_scopes import _forks, _muted
-from tl_scopes._characters import message
+from tl_scopes.escapes import message
 
 # One at a time: transformers sets torch's default dtype, which all threads share, for a model it loads.
 _one_at_a_time = threading.RLock()

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes._characters import isolated
 from tl_scopes.errors import ScopeParameterError
+from tl_scopes.escapes import isolated
 from tl_scopes.fields import Axis, Index
 from tl_scopes.files import in_utf8
 from tl_scopes.records import Agreement, Candidate, Provenance, ScopeInfo, Token

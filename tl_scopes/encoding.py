@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from tl_scopes import vocabulary
-from tl_scopes._characters import literal
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import (
     DoubleBosError,
@@ -20,6 +19,7 @@ from tl_scopes.errors import (
     PromptTooLongError,
     TargetError,
 )
+from tl_scopes.escapes import literal
 from tl_scopes.padding import REMEDY, Ids, masked, parts, refuse_read, unmasked
 from tl_scopes.records import Token
 from tl_scopes.refusals import LONGEST_TOKEN, refuse_conversation, refuse_long, refuse_surrogates

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes._characters import isolated
 from tl_scopes.circuit_result import CircuitResult
+from tl_scopes.escapes import isolated
 from tl_scopes.fields import Axis
 from tl_scopes.files import in_utf8, write_text
 

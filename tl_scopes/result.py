@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes._characters import isolated, literal
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
+from tl_scopes.escapes import isolated, literal
 from tl_scopes.fields import Axis, Index, check_fields
 from tl_scopes.files import in_utf8
 from tl_scopes.records import (

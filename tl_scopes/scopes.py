@@ -9,8 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from tl_scopes._characters import literal
 from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
+from tl_scopes.escapes import literal
 from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
 from tl_scopes.fisher import FisherGeometry, smallest_rank
 from tl_scopes.records import FisherInfo

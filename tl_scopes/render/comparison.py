@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_scopes._characters import isolated
 from tl_scopes.errors import RenderError
+from tl_scopes.escapes import isolated
 from tl_scopes.grouping import GroupedAttribution
 from tl_scopes.render import letters
 from tl_scopes.render.canvas import EMPTY, FAINT

@@ -12,7 +12,7 @@ from functools import lru_cache
 from matplotlib import font_manager, ft2font
 from rich.cells import cell_len
 
-from tl_scopes._characters import FIRST, LAST, escape, units, without_isolates
+from tl_scopes.escapes import FIRST, LAST, escape, units, without_isolates
 from tl_scopes.render.tokens import clipped
 
 # Families that draw what DejaVu Sans cannot; those that are installed are used, in this order.

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.style import Style
 from rich.text import Text
 
-from tl_scopes._characters import isolated, without_isolates
+from tl_scopes.escapes import isolated, without_isolates
 from tl_scopes.render.picture import Picture, Row, about, source
 from tl_scopes.render.scale import hexed, mix, number, percent
 from tl_scopes.render.tokens import clipped, pieces, visible

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tl_scopes._characters import isolated
 from tl_scopes.circuit_result import CircuitResult
+from tl_scopes.escapes import isolated
 from tl_scopes.flow_result import Flow, HeadPaths
 from tl_scopes.render import page
 from tl_scopes.render.canvas import array, check, coloured, explained, setting

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tl_scopes._characters import isolated
 from tl_scopes.errors import RenderError
+from tl_scopes.escapes import isolated
 from tl_scopes.grouping import Grouped, Spans, read_token
 from tl_scopes.records import Candidate, FisherInfo, Provenance, ScopeInfo, Stability, Token
 from tl_scopes.render import wording

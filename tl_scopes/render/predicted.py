@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_scopes._characters import isolated, literal
 from tl_scopes.errors import RenderError
+from tl_scopes.escapes import isolated, literal
 from tl_scopes.grouping import read_token
 from tl_scopes.records import Candidate
 from tl_scopes.render import letters

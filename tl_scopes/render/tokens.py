@@ -12,7 +12,7 @@ from operator import itemgetter
 
 import regex
 
-from tl_scopes._characters import (
+from tl_scopes.escapes import (
     FIRST,
     JOINERS,
     LAST,

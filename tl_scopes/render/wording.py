@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tl_scopes._characters import FIRST, LAST, isolated
 from tl_scopes.errors import RenderError
+from tl_scopes.escapes import FIRST, LAST, isolated
 from tl_scopes.records import ScopeInfo, Token
 from tl_scopes.render.scale import number
 from tl_scopes.render.tokens import quoted, words

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 
-from tl_scopes._characters import message
 from tl_scopes.cells import Cell
+from tl_scopes.escapes import message
 from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.metrics import metric
 from tl_scopes.render.scale import number, percent
