@@ -59,7 +59,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 # Seconds for what is marked as slow or teaching; pyproject.toml has those of the others.
-_LONG = 1800
+_LONG = 900
 # Seconds that may pass between the last test and the end of the process.
 _LEAVING = 120
 

@@ -201,18 +201,6 @@ def texts(view: ModelView, ids: Sequence[int]) -> tuple[str, ...]:
     return each
 
 
-def target_token(view: ModelView, target: str | int) -> Token:
-    """`resolve_token`, after what can be told of a text before it is tokenised."""
-    if isinstance(target, str):
-        refuse_surrogates(target, "the target", TargetError)
-        if len(target) > LONGEST_TOKEN:
-            raise TargetError(
-                f"the target {target[:20]!r}... has {len(target)} characters, and no token is so long: "
-                "give text that is one token, or a token id"
-            )
-    return resolve_token(view, target)
-
-
 def resolve_token(view: ModelView, target: str | int) -> Token:
     """The vocabulary entry a target means. Raises `TargetError` unless it is exactly one token."""
     d_vocab = view.unembedding().d_vocab
@@ -227,6 +215,12 @@ def resolve_token(view: ModelView, target: str | int) -> Token:
         if not 0 <= index < d_vocab:
             raise TargetError(f"target id {index} is outside the vocabulary, 0 to {d_vocab - 1}")
         return Token(index, texts(view, [index])[0])
+    refuse_surrogates(target, "the target", TargetError)
+    if len(target) > LONGEST_TOKEN:
+        raise TargetError(
+            f"the target {target[:20]!r}... has {len(target)} characters, and no token is so long: "
+            "give text that is one token, or a token id"
+        )
     tokenizer = getattr(view.model, "tokenizer", None)
     if tokenizer is None or not target:
         got = "the model has no tokenizer to read it" if target else "it has no token"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tl_scopes import capture, guards, slope
 from tl_scopes.adapter import ModelView
-from tl_scopes.encoding import N_CANDIDATES, described, target_token, texts
+from tl_scopes.encoding import N_CANDIDATES, described, resolve_token, texts
 from tl_scopes.errors import (
     NumericalError,
     ScopeParameterError,
@@ -221,7 +221,7 @@ def explain(
             i = len(answers)
             own = None if raw is None else raw[i]
             after = following(job.ids, position)
-            at = Read(read[i], own, head, lambda t: target_token(engine, t), after)
+            at = Read(read[i], own, head, lambda t: resolve_token(engine, t), after)
             explained = scope.explain(at)
             explained = replace(explained, vectors=explained.vectors.detach())
             # In double: squared in float32, tiny vectors would vanish.

@@ -18,6 +18,7 @@ from tl_scopes.files import write_text
 from tl_scopes.metrics import AOPC, MAIN, metric
 from tl_scopes.records import Provenance
 from tl_scopes.stats import summary
+from tl_scopes.storage import rebuilt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -277,7 +278,7 @@ class FaithfulnessCard:
         frames, payload = read_frames(folder, cls.__name__)
         try:
             made = {
-                "provenance": Provenance(**payload["provenance"]),
+                "provenance": Provenance(**rebuilt(payload["provenance"], {})),
                 "methods": tuple(payload["methods"]),
             }
             check_fields(made["provenance"])

@@ -106,6 +106,20 @@ def _nystrom(V: Tensor, EV: Tensor) -> Tensor:
     return ((vectors[:, kept] / values[kept].sqrt()).T).to(V) @ EV
 
 
+def _check_range(head: Unembedding, squares: Float[Tensor, "d_vocab"]) -> None:
+    """Raises `NumericalError` where squares of weights are not finite, or all lost to underflow."""
+    limits = torch.finfo(squares.dtype)
+    least, largest = limits.tiny / limits.eps, squares.max()
+    if least <= largest < torch.inf:
+        return
+    size = float(head.W_U.abs().max())
+    # Columns that are all alike have no distances: F is zero, and rightly so.
+    if 0 < size**2 < least or not torch.isfinite(largest):
+        raise NumericalError(
+            f"F is {_BEYOND} of {squares.dtype} (the largest weight is {size:.3g}): {_REMEDY}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class FisherGeometry:
     """`F` at one final state, as far as it is needed without forming it.
@@ -128,20 +142,9 @@ class FisherGeometry:
         slope = head.slope(raw)
         weighted = p if slope is None else p * slope
         mu = head.pull(weighted[:, None])[0]
-        found = cls(head, p, slope, mu, p * head.square_distances(mu, slope))
-        found._check_range()
-        return found
-
-    def _check_range(self) -> None:
-        """Raises `NumericalError` where F is not finite, or all of it is lost to underflow."""
-        limits = torch.finfo(self.p.dtype)
-        squares = self.head.square_norms().max()
-        lost = bool(squares < limits.tiny / limits.eps) and bool(self.head.W_U.any())
-        if lost or not torch.isfinite(self.contributions).all():
-            sizes = self.head.W_U.abs().max()
-            raise NumericalError(
-                f"F is {_BEYOND} of {self.p.dtype} (the largest weight is {float(sizes):.3g}): {_REMEDY}"
-            )
+        distances = head.square_distances(mu, slope)
+        _check_range(head, distances)
+        return cls(head, p, slope, mu, p * distances)
 
     @cached_property
     def trace(self) -> float:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tl_scopes.adapter import Edit, ModelView, view
 from tl_scopes.capture import check_axes, check_second_axis
-from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, target_token
+from tl_scopes.encoding import Prompt, bos_id, encode, resolve_position, resolve_token
 from tl_scopes.engine import verify_once
 from tl_scopes.errors import SiteError
 from tl_scopes.explain import Read
@@ -167,4 +167,4 @@ class Prompted:
             (raw,) = head.raw_logits(y[None])
         if not torch.isfinite(raw).all():
             refuse_nonfinite(self.engine, self.tokens(1), "the logits")
-        return Read(y, raw, head, lambda t: target_token(self.engine, t), self.next_id)
+        return Read(y, raw, head, lambda t: resolve_token(self.engine, t), self.next_id)
