@@ -22,7 +22,7 @@ from tl_scopes import circuit_result, flow_result, grouping, result
 from tl_scopes.errors import ResultFileError, RunError
 from tl_scopes.evaluation import Run, parts
 from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.files import UNSEALED, is_whole, sealed
+from tl_scopes.files import is_whole, sealed
 from tl_scopes.storage import read_file, write_file
 
 # Written by version 0.1.0, before files held checksums.
@@ -173,7 +173,7 @@ def test_a_table_that_is_missing_or_foreign(run):
 @pytest.mark.parametrize("name", KINDS)
 def test_results_of_an_older_version_still_load(name, tmp_path):
     path = GOLDEN / f"{name}.safetensors"
-    assert UNSEALED[:16].encode() not in path.read_bytes()
+    assert b"tl_scopes sha256" not in path.read_bytes()
     old = KINDS[name].load(path)
     new = KINDS[name].load(old.save(tmp_path / "new"))
     equal(new, old)
@@ -190,10 +190,13 @@ def test_a_card_and_a_run_of_an_older_version_still_load(tmp_path):
 
 
 def test_what_a_file_holds_may_look_like_a_checksum(tmp_path):
-    for text in (UNSEALED, UNSEALED[:-1] + "a"):
-        path = write_file(tmp_path / "file", "K", {"a": torch.ones(2)}, {"text": text})
-        assert read_file(path, "K")[1] == {"text": text}
-    data = sealed(f"{UNSEALED} and {UNSEALED}".encode())
+    marks = [f"tl_scopes sha256 {i:064x}" for i in range(3)]
+    for text in (*marks, " ".join(marks), marks[0][:-1] + "a"):
+        for _ in range(5):  # safetensors orders its metadata as it likes
+            path = write_file(tmp_path / "file", "K", {"a": torch.ones(2)}, {"text": text})
+            assert read_file(path, "K")[1] == {"text": text}
+    data = sealed(lambda slot: f"{slot} and {marks[0]}".encode())
+    assert data.endswith(f" and {marks[0]}".encode())
     assert is_whole(data) and not is_whole(data + b" ")
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tl_scopes.errors import ResultFileError, ScopeParameterError
-from tl_scopes.files import UNSEALED, in_utf8, is_whole, sealed, target, write_bytes
+from tl_scopes.files import in_utf8, is_whole, sealed, target, write_bytes
 from tl_scopes.storage import FORMAT, FORMAT_VERSION, parsed
 
 if TYPE_CHECKING:
@@ -88,10 +88,13 @@ def write_frames(
         "kind": kind,
         "tables": tables,
         "payload": dict(payload),
-        "checksum": UNSEALED,
     }
-    text = json.dumps(description, indent=1, allow_nan=False)
-    write_bytes(folder / f"{kind}.json", sealed(f"{text}\n".encode()))
+
+    def text(checksum: str) -> bytes:
+        whole = {**description, "checksum": checksum}
+        return f"{json.dumps(whole, indent=1, allow_nan=False)}\n".encode()
+
+    write_bytes(folder / f"{kind}.json", sealed(text))
     for name, paths in earlier.items():
         for old in paths:
             if old.name != tables[name]["file"]:

@@ -30,11 +30,12 @@ class _Stream:
     """A stream that drops what one thread writes."""
 
     def __init__(self, real: Any, mine: Mine) -> None:
-        self._real = real
+        self.real = real
+        self.is_over = False
         self._mine = mine
 
     def write(self, text: str) -> int:
-        return len(text) if self._mine() else self._real.write(text)
+        return len(text) if self._mine() else self.real.write(text)
 
     def writelines(self, lines: Any) -> None:
         for line in lines:
@@ -43,7 +44,7 @@ class _Stream:
     def __getattr__(self, name: str) -> Any:
         if name == "buffer" and self._mine():
             return io.BytesIO()
-        return getattr(self._real, name)
+        return getattr(self.real, name)
 
 
 @contextlib.contextmanager
@@ -53,6 +54,8 @@ def dropped(name: str, mine: Mine) -> Iterator[None]:
     if real is None:
         yield
         return
+    while isinstance(real, _Stream) and real.is_over:  # put back by somebody who had saved it
+        real = real.real
     stream = _Stream(real, mine)
     setattr(sys, name, stream)
     try:
@@ -60,6 +63,7 @@ def dropped(name: str, mine: Mine) -> Iterator[None]:
     finally:
         if getattr(sys, name) is stream:  # else another thread has redirected it since
             setattr(sys, name, real)
+        stream.is_over = True
 
 
 class _Anything:

@@ -118,7 +118,8 @@ def ensure(name: str, *, progress: bool = True) -> Path:
             _build(bundle, folder, progress)
     except OSError as error:
         raise ModelUnavailableError(
-            f"{name!r} could not be written to the cache {folder.parent} ({error}). Free about "
+            f"{name!r} in the cache {folder.parent} cannot be used ({fault}), and could not be written "
+            f"there ({error}). Free about "
             f"{2 * bundle.size / 1e9:.1f} GB there, or set TL_SCOPES_CACHE to a folder with room."
         ) from error
     return folder
@@ -159,6 +160,8 @@ def _build(bundle: Bundle, folder: Path, progress: bool) -> None:
         for file in made.iterdir():
             if file.name not in bundle.files:
                 file.unlink()
+        for file in made.iterdir():  # safetensors makes files for their owner alone
+            file.chmod((made / CONFIG).stat().st_mode)
         if (fault := _fault(made, bundle)) is not None:
             raise ModelUnavailableError(
                 f"{bundle.name!r} converts to other bytes here than everywhere it was tried ({fault}); it "

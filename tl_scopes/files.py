@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import re
 import secrets
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from tl_scopes.errors import OutputFileError
 
-# What stands where the checksum goes, and counts as written there when it is taken.
-_MARK = "tl_scopes sha256 "
-UNSEALED = _MARK + "0" * 64
+_MARK, _DIGITS = "tl_scopes sha256 ", 64
 _SEAL = re.compile(_MARK.encode() + rb"([0-9a-f]{64})")
 _KINDS = {
     stat.S_IFDIR: "a folder",
@@ -40,8 +40,8 @@ def target(path: str | Path) -> Path:
         raise OutputFileError(f"{path} is {kind}, not a regular file: give the name of a file")
     elif not found.st_mode & 0o222 or not os.access(real, os.W_OK):
         raise OutputFileError(
-            f"{path} is read-only (mode {stat.S_IMODE(found.st_mode):04o}): give another name, or make "
-            "it writable"
+            f"{path} is read-only for this user (mode {stat.S_IMODE(found.st_mode):04o}): give another "
+            "name, or make it writable"
         )
     return real
 
@@ -65,6 +65,9 @@ def write_bytes(path: str | Path, data: bytes, like: Path | None = None) -> Path
     A link stays, and what it points at is written; other hard links of a file keep what they held.
     A file that is replaced keeps its mode and, where we may, its owner and group; a new one takes
     those of `like`, or what the umask leaves. Raises as `target` does, and OSError.
+
+    A signal that ends the process leaves nothing where the system knows files without a name
+    (Linux, on most file systems); elsewhere a `*.partial` may stay.
     """
     file = target(path)
     before = _looked_up(file)[1]
@@ -88,7 +91,8 @@ def write_bytes(path: str | Path, data: bytes, like: Path | None = None) -> Path
         if nameless is None:
             appear(file, partial)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a read-only file system has none to take away
+            partial.unlink(missing_ok=True)
         if error.errno is None or error.filename == str(file):
             raise
         raise OSError(error.errno, error.strerror, str(file)) from error
@@ -146,21 +150,29 @@ def _keep(where: int | Path, before: os.stat_result) -> None:
     os.chmod(where, mode)
 
 
-def sealed(data: bytes) -> bytes:
-    """`data` with its checksum in the last place that holds `UNSEALED`."""
-    before, _, after = data.rpartition(UNSEALED.encode())
-    mark = f"{_MARK}{hashlib.sha256(data).hexdigest()}"
-    return before + mark.encode() + after
+def sealed(make: Callable[[str], bytes]) -> bytes:
+    """What `make` gives for a text in the place of the checksum, with the checksum in that place.
+
+    `make` is called again where its data hold the very same text elsewhere.
+    """
+    for i in itertools.count():
+        slot = f"{_MARK}{i:064x}"
+        data = make(slot)
+        if data.count(slot.encode()) == 1:
+            break
+    start = data.index(slot.encode()) + len(_MARK)
+    return data[:start] + _digest_without(data, start) + data[start + _DIGITS :]
 
 
 def is_whole(data: bytes) -> bool:
     """Whether `data` is what `sealed` made. Files of older versions, which hold no checksum, are."""
     found = list(_SEAL.finditer(data))
-    return not found or any(_digest_without(data, own) == own[1] for own in found)
+    return not found or any(_digest_without(data, own.start(1)) == own[1] for own in found)
 
 
-def _digest_without(data: bytes, seal: re.Match[bytes]) -> bytes:
-    digest = hashlib.sha256(memoryview(data)[: seal.start(1)])
-    digest.update(b"0" * 64)
-    digest.update(memoryview(data)[seal.end(1) :])
+def _digest_without(data: bytes, start: int) -> bytes:
+    """The checksum of `data`, zeros in its own place, which begins at `start`."""
+    digest = hashlib.sha256(memoryview(data)[:start])
+    digest.update(b"0" * _DIGITS)
+    digest.update(memoryview(data)[start + _DIGITS :])
     return digest.hexdigest().encode()

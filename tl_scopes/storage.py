@@ -15,10 +15,11 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from tl_scopes.errors import ResultFileError
-from tl_scopes.files import UNSEALED, is_whole, sealed, write_bytes
+from tl_scopes.files import is_whole, sealed, write_bytes
 
 FORMAT = "tl_scopes"
-FORMAT_VERSION = 1
+# Raised when an older tl_scopes would not know what to make of a file.
+FORMAT_VERSION = 2
 # No description may be longer: the limit of safetensors itself.
 _LONGEST_HEADER = 100_000_000
 
@@ -41,15 +42,15 @@ def write_file(
         "format_version": str(FORMAT_VERSION),
         "kind": kind,
         "payload": text,
-        "checksum": UNSEALED,
     }
-    data = save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, metadata)
+    held = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    data = sealed(lambda checksum: save(held, {**metadata, "checksum": checksum}))
     if (length := int.from_bytes(data[:8], "little")) > _LONGEST_HEADER:
         raise ResultFileError(
             f"this {kind} cannot be saved: its description takes {length} bytes, a file can hold "
             f"{_LONGEST_HEADER}. Save it in parts, of fewer read positions say"
         )
-    return write_bytes(path, sealed(data))
+    return write_bytes(path, data)
 
 
 def read_file(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

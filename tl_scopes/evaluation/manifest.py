@@ -24,7 +24,7 @@ from tl_scopes.evaluation.fingerprint import (
     weights_hash,
 )
 from tl_scopes.evaluation.parts import PARTS, ROWS
-from tl_scopes.files import UNSEALED, is_whole, sealed, write_bytes
+from tl_scopes.files import is_whole, sealed, write_bytes
 
 NAME = "manifest.json"
 FORMAT = 2
@@ -127,9 +127,12 @@ def settle(mine: dict[str, Any], out: Path) -> list[str]:
                 f"{foreign} is there, but no {out / NAME}, which says what it was made with: give "
                 "another folder, or move it away"
             )
-        noted = {**mine[NOTED], "checksum": UNSEALED}
-        text = json.dumps({**mine, NOTED: noted}, indent=2) + "\n"
-        write_bytes(path, sealed(text.encode()))
+
+        def text(checksum: str) -> bytes:
+            whole = {**mine, NOTED: {**mine[NOTED], "checksum": checksum}}
+            return f"{json.dumps(whole, indent=2)}\n".encode()
+
+        write_bytes(path, sealed(text))
         return []
     theirs = read(out)
     wrong = differences(theirs, mine)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.errors import RunError
-from tl_scopes.files import UNSEALED, in_utf8, is_whole, sealed, write_bytes
+from tl_scopes.files import in_utf8, is_whole, sealed, write_bytes
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -44,10 +44,13 @@ def write(rows: pa.Table, path: Path, **notes: str) -> None:
     """Write a table with its checksum, and `notes`, in the file's own metadata."""
     from pyarrow import parquet
 
-    made = io.BytesIO()
-    noted = rows.replace_schema_metadata({**notes, "checksum": UNSEALED})
-    parquet.write_table(noted, made, compression="zstd")
-    write_bytes(path, sealed(made.getvalue()))
+    def data(checksum: str) -> bytes:
+        made = io.BytesIO()
+        noted = rows.replace_schema_metadata({**notes, "checksum": checksum})
+        parquet.write_table(noted, made, compression="zstd")
+        return made.getvalue()
+
+    write_bytes(path, sealed(data))
 
 
 def read(path: Path, what_to_do: str) -> tuple[pa.Table, dict[str, str]]:
