@@ -50,7 +50,7 @@ def culprit(view: ModelView, tokens: Tensor) -> str:
         return (
             f"Hooks of yours stop it (detach) at {_some(edited)}, though what passes there depends on "
             "the prompt. Remove them; or, to hold something fixed on purpose, give back values that "
-            "you stored in an earlier pass, or use frozen= of tl_scopes.circuits"
+            "you stored in an earlier pass (an SAE's error term too), or use frozen= of tl_scopes.circuits"
         )
     if backward:
         return (
