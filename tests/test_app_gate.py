@@ -211,3 +211,15 @@ def test_nothing_leaves_the_machine_when_foreign_pages_knock(tmp_path, monkeypat
     seen = [json.loads(line) for line in log.read_text().removeprefix(before).splitlines()]
     assert [what for what in seen if "127.0.0.1" not in what[1]] == []
     assert "amazonaws" not in log.read_text() and "8.8.8.8" not in log.read_text()
+
+
+def test_a_name_may_have_a_port_that_a_proxy_keeps_to_itself():
+    door = Door.of("0.0.0.0", False, ("lab.example.org:8443",), ())
+    assert door.refusal(["lab.example.org"], ["https://lab.example.org:8443"]) is None
+    assert door.refusal(["lab.example.org"], ["https://lab.example.org:9000"]) is not None
+
+
+@pytest.mark.parametrize("name", ["", "https://lab.example.org", "lab.example.org/x", "a:b"])
+def test_what_is_no_name_is_refused(name):
+    with pytest.raises(ValueError, match="is no name such as lab"):
+        Door.of("0.0.0.0", False, (name,), ())

@@ -156,7 +156,7 @@ def test_bad_folders(folder, data, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr("tl_scopes.files.os.fsync", full)
     assert "No space left on device" in refused(evaluate(folder, data, tmp_path / "full"))
 
 

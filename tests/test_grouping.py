@@ -59,6 +59,8 @@ def test_reads_of_a_long_sequence_run_the_prefix_that_they_need(name):
     prompt = (TOKENS * 5)[:32]
     ts.attribute(model, prompt, ts.SemanticScope(3))
     with widths_run(model) as widths:
+        ts.attribute(model, prompt, ts.SemanticScope(3))  # another hook: nudged once more
+        widths.clear()
         found = ts.attribute_sequence(model, prompt, ts.SemanticScope(3), sites=["embed", 2])
     assert widths == [8, 16, 24, 32]
     for p in (0, 7, 8, 20, 31):
@@ -77,4 +79,11 @@ def test_the_last_step_is_checked_on_a_short_prefix_unless_hooks_may_count(
         model.add_hook("blocks.1.hook_mlp_out", lambda a, hook: a)
     with widths_run(model) as widths:
         ts.attribute(model, TOKENS, ts.SemanticScope(3))
-    assert widths == [len(TOKENS) if hooked else 4, len(TOKENS)]
+    # The last step; the gradient held against nudges, row by row under hooks; the call.
+    assert widths[0] == (len(TOKENS) if hooked else 4)
+    assert widths[1:] == [len(TOKENS)] * len(widths[1:])
+    with widths_run(model) as widths:
+        ts.attribute(model, TOKENS, ts.SemanticScope(3))
+        widths.clear()
+        ts.attribute(model, TOKENS, ts.SemanticScope(3))
+    assert widths == [len(TOKENS)]

@@ -96,6 +96,63 @@ def test_a_gradient_that_is_30_percent_off_is_refused(name, factor):
     looked_at(model, zoo.TEXT)
 
 
+HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+MISSING = {
+    "zero": lambda g: g * 0,
+    "turned over": lambda g: -g,
+}
+
+
+@each_class
+@HALF
+@pytest.mark.parametrize("edit", MISSING.values(), ids=MISSING)
+def test_in_half_precision_a_gradient_that_is_missing_is_refused(name, dtype, edit):
+    """Rounding hides what random directions do to a random direction of the final state."""
+    model = zoo.build(name).to(dtype)
+    model.cfg.dtype = dtype
+
+    def rescale(g, hook):
+        return (edit(g[0]),) if isinstance(g, tuple) else edit(g)
+
+    with model.hooks(bwd_hooks=[("blocks.1.hook_resid_post", rescale)]):
+        for prompt in (zoo.LONG_TEXT, zoo.TEXT):
+            assert "blocks.1.hook_resid_post" in refused(model, prompt)
+    looked_at(model, zoo.TEXT)
+
+
+@each_class
+@HALF
+def test_in_half_precision_a_stopped_gradient_is_refused(name, dtype):
+    model = zoo.build(name).to(dtype)
+    model.cfg.dtype = dtype
+    hooks = [(f"blocks.{i}.hook_{part}_out", lambda a, hook: a.detach())
+             for i in range(3) for part in ("attn", "mlp")]  # fmt: skip
+    with model.hooks(fwd_hooks=hooks):
+        assert "detach" in refused(model)
+
+
+@pytest.mark.real("smollm2-135m-instruct")
+def test_in_half_precision_a_bundled_model_is_no_exception():
+    model = models.load("smollm2-135m-instruct", dtype=torch.bfloat16)
+    zero = ("blocks.5.hook_resid_post", lambda g, hook: (torch.zeros_like(g),))
+    with model.hooks(bwd_hooks=[zero]):
+        for prompt in ENGLISH[:1] + ENGLISH[4:6]:
+            assert "blocks.5" in refused(model, prompt)
+
+
+@each_class
+def test_weak_noise_is_told_from_a_wrong_gradient(name):
+    model = zoo.build(name, torch.float32)
+
+    torch.manual_seed(0)
+
+    def noisy(a, hook):
+        return a + 3e-4 * a.std() * torch.randn_like(a)
+
+    with model.hooks(fwd_hooks=[("blocks.1.hook_resid_pre", noisy)]):
+        assert "two passes over the same tokens differ" in refused(model)
+
+
 @each_class
 def test_a_torch_hook_on_the_way_back_is_refused_by_name(name):
     model = zoo.build(name, torch.float32)

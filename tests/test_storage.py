@@ -73,7 +73,7 @@ def test_a_newer_file_asks_for_an_upgrade(tmp_path, monkeypatch):
         patch.setattr(storage, "FORMAT_VERSION", storage.FORMAT_VERSION + 1)
         path = write_file(tmp_path / "newer", "Attribution", TENSORS, PAYLOAD)
         assert read_file(path, "Attribution")[1] == PAYLOAD
-    with pytest.raises(ResultFileError, match=r"version '2'.*up to 1: upgrade"):
+    with pytest.raises(ResultFileError, match=r"version '3'.*up to 2: upgrade"):
         read_file(path, "Attribution")
 
 

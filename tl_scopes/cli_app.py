@@ -115,7 +115,7 @@ def app(
     try:
         door = Door.of(host, local, tuple(name or ()), tuple(framed_by or ()))
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="'--framed-by'") from None
+        raise typer.BadParameter(str(error), param_hint="'--name' or '--framed-by'") from None
     at = _free_port(host, port)
     settings = Settings(
         models=tuple(model or ()),

@@ -236,7 +236,8 @@ def _is_centred(W_U: torch.Tensor) -> bool:
     some = slice(None, None, max(1, W_U.shape[1] // _SAMPLED_COLUMNS))
     for rows in W_U.split(_ROWS_AT_ONCE):
         mean = rows.mean(dim=-1, dtype=torch.float32).abs().max()
-        if not mean <= allowed * rows[:, some].abs().max():
+        largest = rows[:, some].abs().max()
+        if not (mean <= allowed * largest and torch.isfinite(mean)):
             return False
     return True
 

@@ -177,6 +177,12 @@ def _hold_slopes(
     looked = {"gradient": slice(0, 1), "random": slice(1, None)}
     found: dict[str, list[_Slopes]] = {kind: [] for kind in looked}
     mixed = unsteady = False
+
+    def refuse(kind: str, slopes: _Slopes) -> None:
+        if unsteady:
+            _refuse_unsteady(view)
+        _refuse(view, tokens, slopes, getattr(allowed, kind))
+
     for step, random_step in zip(allowed.gradient_steps, allowed.random_steps):
         steps = torch.full((len(moves),), random_step, dtype=torch.float64, device="cpu")
         steps[0] = step
@@ -202,15 +208,13 @@ def _hold_slopes(
             if found[kind][-1].off <= getattr(allowed, kind):
                 del looked[kind]
             elif found[kind][-1].is_like(*found[kind][:-1]):
-                _refuse(view, tokens, found[kind][-1], getattr(allowed, kind))
+                refuse(kind, found[kind][-1])
         if not looked:
             break
     # Random directions move the final state little: rounding inside the model may hide what they do.
     if "gradient" in looked or ("random" in looked and not gradient.any()):
-        if unsteady:
-            _refuse_unsteady(view)
         kind = next(iter(looked))
-        _refuse(view, tokens, found[kind][0], getattr(allowed, kind))
+        refuse(kind, found[kind][0])
     if mixed:
         raise UnsupportedModelError(
             "rows of a batch change each other's final state: something in the model looks at the "

@@ -41,14 +41,17 @@ class Door:
         A page elsewhere can take a name of its own to this machine, but not an address in numbers.
         Raises ValueError for what is no host name, or no origin.
         """
-        if odd := [name for name in names if _name(name) != _plain(name)]:
-            raise ValueError(f"{odd[0]!r} is no host name such as lab.example.org (without a port)")
+        if odd := [name for name in names if _name(name) is None]:
+            raise ValueError(
+                f"{odd[0]!r} is no name such as lab.example.org or lab.example.org:8443"
+            )
         if wrong := [origin for origin in framed_by if not _ORIGIN.fullmatch(origin)]:
             raise ValueError(f"{wrong[0]!r} is no origin such as https://example.org")
         mine = socket.gethostname().lower()
         own = () if local else (mine, mine.split(".")[0], f"{mine.split('.')[0]}.local")
         given = tuple(map(_plain, names))
-        every = tuple(dict.fromkeys((*LOCAL, _plain(host), *own, *given)))
+        hosts = [name for name in map(_name, names) if name is not None]
+        every = tuple(dict.fromkeys((*LOCAL, _plain(host), *own, *hosts)))
         return cls(every, not local, given, framed_by)
 
     def refusal(self, hosts: list[str], origins: list[str]) -> str | None:
@@ -64,7 +67,7 @@ class Door:
         if origins:
             place = urllib.parse.urlsplit(origins[0])
             same = place.scheme in ("http", "https") and place.netloc.lower() == hosts[0].lower()
-            if not same and _name(place.netloc) not in self.given:
+            if not same and place.netloc.lower() not in self.given:
                 return f"a page of {origins[0]!r} may not speak to this one"
         return None
 

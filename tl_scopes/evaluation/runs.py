@@ -28,6 +28,7 @@ from tl_scopes.evaluation.rows import measure as measure_rows
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.padding import rows
 from tl_scopes.records import Provenance
+from tl_scopes.storage import rebuilt
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -74,7 +75,7 @@ class Run:
         from tl_scopes.faithfulness import FaithfulnessCard
 
         made = self.manifest
-        where = Provenance(**made[manifest.NOTED]["provenance"])
+        where = Provenance(**rebuilt(made[manifest.NOTED]["provenance"], {}))
         return FaithfulnessCard(
             rows=self.to_frame(),
             methods=tuple(made["order"]),
