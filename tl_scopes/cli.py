@@ -239,8 +239,9 @@ def attribute(
             chosen, where = _cli.scope(scope, given), _cli.device(device)
             if sys.stderr.isatty():
                 say(f"loading {model} ...")
-            trusted = {"trust_remote_code": trust_remote_code}
-            loaded = load(model, backend, dtype=dtype, device=where, **trusted)
+            loaded = load(
+                model, backend, dtype=dtype, device=where, trust_remote_code=trust_remote_code
+            )
             result = ts.attribute(
                 loaded, text, chosen, sites=places, position=position, prepend_bos=prepend_bos
             )

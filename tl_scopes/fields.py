@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
@@ -107,7 +108,7 @@ def _listed(value: Any) -> tuple[int, ...]:
 def _told(hint: Any) -> str:
     plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
     text = plain.__name__ if isinstance(plain, type) and not get_args(plain) else str(plain)
-    return text.replace("typing.", "").replace("tl_scopes.result.", "")
+    return re.sub(r"\b(typing|tl_scopes\.\w+)\.", "", text)
 
 
 def _short(value: Any) -> str:

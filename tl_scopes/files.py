@@ -155,12 +155,10 @@ def sealed(make: Callable[[str], bytes]) -> bytes:
 
     `make` is called again where its data hold the very same text elsewhere.
     """
-    for i in itertools.count():
-        slot = f"{_MARK}{i:064x}"
-        data = make(slot)
-        if data.count(slot.encode()) == 1:
-            break
-    start = data.index(slot.encode()) + len(_MARK)
+    slots = (f"{_MARK}{i:064x}" for i in itertools.count())
+    tries = ((make(slot), slot.encode()) for slot in slots)
+    data, slot = next((data, slot) for data, slot in tries if data.count(slot) == 1)
+    start = data.index(slot) + len(_MARK)
     return data[:start] + _digest_without(data, start) + data[start + _DIGITS :]
 
 

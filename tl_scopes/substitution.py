@@ -1,4 +1,8 @@
-"""A model computed with other weights than its own, in one thread, while its own stay as they are."""
+"""A model computed with other weights than its own, in one thread, while its own stay as they are.
+
+A deep copy of the model would not do. Hooks that TransformerLens wires into a bridge, and hooks of
+the user's that read `model.W_E`, close over the modules of the original; some models cannot be copied.
+"""
 
 from __future__ import annotations
 
@@ -71,7 +75,8 @@ class Substitution(TorchFunctionMode):
 
 
 def _unasked(func: Any) -> Callable[..., Any]:
-    """`func` without its first step, which hands the call to the modes that are entered."""
+    """A Python function of torch without its first step, which hands the call to the modes that are
+    entered: it would come back here for ever."""
     without = dict.fromkeys(("has_torch_function", "has_torch_function_unary"), lambda *_: False)
     made = types.FunctionType(
         func.__code__, func.__globals__ | without, func.__name__, func.__defaults__

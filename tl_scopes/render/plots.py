@@ -248,8 +248,8 @@ def label_tokens(
     """`marked`: whether the read position stands out, and what has no colour stands back; `names`:
     labels in place of the tokens' own."""
     marked = marked and picture.kind == "site"
-    names = names or token_labels(picture)
-    ax.set_xticks(span, [names[t] for t in span])
+    labels = list(names) or token_labels(picture)
+    ax.set_xticks(span, [labels[t] for t in span])
     for text, t in zip(ax.get_xticklabels(), span):
         style(text, size=8)
         text.set_rotation(90)
