@@ -28,15 +28,15 @@ class ModelView:
 
     Made by `view`, which refuses models whose scopes would be wrong. Facts that depend on weights
     or flags are read afresh. What `capture.verify` finds (`embed_scale`, that the last step is
-    known) is kept as long as the hooks on the last step are those it was found under, unless the
-    embedding gave zeros, which tell nothing.
+    known) is kept as long as the last step's hooks and weights are those it was found under, unless
+    the embedding gave zeros, which tell nothing.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = weakref.ref(model)
         self.is_bridge = guards.transformer_lens_class(model) == "TransformerBridge"
         self.lock = threading.RLock()
-        self.verified_under: tuple[int, ...] | None = None
+        self.verified_under: tuple[Any, ...] | None = None
         self.embed_scale = 1.0
         self.followed: list[tuple[tuple[Any, ...], int]] = []
         self.loops_backward: tuple[Any, ...] | None = None
@@ -200,13 +200,15 @@ class ModelView:
         hooks.put_back(undo, module)
         module.register_forward_hook(hook)
 
-    def last_step_hooks(self) -> tuple[int, ...]:
-        """Ids of the torch hooks that can edit the logits after the final state was read."""
+    def last_step_facts(self) -> tuple[Any, ...]:
+        """Ids of the torch hooks that can edit the logits after the final state was read, and the
+        parameters that make them."""
         model = self.model
         modules = [model, *model.unembed.modules()]
         modules += [m for m in [getattr(model, "original_model", None)] if m is not None]
-        hooks = [(*m._forward_pre_hooks, *m._forward_hooks) for m in modules]
-        return tuple(h for own in hooks for h in own)
+        stores = [(*m._forward_pre_hooks, *m._forward_hooks) for m in modules]
+        made = hooks.parameters(model.unembed.modules())
+        return (*(h for own in stores for h in own), *hooks.everywhere("forward"), *made)
 
     def forward(self, tokens: Tensor) -> Any:
         """The model's own forward pass to logits over right-padded rows of token ids.
@@ -222,15 +224,19 @@ class ModelView:
     def last_step_is_hooked(self) -> bool:
         """Whether hooks of the user's sit on the unembedding, where they may edit any position."""
         points = [p for name, p in self.hooks.items() if name.startswith("unembed.")]
-        return any(map(hooks.has_forward_hook_of_users, points))
+        everywhere = hooks.everywhere("forward")
+        return bool(everywhere) or any(map(hooks.has_forward_hook_of_users, points))
 
     def is_hooked(self) -> bool:
         """Whether hooks of the user's are on the model: they may count on the whole prompt."""
-        return any(map(hooks.has_hook_of_others, self.hooks.values()))
+        everywhere = hooks.everywhere("forward")
+        return bool(everywhere) or any(hooks.users_on(m, "forward") for m in self.every_module())
 
     def is_hooked_inside(self, block: nn.Module) -> bool:
         """Whether hooks, TransformerLens's wiring aside, sit on the modules below `block`."""
-        return any(map(hooks.has_any_hook_of_users, guards.every_module(block)[1:]))
+        inside = guards.every_module(block)[1:]
+        everywhere = hooks.everywhere("forward", "backward")
+        return bool(everywhere) or any(map(hooks.has_any_hook_of_users, inside))
 
     def every_module(self) -> list[nn.Module]:
         """Every module, each once, those that the wrapped model alone holds included."""

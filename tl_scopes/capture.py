@@ -144,7 +144,7 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
     output (1 on nearly every architecture).
     Raises `UnsupportedModelError`.
     """
-    hooks = view.last_step_hooks()
+    facts = view.last_step_facts()
     seen: dict[str, Tensor] = {}
 
     def keep(name: str, activation: Tensor) -> Tensor:
@@ -172,7 +172,7 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
             view.embed_scale = _constant_ratio(seen["stream"], seen["embed"])
         if mlp is not None:
             learn(view, mlp, seen.get("mlp"))
-    view.verified_under = hooks
+    view.verified_under = facts
 
 
 def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> None:

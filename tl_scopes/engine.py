@@ -175,7 +175,7 @@ def run(
 def verify_once(engine: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
     """`capture.verify` and `slope.refuse_another`, unless the model's last step, and that its
     gradient is its slope, are known. Inside `engine.frozen()`."""
-    if engine.verified_under != engine.last_step_hooks() or engine.last_step_is_hooked():
+    if engine.verified_under != engine.last_step_facts() or engine.last_step_is_hooked():
         # Hooks may count on the whole prompt; the last step itself is the same at any length.
         capture.verify(engine, tokens if whole else tokens[:, :_CHECKED_TOKENS])
     slope.refuse_another(engine, tokens, whole)

@@ -100,7 +100,7 @@ def refuse_unsupported(model: Any) -> list[nn.Module]:
             "the model outside torch.inference_mode()"
         )
     _refuse_offloaded(model, parameters)
-    _refuse_compiled(model, modules)
+    _refuse_compiled(model, wrapped, every_module(wrapped, modules))
     head.stored(model)
     _refuse_training(model, config, modules)
     return modules
@@ -134,11 +134,15 @@ def _refuse_offloaded(model: nn.Module, parameters: list[nn.Parameter]) -> None:
         )
 
 
-def _refuse_compiled(model: nn.Module, modules: Sequence[nn.Module]) -> None:
+def _refuse_compiled(
+    model: nn.Module, wrapped: nn.Module | None, modules: Sequence[nn.Module]
+) -> None:
     for module in modules:
         wrapper = type(module).__name__ == "OptimizedModule"
         if wrapper or module._compiled_call_impl is not None:
-            name = next((name for name, m in model.named_modules() if m is module), "")
+            inner = () if wrapped is None else wrapped.named_modules(prefix="original_model")
+            named = (*model.named_modules(), *inner)
+            name = next((name for name, m in named if m is module), "")
             raise UnsupportedModelError(
                 f"the model was compiled ({name or type(module).__name__}): code compiled before "
                 "does not call hooks that are added later, which scopes need. "
@@ -222,9 +226,8 @@ def _found_processing(model: Any) -> Processing:
         folded = str(model.cfg.normalization_type or "").endswith("Pre")
         return Processing(folded, _is_centred(model.unembed.W_U))
     processed = bool(getattr(model, "_weights_processed", False))
-    if not processed:
-        return Processing(False, False)
-    return Processing(_gain_is_one(model), _is_centred(head.weight(model)))
+    # Anyone may centre W_U; a gain of one is a sign of folding only where processing was asked for.
+    return Processing(processed and _gain_is_one(model), _is_centred(head.weight(model)))
 
 
 @torch.no_grad()

@@ -7,8 +7,13 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from torch.nn.modules import module as torch_module
+from torch.utils.weak import WeakIdRef
+
 # Packages whose hooks belong to the model, or to this package, and are no user's.
 _NOT_USERS = ("transformer_lens", "transformers.", "tl_scopes.")
+# The place of hooks that torch calls for every module there is.
+_EVERYWHERE = "torch's global hooks"
 
 
 def listed(model: Any) -> dict[str, Any]:
@@ -24,12 +29,6 @@ def listed(model: Any) -> dict[str, Any]:
 def has_forward_hook_of_users(point: Any) -> bool:
     """Whether a hook point has forward hooks other than TransformerLens's (OPT's bridge has some)."""
     return any(_is_users(getattr(handle, "user_hook", None)) for handle in point.fwd_hooks)
-
-
-def has_hook_of_others(point: Any) -> bool:
-    """The same, this package's own taps aside."""
-    handles = (getattr(handle, "user_hook", None) for handle in point.fwd_hooks)
-    return any(_is_users(hook) and not _is_from(hook, "tl_scopes.") for hook in handles)
 
 
 def has_any_hook_of_users(module: Any) -> bool:
@@ -65,13 +64,29 @@ def users_on(module: Any, direction: str) -> list[Any]:
     return found
 
 
+def everywhere(*directions: str) -> dict[int, Any]:
+    """Hooks that torch calls for every module (`register_module_forward_hook`, ...), by its number."""
+    stores = {
+        "forward": (torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks),
+        "backward": (torch_module._global_backward_pre_hooks, torch_module._global_backward_hooks),
+    }
+    return {k: hook for d in directions for store in stores[d] for k, hook in store.items()}
+
+
+def parameters(modules: Iterable[Any]) -> list[tuple[Any, type]]:
+    """Which parameters there are, told by identity: as tensors they would be compared by numbers."""
+    found = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
+    return [(WeakIdRef(p), type(p)) for p in found.values()]
+
+
 def of_users(
     model: Any, modules: Iterable[Any], points: Mapping[str, Any], direction: str
 ) -> list[str]:
     """Where hooks of the user's are: names of hook points as in `points`, else of modules."""
     found = [module for module in modules if users_on(module, direction)]
     names = module_names(model, points) if found else {}
-    return [names.get(id(module)) or type(module).__name__ for module in found]
+    named = [names.get(id(module)) or type(module).__name__ for module in found]
+    return [*named, *([_EVERYWHERE] if everywhere(direction) else [])]
 
 
 def module_names(model: Any, points: Mapping[str, Any]) -> dict[int, str]:
@@ -86,7 +101,8 @@ def module_names(model: Any, points: Mapping[str, Any]) -> dict[int, str]:
 
 
 def circumstances(modules: Iterable[Any]) -> tuple[Any, ...]:
-    """Which modules there are, in which mode, with which hooks of the user's: equal when the same."""
+    """Which modules there are, in which mode, with which hooks of the user's, and which parameters:
+    equal when the same. Of buffers, which a model may make anew in a pass, the kind only."""
     modules = list(modules)
     changed = [
         (id(m.__dict__.get("forward")), *users_on(m, "forward"), None, *users_on(m, "backward"))
@@ -97,7 +113,15 @@ def circumstances(modules: Iterable[Any]) -> tuple[Any, ...]:
         or m._backward_hooks
         or m._backward_pre_hooks
     ]
-    return [weakref.ref(m) for m in modules], [m.training for m in modules], changed
+    stored = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    return (
+        [weakref.ref(m) for m in modules],
+        [m.training for m in modules],
+        changed,
+        [_mark(hook, key) for key, hook in everywhere("forward", "backward").items()],
+        parameters(modules),
+        [(type(t), t.dtype) for t in {id(t): t for t in stored if t is not None}.values()],
+    )
 
 
 def _asked_for(handle: Any) -> Any:

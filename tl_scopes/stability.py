@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -18,6 +19,9 @@ from tl_scopes.substitution import substituted, told
 
 # Tokens whose agreement is reported.
 N_TOP = 5
+
+# What torch says of tensors that do not go together.
+_OF_DTYPE = re.compile(r"dtype|scalar ?type|data type|Double|Float|Half|float(16|32|64)", re.ASCII)
 
 _WIDER = {
     torch.float16: torch.float32,
@@ -38,7 +42,10 @@ def wider(view: ModelView) -> torch.dtype:
 
 @contextmanager
 def widened(view: ModelView) -> Iterator[None]:
-    """The model in the wider precision, for this thread."""
+    """The model in the wider precision, for this thread.
+
+    Raises `ScopeParameterError` where a hook of the user's cannot follow.
+    """
     narrow, wide = view.dtype, wider(view)
     modules = view.every_module()
     plain = [v for m in modules for v in vars(m).values() if isinstance(v, Tensor)]
@@ -49,7 +56,17 @@ def widened(view: ModelView) -> Iterator[None]:
         for tensor in tensors:
             if tensor.dtype.is_floating_point and tensor.dtype != wide:
                 found.replace(tensor, tensor.detach().to(wide))
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            names = ", ".join(view.users_hooks("forward"))
+            if not names or not _OF_DTYPE.search(str(error)):
+                raise
+            raise ScopeParameterError(
+                f"stability=True runs the model again in {wide}, where it failed though not in "
+                f"{narrow}: {error}. Hooks of yours are at {names}, and one may bring tensors of its "
+                "own: write it so that they follow the activation (a @ W.to(a)), or drop stability"
+            ) from error
 
 
 def compare(found: Attribution, wide: Attribution) -> Stability:

@@ -74,6 +74,7 @@ def _hooks(model: Any) -> Iterator[tuple[str, Any]]:
             if id(module) not in seen:
                 seen.add(id(module))
                 yield from ((name, hook) for hook in _of(module))
+    yield from (("every module", hook) for hook in hooks.everywhere("forward").values())
 
 
 def _of(module: nn.Module) -> Iterator[Any]:
