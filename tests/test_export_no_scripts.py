@@ -3,15 +3,17 @@ dropped as well, tokens still have their colours and can be read."""
 
 from __future__ import annotations
 
+import io
 import re
 
 import circuit_drawings as circuits
 import numpy as np
 import pytest
 from faithfulness_cards import card
-from served_app import Visitor, browsing, needs_playwright, overlap
+from PIL import Image
+from served_app import Visitor, boxes, browsing, needs_playwright, overlap
 from test_export_browser import text
-from test_render import sequence
+from test_render import attribution, sequence
 from test_render_browser import same_colour
 
 from tl_scopes import render
@@ -33,14 +35,14 @@ def browser():
 def opened(browser, tmp_path):
     visitors = []
 
-    def open_(html: str, styled: bool = True, dark: bool = False) -> Visitor:
+    def open_(html: str, styled: bool = True, dark: bool = False, scripts: bool = False) -> Visitor:
         if not styled:
             html = re.sub(r"<style\b.*?</style>", "", html, flags=re.S)
         path = tmp_path / f"{len(visitors)}.html"
         path.write_text(html, encoding="utf-8")
         scheme = "dark" if dark else "light"
         visitor = Visitor(
-            browser, (1200, 900), offline=True, java_script_enabled=False, color_scheme=scheme
+            browser, (1200, 900), offline=True, java_script_enabled=scripts, color_scheme=scheme
         )
         visitor.page.goto(path.as_uri())
         visitors.append(visitor)
@@ -153,3 +155,31 @@ def test_scripts_bring_the_hint_back(browser, tmp_path):
         visitor.page.get_by_text("Point at a").first.wait_for(timeout=20_000)
         assert visitor.failed == []
         visitor.close()
+
+
+def marked(visitor: Visitor, x: float, y: float, width: float, height: float) -> int:
+    """Pixels of a part of the window in the colour of the marks, which are orange."""
+    clip = {"x": x, "y": y, "width": width, "height": height}
+    image = Image.open(io.BytesIO(visitor.page.screenshot(clip=clip)))
+    r, g, b = np.asarray(image.convert("RGB"), dtype=int).transpose(2, 0, 1)
+    return int(((r > g + 60) & (g > b + 20)).sum())
+
+
+LINES = ["A first line", "a second line", "so long a line that it goes over several lines, " * 6]
+
+
+@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("read", [1, 2, 3])
+def test_what_ends_a_line_has_its_mark_below_itself(opened, scripts, dark, read):
+    tokens = ("<bos>", *(f"{line}\n" for line in LINES), "third")
+    visitor = opened(render.html(attribution(tokens, position=read)), dark=dark, scripts=scripts)
+    visitor.page.wait_for_selector(".colored-tokens > span")
+    found = boxes(visitor)
+    assert (found[3]["height"] > 60) and found[4]["x"] < found[3]["x"] + 5  # wrapped; broken after
+    for t in (read, read + 1):
+        box = found[t]
+        # Below the ring around the token that is read.
+        below = marked(visitor, box["x"], box["y"] + box["height"] + 3.5, 40, 7)
+        assert (below > 15) == (t == read), (t, below)
+    visitor.shoot(f"read-ends-a-line-{read}")

@@ -249,3 +249,52 @@ def test_grouping_takes_time_by_the_number_of_tokens(by):
         found.group(by)
         took.append(time.perf_counter() - start)
     assert took[1] < 30 * took[0]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "by", "wanted"),
+    [
+        # SmolLM2's kind: the end of BOS and the beginning of the text make ">>>" a second time.
+        (("<bos>", ">>", ">", " print"), [">>>"], ((0, 1), (1, 3), (3, 4))),
+        (("<bos>", ">>", ">", " print"), [(">>> print", 0, 3)], ((0, 1), (1, 3), (3, 4))),
+        (("<bos>", "the", " cat"), ["<bos>the"], ((0, 2), (2, 3))),
+    ],
+)
+def test_no_text_begins_inside_bos(tokens, by, wanted):
+    assert attribution(tokens).group(by).spans == wanted
+
+
+@pytest.mark.parametrize("by", ["os>the", "<bos>", ">the cat", "bos>"])
+def test_a_part_of_bos_is_no_text_of_the_prompt(by):
+    with pytest.raises(ScopeParameterError, match="does not stand in the prompt"):
+        attribution(("<bos>", "the", " cat")).group([by])
+
+
+TWICE = "xab ab " * 3 + "ab"
+
+
+@pytest.mark.parametrize(
+    ("text", "by"),
+    [
+        *(("ab " * 12, by) for by in ("ab", ("ab", 1, 2), ("b ab a", 2, 4), (" a", 0, 2))),
+        *((TWICE, by) for by in ("ab", ("ab", 1, 2), ("b ab x", 2, 4), (" a", 0, 2))),
+        *(("ab" * 20, by) for by in ("ab", ("ab", 1, 2), ("baba", 1, 3))),
+    ],
+)
+def test_the_hint_names_one_place_and_the_characters_asked_for(text, by):
+    found = attribution(("<bos>", *text))
+    part, start, end = (by, 0, len(by)) if isinstance(by, str) else by
+    with pytest.raises(ScopeParameterError, match="more than once") as caught:
+        found.group([by])
+    within, first, last = eval(regex.search(r"as in (\(.*?\)), or", str(caught.value))[1])
+    assert text.count(within) == 1 and within[first:last] == part[start:end]
+    (span,) = [s for s in found.group([(within, first, last)]).spans if s[1] > s[0] + 1] or [None]
+    at = text.index(within) + first + 1
+    assert span == (at, at + end - start) if end - start > 1 else span is None
+
+
+def test_no_hint_where_every_context_stands_twice():
+    with pytest.raises(
+        ScopeParameterError, match=r"more than once: give token ranges \(start, end\)"
+    ):
+        attribution(("<bos>", *["ab "] * 400)).group(["ab"])

@@ -10,6 +10,7 @@ import pytest
 import torch
 import zoo
 from test_bad_input import MODELS, refused
+from transformers import BatchEncoding
 
 import tl_scopes as ts
 from tl_scopes import baselines, circuits, evaluation
@@ -338,3 +339,46 @@ def test_texts_that_end_in_the_pad_token_are_measured(tmp_path):
         model, ["The cat sat<pad>", SHORT], [S], out=tmp_path / "run", progress=False
     )
     assert done.failed == 0
+
+
+@any_model
+def test_no_remedy_for_two_bos_is_one_that_was_used(name):
+    model = zoo.build(name)
+    model.tokenizer.pad_token = model.tokenizer.bos_token
+
+    def said(prompt, **options) -> str:
+        with pytest.raises(DoubleBosError) as caught:
+            ts.attribute(model, prompt, S, **options)
+        return str(caught.value)
+
+    batch = BatchEncoding({"input_ids": [[0, 0, 5]], "attention_mask": [[1, 1, 1]]})
+    for meant in (said([0, 0, 5], attention_mask=[1, 1, 1]), said(batch)):
+        assert "drop one id" in meant and "mask" not in meant and "prepend_bos" not in meant
+    unknown = said([0, 0, 5])
+    assert "drop one id" in unknown and "attention_mask" in unknown and "prepend_bos" not in unknown
+    text = said("<bos>The", prepend_bos=True)
+    assert "prepend_bos=False" in text and "mask" not in text and "drop one id" not in text
+    again = said("<bos><bos>The", prepend_bos=False)
+    assert "take one out of the text" in again and "prepend_bos" not in again
+
+
+@any_model
+def test_one_prompt_of_ids_where_several_are_asked(name):
+    model = zoo.shared(name)
+    for flat in ([0, 5, 6], (0, 5, 6), range(3), [torch.tensor(0), torch.tensor(5)]):
+        for options in ({}, {"attention_mask": [1] * len(flat)}):
+            with pytest.raises(PromptError, match=r"one prompt of token ids.*put it into a list"):
+                ts.attribute_batch(model, flat, S, **options)
+    (found,) = ts.attribute_batch(model, [[0, 5, 6]], S)
+    assert found.tokens.tolist() == [0, 5, 6]
+
+
+@any_model
+@pytest.mark.parametrize("wrap", [list, tuple, torch.tensor], ids=["list", "tuple", "tensor"])
+def test_a_batch_of_one_is_a_prompt(name, wrap):
+    model = zoo.shared(name)
+    wanted = ts.attribute(model, [0, 5, 6], S)
+    for options in ({}, {"attention_mask": [[1, 1, 1]]}):
+        assert equal(ts.attribute(model, [wrap([0, 5, 6])], S, **options), wanted)
+    with pytest.raises(PromptError, match="attribute_batch"):
+        ts.attribute(model, [wrap([0, 5, 6]), wrap([0, 5, 6])], S)

@@ -380,3 +380,44 @@ def test_messages_name_options_that_are_there():
     assert {in_options("prepend_bos=False"), in_options("prepend_bos=True")} <= options
     assert in_options("position=-2, rank=0.9.") == "--position -2, --rank 0.9."
     assert in_options("composition=3 and position is 3") == "composition=3 and position is 3"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--target", "NEXT_TOKEN and on"],
+        ["--target", "rank=4 is"],
+        ["--target", "it's prepend_bos=False"],
+        ["--target", "say 'rank=4' or \"seed=3\""],
+        ["--model", "./device=cpu"],
+        ["--model", "./prepend_bos"],
+        ["--model", "/nowhere/rank=4/a b"],
+        ["--save", "nowhere/rank=4/a"],
+    ],
+)
+def test_what_a_user_typed_stays_as_it_is(folder, words):
+    said = refused_call(call("attribute", T, "--model", folder, *words))
+    typed = repr(words[1]) if "target" in words[0] else words[1].removeprefix("./")
+    assert typed.removesuffix("/a") in said
+
+
+def test_unquoted_paths_that_were_typed_stay(tmp_path):
+    for path in ("rank=4", "./device=cpu", "NEXT_TOKEN", str(tmp_path / "seed=3" / "x")):
+        for typed in ([path], [f"--out={path}"]):
+            said = (
+                f"another run is at work in {path}, use position=-2 or 'rank=4' (model's rank=4.)"
+            )
+            wanted = said.replace("position=-2", "--position -2")
+            if path != "rank=4":
+                wanted = wanted.replace("rank=4.)", "--rank 4.)")
+            assert in_options(said, typed) == wanted
+
+
+def test_advice_on_the_command_line_is_for_the_command_line(folder):
+    said = refused_call(call("attribute", T, "--model", folder, "--target", " of is"))
+    assert "2 tokens" in said and "--target id:next --position -2" in said
+    assert "attribute_sequence" not in said and "Scope" not in said and "answer" not in said
+    found = scores(f"{T} of is", "--model", folder, "--target", "id:next", "--position", "-2")
+    assert found["target"]["text"] == " is"
+    said = refused_call(call("attribute", T, "--model", folder, "--target", "caf\ud83d"))
+    assert "surrogate" in said and "convert it to UTF-8" in said and ".encode" not in said

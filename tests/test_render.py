@@ -269,8 +269,8 @@ def test_the_page_says_what_it_shows():
 
 def test_the_target_in_the_prompt_and_missing_from_the_prediction_is_marked():
     page = render.html(attribution(position=2, target=Token(3, " is")))
-    assert ':nth-of-type(4)::after{content:"target"}' in page
-    assert ':nth-of-type(3)::after{content:"read"}' in page
+    assert ':nth-of-type(4){--note:"target"}' in page
+    assert ':nth-of-type(3){--note:"read"}' in page
     assert "not among those above" in page
     assert "class=tls-target" in render.html(attribution())
 

@@ -26,7 +26,7 @@ from tl_scopes.errors import TargetError
 from tl_scopes.render.tokens import visible
 
 PIECES = ["▁The", "▁capital", "▁of", "▁France", "▁is", "▁Paris", "▁in", "in", "is", "▁▁", "pit"]
-BYTES = [*"日本🪿".encode(), *b"\nA"]
+BYTES = [*"日本🪿".encode(), *b"\nA "]
 SPACES = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
 TRIMMED = decoders.Sequence([*SPACES, decoders.Strip(" ", 1, 0)])
 LEGACY = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
@@ -242,3 +242,12 @@ def test_a_replacement_character_of_the_prompt_is_no_lost_byte():
     found = ts.attribute(loaded("smollm2-135m-instruct"), "a \ufffd b", ts.SemanticScope())
     assert together(found.str_tokens[1:]) == "a \ufffd b"
     assert "<0x" not in "".join(found.group().str_tokens)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_byte_that_an_entry_is_too_is_shown_as_a_byte(kind):
+    """Also a space, which some decoders drop in front of a text."""
+    tokenizer = sentencepiece(kind)
+    byte, space = tokenizer.convert_tokens_to_ids(["<0x20>", "▁"])
+    assert vocabulary.texts(tokenizer, [byte, space]) == ["<0x20>", " "]
+    assert vocabulary.find(tokenizer, "<0x20>") == byte

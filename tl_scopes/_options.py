@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import functools
 import re
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import typer
+
+from tl_scopes.refusals import EACH_IN_TURN, MEND
 
 _model = functools.partial(typer.Option, rich_help_panel="Model")
 
@@ -53,21 +56,39 @@ _VALUED = (
     *("position", "rank", "samples", "seed", "target", "sites", "backend", "dtype", "device"),
     *("area", "fractions", "replacements", "leave_one_out", "split", "config", "column", "skip"),
 )
+_WAYS = {
+    EACH_IN_TURN: "write them after the prompt and use --target id:next --position -2, which explains "
+    "the last of them; -3 explains the one before",
+    MEND: "convert it to UTF-8",
+}
+# What Python quotes, a user's word as a rule. An apostrophe inside or after a word opens nothing.
+_QUOTED = r"(?<!\w)(?:'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")"
 _IN_PYTHON = re.compile(
-    rf"\b(?P<flag>{'|'.join(_FLAGS)})\b"
+    rf"(?P<way>{'|'.join(map(re.escape, _WAYS))})"
+    rf"|\b(?P<flag>{'|'.join(_FLAGS)})\b"
     rf"|\b(?P<valued>{'|'.join(_VALUED)})=(?P<value>\"[^\"]*\"|'[^']*'|-?\w+(\.\w+)*)"
     rf"|\b(?P<name>{'|'.join(_NAMES)})\b"
 )
 
 
-def in_options(message: str) -> str:
-    """A message of the package, which speaks of Python's arguments, with this command line's options."""
+def in_options(message: str, typed: Sequence[str] = ()) -> str:
+    """A message of the package, which speaks of Python's arguments, with this command line's options.
+
+    What it quotes stays as it is, and so does what was `typed`: a path is not always quoted.
+    """
+    parts = {part for word in typed for part in re.split(r"[/\\]|^--[\w-]+=", word)}
+    kept = sorted(filter(_IN_PYTHON.search, parts), key=len, reverse=True)
+    left_alone = "|".join([_QUOTED, *map(re.escape, kept)])
 
     def option(found: re.Match[str]) -> str:
+        if found["alone"]:
+            return found["alone"]
+        if found["way"]:
+            return _WAYS[found["way"]]
         if found["valued"]:
             value = found["value"]
             value = value[1:-1] if value[0] in "'\"" else value
             return f"--{found['valued'].replace('_', '-')} {value}"
         return _FLAGS[found["flag"]] if found["flag"] else _NAMES[found["name"]]
 
-    return _IN_PYTHON.sub(option, message)
+    return re.sub(f"(?P<alone>{left_alone})|{_IN_PYTHON.pattern}", option, message)

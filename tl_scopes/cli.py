@@ -65,7 +65,8 @@ class _Commands(TyperGroup):
             if pressed:  # some imports swallow the interrupt and fail later, half done
                 return 130
             if isinstance(error, (ScopesError, OSError)):
-                return _fail(_options.in_options(str(error)))
+                typed = (args[0] if args else extra.get("args")) or sys.argv[1:]
+                return _fail(_options.in_options(str(error), typed))
             if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
                 raise  # a bug: its traceback is what a report needs
             return _fail("out of memory: use a shorter prompt, a lower --rank or --dtype bfloat16")

@@ -22,7 +22,13 @@ from tl_scopes.errors import (
 from tl_scopes.escapes import literal
 from tl_scopes.padding import REMEDY, Ids, masked, parts, refuse_read, unmasked
 from tl_scopes.records import Token
-from tl_scopes.refusals import LONGEST_TOKEN, refuse_conversation, refuse_long, refuse_surrogates
+from tl_scopes.refusals import (
+    EACH_IN_TURN,
+    LONGEST_TOKEN,
+    refuse_conversation,
+    refuse_long,
+    refuse_surrogates,
+)
 
 # Tokens listed with a prediction; longer lists of ids are prompts.
 N_CANDIDATES = 10
@@ -50,10 +56,9 @@ def encode(
         )
     refuse_conversation(prompt, getattr(view.model, "tokenizer", None))
     if isinstance(prompt, Mapping):
-        ids, attention_mask = parts(prompt, attention_mask)
-        one_row = isinstance(ids, list) and len(ids) == 1 and isinstance(ids[0], list)
-        prompt = ids[0] if one_row else ids
-    if isinstance(prompt, str):
+        prompt, attention_mask = parts(prompt, attention_mask)
+    is_text = isinstance(prompt, str)
+    if is_text:
         if attention_mask is not None:
             raise PromptError(
                 "attention_mask is for token ids, but the prompt is text, which has no padding: drop it"
@@ -71,12 +76,13 @@ def encode(
     _check_length(view, len(ids))
     bos = bos_id(view)
     if bos is not None and ids[:2] == [bos, bos]:
+        ways = "take one out of the text" if is_text else "drop one id"
+        if is_text and prepend_bos is not False:
+            ways = "a chat template brings its own: pass prepend_bos=False for such text"
         pads = getattr(view.model.tokenizer, "pad_token_id", None) == bos
-        raise DoubleBosError(
-            f"the prompt begins with two BOS tokens (id {bos}) in a row. A chat template brings "
-            "its own: pass prepend_bos=False for such text, or drop one id"
-            + (f". BOS is also the pad token; if these are padding, {REMEDY}" if pads else "")
-        )
+        if pads and not is_text and attention_mask is None:
+            ways += f". BOS is also the pad token; if these are padding, {REMEDY}"
+        raise DoubleBosError(f"the prompt begins with two BOS tokens (id {bos}) in a row: {ways}")
     return ids
 
 
@@ -105,7 +111,7 @@ def _encode_text(view: ModelView, text: str, prepend_bos: bool | None) -> list[i
 
 
 def _check_ids(view: ModelView, prompt: Any, attention_mask: Mask | None) -> Ids:
-    if getattr(prompt, "ndim", 0) == 2 and len(prompt) == 1:
+    if _is_row(prompt):
         prompt = prompt[0]
     if isinstance(prompt, Tensor):
         integral = not (prompt.dtype.is_floating_point or prompt.dtype.is_complex)
@@ -138,6 +144,14 @@ def _check_ids(view: ModelView, prompt: Any, attention_mask: Mask | None) -> Ids
     if wrong is not None:
         raise PromptError(f"token id {wrong} is outside the vocabulary, 0 to {d_vocab - 1}")
     return ids
+
+
+def _is_row(prompt: Any) -> bool:
+    """Whether it is one prompt of ids as a batch of one, [1, pos]."""
+    if not isinstance(prompt, (list, tuple)):
+        return getattr(prompt, "ndim", 0) == 2 and len(prompt) == 1
+    inner = prompt[0] if len(prompt) == 1 else None
+    return isinstance(inner, (list, tuple, range)) or getattr(inner, "ndim", 0) == 1
 
 
 _SEVERAL = (
@@ -251,7 +265,4 @@ def _several(view: ModelView, tokenizer: Any, target: str) -> str:
     )
     if len(pieces) < 2:
         return said
-    return (
-        f"{said}. To explain all of them, write them after the prompt: attribute_sequence(model, "
-        "prompt + answer, SemanticScope(NEXT_TOKEN)) has a result for each token of the whole text"
-    )
+    return f"{said}. To explain all of them, {EACH_IN_TURN}"

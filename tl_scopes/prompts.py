@@ -48,6 +48,11 @@ def list_of_prompts(
     prompts: Any, attention_mask: Mask | None = None, name: str = "prompts"
 ) -> list[Any]:
     """Raises `PromptError` or `EmptyPromptError` unless it is a list with prompts, or a batch."""
+    if isinstance(prompts, Sequence) and prompts and all(map(_is_id, prompts)):
+        raise PromptError(
+            f"{name} is one prompt of token ids, not a list of prompts: put it into a list, [ids] (or "
+            "call attribute)"
+        )
     listed = rows(prompts, attention_mask)
     if isinstance(listed, (str, Tensor)) or not isinstance(listed, Sequence):
         raise PromptError(
@@ -57,3 +62,7 @@ def list_of_prompts(
     if not listed:
         raise EmptyPromptError(f"the list of {name} is empty: give at least one prompt")
     return list(listed)
+
+
+def _is_id(value: Any) -> bool:
+    return hasattr(value, "__index__") and getattr(value, "ndim", 0) == 0

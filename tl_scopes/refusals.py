@@ -9,6 +9,12 @@ from tl_scopes.errors import PromptError, PromptTooLongError, ScopesError
 
 # Characters; no vocabulary has longer tokens.
 LONGEST_TOKEN = 2000
+# Ways out in Python; the command line has its own.
+EACH_IN_TURN = (
+    "write them after the prompt: attribute_sequence(model, prompt + answer, "
+    "SemanticScope(NEXT_TOKEN)) has a result for each token of the whole text"
+)
+MEND = "mend it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
 # A text is known to be too long by its first characters: so many, or for each token of the context.
 _LONG = 100_000
 _CHARACTERS = 8
@@ -23,8 +29,7 @@ def refuse_surrogates(text: str, what: str, error: type[ScopesError]) -> None:
         raise error(
             f"{what} holds {half!a} at character {found.start}, which is half of a surrogate pair and no "
             "character of its own (text cut apart, or bytes that are not UTF-8): correct it where it "
-            "comes from, or mend it with text.encode('utf-16', 'surrogatepass').decode('utf-16', "
-            "'replace')"
+            f"comes from, or {MEND}"
         ) from None
 
 

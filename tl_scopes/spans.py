@@ -33,6 +33,8 @@ _MARK = regex.compile("[\\p{M}\u200c\u200d\U0001f3fb-\U0001f3ff]")
 _UNSPACED = regex.compile(
     r"[\p{Han}\p{Hiragana}\p{Katakana}\u30fc\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 )
+# Characters of context around a text that stands twice, until it stands once.
+_MORE = (8, 16, 32, 64, 128)
 _BREAK = r"[\n\v\f\r\x85\u2028\u2029]"
 _CLOSED = r"[\p{Pe}\p{Pf}\"']*"
 _ENDS = {
@@ -59,7 +61,7 @@ def found_spans(result: Attribution | SequenceAttribution, by: Any) -> Spans:
         if part is None:
             asked.append((start, end, f"({start}, {end})"))
             continue
-        at = _place(text, part, after)
+        at = _place(text, part, start, end, after)
         first, last = bisect_right(starts, at + start) - 1, bisect_left(starts, at + end)
         span = runs[first][0], runs[last - 1][1]
         asked.append((*span, f"{part[start:end]!r} at {span}"))
@@ -139,26 +141,36 @@ def _laid(result: Attribution | SequenceAttribution) -> tuple[str, Spans, list[i
     return bos + text, ((0, 1), *moved), [0, *(len(bos) + start for start in starts)]
 
 
-def _place(text: str, part: str, after: int) -> int:
-    """Where in `text` the only `part` begins, apart from what lies in the `after` characters of BOS."""
-    found: list[int] = []
-    at = text.find(part, max(after - len(part) + 1, 0))
-    while at >= 0 and len(found) < 3:
-        found.append(at)
-        at = text.find(part, at + 1)
+def _place(text: str, part: str, start: int, end: int, after: int) -> int:
+    """Where in `text` the only `part` begins, of which `start` to `end` is meant. `after`: BOS's end."""
+    found = _places(text, part, after)
     if not found:
         raise ScopeParameterError(
             f"{part!r} does not stand in the prompt, which is {_short(text[after:])}: give a text as "
             "it is written there, or token ranges"
         )
     if len(found) > 1:
-        first = max(found[1] - 8, after)
-        within = text[first : found[1] + len(part) + 8], found[1] - first
-        raise ScopeParameterError(
-            f"{part!r} stands in the prompt more than once: say which by the text around it, as in "
-            f"{(*within, within[1] + len(part))!r}, or give token ranges"
-        )
+        at, ways = found[1], "give token ranges (start, end)"
+        for more in _MORE:
+            first = max(at - more, after)
+            within = text[first : at + len(part) + more]
+            if len(_places(text, within, after)) == 1:
+                hint = within, at - first + start, at - first + end
+                ways = f"say which by the text around it, as in {hint!r}, or give token ranges"
+                break
+        raise ScopeParameterError(f"{part!r} stands in the prompt more than once: {ways}")
     return found[0]
+
+
+def _places(text: str, part: str, after: int) -> list[int]:
+    """The first two places of `part`. What begins inside BOS is none, unless it goes on behind a BOS
+    that it holds whole."""
+    found = [0] if len(part) > after > 0 and text.startswith(part) else []
+    at = text.find(part, after)
+    while at >= 0 and len(found) < 2:
+        found.append(at)
+        at = text.find(part, at + 1)
+    return found
 
 
 def _short(text: str) -> str:

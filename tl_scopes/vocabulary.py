@@ -58,9 +58,10 @@ def _text(tokenizer: Any, piece: Any, alone: str) -> str:
     if not piece:
         return alone  # an id beyond the vocabulary's last, where the model is padded
     if characters.BYTE.fullmatch(piece):
-        # A whole character is shown as such, unless another entry is that character.
-        twin = _entry(tokenizer, alone.replace(" ", SPACE))
-        return piece if _LOST in alone or twin is not None else alone
+        # A whole character is shown as such, unless another entry is that character. Not what a decoder
+        # makes of it alone: some drop a space in front.
+        whole = characters.shown(characters.data_of(piece))
+        return piece if _entry(tokenizer, whole.replace(" ", SPACE)) is not None else whole
     if _LOST in alone and _LOST not in piece:
         added = piece in tokenizer.get_added_vocab()  # taken from the text as it stands
         if not added and _BYTE_OF.keys() >= set(piece):

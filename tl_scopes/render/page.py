@@ -95,11 +95,11 @@ def marks(picture: Picture, id: str) -> str:
         row = picture.rows[0]
         # Positions count from 0, nth-of-type from 1.
         rules.append(f"{token}({row.position + 1})>span{{box-shadow:0 0 0 2px #c2410c}}")
-        rules.append(f'{token}({row.position + 1})::after{{content:"read"}}')
+        rules.append(f'{token}({row.position + 1}){{--note:"read"}}')
         rules.append(f"{token}(n+{row.position + 2})>span{{opacity:.5}}")
         after = row.position + 1
         if row.target and after < len(picture.ids) and picture.ids[after] == row.target.id:
-            rules.append(f'{token}({after + 1})::after{{content:"target"}}')
+            rules.append(f'{token}({after + 1}){{--note:"target"}}')
     return "\n".join(rules)
 
 
