@@ -46,7 +46,7 @@ def refused(call: Callable[[], object], error: type[ScopesError], *words: str) -
 PROMPTS = {
     "empty text": ("", EmptyPromptError, ["empty", "give"]),
     "no ids": ([], EmptyPromptError, ["no tokens", "give"]),
-    "list of lists": ([[1, 2]], PromptError, ["list", "allowed", "attribute_batch"]),
+    "list of lists": ([[1, 5], [1, 6]], PromptError, ["list", "allowed", "attribute_batch"]),
     "list of words": (["The", "cat"], PromptError, ["list", "allowed", "attribute_batch"]),
     "float ids": ([1.0, 2.0], PromptError, ["list", "int"]),
     "float array": (np.array([1.0, 2.0]), PromptError, ["ndarray", "int"]),

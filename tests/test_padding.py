@@ -367,7 +367,7 @@ def test_one_prompt_of_ids_where_several_are_asked(name):
     model = zoo.shared(name)
     for flat in ([0, 5, 6], (0, 5, 6), range(3), [torch.tensor(0), torch.tensor(5)]):
         for options in ({}, {"attention_mask": [1] * len(flat)}):
-            with pytest.raises(PromptError, match=r"one prompt of token ids.*put it into a list"):
+            with pytest.raises(PromptError, match=r"one prompt of token ids.*Put it into a list"):
                 ts.attribute_batch(model, flat, S, **options)
     (found,) = ts.attribute_batch(model, [[0, 5, 6]], S)
     assert found.tokens.tolist() == [0, 5, 6]

@@ -50,8 +50,8 @@ def list_of_prompts(
     """Raises `PromptError` or `EmptyPromptError` unless it is a list with prompts, or a batch."""
     if isinstance(prompts, Sequence) and prompts and all(map(_is_id, prompts)):
         raise PromptError(
-            f"{name} is one prompt of token ids, not a list of prompts: put it into a list, [ids] (or "
-            "call attribute)"
+            f"{name} is one prompt of token ids; allowed: a list of prompts, each a text, a list of ids "
+            "or a tensor [pos]. Put it into a list, [ids] (or call attribute)"
         )
     listed = rows(prompts, attention_mask)
     if isinstance(listed, (str, Tensor)) or not isinstance(listed, Sequence):
