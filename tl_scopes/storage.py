@@ -80,11 +80,9 @@ def read_file(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str,
                 f"{path} has format version {version!r}, this tl_scopes reads up to "
                 f"{FORMAT_VERSION}: upgrade tl_scopes"
             )
-        if metadata.get("kind") != kind:
-            raise ResultFileError(
-                f"{path} holds a {metadata.get('kind')}, not a {kind}: use "
-                f"{metadata.get('kind')}.load"
-            )
+        if (other := str(metadata.get("kind"))) != kind:
+            where = "tl_scopes.grouping." if other.startswith("Grouped") else ""
+            raise ResultFileError(f"{path} holds a {other}, not a {kind}: use {where}{other}.load")
         data += file.read()
     try:
         if not is_whole(data):
