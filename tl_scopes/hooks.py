@@ -65,12 +65,16 @@ def users_on(module: Any, direction: str) -> list[Any]:
 
 
 def everywhere(*directions: str) -> dict[int, Any]:
-    """Hooks that torch calls for every module (`register_module_forward_hook`, ...), by its number."""
+    """Hooks that torch calls for every module (`register_module_forward_hook`, ...), by its number.
+
+    Those of torch's own that only look, as its counter of operations has some, are none of the user's.
+    """
     stores = {
         "forward": (torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks),
         "backward": (torch_module._global_backward_pre_hooks, torch_module._global_backward_hooks),
     }
-    return {k: hook for d in directions for store in stores[d] for k, hook in store.items()}
+    found = {k: hook for d in directions for store in stores[d] for k, hook in store.items()}
+    return {k: hook for k, hook in found.items() if not _is_from(hook, "torch.utils.")}
 
 
 def parameters(modules: Iterable[Any]) -> list[tuple[Any, type]]:
