@@ -236,13 +236,15 @@ def _is_centred(W_U: torch.Tensor) -> bool:
     weight; processed in float32: 1e-8). Raw weights show it in their first rows."""
     # Casting centred weights to half precision rounds their mean away from zero.
     allowed = max(1e-5, 0.1 * torch.finfo(W_U.dtype).eps)
-    some = slice(None, None, max(1, W_U.shape[1] // _SAMPLED_COLUMNS))
+    columns = slice(None, None, max(1, W_U.shape[1] // _SAMPLED_COLUMNS))
+    largest = 0.0
     for rows in W_U.split(_ROWS_AT_ONCE):
-        mean = rows.mean(dim=-1, dtype=torch.float32).abs().max()
-        largest = rows[:, some].abs().max()
-        if not (mean <= allowed * largest and torch.isfinite(mean)):
+        mean = float(rows.mean(dim=-1, dtype=torch.float32).abs().max())
+        size = float(rows[:, columns].abs().max())
+        if not (mean <= allowed * size and mean < torch.inf):
             return False
-    return True
+        largest = max(largest, size)
+    return largest > 0
 
 
 def _gain_is_one(bridge: Any) -> bool:
