@@ -136,8 +136,7 @@ def test_in_half_precision_a_bundled_model_is_no_exception():
     model = models.load("smollm2-135m-instruct", dtype=torch.bfloat16)
     zero = ("blocks.5.hook_resid_post", lambda g, hook: (torch.zeros_like(g),))
     with model.hooks(bwd_hooks=[zero]):
-        for prompt in ENGLISH[:1] + ENGLISH[4:6]:
-            assert "blocks.5" in refused(model, prompt)
+        assert "blocks.5" in refused(model, ENGLISH[0])
 
 
 @each_class
