@@ -92,7 +92,7 @@ def test_words_of_a_real_tokenizer_from_attribute_to_file(tmp_path):
     again = GroupedAttribution.load(words.save(tmp_path / "words.safetensors"))
     assert again.spans == words.spans and again.how == "norm"
     assert torch.equal(again.scores, words.scores)
-    with pytest.raises(ResultFileError, match=r"use GroupedAttribution\.load"):
+    with pytest.raises(ResultFileError, match=r"use tl_scopes\.grouping\.GroupedAttribution\.load"):
         Attribution.load(tmp_path / "words.safetensors")
     frame = words.to_frame()
     assert list(frame) == ["site", "group", "start", "end", "text", "score"]
