@@ -105,14 +105,15 @@ def _measure(view: ModelView, tokens: Int[Tensor, "1 pos"], alone: bool) -> bool
         return False
     generator = torch.Generator("cpu").manual_seed(0)
     v = torch.randn(len(y), generator=generator, dtype=torch.float64, device="cpu")
-    gradient = _gradient(y, root, v / torch.linalg.vector_norm(v))
+    v /= torch.linalg.vector_norm(v)
+    gradient = _gradient(y, root, v)
     if not torch.isfinite(gradient).all():
         return False
     embedded = root.detach()[0].cpu().double()
     moves = _directions(gradient, embedded, 1 if alone else _DIRECTIONS, generator)
     if _is_rounded(view):
         return _hold_changes(view, tokens, root, y, moves[1:], alone)
-    return _hold_slopes(view, tokens, gradient, y, v / torch.linalg.vector_norm(v), moves, alone)
+    return _hold_slopes(view, tokens, gradient, y, v, moves, alone)
 
 
 def _is_rounded(view: ModelView) -> bool:
