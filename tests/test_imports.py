@@ -16,7 +16,18 @@ LONGEST = 330
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
     ["errors", "escapes", "_muted", "_forks"],
-    ["fields", "files", "sites", "unembedding", "hooks", "middle", "pinning", "head", "characters"],
+    [
+        "fields",
+        "files",
+        "sites",
+        "unembedding",
+        "hooks",
+        "middle",
+        "pinning",
+        "head",
+        "heads",
+        "characters",
+    ],
     ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding"],
     ["records"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],

@@ -33,7 +33,7 @@ import torch
 import transformers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from torch.overrides import TorchFunctionMode
-from zoo_tables import ARCHITECTURES, D_MODEL, N_CTX, N_LAYERS, NATIVE_BRIDGE, RAW_HOOKED
+from zoo_tables import ARCHITECTURES, D_MODEL, N_CTX, N_LAYERS, NATIVE_BRIDGE, RAW_HOOKED, UNUSUAL
 
 try:
     from transformer_lens import HookedTransformer, HookedTransformerConfig
@@ -165,7 +165,7 @@ def building(dtype: torch.dtype = torch.float32) -> Iterator[None]:
 
 def hf_model(name: str, dtype: torch.dtype = torch.float64) -> Any:
     """The Hugging Face model behind `bridge/<name>` and `hooked/<name>`: eager attention, evaluation mode."""
-    architecture = ARCHITECTURES[name]
+    architecture = (ARCHITECTURES | UNUSUAL)[name]
     config = getattr(transformers, architecture.config)(
         **_SPECIAL | dict(vocab_size=D_VOCAB) | architecture.fields
     )

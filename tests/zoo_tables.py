@@ -217,6 +217,50 @@ ARCHITECTURES: dict[str, Architecture] = {
     "olmo2": Architecture("Olmo2Config", _LLAMA, "rms rotary gqa untied qk_norm post_norm"),
 }
 
+# Architectures for tests of their own: `hf_model` and `boot` know them, `names` does not list them.
+# Multi-head latent attention: values are wider than the d_head of TransformerLens, the part of queries
+# and keys that turns.
+_LATENT = _LLAMA | dict(
+    num_key_value_heads=4,
+    q_lora_rank=6,
+    kv_lora_rank=10,
+    qk_nope_head_dim=4,
+    qk_rope_head_dim=4,
+    v_head_dim=8,
+)
+_EXPERTS = dict(
+    moe_intermediate_size=12,
+    n_routed_experts=4,
+    num_experts_per_tok=2,
+    n_shared_experts=1,
+    first_k_dense_replace=1,
+    n_group=1,
+    topk_group=1,
+)
+UNUSUAL: dict[str, Architecture] = {
+    "deepseek2": Architecture("DeepseekV2Config", _LATENT | _EXPERTS, "latent"),
+    "deepseek3": Architecture("DeepseekV3Config", _LATENT | _EXPERTS, "latent"),
+    "glm4-lite": Architecture(
+        "Glm4MoeLiteConfig",
+        {k: v for k, v in (_LATENT | _EXPERTS).items() if k != "first_k_dense_replace"}
+        | dict(mlp_layer_types=["dense", "sparse", "sparse"]),
+        "latent",
+    ),
+    "glm-dsa": Architecture(
+        "GlmMoeDsaConfig",
+        _LATENT | _EXPERTS | dict(head_dim=4, index_topk=4, index_head_dim=8, index_n_heads=2),
+        "latent",
+    ),
+    "youtu": Architecture("YoutuConfig", _LATENT, "latent"),
+    # One projection makes each head's query and its output's gate, side by side.
+    "qwen3-next": Architecture(
+        "Qwen3NextConfig",
+        _LLAMA
+        | dict(head_dim=4, layer_types=["full_attention"] * N_LAYERS, mlp_only_layers=[0, 1, 2]),
+        "gate",
+    ),
+}
+
 # HookedTransformer straight from a configuration: everything untied, with an unembedding bias.
 _RAW = dict(n_heads=2, d_head=8, d_mlp=32, act_fn="gelu", normalization_type="LN")
 _RAW_RMS = _RAW | dict(

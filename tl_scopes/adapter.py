@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import _forks, guards, head, hooks
+from tl_scopes import _forks, guards, head, heads, hooks
 from tl_scopes.errors import SiteError
 from tl_scopes.middle import Middle, is_beside_the_stream
 from tl_scopes.records import Provenance
@@ -157,8 +157,8 @@ class ModelView:
 
     def tap_point(self, undo: ExitStack, name: str, edit: Edit) -> None:
         """The same for what one hook point passes on, whoever reads the tensor elsewhere."""
-        edit = _own_thread(edit)
         point = self.hooks[name]
+        edit = heads.by_own_heads(self.model, name, point, _own_thread(edit))
         # add_hook, not register_forward_hook: it applies the point's own head-splitting
         # conversion, and some points are only called when TransformerLens knows of a hook.
         hooks.put_back(undo, point)

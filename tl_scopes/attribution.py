@@ -53,7 +53,9 @@ def attribute(
         scope: what is explained, such as `FisherScope(rank=4)`.
         sites: `"embed"`, `"all"` (embed, then resid(0)..resid(n_layers)), an int layer, a hook
             name, or a list of these. All share the forward and backward passes. A hook with a head
-            axis gives one row a head, labelled `hook_z[0]`, ...; ask for one as `"...hook_z[2]"`.
+            axis gives one row a head, labelled `hook_z[0]`, ...; ask for one as `"...hook_z[2]"`
+            (heads are the attention's own, which multi-head latent attention has fewer of than
+            TransformerLens's axis).
         position: the read position, whose next-token prediction is explained.
         prepend_bos: overrides the model's own default for text.
         attention_mask: for token ids, 1 at tokens that are meant and 0 at padding before or after
