@@ -6,6 +6,7 @@ import functools
 import os
 import random
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -278,3 +279,17 @@ def test_one_that_works_is_waited_for(whole, tmp_path, capfd, monkeypatch):
     err = told(capfd)
     # Ever more rarely.
     assert 1 <= err.count("tl-scopes: waiting for process 1 of 2, still at work") <= 4
+
+
+def test_one_that_ends_while_it_shows_life_ends_well():
+    # Python stops threads by force at its end, and within the store's C++ that is an abort.
+    code = (
+        "import time, torch.distributed as distributed\n"
+        "from tl_scopes.evaluation import pulse\n"
+        "pulse.BEAT = 0\n"
+        "store = distributed.TCPStore('127.0.0.1', 0, 1, True)\n"
+        "pulse.Pulse(store, 0, 1).start()\n"
+        "time.sleep(0.2)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -134,6 +134,9 @@ class _Launched(Processes):
             self._pulse.stop()
 
     def leave(self) -> None:
+        # Together: a connection that one closes while another still reads can end that other.
+        with self._joined():
+            pass
         self.rest()
         _Launched._pulse = None
         self._state.destroy_process_group()

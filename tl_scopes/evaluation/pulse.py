@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import itertools
 import json
 import socket
@@ -66,9 +67,12 @@ class Pulse:
         self._stopped.clear()
         self._thread = threading.Thread(target=self._beat, name="tl_scopes pulse", daemon=True)
         self._thread.start()
+        # Python ends threads by force when it ends: within the store's C++ that aborts the process.
+        atexit.register(self.stop)
 
     def stop(self) -> None:
         if self._thread is not None:
+            atexit.unregister(self.stop)
             self._stopped.set()
             self._thread.join()
             self._thread = None
