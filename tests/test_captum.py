@@ -18,8 +18,7 @@ except ImportError:
     pytest.skip("captum is not installed", allow_module_level=True)
 
 TARGET = 7
-# Not cohere, whose bridge is not the Hugging Face model in transformer-lens 3.9 (rotary convention), and not granite
-# at the input, where Hugging Face scales `inputs_embeds` once more.
+# Not granite, at whose input Hugging Face scales `inputs_embeds` once more.
 HUGGING_FACE = [
     "gpt2",
     "opt",

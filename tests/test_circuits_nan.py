@@ -106,4 +106,6 @@ def test_models_that_look_ahead_are_refused(name):
     with model.hooks([("blocks.1.hook_resid_pre", lambda a, hook: a.flip(1))]):
         for label in ("components", "flow", "flow_path", "head_paths"):
             call = functools.partial(CALLS[label], model, T, S, position=2)
-            refused(call, UnsupportedModelError, "read position 2", "not causal")
+            refused(
+                call, UnsupportedModelError, "position 1", "not causal", "blocks.1.hook_resid_pre"
+            )

@@ -14,6 +14,8 @@ from tl_scopes import circuits
 from tl_scopes.unembedding import Unembedding
 
 SAME = len(TOKENS)
+# Tokens on which a bridge is held against what it wraps.
+COMPARED = 16
 # The architectures that differ in how they run: others take the same path as one of these.
 NAMES = [
     name
@@ -152,10 +154,12 @@ def test_first_use_checks_the_unembedding_at_one_position(name, monkeypatch):
     for first in (True, False):
         with counting(model, monkeypatch) as counts:
             ts.attribute(model, TOKENS, ts.SemanticScope(3))
-        # The last step; the gradient, and the model nudged along four directions and back; the call.
-        nudged = [(1, SAME), (1, SAME), (9, SAME)] if first else []
+        # The last step; the model beside what it wraps; the gradient, and the model nudged along four
+        # directions and back; other tokens after it; the call.
+        beside = [(1, COMPARED)] if "bridge" in name else []
+        nudged = [(1, SAME), *beside, (1, SAME), (9, SAME), (3, SAME)] if first else []
         assert counts.forwards == [*nudged, (1, SAME)]
-        assert counts.unembedded == ([(1, 1)] if first else [])
+        assert counts.unembedded == ([(1, 1), *beside] if first else [])
 
 
 @pytest.mark.parametrize("by", ["head", "mlp", "layer", "neuron"])

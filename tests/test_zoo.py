@@ -169,12 +169,7 @@ def test_bridge_agrees_with_hugging_face(name):
     with torch.no_grad(), zoo.exact_float64():
         expected = zoo.hf_model(name)(tokens(), use_cache=False).logits
         difference = (logits(zoo.shared(f"bridge/{name}")) - expected).abs().max()
-    if name == "cohere" and zoo.HookedTransformer is not None:
-        assert difference > 0.1, (
-            "transformer-lens 3.x now rotates Cohere's pairs as Hugging Face does: drop this case"
-        )
-    else:
-        assert difference < 1e-12
+    assert difference < 1e-12
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

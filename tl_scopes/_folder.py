@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 # transformer-lens 2.x keeps a mask of [n_ctx, n_ctx] per layer: at Gemma's 8192, 1.2 GB of masks
 # and twice the time to load. Rotary models may be cut at will, so this is where `load` cuts them.
 _HOOKED_N_CTX = 2048
-# Agreement, in nats of log-probability, asked of a HookedTransformer built from a folder. Right
-# conversions give 1e-4 or better in float32, a wrong rotary base or norm 1e-2 to 10.
-AGREEMENT = {"float64": 1e-3, "float32": 1e-3, "float16": 0.3, "bfloat16": 1.0}
+# What a model built from another may be off by: rms of log-probabilities over their spread. Right ones
+# give 4e-6 in float32, 0.06 in bfloat16 (another kernel of attention); a wrong rotation 0.4.
+AGREEMENT = {"float64": 1e-3, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
+# Tokens on which two models are compared.
+_COMPARED = 16
 
 
 def from_folder(
@@ -34,6 +36,7 @@ def from_folder(
     architecture: str | None,
     trusted: bool = False,
 ) -> Any:
+    import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trusted}
@@ -54,25 +57,25 @@ def from_folder(
             ]:
                 # It adds BOS by itself; unless it says so, transformer-lens reads it a second time.
                 tokenizer.init_kwargs["add_bos_token"] = True
+            # Before a bridge puts its modules into the model.
+            ids = spread_ids(hf_model.config, config.get_text_config().vocab_size, n_ctx)
+            with torch.no_grad():
+                wanted = hf_model.to(device).eval()(ids.to(device)).logits
             if backend == "bridge":
                 # The whole path: what an adapter looks for by this name lies there or nowhere.
                 model = model_classes()["bridge"].boot_transformers(
                     str(folder.resolve()),
-                    hf_model=hf_model.to(device),
+                    hf_model=hf_model,
                     tokenizer=tokenizer,
                     device=device,
                     dtype=dtype,
                     trust_remote_code=trusted,
                 )
                 cut_context(model, n_ctx)
-                return model
-            config = hf_model.config
-            rotary = hasattr(config, "rope_theta") or hasattr(config, "rope_parameters")
-            if n_ctx is None and rotary:
-                n_ctx = min(_HOOKED_N_CTX, config.max_position_embeddings)
-            return _hooked(
-                folder, recorded, hf_model, tokenizer, dtype, device, n_ctx, architecture
-            )
+            else:
+                model = _hooked(folder, hf_model, tokenizer, dtype, device, n_ctx, architecture)
+            _check_agreement(model, ids, wanted, recorded, backend)
+            return model
     except ModelUnavailableError:
         raise
     except Exception as error:
@@ -86,7 +89,6 @@ def from_folder(
 
 def _hooked(
     folder: Path,
-    recorded: str,
     hf_model: Any,
     tokenizer: Any,
     dtype: torch.dtype,
@@ -98,6 +100,10 @@ def _hooked(
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
 
+    config = hf_model.config
+    rotary = hasattr(config, "rope_theta") or hasattr(config, "rope_parameters")
+    if n_ctx is None and rotary:
+        n_ctx = min(_HOOKED_N_CTX, config.max_position_embeddings)
     known = inspect.signature(loading.get_pretrained_model_config).parameters
     # Before 2.17 there is no n_ctx: the model's own context is all there is.
     sizes: dict[str, Any] = {"n_ctx": n_ctx} if n_ctx is not None and "n_ctx" in known else {}
@@ -127,26 +133,41 @@ def _hooked(
     model = HookedTransformer(cfg, tokenizer, move_to_device=False, default_padding_side="right")
     model.load_state_dict(model.fill_missing_keys(state), strict=False)
     model.move_model_modules_to_device()
-    _check_agreement(model, hf_model, recorded)
     return model
 
 
-def _check_agreement(model: Any, hf_model: Any, name: str) -> None:
-    """Refuse a conversion whose log-probabilities are not the Hugging Face model's."""
+def spread_ids(config: Any, d_vocab: int, n_ctx: int | None) -> Any:
+    """Some ids, [1, pos], over the whole vocabulary: none that stands for an image or the like."""
     import torch
 
-    length = min(16, model.cfg.n_ctx)
-    ids = torch.linspace(5, hf_model.config.vocab_size - 1, length).long()[None]
-    with torch.no_grad():
-        wanted = hf_model.eval()(ids).logits.float().log_softmax(-1)
-        got = model.eval()(ids.to(model.cfg.device)).float().cpu().log_softmax(-1)
+    levels = [config.to_dict()] if hasattr(config, "to_dict") else []
+    levels += [value for value in (levels or [{}])[0].values() if isinstance(value, dict)]
+    named = [v for level in levels for k, v in level.items() if str(k).endswith(("_id", "_index"))]
+    ids = torch.linspace(5, d_vocab - 1, min(_COMPARED, n_ctx or _COMPARED)).long().tolist()
+    return torch.tensor([[i - 1 if i in named else i for i in ids]])
+
+
+def disagreement(wanted: Any, got: Any) -> float:
+    """The rms difference of two models' log-probabilities, over their spread. NaN where one has any."""
     width = min(wanted.shape[-1], got.shape[-1])
-    gap = (wanted[..., :width] - got[..., :width]).abs().max().item()
-    if not gap <= AGREEMENT[str(model.cfg.dtype).removeprefix("torch.")]:
+    wanted, got = (x.float().cpu().log_softmax(-1)[..., :width] for x in (wanted, got))
+    spread = (wanted - wanted.mean(-1, keepdim=True)).square().mean().sqrt()
+    return float((wanted - got).square().mean().sqrt() / spread.clamp_min(1e-30))
+
+
+def _check_agreement(model: Any, ids: Any, wanted: Any, name: str, backend: str) -> None:
+    """Refuse a model whose log-probabilities are not those that Hugging Face's gave, `wanted`."""
+    import torch
+
+    with torch.no_grad():
+        off = disagreement(wanted, model.eval()(ids.to(wanted.device)))
+    if not off <= AGREEMENT[str(model.cfg.dtype).removeprefix("torch.")]:
+        kind, other = type(model).__name__, "bridge" if backend == "hooked" else "hooked"
         raise ModelUnavailableError(
-            f"transformer-lens builds {name!r} as a HookedTransformer whose log-probabilities are "
-            f"off by up to {gap:.2g} nats from Hugging Face's; it is refused. Use "
-            "backend='bridge' (transformer-lens 3 or 4), or pass architecture=."
+            f"transformer-lens builds {name!r} as a {kind} whose log-probabilities are "
+            f"off by {off:.2g} of their spread from Hugging Face's; it is refused. Use "
+            f"backend={other!r}, another version of transformer-lens"
+            + (", or pass architecture=." if backend == "hooked" else ", or another dtype.")
         )
 
 

@@ -213,13 +213,13 @@ class ModelView:
     def forward(self, tokens: Tensor) -> Any:
         """The model's own forward pass to logits over right-padded rows of token ids.
 
-        Causal attention never looks right, so padding needs no mask; a mask of ones keeps
-        TransformerLens from deriving one out of pad tokens that belong to the prompt.
+        Causal attention never looks right, so padding needs no mask. A bridge makes none of its own,
+        and not every one takes a mask of ones for none (OpenAI-GPT's looks ahead under it); a
+        HookedTransformer would make one of pad tokens that belong to the prompt.
         """
-        mask = torch.ones_like(tokens)
         if self.is_bridge:
-            return self.model(tokens, attention_mask=mask, use_cache=False)
-        return self.model(tokens, attention_mask=mask)
+            return self.model(tokens, use_cache=False)
+        return self.model(tokens, attention_mask=torch.ones_like(tokens))
 
     def last_step_is_hooked(self) -> bool:
         """Whether hooks of the user's sit on the unembedding, where they may edit any position."""

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes import capture, guards, slope
+from tl_scopes import capture, guards, original, slope
 from tl_scopes.adapter import ModelView
 from tl_scopes.encoding import N_CANDIDATES, described, resolve_token, texts
 from tl_scopes.errors import (
@@ -173,11 +173,13 @@ def run(
 
 
 def verify_once(engine: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
-    """`capture.verify` and `slope.refuse_another`, unless the model's last step, and that its
-    gradient is its slope, are known. Inside `engine.frozen()`."""
+    """`capture.verify`, `original.refuse_another` and `slope.refuse_another`, unless the model's last
+    step, that a bridge is what it wraps, that it is causal, and that its gradient is its slope are
+    known. Inside `engine.frozen()`."""
     if engine.verified_under != engine.last_step_facts() or engine.last_step_is_hooked():
         # Hooks may count on the whole prompt; the last step itself is the same at any length.
         capture.verify(engine, tokens if whole else tokens[:, :_CHECKED_TOKENS])
+    original.refuse_another(engine, tokens)
     slope.refuse_another(engine, tokens, whole)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -47,6 +48,11 @@ def users_on(module: Any, direction: str) -> list[Any]:
 
     Each as what tells it from others: a weak reference to the function, or torch's own number.
     """
+    return [_mark(hook, key) for _, key, hook in _of_users(module, direction)]
+
+
+def _of_users(module: Any, direction: str) -> list[tuple[dict[int, Any], int, Any]]:
+    """Hooks of the user's: torch's store, the key in it, and the function that was given."""
     if direction == "forward":
         stores = (module._forward_pre_hooks, module._forward_hooks)
     else:
@@ -60,8 +66,25 @@ def users_on(module: Any, direction: str) -> list[Any]:
         for key, hook in store.items():
             hook = asked.get(key, hook)
             if not any(_is_from(hook, package) for package in _NOT_USERS):
-                found.append(_mark(hook, key))
+                found.append((store, key, hook))
     return found
+
+
+def off(undo: ExitStack, modules: Iterable[Any]) -> None:
+    """Until `undo`, this thread's forward passes run without hooks of the user's."""
+    owner = threading.get_ident()
+
+    def elsewhere(hook: Any) -> Any:
+        return lambda *a, **k: None if threading.get_ident() == owner else hook(*a, **k)
+
+    def put_back(store: dict[int, Any], key: int, hook: Any) -> None:
+        if key in store:
+            store[key] = hook
+
+    for module in modules:
+        for store, key, _ in _of_users(module, "forward"):
+            undo.callback(put_back, store, key, store[key])
+            store[key] = elsewhere(store[key])
 
 
 def everywhere(*directions: str) -> dict[int, Any]:

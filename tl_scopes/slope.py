@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_scopes import causality
 from tl_scopes.adapter import ModelView
 from tl_scopes.culprits import culprit, hooks_named, rooted
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
@@ -92,7 +93,9 @@ def refuse_another(view: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -
     known = next((n for facts, n in view.followed if facts == circumstances), 0)
     if known >= min(length, _ENOUGH):
         return
-    if _measure(view, tokens[:, :length], alone=whole):
+    told = _measure(view, tokens[:, :length], alone=whole)
+    causality.refuse_lookahead(view, tokens[:, :length], alone=whole)
+    if told:
         # A bridge wires its modules in its first pass: found under what it was before.
         rest = [entry for entry in view.followed if entry[0] != circumstances]
         view.followed = [*rest[1 - _REMEMBERED :], (circumstances, length)]
