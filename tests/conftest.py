@@ -15,14 +15,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 
 import jaxtyping
-from beartype import BeartypeConf, beartype
+import typechecks
 
-# An int is allowed where a float is asked for, as in mypy.
-typecheck = beartype(conf=BeartypeConf(is_pep484_tower=True))
 assert "tl_scopes" not in sys.modules, (
     "something imported tl_scopes before its annotations could be checked"
 )
-jaxtyping.install_import_hook("tl_scopes", "conftest.typecheck")
+typechecks.install("tl_scopes")
 
 import hypothesis
 import pytest

@@ -15,7 +15,7 @@ LONGEST = 330
 
 # Each module may import those of lower rows only. A name stands for a module or a whole subpackage.
 ROWS = [
-    ["errors", "escapes", "_muted", "_forks"],
+    ["errors", "escapes", "_muted", "_forks", "internals"],
     [
         "fields",
         "files",

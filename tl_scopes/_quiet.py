@@ -94,7 +94,8 @@ def local_only_if_unreachable() -> Iterator[None]:
     Otherwise each file is asked for six times, with 23 s of pauses, before the failure is told.
     """
     from huggingface_hub import constants
-    from transformers.utils import hub as transformers_hub
+
+    from tl_scopes.internals import offline_switches
 
     host = urllib.parse.urlparse(constants.ENDPOINT).hostname or ""
     try:
@@ -103,9 +104,7 @@ def local_only_if_unreachable() -> Iterator[None]:
         reachable = True
     except OSError:
         reachable = False
-    # transformers 4 keeps a copy of the switch.
-    switches = [(constants, "HF_HUB_OFFLINE"), (transformers_hub, "_is_offline_mode")]
-    saved = [(m, name, getattr(m, name)) for m, name in switches if hasattr(m, name)]
+    saved = [(module, name, getattr(module, name)) for module, name in offline_switches()]
     try:
         if not reachable:
             for module, name, _ in saved:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import _forks, guards, head, heads, hooks
+from tl_scopes import _forks, guards, head, heads, hooks, internals
 from tl_scopes.errors import SiteError
 from tl_scopes.middle import Middle, is_beside_the_stream
 from tl_scopes.records import Provenance
@@ -85,7 +85,7 @@ class ModelView:
         if not self.is_bridge:
             return self.model.hook_dict
         points = {name: point() for name, point in self._points.items()}
-        return hooks.listed(self.model) if None in points.values() else points
+        return internals.hook_points(self.model) if None in points.values() else points
 
     def learn_hooks(self, modules: list[nn.Module]) -> None:
         """A bridge takes milliseconds to list its hook points: the list is kept while its modules
@@ -94,7 +94,7 @@ class ModelView:
             facts = (self.model.compatibility_mode, *map(id, modules))
             gone = any(point() is None for point in self._points.values())
             if self._points_of != facts or gone:
-                points = hooks.listed(self.model)
+                points = internals.hook_points(self.model)
                 self._points = {name: weakref.ref(point) for name, point in points.items()}
                 self._points_of = facts
 
@@ -206,7 +206,7 @@ class ModelView:
         model = self.model
         modules = [model, *model.unembed.modules()]
         modules += [m for m in [getattr(model, "original_model", None)] if m is not None]
-        stores = [(*m._forward_pre_hooks, *m._forward_hooks) for m in modules]
+        stores = [s for m in modules for s in internals.before_and_after(m, "forward")]
         made = hooks.parameters(model.unembed.modules())
         return (*(h for own in stores for h in own), *hooks.everywhere("forward"), *made)
 

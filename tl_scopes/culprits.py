@@ -9,7 +9,7 @@ from typing import Any
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from tl_scopes import hooks
+from tl_scopes import hooks, internals
 from tl_scopes.adapter import ModelView
 from tl_scopes.passes import read_under
 from tl_scopes.sites import embed_site
@@ -88,7 +88,7 @@ def _cuts(view: ModelView, tokens: Tensor) -> tuple[list[str], list[str]]:
 
     def watch(undo: ExitStack) -> None:
         for module in view.every_module():
-            if not hasattr(module, "fwd_hooks") or hooks.users_on(module, "forward"):
+            if not internals.is_point(module) or hooks.users_on(module, "forward"):
                 view.tap_module(
                     undo,
                     module,
@@ -123,7 +123,9 @@ def _operation(out: Tensor) -> str:
 def _kind(module: nn.Module) -> str:
     """The class of a module, and of a weight that is no plain tensor."""
     own = f"{type(module).__module__}.{type(module).__name__}"
-    weights = {type(p.data).__name__ for p in module._parameters.values() if p is not None}
+    weights = {
+        type(p.data).__name__ for p in internals.parameters(module).values() if p is not None
+    }
     odd = sorted(weights - {"Tensor", "Parameter"})
     return own + (f", weight {odd[0]}" if odd else "")
 

@@ -12,7 +12,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import nn
 
-from tl_scopes import head
+from tl_scopes import head, internals
 from tl_scopes.errors import (
     ProcessedWeightsError,
     ProcessedWeightsWarning,
@@ -52,19 +52,21 @@ def every_module(root: nn.Module | None, known: Sequence[nn.Module] = ()) -> lis
         module = left.pop()
         if module is not None and id(module) not in found:
             found[id(module)] = module
-            left += module._modules.values()
+            left += internals.children(module).values()
     return list(found.values())
 
 
 def every_parameter(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """Each parameter of the modules once."""
-    found = (p for module in modules for p in module._parameters.values() if p is not None)
+    found = (
+        p for module in modules for p in internals.parameters(module).values() if p is not None
+    )
     return list({id(p): p for p in found}.values())
 
 
 def every_buffer(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
     """Each buffer of the modules once."""
-    found = (b for module in modules for b in module._buffers.values() if b is not None)
+    found = (b for module in modules for b in internals.buffers(module).values() if b is not None)
     return list({id(b): b for b in found}.values())
 
 
@@ -139,7 +141,7 @@ def _refuse_compiled(
 ) -> None:
     for module in modules:
         wrapper = type(module).__name__ == "OptimizedModule"
-        if wrapper or module._compiled_call_impl is not None:
+        if wrapper or internals.is_compiled(module):
             inner = () if wrapped is None else wrapped.named_modules(prefix="original_model")
             named = (*model.named_modules(), *inner)
             name = next((name for name, m in named if m is module), "")
@@ -166,15 +168,11 @@ def _refuse_training(model: nn.Module, config: Any, modules: Sequence[nn.Module]
             "tl_scopes saves memory in its place"
         )
     named = [(name, module) for name, module in model.named_modules() if module.training]
-    active = [
-        f"{name}.p = {module.p}"
-        for name, module in named
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0
-    ]
+    active = [f"{name}.p = {module.p}" for name, module in named if internals.dropped(module) > 0]
     active += [
         f"{name} ({type(module).__name__})"
         for name, module in named
-        if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.RReLU))
+        if internals.looks_at_other_rows(module) or isinstance(module, nn.RReLU)
     ]
     # Attention dropout is a plain function in most Hugging Face models: only the config knows.
     values = vars(config).items() if config is not None else ()
@@ -225,7 +223,7 @@ def _found_processing(model: Any) -> Processing:
     if transformer_lens_class(model) == "HookedTransformer":
         folded = str(model.cfg.normalization_type or "").endswith("Pre")
         return Processing(folded, _is_centred(model.unembed.W_U))
-    processed = bool(getattr(model, "_weights_processed", False))
+    processed = internals.may_be_processed(model)
     # Anyone may centre W_U; a gain of one is a sign of folding only where processing was asked for.
     return Processing(processed and _gain_is_one(model), _is_centred(head.weight(model)))
 

@@ -1,4 +1,4 @@
-"""Which hook points a model has, whose hooks sit on a module, and how those of a call are taken away."""
+"""Whose hooks sit on a module, and how those of a call are taken away."""
 
 from __future__ import annotations
 
@@ -8,39 +8,28 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
-from torch.nn.modules import module as torch_module
 from torch.utils.weak import WeakIdRef
+
+from tl_scopes import internals
 
 # Packages whose hooks belong to the model, or to this package, and are no user's.
 _NOT_USERS = ("transformer_lens", "transformers.", "tl_scopes.")
 # The place of hooks that torch calls for every module there is.
 _EVERYWHERE = "torch's global hooks"
-
-
-def listed(model: Any) -> dict[str, Any]:
-    """The model's hook points by name, aliases included."""
-    found = model.hook_dict
-    for base in type(model).__mro__:
-        if base is not type(model) and base.__name__ == "TransformerBridge":
-            # SAELens's subclass lists no aliases, and its own may be an SAE in a hook's place.
-            found = vars(base)["hook_dict"].fget(model) | found
-    return {name: point for name, point in found.items() if hasattr(point, "fwd_hooks")}
+_DIRECTIONS = ("forward", "backward")
 
 
 def has_forward_hook_of_users(point: Any) -> bool:
     """Whether a hook point has forward hooks other than TransformerLens's (OPT's bridge has some)."""
-    return any(_is_users(getattr(handle, "user_hook", None)) for handle in point.fwd_hooks)
+    return any(_is_users(internals.asked_for(h)) for h in internals.handles(point, "forward"))
 
 
 def has_any_hook_of_users(module: Any) -> bool:
     """The same for hooks of either direction, on a hook point or any other module."""
-    if hasattr(module, "fwd_hooks"):
-        return has_forward_hook_of_users(module) or bool(module.bwd_hooks)
-    forward, backward = (
-        (module._forward_pre_hooks, module._forward_hooks),
-        (module._backward_pre_hooks, module._backward_hooks),
-    )
-    return any(_is_users(hook) for store in (*forward, *backward) for hook in store.values())
+    if internals.is_point(module):
+        return has_forward_hook_of_users(module) or bool(internals.handles(module, "backward"))
+    stores = [s for d in _DIRECTIONS for s in internals.before_and_after(module, d)]
+    return any(_is_users(hook) for store in stores for hook in store.values())
 
 
 def users_on(module: Any, direction: str) -> list[Any]:
@@ -53,14 +42,11 @@ def users_on(module: Any, direction: str) -> list[Any]:
 
 def _of_users(module: Any, direction: str) -> list[tuple[dict[int, Any], int, Any]]:
     """Hooks of the user's: torch's store, the key in it, and the function that was given."""
-    if direction == "forward":
-        stores = (module._forward_pre_hooks, module._forward_hooks)
-    else:
-        stores = (module._backward_pre_hooks, module._backward_hooks)
+    stores = internals.before_and_after(module, direction)
     if not any(stores):
         return []
-    handles = getattr(module, "fwd_hooks" if direction == "forward" else "bwd_hooks", ())
-    asked = {handle.hook.id: _asked_for(handle) for handle in handles}
+    handles = internals.handles(module, direction)
+    asked = {internals.number(handle): internals.asked_for(handle) for handle in handles}
     found = []
     for store in stores:
         for key, hook in store.items():
@@ -92,17 +78,14 @@ def everywhere(*directions: str) -> dict[int, Any]:
 
     Those of torch's own that only look, as its counter of operations has some, are none of the user's.
     """
-    stores = {
-        "forward": (torch_module._global_forward_pre_hooks, torch_module._global_forward_hooks),
-        "backward": (torch_module._global_backward_pre_hooks, torch_module._global_backward_hooks),
-    }
-    found = {k: hook for d in directions for store in stores[d] for k, hook in store.items()}
+    stores = [store for d in directions for store in internals.around_all(d)]
+    found = {k: hook for store in stores for k, hook in store.items()}
     return {k: hook for k, hook in found.items() if not _is_from(hook, "torch.utils.")}
 
 
 def parameters(modules: Iterable[Any]) -> list[tuple[Any, type]]:
     """Which parameters there are, told by identity: as tensors they would be compared by numbers."""
-    found = {id(p): p for m in modules for p in m._parameters.values() if p is not None}
+    found = {id(p): p for m in modules for p in internals.parameters(m).values() if p is not None}
     return [(WeakIdRef(p), type(p)) for p in found.values()]
 
 
@@ -123,7 +106,7 @@ def module_names(model: Any, points: Mapping[str, Any]) -> dict[int, str]:
     # A bridge lists its own names first, and those that all versions have after them.
     last = {id(point): name for name, point in points.items()}
     shortest = sorted(named, key=lambda entry: len(entry[0]), reverse=True)
-    inner = "._original_component"
+    inner = f".{internals.WRAPPED}"
     return {id(module): name.replace(inner, "") for name, module in shortest} | last
 
 
@@ -134,32 +117,18 @@ def circumstances(modules: Iterable[Any]) -> tuple[Any, ...]:
     changed = [
         (id(m.__dict__.get("forward")), *users_on(m, "forward"), None, *users_on(m, "backward"))
         for m in modules
-        if "forward" in m.__dict__
-        or m._forward_hooks
-        or m._forward_pre_hooks
-        or m._backward_hooks
-        or m._backward_pre_hooks
+        if "forward" in m.__dict__ or internals.is_hooked(m)
     ]
-    stored = (t for m in modules for t in (*m._parameters.values(), *m._buffers.values()))
+    held = [own for m in modules for own in (internals.parameters(m), internals.buffers(m))]
+    stored = (t for own in held for t in own.values())
     return (
         [weakref.ref(m) for m in modules],
         [m.training for m in modules],
         changed,
-        [_mark(hook, key) for key, hook in everywhere("forward", "backward").items()],
+        [_mark(hook, key) for key, hook in everywhere(*_DIRECTIONS).items()],
         parameters(modules),
         [(type(t), t.dtype) for t in {id(t): t for t in stored if t is not None}.values()],
     )
-
-
-def _asked_for(handle: Any) -> Any:
-    """The function that was given to add_hook: transformer-lens 2.x keeps it in a closure only."""
-    own = getattr(handle, "user_hook", None)
-    if own is not None:
-        return own
-    hook = (handle.hook.hooks_dict_ref() or {}).get(handle.hook.id)
-    names = getattr(getattr(hook, "__code__", None), "co_freevars", ())
-    cells: dict[str, Any] = dict(zip(names, getattr(hook, "__closure__", None) or ()))
-    return cells["hook"].cell_contents if "hook" in cells else None
 
 
 def _mark(hook: Any, key: int) -> Any:
@@ -189,10 +158,10 @@ def put_back(undo: ExitStack, module: Any) -> None:
 
     Asked for before the hook is added, so that Ctrl-C on any line in between leaves none behind.
     """
-    stores = (module._forward_hooks, module._forward_pre_hooks)
-    flags = (module._forward_hooks_with_kwargs, module._forward_pre_hooks_with_kwargs)
-    visible_too = hasattr(module, "fwd_hooks")
-    visible = getattr(module, "fwd_hooks", [])
+    stores = internals.before_and_after(module, "forward")
+    marks = internals.keyword_marks(module)
+    visible_too = internals.is_point(module)
+    visible = internals.handles(module, "forward")
     known = {key for store in stores for key in store}
     seen = {id(handle) for handle in visible}
 
@@ -202,7 +171,7 @@ def put_back(undo: ExitStack, module: Any) -> None:
                 # A bridge wires hooks of its own to its modules in its first forward pass.
                 wired = not visible_too and is_transformer_lens_own(hook)
                 if key not in known and not wired:
-                    for each in (*stores, *flags):
+                    for each in (*stores, *marks):
                         each.pop(key, None)
         for handle in list(visible):
             if id(handle) not in seen:

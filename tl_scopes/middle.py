@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_scopes import internals
 from tl_scopes.errors import SiteError
 
 _NAME = "hook_resid_mid"
@@ -20,7 +21,7 @@ def is_beside_the_stream(block: Any, hook: str, point: Any) -> bool:
     A TransformerBridge calls the second norm's input by that name: what is edited there is seen by
     the norm alone. A point of the block's own lies on the way.
     """
-    return hook.endswith(f".{_NAME}") and block._modules.get(_NAME) is not point
+    return hook.endswith(f".{_NAME}") and internals.children(block).get(_NAME) is not point
 
 
 class Middle:

@@ -11,13 +11,11 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from tl_scopes import hooks
+from tl_scopes import hooks, internals
 from tl_scopes._folder import AGREEMENT, disagreement, spread_ids
 from tl_scopes.adapter import ModelView
 from tl_scopes.errors import UnsupportedModelError
 
-# What a bridge calls the module whose place it has taken.
-_INSIDE = "_original_component"
 # Settings that let a bridge take another path through its attention.
 _SETTINGS = ("use_attn_result", "use_split_qkv_input", "use_attn_in", "use_hook_mlp_in")
 _compared: WeakKeyDictionary[Any, tuple[Any, ...]] = WeakKeyDictionary()
@@ -60,11 +58,11 @@ def apart(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> float | None:
     in a hook point's place, torch's global hooks, a forward function that is bound to the bridge.
     """
     model = view.model
-    points = [p for m in view.every_module() for p in getattr(m, "_hook_registry", {}).values()]
+    points = [p for m in view.every_module() for p in internals.registered(m).values()]
     if (
-        getattr(model, "_weights_processed", False)
+        internals.may_be_processed(model)
         or hooks.everywhere("forward")
-        or any(not hasattr(point, "fwd_hooks") for point in points)
+        or not all(map(internals.is_point, points))
     ):
         return None
     wrapped = untouched(model.original_model)
@@ -74,7 +72,7 @@ def apart(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> float | None:
     with torch.no_grad(), view.taps() as undo:
         hooks.off(undo, view.every_module())
         for module in view.every_module():
-            if _INSIDE in module._modules:
+            if internals.WRAPPED in internals.children(module):
                 view.tap_module(
                     undo, module, lambda x: x, lambda x, m=module: entered.append(m) or x
                 )
@@ -95,14 +93,17 @@ def untouched(model: nn.Module) -> nn.Module:
     copies: dict[int, nn.Module] = {}
 
     def copied(module: nn.Module) -> nn.Module:
-        while (inside := module._modules.get(_INSIDE)) is not None:
+        while (inside := internals.children(module).get(internals.WRAPPED)) is not None:
             module = inside
         if id(module) not in copies:
             copies[id(module)] = new = module.__new__(type(module))
             new.__dict__ = {name: _bound(v, module, new) for name, v in vars(module).items()}
-            new._buffers = dict(module._buffers)  # rotary tables may be made anew in a pass
-            own = module._modules.items()
-            new._modules = {name: None if m is None else copied(m) for name, m in own}
+            below = internals.children(module).items()
+            internals.give(
+                new,
+                modules={name: None if m is None else copied(m) for name, m in below},
+                buffers=dict(internals.buffers(module)),  # rotary tables may be made anew in a pass
+            )
         return copies[id(module)]
 
     return copied(model)

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import hooks
+from tl_scopes import hooks, internals
 
 # Of a configuration: where the model lies, which is said elsewhere or changes no number.
 _PLACES = (
@@ -78,15 +78,13 @@ def _hooks(model: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _of(module: nn.Module) -> Iterator[Any]:
-    if hasattr(module, "fwd_hooks"):
-        for handle in module.fwd_hooks:  # pyright: ignore[reportGeneralTypeIssues]
-            own = getattr(handle, "user_hook", None)
-            if own is None or not hooks.is_transformer_lens_own(own):
-                # 2.18 keeps the user's in the closure of its own.
-                yield own or module._forward_hooks.get(handle.hook.id)
-        return
-    for store in (module._forward_pre_hooks, module._forward_hooks):
-        yield from (hook for hook in store.values() if not hooks.is_transformer_lens_own(hook))
+    if internals.is_point(module):
+        found = [internals.asked_for(handle) for handle in internals.handles(module, "forward")]
+    else:
+        found = [
+            h for store in internals.before_and_after(module, "forward") for h in store.values()
+        ]
+    yield from (hook for hook in found if not hooks.is_transformer_lens_own(hook))
 
 
 def description(method: Any) -> dict[str, Any]:

@@ -7,8 +7,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
+from typing import TYPE_CHECKING, ClassVar, TypeVar, cast
 
+from tl_scopes import internals
 from tl_scopes.errors import LostProcessError, RunError
 from tl_scopes.evaluation import pulse
 
@@ -80,7 +81,7 @@ class _Launched(Processes):
         device = str(self._state.device)
         self.device = "cpu" if device.startswith("cpu") else device
         if _Launched._pulse is None:
-            store = _store()
+            store = internals.group_store()
             _Launched._pulse = store and pulse.Pulse(store, self.index, self.count)
 
     def gather(self, value: _T) -> list[_T]:
@@ -164,10 +165,10 @@ def _met(cpu: bool) -> PartialState:
     teller.start()
     try:
         state = PartialState(cpu=cpu, timeout=timedelta(seconds=seconds))
-        _set_timeout(_EXCHANGE)
+        internals.set_group_timeout(_EXCHANGE)
         return state
     except RuntimeError as error:
-        PartialState._reset_state()  # else the next call would take it for joined
+        internals.forget_group()
         raise LostProcessError(
             f"process {which} of {launched()} did not meet the others{where} within {seconds:.0f} s "
             f"({str(error).splitlines()[0][:200]}): start all of them, with the same address; unset "
@@ -187,22 +188,6 @@ def _meet_seconds() -> float:
     if not 1 <= seconds <= 86400:
         raise RunError(f"{MEET_SECONDS} is {text!r}; allowed: seconds from 1 to 86400")
     return seconds
-
-
-def _store() -> Any:
-    """What the group keeps its addresses in, if its backend has one."""
-    import torch.distributed as distributed
-
-    if not distributed.is_initialized():
-        return None
-    return distributed.distributed_c10d._get_default_store()
-
-
-def _set_timeout(wanted: timedelta) -> None:
-    import torch.distributed as distributed
-
-    if distributed.is_initialized():
-        distributed.distributed_c10d._set_pg_timeout(wanted)
 
 
 def launched() -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, Union, get_args
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import guards
+from tl_scopes import guards, internals
 from tl_scopes.adapter import ModelView
 from tl_scopes.adapter import view as view_of
 from tl_scopes.encoding import Prompts
@@ -180,7 +180,7 @@ class _Owned:
             )
         for path, module in self.blocks[block].named_modules():
             plain = {k: v for k, v in vars(module).items() if k.startswith(_PROCESSED)}
-            for name, tensor in (module._parameters | plain).items():
+            for name, tensor in (internals.parameters(module) | plain).items():
                 floating = isinstance(tensor, Tensor) and tensor.is_floating_point()
                 if floating and id(tensor) not in self.kept:
                     yield f"{path}.{name}", module, tensor
@@ -215,8 +215,9 @@ def _adds_one(norm: nn.Module, gain: Tensor) -> bool:
     if type(norm).__module__.startswith("transformer_lens"):  # with hooks inside, which would fire
         return False
     twin = copy.copy(norm)
-    zeros = {k: p if p is None else torch.zeros_like(p) for k, p in norm._parameters.items()}
-    vars(twin)["_parameters"] = zeros
+    own = internals.parameters(norm).items()
+    zeros = {k: p if p is None else torch.zeros_like(p) for k, p in own}
+    internals.give(twin, parameters=zeros)
     x = torch.arange(gain.numel(), dtype=gain.dtype, device=gain.device).reshape(1, 1, *gain.shape)
     try:
         with torch.no_grad():
