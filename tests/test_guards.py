@@ -9,9 +9,11 @@ import pytest
 import torch
 import zoo
 import zoo_unfit
+from reference import TOKENS
+from zoo_tables import UNUSUAL
 
 import tl_scopes as ts
-from tl_scopes import errors
+from tl_scopes import circuits, errors
 from tl_scopes.errors import (
     ProcessedWeightsError,
     ProcessedWeightsWarning,
@@ -115,16 +117,47 @@ def test_a_centred_unembedding_warns_of_the_centred_logit(label):
     "name", [n for n in zoo.names() if n.split("/")[1] in ("llama", "gpt2", "gemma", "ln")]
 )
 def test_raw_models_with_unit_gain_are_raw(name):
-    """A gain of one, as freshly initialised models have, is not a folded gain."""
+    """A gain of one, as freshly initialised models have, is not a folded gain; y has one length all the same."""
     model = zoo.build(name)
     with torch.no_grad():
         for parameter in model.ln_final.parameters():
             parameter.fill_(float(name != "bridge/gemma"))  # it multiplies by 1 + w
-    for scope in NEEDS_RAW:
+    with pytest.raises(UnsupportedModelError, match="no gain"):
+        ts.attribute(model, T, ts.TemperatureScope())
+    for scope in (ts.FisherScope(rank=1), ts.SemanticScope(3)):
         assert ts.attribute(model, T, scope).provenance.processing == "raw"
 
 
 # ------------------------------------------------------------------------------------------- models to turn away
+@pytest.mark.skipif(zoo.TransformerBridge is None, reason="no bridge")
+@pytest.mark.parametrize("name", ["olmo", "nanochat", "llama of one gain"])
+def test_confidence_without_a_gain_is_refused(name):
+    """What it would be: rounding, a millionth of the final state's own motion."""
+    source = zoo.hf_model(name.split()[0])
+    if name not in UNUSUAL:
+        source.model.norm.weight.data.fill_(1.25)
+    model = zoo.boot(source)
+    y: list[torch.Tensor] = []
+    handle = model.unembed.register_forward_pre_hook(lambda _, args: y.append(args[0][0, -1]))
+    with zoo.exact_float64():
+        model(torch.tensor([TOKENS]), attention_mask=torch.ones(1, len(TOKENS)), use_cache=False)
+        handle.remove()
+        v = y[0].detach() / y[0].detach().norm()
+        noise, motion = (
+            ts.attribute(model, TOKENS, ts.DirectionScope(each)).scores.max()
+            for each in (v, v.roll(1))
+        )
+        assert noise < 1e-3 * motion
+        assert ts.attribute(model, TOKENS, ts.FisherScope(rank=2)).scores.any()
+        for asked in (
+            lambda: ts.attribute(model, TOKENS, ts.TemperatureScope()),
+            lambda: ts.attribute_sequence(model, TOKENS, ts.TemperatureScope()),
+            lambda: circuits.components(model, TOKENS, ts.TemperatureScope()),
+        ):
+            with pytest.raises(UnsupportedModelError, match="no gain"):
+                asked()
+
+
 @pytest.mark.parametrize("label", REFUSED)
 def test_models_to_turn_away(label):
     error, make = REFUSED[label]

@@ -252,6 +252,11 @@ UNUSUAL: dict[str, Architecture] = {
         "latent",
     ),
     "youtu": Architecture("YoutuConfig", _LATENT, "latent"),
+    # The final norm has no weights.
+    "olmo": Architecture(
+        "OlmoConfig", {k: v for k, v in _LLAMA.items() if k != "rms_norm_eps"}, "no_gain"
+    ),
+    "nanochat": Architecture("NanoChatConfig", _LLAMA, "no_gain"),
     # One projection makes each head's query and its output's gate, side by side.
     "qwen3-next": Architecture(
         "Qwen3NextConfig",

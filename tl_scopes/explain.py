@@ -108,6 +108,8 @@ class Scope(ABC):
     """Names of the fields, if it has them, that are targets: None there is the top prediction."""
     is_of_logits = False
     """Whether `scalar` is a function of the raw logits alone."""
+    needs_gain = False
+    """Whether nothing is left to explain where the final norm gives every y the same length."""
 
     @abstractmethod
     def explain(self, read: Read) -> Explained:

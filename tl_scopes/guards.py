@@ -253,6 +253,14 @@ def _gain_is_one(bridge: Any) -> bool:
     return bool((gain == 1).all()) or bool((gain == 0).all())
 
 
+def _gives_one_length(model: Any) -> bool:
+    """Whether the final norm has neither a gain nor a bias that tells coordinates apart."""
+    norm = getattr(model, "ln_final", None)
+    if norm is None or isinstance(getattr(norm, "original_component", None), nn.Identity):
+        return False
+    return all(bool((p == p.flatten()[0]).all()) for p in every_parameter(every_module(norm)))
+
+
 def _level_outside() -> int:
     """The stacklevel of a warning that shall point at the line that called this package."""
     package = __name__.partition(".")[0]
@@ -265,10 +273,10 @@ def _level_outside() -> int:
 
 
 def check_scope(model: Any, scope: Any) -> None:
-    """Refuse a scope, or other method, that weight processing made meaningless; warn where it only
-    shifts it.
+    """Refuse a scope, or other method, that weight processing or a final norm without a gain made
+    meaningless; warn where processing only shifts it.
 
-    Raises `ProcessedWeightsError`; warns with `ProcessedWeightsWarning`.
+    Raises `ProcessedWeightsError` or `UnsupportedModelError`; warns with `ProcessedWeightsWarning`.
     """
     found = processing(model)
     if found.folded and scope.needs_raw_weights:
@@ -278,6 +286,13 @@ def check_scope(model: Any, scope: Any) -> None:
             "HookedTransformer.from_pretrained_no_processing(...), a freshly booted "
             "TransformerBridge, tl_scopes.models.load(...); or, for a model of your own, "
             "normalization_type LN or RMS instead of LNPre or RMSPre"
+        )
+    if getattr(scope, "needs_gain", False) and _gives_one_length(model):
+        raise UnsupportedModelError(
+            f"the model's final norm ({type(model.ln_final).__name__}) has no gain, or the same for "
+            f"every coordinate: ||y|| is constant, so {scope.name} would explain rounding. Use "
+            "FisherScope(), or FunctionScope(fn) with the entropy as fn; a model made at random "
+            "needs a gain that varies, such as a trained one has"
         )
     if found.centred and scope.explains_centred_logit:
         warnings.warn(

@@ -98,11 +98,13 @@ class TemperatureScope(Scope):
 
     `||y||` is the effective inverse temperature of the prediction. Units: norm of y per unit of
     residual. Needs raw weights (`ProcessedWeightsError`), and a final norm with a gain: where it has
-    none, as in a freshly made model, `||y||` hardly varies and neither will the scores say much.
+    none (OLMo 1, NanoChat) or the same for every coordinate, as in a freshly made model, `||y||` is
+    constant and scores would be rounding (`UnsupportedModelError`).
     arXiv 2601.16407, Temperature Scope.
     """
 
     name = "temperature"
+    needs_gain = True
     units = "norm of y per unit of residual"
 
     def parameters(self) -> dict[str, Any]:
