@@ -122,14 +122,14 @@ def test_refusals_leave_no_trace(name):
     model = lived_in(name)
     model.add_hook("blocks.1.hook_resid_pre", lambda a, hook: a + 1)
     beyond = ts.DirectionScope(torch.ones(16), site="blocks.1.attn.hook_result")
-    norm_in = ts.DirectionScope(torch.ones(16), site="ln_final.hook_normalized")
+    scale = ts.DirectionScope(torch.ones(1), site="ln_final.hook_scale")
     with traceless(model):
         for call in (
             lambda: components(model, IDS, S),
             lambda: flow(model, IDS, ts.SemanticScope(zoo.SPLIT_WORD), 1),
             lambda: flow(model, IDS, ts.DirectionScope(torch.ones(16), 1), 2),
             lambda: flow_path(model, IDS, S, [1, 3], frozen="mlp"),
-            lambda: flow_path(model, IDS, norm_in, [1, 2], frozen="norms"),
+            lambda: flow_path(model, IDS, scale, [1, 2], frozen="norms"),
             lambda: head_paths(model, IDS, beyond),
             lambda: head_paths(model, IDS, ts.DirectionScope(torch.ones(3), 2)),
             lambda: scope_metric(model, IDS, ts.FunctionScope(lambda z: z)),

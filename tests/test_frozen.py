@@ -8,9 +8,11 @@ import torch
 import zoo
 from by_hand import by_hand
 from reference import TOKENS
+from zoo_tables import UNUSUAL
 
 import tl_scopes as ts
-from tl_scopes.circuits import components, flow, head_paths
+from tl_scopes.circuits import flow, head_paths
+from tl_scopes.denominators import HeldScales
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
 from tl_scopes.frozen import find_norms, fit_norm, parse_frozen
 
@@ -125,20 +127,103 @@ def test_every_norm_is_fitted(name):
         assert fit.centred == ("layernorm" in zoo.traits(name) or "Layer" in type(norm).__name__)
 
 
-def test_a_norm_that_is_none_is_refused():
-    name = zoo.names("", "rms")[0]
-    model = zoo.build(name)
-    norm = find_norms(model.modules())[0]
-    handle = norm.register_forward_hook(lambda m, args, out: out + 1.0)
-    hook = getattr(norm, "hook_out", None)
-    if hook is not None:
-        hook.add_hook(lambda a, hook: a + 1.0)
-    try:
-        with pytest.raises(UnsupportedModelError, match='frozen="patterns"'):
-            components(model, TOKENS, SCOPE, frozen="norms")
-    finally:
-        handle.remove()
-        model.reset_hooks()
+ONE_MORE = ("RecurrentGemmaRMSNorm", "Qwen3NextRMSNorm")  # they multiply by 1 + gain
+
+
+def detached(norm: torch.nn.Module):
+    """The norm worked out by hand, with what it divides by detached."""
+    kind, gain = type(norm).__name__, getattr(norm, "weight", None)
+    eps = getattr(norm, "eps", None) or getattr(norm, "variance_epsilon", 1e-5)
+
+    def forward(x, *_):
+        x = x - x.mean(-1, keepdim=True) if "LayerNorm" in kind else x
+        y = x / (x.square().mean(-1, keepdim=True) + eps).sqrt().detach()
+        y = y if gain is None else y * (gain + (kind in ONE_MORE))
+        bias = getattr(norm, "bias", None)
+        return y if bias is None else y + bias
+
+    return forward
+
+
+def by_hugging_face(hf) -> torch.Tensor:
+    """Gradient norms of the logit of A at the embedding, [pos]."""
+    leaf: list[torch.Tensor] = []
+    final: list[torch.Tensor] = []
+
+    def root(module, args, out):
+        leaf.append(out.detach().requires_grad_())
+        return leaf[0]
+
+    hf.get_input_embeddings().register_forward_hook(root)
+    hf.get_output_embeddings().register_forward_pre_hook(lambda _, args: final.append(args[0]))
+    with zoo.exact_float64():
+        hf(torch.tensor([TOKENS]), use_cache=False)
+    logit = final[0][0, -1] @ hf.get_output_embeddings().weight[A]
+    return torch.autograd.grad(logit, leaf[0])[0][0].norm(dim=-1)
+
+
+@pytest.mark.parametrize("name", [n for n in UNUSUAL if zoo.TransformerBridge])
+def test_norms_of_the_wrapped_model_are_held(name):
+    """As in a Hugging Face model that no bridge has touched, with every norm's denominator detached."""
+    hf, bridge = zoo.hf_model(name), zoo.boot(zoo.hf_model(name))
+    for module in hf.modules():
+        if "Norm" in type(module).__name__ and not list(module.children()):
+            module.forward = detached(module)
+    found = frozen_scores(bridge, "norms")
+    assert (found - frozen_scores(bridge, None)).abs().max() > 1e-2 * found.max()
+    # Embeddings are scaled by 4 there, before the stream that scores are in the unit of.
+    close(found, by_hugging_face(hf) / (4 if name == "recurrent-gemma" else 1))
+
+
+@pytest.mark.skipif(zoo.TransformerBridge is None, reason="no bridge")
+def test_a_norm_in_which_no_scale_is_seen_is_held_or_refused():
+    def changed(forward) -> torch.nn.Module:
+        hf = zoo.hf_model("llama")
+        norm = hf.model.layers[1].post_attention_layernorm
+        norm.forward = lambda x: forward(x) * norm.weight
+        return hf
+
+    of_absolutes = changed(lambda x: x / x.abs().mean(-1, keepdim=True))
+    wanted = changed(lambda x: x / x.abs().mean(-1, keepdim=True).detach())
+    for module in wanted.modules():
+        if "Norm" in type(module).__name__ and "forward" not in vars(module):
+            module.forward = detached(module)
+    close(frozen_scores(zoo.boot(of_absolutes), "norms"), by_hugging_face(wanted))
+    with pytest.raises(UnsupportedModelError, match=r'LlamaRMSNorm.*frozen="patterns"'):
+        frozen_scores(zoo.boot(changed(torch.tanh)), "norms")
+    assert torch.ones(1, requires_grad=True).rsqrt().requires_grad, "what is the user's is held too"
+
+
+def normalised(x: torch.Tensor) -> dict[str, torch.Tensor]:
+    one = x.new_ones(x.shape[-1])
+    return {
+        "layer_norm": torch.nn.functional.layer_norm(x, [4], one * 3, one, 1e-3),
+        "rms_norm": torch.nn.functional.rms_norm(x, [4], one * 3),
+        "normalize": torch.nn.functional.normalize(x, dim=-1),
+        "power": x * (x.square().mean(-1, keepdim=True) + 1) ** -0.5,
+        "norm": x / x.norm(dim=-1, keepdim=True),
+    }
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("kind", normalised(torch.ones(4)))
+def test_each_operation_is_linear_for_a_given_scale(kind, dtype):
+    """Then values are as before, and the derivative along x itself is the output, less its bias."""
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)).to(dtype).requires_grad_()
+    plain = normalised(x)[kind].detach()
+    with HeldScales():
+        held = normalised(x)[kind]
+    assert torch.equal(held, plain)
+    (g,) = torch.autograd.grad(held.sum(), x)
+    along = (g.double() * x.double()).sum(-1).detach()
+    wanted = (plain.double() - float(kind == "layer_norm")).sum(-1)
+    torch.testing.assert_close(along, wanted, rtol=0, atol=1e-9 if dtype == torch.float64 else 0.1)
+
+
+def test_norms_over_several_axes_are_refused():
+    for norm in (torch.nn.LayerNorm([3, 4]), torch.nn.GroupNorm(2, 4)):
+        with HeldScales(), pytest.raises(UnsupportedModelError, match='frozen="patterns"'):
+            norm(torch.randn(2, 4, 3, 4))
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ ROWS = [
         "pinning",
         "head",
         "heads",
+        "denominators",
         "characters",
     ],
     ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding"],

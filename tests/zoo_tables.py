@@ -257,6 +257,33 @@ UNUSUAL: dict[str, Architecture] = {
         "OlmoConfig", {k: v for k, v in _LLAMA.items() if k != "rms_norm_eps"}, "no_gain"
     ),
     "nanochat": Architecture("NanoChatConfig", _LLAMA, "no_gain"),
+    # Norms that TransformerLens does not wrap.
+    "stablelm": Architecture(
+        "StableLmConfig",
+        {k: v for k, v in _LLAMA.items() if k != "rms_norm_eps"}
+        | dict(qk_layernorm=True, partial_rotary_factor=0.5),
+        "norms_inside",
+    ),
+    "llama4": Architecture(
+        "Llama4TextConfig",
+        _LLAMA | dict(head_dim=4, intermediate_size_mlp=24, num_local_experts=4, use_qk_norm=True),
+        "norms_inside",
+    ),
+    "recurrent-gemma": Architecture(
+        "RecurrentGemmaConfig",
+        _LLAMA | dict(lru_width=D_MODEL, attention_window_size=WINDOW, tie_word_embeddings=True),
+        "norms_inside",
+    ),
+    "modernbert": Architecture(
+        "ModernBertDecoderConfig",
+        _COMMON | dict(intermediate_size=24, local_attention=8, norm_bias=True),
+        "norms_inside",
+    ),
+    "opt-post-norm": Architecture(
+        "OPTConfig",
+        _COMMON | dict(word_embed_proj_dim=8, ffn_dim=32, do_layer_norm_before=False),
+        "norms_inside",
+    ),
     # One projection makes each head's query and its output's gate, side by side.
     "qwen3-next": Architecture(
         "Qwen3NextConfig",

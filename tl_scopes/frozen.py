@@ -10,9 +10,9 @@ from typing import Any, Literal, Union
 import torch
 from torch import Tensor, nn
 
-from tl_scopes.adapter import Edit, ModelView
+from tl_scopes.adapter import ModelView
+from tl_scopes.denominators import HeldScales
 from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
-from tl_scopes.sites import Site
 from tl_scopes.unembedding import working_dtype
 
 Frozen = Union[Literal["patterns", "norms", "both"], Iterable[str], None]
@@ -52,49 +52,38 @@ def freeze_patterns(view: ModelView, undo: ExitStack) -> None:
         view.tap(undo, site, torch.Tensor.detach)
 
 
-class HeldNorms:
-    """The scales of all norms, taken for constants by the gradients of forward passes until `undo`.
+def hold_norms(view: ModelView, undo: ExitStack) -> None:
+    """Until `undo`, have gradients of this thread's forward passes take the scales of norms for
+    constants: wherever one is worked out, in a wrapped model and outside of modules too.
 
-    `hold` before other taps are set, which may sit on what a norm gives, `watch` after them: they may
-    sit on what it takes. A norm of unknown form raises `UnsupportedModelError` in the forward pass.
+    A module called a norm in which no scale is seen is held by what it takes and gives; of another
+    form, it raises `UnsupportedModelError` in the forward pass.
     """
+    scales = HeldScales()
+    undo.callback(scales.rest)  # should Ctrl-C strike where the mode is entered but not yet undone
+    undo.enter_context(scales)
+    for module in view.every_module():
+        if "norm" in type(module).__name__.lower():
+            _watch(view, undo, module, scales)
 
-    def __init__(self, view: ModelView, undo: ExitStack) -> None:
-        self.view, self.undo = view, undo
-        self.names = {id(point): name for name, point in view.hooks.items()}
-        self.inputs: dict[nn.Module, list[Tensor]] = {
-            norm: [] for norm in find_norms(view.every_module())
-        }
 
-    def hold(self, read: Site | None = None) -> None:
-        for norm, inputs in self.inputs.items():
-            if read is not None:
-                self._refuse_inside(norm, read)
-            self._tap(norm, "hook_out", lambda y, n=norm, xs=inputs: _held(n, xs.pop(), y))
+def _watch(view: ModelView, undo: ExitStack, norm: nn.Module, scales: HeldScales) -> None:
+    entered: list[tuple[Any, int]] = []
 
-    def watch(self) -> None:
-        for norm, inputs in self.inputs.items():
-            self._tap(norm, "hook_in", lambda x, xs=inputs: xs.append(x) or x)
+    def enter(x: Any) -> Any:
+        entered.append((x, scales.held))
+        scales.depth += 1
+        return x
 
-    def _refuse_inside(self, norm: nn.Module, read: Site) -> None:
-        """What a norm gives is held: what is read on the way to that would not be."""
-        ends = [getattr(norm, hook, None) for hook in ("hook_in", "hook_out")]
-        inside = [m for m in norm.modules() if not any(m is end for end in ends)]
-        if any(m is self.view.hooks.get(read.hook) for m in inside):
-            raise UnsupportedModelError(
-                f'frozen="norms" does not reach {read.label!r}, which lies inside a norm: read before '
-                'or after the norm, or use frozen="patterns"'
-            )
+    def leave(y: Any) -> Any:
+        if not entered:  # called by keywords of its own
+            return y
+        scales.depth -= 1
+        x, held = entered.pop()
+        unseen = held == scales.held and isinstance(x, Tensor) and isinstance(y, Tensor)
+        return _held(norm, x, y) if unseen else y
 
-    def _tap(self, norm: nn.Module, hook: str, edit: Edit) -> None:
-        # A bridge's norm has hooks of its own, which may be those of the stream or of a write.
-        name = self.names.get(id(getattr(norm, hook, None)))
-        if name is not None:
-            self.view.tap_point(self.undo, name, edit)
-        elif hook == "hook_in":
-            self.view.tap_module(self.undo, norm, edit, lambda y: y)
-        else:
-            self.view.tap_module(self.undo, norm, lambda x: x, edit)
+    view.tap_module(undo, norm, enter, leave)
 
 
 def _held(norm: nn.Module, x: Tensor, y: Tensor) -> Tensor:

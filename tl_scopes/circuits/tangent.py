@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tl_scopes import _forks, passes
 from tl_scopes.circuits.trace import Question
 from tl_scopes.errors import UnsupportedModelError
-from tl_scopes.frozen import HeldNorms, freeze_patterns
+from tl_scopes.frozen import freeze_patterns, hold_norms
 from tl_scopes.sites import Site
 
 _ONE_LEVEL = threading.RLock()
@@ -72,16 +72,13 @@ def push_forward(
         # There is one level for all threads, and the fused kernels of attention have no forward mode.
         for context in (_ONE_LEVEL, forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH)):
             undo.enter_context(context)
-        norms = HeldNorms(view, undo) if "norms" in question.frozen else None
-        if norms is not None:
-            norms.hold()
+        if "norms" in question.frozen:
+            hold_norms(view, undo)
         view.tap(undo, sites[0], start)
         if sites[0].is_embed:
             view.tap_stream(undo, start_again)
         for site in sites[1:]:
             view.tap(undo, site, lambda a, label=site.label: note(label, a))
-        if norms is not None:
-            norms.watch()
         if "patterns" in question.frozen:
             freeze_patterns(view, undo)
         try:

@@ -22,7 +22,7 @@ from tl_scopes.errors import (
     UnsupportedModelError,
 )
 from tl_scopes.explain import Scope, check_is_scope
-from tl_scopes.frozen import Frozen, HeldNorms, freeze_patterns, parse_frozen
+from tl_scopes.frozen import Frozen, freeze_patterns, hold_norms, parse_frozen
 from tl_scopes.padding import refuse_read
 from tl_scopes.records import ScopeInfo
 from tl_scopes.sites import Site
@@ -210,13 +210,10 @@ def traced(
         tokens = torch.tensor([question.run], device=engine.device)
         verify_once(engine, tokens, question.hooked)
         with engine.taps() as undo:
-            norms = HeldNorms(engine, undo) if "norms" in question.frozen else None
-            if norms is not None:
-                norms.hold(read_site)
+            if "norms" in question.frozen:
+                hold_norms(engine, undo)
             for site in dict.fromkeys([root, *sites, *optional]):
                 engine.tap(undo, site, keep(site.label))
-            if norms is not None:
-                norms.watch()
             if "patterns" in question.frozen:
                 freeze_patterns(engine, undo)
             if read_site is None:
