@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import tl_scopes
 from benchmarks import growth, heads, measure
+from benchmarks.architectures.command import architectures
 from benchmarks.cases import LENGTHS, MAIN, Case, cases
 from benchmarks.replication import command
 from tl_scopes import bundled, models
@@ -188,6 +189,7 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
     console.print(", ".join(f"{k} {v}" for k, v in machine.items()))
 
 
+app.command()(architectures)
 app.command()(command.replication)
 app.command()(command.evaluation)
 
