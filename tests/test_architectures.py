@@ -17,7 +17,7 @@ TABLES = page.load()
 
 
 @NEEDS_BRIDGE
-@pytest.mark.parametrize("model", [("GPT2LMHeadModel", ""), ("GraniteForCausalLM", "multipliers")])
+@pytest.mark.parametrize("model", [("GPT2LMHeadModel", ""), ("Gemma2ForCausalLM", "")])
 def test_an_ordinary_model_is_equal_in_every_column(model):
     cells = checks.cells(model, torch.float32)
     assert cells.keys() == checks.COLUMNS.keys()
@@ -57,11 +57,6 @@ def test_tables_are_about_what_there_is():
     now = TABLES.get(".".join(version("transformer-lens").split(".")[:2]))
     if now and now["versions"]["transformer-lens"] == version("transformer-lens"):
         assert now["rows"].keys() == {command.named(model) for model in models.listed()}
-
-
-@pytest.mark.parametrize("generation", TABLES)
-def test_nothing_is_wrong_and_nothing_crashes(generation):
-    assert not command.failures(TABLES[generation]["rows"])
 
 
 def test_the_page_is_of_the_results():

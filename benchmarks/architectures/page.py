@@ -134,7 +134,7 @@ def _reasons(tables: dict[str, dict[str, Any]]) -> str:
                 for cell in cells.values():
                     said = cell.get("refused") or cell.get("unbooted")
                     if said:
-                        words = re.sub(r"\d[\d.e+-]*", "N", said.replace("|", "/"))
+                        words = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", said.replace("|", "/"))
                         found.setdefault(words, {})[short(name)] = None
     return "\n".join(
         f"- `{words.replace('`', chr(39))}`: {', '.join(names)}."

@@ -11,14 +11,15 @@ _NAMES: dict[float, str] = {
     WIDTH: "hidden_size n_embd d_model word_embed_proj_dim lru_width",
     LAYERS: "num_hidden_layers n_layer n_layers num_layers",
     4: "rotary_dim chunk_size mamba_chunk_size sliding_window window_size "
-    "attention_window_size index_topk attention_chunk_size "
+    "attention_window_size attention_chunk_size "
     "num_attention_heads n_head n_heads num_heads head_dim num_experts num_local_experts "
     "n_routed_experts moe_num_experts mamba_n_heads n_mamba_heads mamba_num_heads linear_num_value_heads "
     "linear_key_head_dim linear_value_head_dim qk_rope_head_dim kv_channels hidden_size_per_layer_input",
     2: "num_key_value_heads num_experts_per_tok moe_k linear_num_key_heads index_n_heads o_groups pad_token_id",
     24: "intermediate_size ffn_dim ffn_hidden_size shared_intermediate_size intermediate_size_mlp",
     12: "moe_intermediate_size shared_expert_intermediate_size moe_shared_expert_intermediate_size",
-    LENGTH: "mamba_d_ssm max_position_embeddings n_positions max_seq_len",
+    # Whom a query looks at is no choice here: with few heads scores are tied at zero, in no set order.
+    LENGTH: "index_topk mamba_d_ssm max_position_embeddings n_positions max_seq_len",
     8: "q_lora_rank kv_lora_rank qk_nope_head_dim index_head_dim o_lora_rank mamba_d_head mamba_headdim "
     "mamba_head_dim mamba_d_state ssm_state_size state_size",
     6: "v_head_dim",
