@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import os
 import warnings
@@ -52,7 +51,7 @@ def architectures(
     whole = not (third or only)
     path = page.RESULTS / f"architectures-{'.'.join(release.split('.')[:2])}.json"
     if out or whole:
-        (out or path).write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+        (out or path).write_text(page.packed(table), encoding="utf-8")
     if whole and not out:
         page.write()
     bad = failures(table["rows"])

@@ -46,6 +46,16 @@ def load() -> dict[str, dict[str, Any]]:
     return {name: json.loads(path.read_text(encoding="utf-8")) for name, path in tables.items()}
 
 
+def packed(table: dict[str, Any]) -> str:
+    """As JSON, a line for every row and dtype: what changed shows."""
+    rows = []
+    for name, row in table["rows"].items():
+        cells = [f"  {json.dumps(dtype)}: {json.dumps(each)}" for dtype, each in row.items()]
+        rows.append(f" {json.dumps(name)}: {{\n" + ",\n".join(cells) + "\n }")
+    rest = {key: value for key, value in table.items() if key != "rows"}
+    return json.dumps(rest, indent=1)[:-2] + ',\n "rows": {\n' + ",\n".join(rows) + "\n }\n}\n"
+
+
 def text(tables: dict[str, dict[str, Any]]) -> str:
     rows = sorted({name for table in tables.values() for name in table["rows"]}, key=str.lower)
     lines = [
