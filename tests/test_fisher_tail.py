@@ -9,8 +9,9 @@ import torch
 import zoo
 
 import tl_scopes as ts
+from tl_scopes.eigen import extended, krylov
 from tl_scopes.explain import Read
-from tl_scopes.fisher import FisherGeometry, extended, krylov
+from tl_scopes.fisher import FisherGeometry
 from tl_scopes.records import Token
 from tl_scopes.unembedding import Unembedding
 
@@ -100,12 +101,12 @@ def test_nothing_is_left_out_where_it_matters_or_on_request(case):
 def test_leading_pairs_with_a_tail_are_those_of_that_matrix(k, tail):
     geometry = FisherGeometry.at(head(torch.float64), raw_logits())
     values, vectors = geometry.leading(k, tail)
-    F = geometry.matrix(tail)
+    tokens = geometry.kept(tail)  # none is left out where these are nearly all
+    F = geometry.matrix(tail if tokens is not None else 0.0)
     exact = torch.linalg.eigvalsh(F).flip(0)
     torch.testing.assert_close(values, exact[:k], rtol=1e-9, atol=0)
     residual = F @ vectors.T - vectors.T * values
     assert float(residual.norm()) < 1e-9 * float(exact[0])
-    tokens = geometry.heaviest(tail)
     assert geometry.share_of(tokens) == pytest.approx(
         float(F.trace() / textbook(geometry.head, raw_logits()).trace()), rel=1e-9
     )
@@ -137,3 +138,40 @@ def test_extending_drops_what_is_there_already():
     torch.testing.assert_close(both @ both.T, torch.eye(6, dtype=torch.float64))
     torch.testing.assert_close((new @ both.T) @ both, new)
     assert not len(extended(V, V * 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("k", [1, 4])
+@pytest.mark.parametrize("kind", ["random", "decaying"])
+def test_a_flat_prediction_costs_few_passes_and_says_what_they_reached(kind, k, dtype, monkeypatch):
+    """Random columns have leading eigenvalues that are hardly told apart; trained ones are found."""
+    generator = torch.Generator().manual_seed(0)
+    W = 0.1 * torch.randn(256, 12_000, generator=generator, dtype=torch.float64)
+    if kind == "decaying":
+        W *= 4 * torch.arange(1, 257, dtype=torch.float64)[:, None] ** -0.5
+    found = Unembedding(W.to(dtype), torch.zeros(12_000, dtype=dtype))
+    raw = 0.5 * torch.randn(12_000, generator=generator, dtype=torch.float64)
+    F = textbook(found, raw.float())
+    exact = torch.linalg.eigvalsh(F).flip(0)
+    passes = []
+    apply = FisherGeometry.apply
+
+    def counted(self, V, tokens=None):
+        passes.append(V.shape[1])
+        return apply(self, V, tokens)
+
+    monkeypatch.setattr(FisherGeometry, "apply", counted)
+    monkeypatch.setattr(FisherGeometry, "eigenpairs", lambda *_: pytest.fail("forms F"))
+    geometry = FisherGeometry.at(found, raw.float())
+    values, vectors, residual = geometry.estimate(k, 1e-4)
+    assert len(passes) <= (3 if kind == "random" else 8)
+    values, vectors = values.double(), vectors.double()
+    true = torch.linalg.vector_norm(F @ vectors.T - vectors.T * values, dim=0).max() / exact[0]
+    assert float(true) == pytest.approx(residual, rel=0.05, abs=3e-6)
+    if kind == "random":
+        assert 1e-3 < residual < 0.1
+    else:
+        assert residual <= (2e-6 if dtype == torch.float32 else 1e-4)
+    # An eigenvalue lies within the residual of each one found, which none exceeds.
+    assert (values <= exact[:k] * (1 + 1e-5)).all()
+    assert (exact[:k] - values <= residual * exact[0] + 1e-5 * exact[0]).all()

@@ -9,7 +9,7 @@ from tl_scopes import unembedding
 from tl_scopes.unembedding import Unembedding, working_dtype
 
 D_MODEL, D_VOCAB = 6, 23
-PIECES = [1, 5, 23, 100]
+PIECES = [1, 5, 23, 100]  # columns
 
 
 def soft_cap(raw: torch.Tensor) -> torch.Tensor:
@@ -26,8 +26,8 @@ def head(request) -> Unembedding:
 
 @pytest.fixture(params=PIECES)
 def pieces(request, monkeypatch):
-    monkeypatch.setattr(unembedding, "CHUNK", request.param)
-    monkeypatch.setattr(unembedding, "SPAN", request.param)
+    monkeypatch.setattr(unembedding, "CHUNK", request.param * D_MODEL)
+    monkeypatch.setattr(unembedding, "SPAN", request.param * D_MODEL)
 
 
 def close(got: torch.Tensor, wanted: torch.Tensor, head: Unembedding) -> None:

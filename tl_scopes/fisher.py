@@ -13,97 +13,39 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_scopes.eigen import (
+    BEYOND,
+    REMEDY,
+    TINY,
+    eigh,
+    extended,
+    krylov,
+    largest,
+    leading_ritz,
+    nystrom,
+)
 from tl_scopes.errors import NumericalError
 from tl_scopes.unembedding import Unembedding
 
-_LARGEST_DOUBLE_EIGENPROBLEM = 2048
 # The rows that start and precondition the iteration: those that leave out this share of tr F,
 _COARSE_TAIL = 1e-2
 # and no more than this, 20 MiB at d_model 640.
 _COARSE_TOKENS = 8192
-# Residual, as a share of the largest eigenvalue, at which an eigenpair counts as found.
-_RESOLUTION = {torch.float32: 2e-6, torch.float64: 1e-11}
+# Residual, as a share of the largest eigenvalue, at which an eigenpair counts as found, by the dtype
+# of the weights: what rounding y to half precision does to F alone is several times as much.
+_RESOLUTION = {
+    torch.float64: 1e-11,
+    torch.float32: 2e-6,
+    torch.float16: 2e-5,
+    torch.bfloat16: 1e-4,
+}
 _MOST_PASSES = 40
-_TINY = torch.finfo(torch.float32).tiny
-_BEYOND = "made of squares of the unembedding's weights, which are beyond the range"
-_REMEDY = "scale the weights, or load the model in float64"
+# An estimate goes on after this many passes only if three more at the pace of the last would do,
+_FEW_PASSES = 3
+# and never beyond this many.
+_MOST_PASSES_OF_AN_ESTIMATE = 8
 # Random vectors drawn together: 64 over a vocabulary of 262,144 are 64 MiB.
 _SAMPLES_AT_ONCE = 64
-
-
-def _eigh(F: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues, largest first, and eigenvectors as columns; on the CPU, in double if affordable."""
-    F = F.cpu()
-    if not torch.isfinite(F).all():
-        raise NumericalError(f"F is {_BEYOND} of {F.dtype}: {_REMEDY}")
-    if F.shape[0] <= _LARGEST_DOUBLE_EIGENPROBLEM:
-        F = F.double()
-    values, vectors = torch.linalg.eigh(F)
-    return values.flip(0), vectors.flip(1)
-
-
-def _ritz(V: Tensor, FV: Tensor) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of `V F V^T`, largest first, and eigenvectors as rows."""
-    H = V @ FV.T
-    values, turn = _eigh((H + H.T) / 2)
-    return values.to(V), turn.T.to(V)
-
-
-def _leading_ritz(
-    V: Tensor, FV: Tensor, wide: int, k: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Eigenvalues and eigenvectors of `V F V^T`, the first `wide` vectors in full, and the largest
-    residual `||F x - lambda x||` of the first `k`."""
-    values, turn = _ritz(V, FV)
-    X = turn[:wide] @ V
-    residuals = turn[:k] @ FV - values[:k, None] * X[:k]
-    return values, turn, X, torch.linalg.vector_norm(residuals, dim=1).max()
-
-
-def extended(V: Float[Tensor, "n d"], rows: Float[Tensor, "m d"]) -> Float[Tensor, "new d"]:
-    """Orthonormal rows that add what `rows` span beyond the orthonormal rows `V`."""
-    for lost in (100 * torch.finfo(V.dtype).eps, 0.5):  # the second time, all should be new
-        size = torch.linalg.vector_norm(rows, dim=1)
-        rows = (rows - (rows @ V.T) @ V) / torch.where(size > 0, size, 1)[:, None]
-        # Not a QR decomposition: what rounding left of a row that is not new would come first.
-        _, size, directions = torch.linalg.svd(rows, full_matrices=False)
-        rows = directions[size > lost]
-    return rows
-
-
-def krylov(
-    rows: Float[Tensor, "row d"], start: Float[Tensor, "b d"], k: int, tolerance: float
-) -> Float[Tensor, "b d"]:
-    """Leading eigenvectors of `rows^T rows` by block Lanczos iteration, as orthonormal rows.
-
-    The first `k` to a residual of `tolerance` times the largest eigenvalue, or as near as a
-    space of half the dimensions comes to it.
-    """
-    V = start[:0]
-    FV = V
-    fresh = extended(V, start)
-    best, stalled = float("inf"), 0
-    while True:
-        F_fresh = torch.nn.functional.linear(fresh, rows) @ rows
-        V, FV = torch.cat([V, fresh]), torch.cat([FV, F_fresh])
-        values, _, X, residual = _leading_ritz(V, FV, len(start), k)
-        size = float(residual / values[0].clamp_min(_TINY))
-        # Rounding may keep it above the tolerance for good.
-        stalled = stalled + 1 if size > best / 2 else 0
-        best = min(best, size)
-        if size <= tolerance or (stalled > 1 and size <= 100 * tolerance):
-            return X
-        fresh = extended(V, F_fresh)
-        if not len(fresh) or 2 * (len(V) + len(fresh)) > V.shape[1]:
-            return X
-
-
-def _nystrom(V: Tensor, EV: Tensor) -> Tensor:
-    """Rows whose outer products sum to a positive semidefinite matrix that equals `E` on `V`."""
-    M = V @ EV.T
-    values, vectors = _eigh((M + M.T) / 2)
-    kept = values > 1e-7 * values[0].clamp_min(0)
-    return ((vectors[:, kept] / values[kept].sqrt()).T).to(V) @ EV
 
 
 def _check_range(head: Unembedding, squares: Float[Tensor, "d_vocab"]) -> None:
@@ -116,7 +58,7 @@ def _check_range(head: Unembedding, squares: Float[Tensor, "d_vocab"]) -> None:
     # Columns that are all alike have no distances: F is zero, and rightly so.
     if 0 < size**2 < least or not torch.isfinite(largest):
         raise NumericalError(
-            f"F is {_BEYOND} of {squares.dtype} (the largest weight is {size:.3g}): {_REMEDY}"
+            f"F is {BEYOND} of {squares.dtype} (the largest weight is {size:.3g}): {REMEDY}"
         )
 
 
@@ -165,6 +107,11 @@ class FisherGeometry:
         self._sorted[tail] = found
         return found
 
+    def kept(self, tail: float) -> Int[Tensor, "token"] | None:
+        """The heaviest tokens, or None for all, where gathering so many would take longer."""
+        tokens = self.heaviest(tail) if tail else None
+        return None if tokens is None or len(tokens) > 0.98 * self.head.d_vocab else tokens
+
     def share_of(self, tokens: Int[Tensor, "token"] | None) -> float:
         """Share of tr F that `tokens` hold (None: all of them)."""
         if tokens is None or not self.trace:
@@ -186,7 +133,7 @@ class FisherGeometry:
 
         Null directions are left out.
         """
-        values, vectors = _eigh(self.matrix(tail))
+        values, vectors = eigh(self.matrix(tail))
         resolution = torch.finfo(self.p.dtype).eps * values[0]
         kept = int((values > resolution).sum())
         return values[:kept].to(self.p), vectors[:, :kept].T.to(self.p)
@@ -195,67 +142,106 @@ class FisherGeometry:
         self, V: Float[Tensor, "d_model k"], tokens: Int[Tensor, "token"] | None = None
     ) -> Float[Tensor, "d_model k"]:
         """`F V` in one pass over `W_U`: over the whole vocabulary, or the part from `tokens`."""
-        rows = V.T.contiguous()
-        shift = (rows @ self.mu)[:, None]
-        out, total = torch.zeros_like(rows), torch.zeros_like(shift)
+        shift, out = -(self.mu @ V), torch.zeros_like(V.T)
+        total, p = torch.zeros_like(shift), self.p[:, None]
         for ids, columns in self.head.blocks(tokens, self.slope):
-            weighted = (torch.nn.functional.linear(rows, columns) - shift) * self.p[ids]
-            out += weighted @ columns
-            total += weighted.sum(1, keepdim=True)
-        return (out - total * self.mu).T
+            weighted = torch.addmm(shift, columns, V).mul_(p[ids])
+            out.addmm_(weighted.T, columns)
+            total += weighted.sum(0)
+        return (out - total[:, None] * self.mu).T
 
     def leading(
         self, k: int, tail: float = 0.0
     ) -> tuple[Float[Tensor, "k"], Float[Tensor, "k d_model"]]:
-        """The `k` leading eigenpairs of `F`, largest first, to the rounding of the dtype.
+        """The `k` leading eigenpairs of `F`, largest first, to the rounding of the weights' dtype.
 
         `tail`: the share of tr F that the unlikeliest tokens may hold and be left out.
-        Davidson's method: `F` of the heaviest tokens, kept as rows, starts the iteration; each pass
-        over `W_U` shows what those rows leave out of it, which is added to them as further rows
-        (a Nystrom approximation) before the next step is solved for. Never takes a
-        d_model^2 x d_vocab product, nor an eigenproblem larger than the space searched.
+        """
+        values, vectors, _ = self._search(k, tail, hurried=False)
+        return values, vectors
+
+    def estimate(
+        self, k: int, tail: float = 0.0
+    ) -> tuple[Float[Tensor, "k"], Float[Tensor, "k d_model"], float]:
+        """Like `leading`, in at most 8 passes over `W_U`, and the residual that was reached: the
+        largest `||F u - lambda u||` over the largest eigenvalue.
+
+        It is above the rounding of the dtype only where the leading eigenvalues are nearly equal, as
+        the flat prediction of random weights makes them: then one set of leading directions is about
+        as good as the next, and telling them apart costs more than all else.
+        """
+        return self._search(k, tail, hurried=True)
+
+    def _search(
+        self, k: int, tail: float, hurried: bool
+    ) -> tuple[Float[Tensor, "k"], Float[Tensor, "k d_model"], float]:
+        """Davidson's method with the steps of block Lanczos beside: `F` of the heaviest tokens, kept
+        as rows, starts the iteration; each pass over `W_U` shows what those rows leave out of it,
+        which is added to them as further rows (a Nystrom approximation) before the next step is
+        solved for. Where the rows hold little of `F` residuals alone are the steps.
+
+        Never takes a d_model^2 x d_vocab product, nor an eigenproblem larger than the space searched.
         Source: Davidson, J. Comput. Phys. 17 (1975) 87; Halko, Martinsson, Tropp, arXiv 0909.4061.
         """
-        guards = max(4, k // 4)
-        wide = k + guards
-        if 4 * wide > self.head.d_model:
+        few = max(4, k // 4)
+        tokens = self.kept(tail)
+        tail = 0.0 if tokens is None else tail
+        if 4 * (k + few) > self.head.d_model:
             values, vectors = self.eigenpairs(tail)
-            return values[:k], vectors[:k]
-        tokens = self.heaviest(tail) if tail else None
-        coarse = self._coarse(tokens)
+            return values[:k], vectors[:k], 0.0
+        coarse, telling = self._coarse(tokens)
+        # Where a pass brings little, more vectors in each make fewer passes.
+        wide = k + (few if telling else max(20, k // 2))
+        wide = min(wide, self.head.d_model // 4)
         if tokens is not None:
             tokens = tokens.sort().values  # by address: each pass gathers their columns
         generator = torch.Generator().manual_seed(0)
         drawn = {"generator": generator, "dtype": torch.float64, "device": "cpu"}
-        random = torch.randn((wide + guards, self.head.d_model), **drawn).to(self.p)
+        random = torch.randn((wide + few, self.head.d_model), **drawn).to(self.p)
         V = extended(random[:0], krylov(coarse, random[:wide], k, 1e-3))
         # What the heavy tokens do not show at all must be looked for: F of random vectors points there.
         V = torch.cat([V, extended(V, random[wide:])])
         FV = self.apply(V.T, tokens).T
-        resolution = _RESOLUTION[self.p.dtype]
-        for _ in range(_MOST_PASSES):
-            values, turn, X, residual = _leading_ritz(V, FV, wide, k)
-            allowed = resolution * values[0].abs() + torch.finfo(self.p.dtype).tiny
-            if residual <= allowed:
-                return values[:k], X[:k]
-            if len(V) + k > 6 * wide:
+        resolution = _RESOLUTION[self.head.W_U.dtype]
+        before = float("inf")
+        for passes in range(1, _MOST_PASSES + 1):
+            values, turn, X, residuals = leading_ritz(V, FV, wide)
+            reached = float(largest(residuals[:k]) / values[0].abs().clamp_min(TINY))
+            if reached <= resolution:
+                return values[:k], X[:k], reached
+            far = reached * min(1.0, reached / before) ** 3 > resolution
+            if hurried and passes >= (_FEW_PASSES if far else _MOST_PASSES_OF_AN_ESTIMATE):
+                return values[:k], X[:k], reached
+            before = reached
+            if len(V) > 10 * wide:
                 V, FV = X, turn[:wide] @ FV
-            model = torch.cat([coarse, _nystrom(V, FV - (V @ coarse.T) @ coarse)])
-            steps = extended(V, krylov(model, X, k, resolution / 2)[:k])
+            if telling:
+                model = torch.cat([coarse, nystrom(V, FV - (V @ coarse.T) @ coarse)])
+                solved = extended(V, krylov(model, X, k, resolution / 2)[:k])
+                steps = torch.cat([solved, extended(torch.cat([V, solved]), residuals[:k])])
+            else:
+                steps = extended(V, residuals)
             if not len(steps):
                 break
             V, FV = torch.cat([V, steps]), torch.cat([FV, self.apply(steps.T, tokens).T])
+        if hurried or reached <= 10 * resolution:  # as near as rounding lets it come
+            return values[:k], X[:k], reached
         values, vectors = self.eigenpairs(tail)
-        return values[:k], vectors[:k]
+        return values[:k], vectors[:k], 0.0
 
-    def _coarse(self, tokens: Int[Tensor, "token"] | None) -> Float[Tensor, "row d_model"]:
-        """Rows whose outer products sum to `F` of the heaviest tokens (of `tokens` at most)."""
+    def _coarse(
+        self, tokens: Int[Tensor, "token"] | None
+    ) -> tuple[Float[Tensor, "row d_model"], bool]:
+        """Rows whose outer products sum to `F` of the heaviest tokens (of `tokens` at most), and
+        whether they hold most of it: if not, they are few."""
         if tokens is None:
             tokens = self.heaviest(_COARSE_TAIL)
         enough = _reaching(self.contributions[tokens], (1 - _COARSE_TAIL) * self.trace)
         heavy = tokens[: min(enough, _COARSE_TOKENS)]
+        telling = self.share_of(heavy) > 0.5
+        heavy = heavy if telling else heavy[: _COARSE_TOKENS // 8]
         rows = torch.cat([rows for _, rows in self.head.columns(heavy, self.slope)])
-        return rows.sub_(self.mu).mul_(self.p[heavy, None].sqrt())
+        return rows.sub_(self.mu).mul_(self.p[heavy, None].sqrt()), telling
 
     def sample(
         self, n: int, generator: torch.Generator, distribution: str

@@ -45,6 +45,8 @@ class FisherInfo:
     `trace`: tr F. `share`: kept eigenvalues over the trace, in [0, 1]. `samples`: random
     directions used for the rest (0: the rest is left out). `left_out`: share of tr F that the tokens
     left out of `F` hold, so that each eigenvalue is too small by at most that share of the trace.
+    `residual`: how far the pairs kept are from being `F`'s: the largest `||F u - lambda u||` over the
+    largest eigenvalue, 0 where they were found to the rounding of the dtype at any cost.
     """
 
     eigenvalues: tuple[float, ...]
@@ -52,6 +54,7 @@ class FisherInfo:
     share: float
     samples: int = 0
     left_out: float = 0.0
+    residual: float = 0.0
 
 
 @dataclass(frozen=True)

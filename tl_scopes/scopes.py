@@ -142,7 +142,10 @@ class FisherScope(Scope):
     projected off their span (Hutch++). Neither: rank 1, as published.
     `tail`: how much of tr F the unlikeliest tokens may hold and be left out (0: nothing), which can
     only lower scores; the result's `fisher.left_out` says how much it was. "auto": 1e-4 for an int
-    rank alone, in float32 or less, where more than 8,192 tokens are to choose from; else 0.
+    rank alone, in float32 or less, where more than 8,192 tokens are to choose from; else 0. There
+    "auto" also spends a few passes over W_U at most: on a flat prediction, whose leading eigenvalues
+    are nearly equal, `fisher.residual` says how near the pairs are to F's own; a number as tail
+    finds them exactly, at any cost.
     `seed` and `distribution` ("rademacher" or "normal") belong to the samples. Units: nats per unit^2
     (twice the second-order KL). An int or share as rank, alone, needs raw weights
     (`ProcessedWeightsError`). Bad parameters raise `ScopeParameterError`.
@@ -228,10 +231,15 @@ class FisherScope(Scope):
         geometry = FisherGeometry.at(read.head, read.raw)
         values = read.raw.new_zeros(0)
         vectors = read.raw.new_zeros(0, read.head.d_model)
-        tail = self._tail(read.raw)
+        tail, residual = self._tail(read.raw), 0.0
+        tokens = geometry.heaviest(tail) if tail else None
         if self.rank is not None:
             if isinstance(self.rank, int):
-                values, vectors = geometry.leading(self.rank, tail)
+                tokens = geometry.kept(tail)
+                if self.tail == "auto" and tail:
+                    values, vectors, residual = geometry.estimate(self.rank, tail)
+                else:
+                    values, vectors = geometry.leading(self.rank, tail)
             else:
                 values, vectors = geometry.eigenpairs(tail)
             if isinstance(self.rank, float):
@@ -243,7 +251,8 @@ class FisherScope(Scope):
             trace=geometry.trace,
             share=min(1.0, held / geometry.trace) if geometry.trace else 1.0,
             samples=self.samples or 0,
-            left_out=1 - geometry.share_of(geometry.heaviest(tail) if tail else None),
+            left_out=1 - geometry.share_of(tokens),
+            residual=residual,
         )
         weights = values.cpu().double()  # of the exact part; samples count alike
         if self.samples is not None:

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-# Columns of W_U handled at once: 8,192 x 4,096 float32 numbers are 128 MiB.
-CHUNK = 8192
-# Columns that pass through a CPU's cache together.
-SPAN = 512
+# Numbers of W_U that are taken up at once: 64 MiB in float32,
+CHUNK = 1 << 24
+# and where they pass through a CPU's cache together, 2 MiB.
+SPAN = 1 << 19
 
 
 OutputTransform = Callable[[Tensor], Tensor]
@@ -74,7 +74,7 @@ class Unembedding:
     ) -> Iterator[tuple[Tensor, Float[Tensor, "chunk d_model"]]]:
         """The columns of `W_U D` for `tokens`, as rows, chunk by chunk with their ids."""
         precise = working_dtype(self.W_U.dtype)
-        for ids in tokens.split(CHUNK):
+        for ids in tokens.split(self._fitting(CHUNK)):
             rows = self.W_U.T.index_select(0, ids).to(precise)
             yield ids, rows if slope is None else rows * slope[ids, None]
 
@@ -83,9 +83,8 @@ class Unembedding:
         if self.W_U.dtype in (torch.float32, torch.float64):
             return (self.W_U @ coefficients.to(self.W_U.dtype)).T
         total = coefficients.new_zeros(coefficients.shape[1], self.d_model)
-        for start in range(0, self.d_vocab, CHUNK):
-            part = self.W_U[:, start : start + CHUNK].to(coefficients.dtype)
-            total += (part @ coefficients[start : start + CHUNK]).T
+        for span, rows in self.spans(None):
+            total.addmm_(coefficients[span].T, rows.to(total.dtype))
         return total
 
     def square_distances(
@@ -93,9 +92,12 @@ class Unembedding:
     ) -> Float[Tensor, "d_vocab"]:
         """`||slope_v W_U[:, v] - centre||^2` of every token, without cancellation."""
         out = centre.new_empty(self.d_vocab)
+        apart = None
         for span, rows in self.spans(slope):
-            torch.sum((rows - centre).square_(), dim=1, out=out[span])
-        return out
+            apart = torch.empty_like(rows) if apart is None else apart[: len(rows)]
+            torch.sub(rows, centre, out=apart)
+            torch.linalg.vector_norm(apart, dim=1, out=out[span])
+        return out.square_()
 
     def spans(self, slope: Tensor | None) -> Iterator[tuple[slice, Float[Tensor, "chunk d_model"]]]:
         """All columns of `W_U D` in turn, as rows in float32 at least, few enough to stay in cache."""
@@ -106,10 +108,14 @@ class Unembedding:
             rows = self.W_U[:, span].T.to(precise)
             yield span, rows if slope is None else rows * slope[span, None]
 
+    def _fitting(self, numbers: int) -> int:
+        """How many columns hold so many numbers, one at least."""
+        return max(1, numbers // self.d_model)
+
     @property
     def _span(self) -> int:
         # A device of its own pays for every launch, and has no cache worth staying in.
-        return SPAN if self.W_U.device.type == "cpu" else 8 * CHUNK
+        return self._fitting(SPAN if self.W_U.device.type == "cpu" else CHUNK)
 
     def blocks(
         self, tokens: Int[Tensor, "token"] | None, slope: Tensor | None

@@ -173,6 +173,11 @@ def about(picture: Picture, row: Row) -> list[str]:
         rest = f"; {f.samples} random directions estimate the rest" if f.samples else ""
         if f.left_out > 1e-9:
             rest += f"; unlikely tokens that hold {percent(f.left_out)} of it are left out"
+        if f.residual > 1e-3:
+            rest += (
+                "; the prediction is flat and its leading directions nearly equal, so they were "
+                f"told apart to {percent(f.residual)} of the largest eigenvalue only"
+            )
         lines.append(
             f"Fisher information: {kept} {percent(f.share)} of the trace {number(f.trace)}{rest}."
         )
