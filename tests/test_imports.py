@@ -48,7 +48,8 @@ ROWS = [
     ["attribution", "prompted"],
     ["ablation", "method"],
     ["circuits", "baselines", "evaluation", "render"],
-    ["app", "cli", "cli_app", "_cli", "_options", "cli_evaluate", "_evaluate"],
+    ["checking"],
+    ["app", "cli", "cli_app", "_cli", "_options", "cli_evaluate", "_evaluate", "cli_check"],
 ]
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 SIBLINGS = {"circuits", "baselines", "evaluation", "render"}

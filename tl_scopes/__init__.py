@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
+    from tl_scopes.checking import ModelCheck, check
     from tl_scopes.custom import DirectionScope, FunctionScope
     from tl_scopes.explain import NEXT_TOKEN, Explained, Read, Scope
     from tl_scopes.result import Attribution, SequenceAttribution
@@ -31,6 +32,7 @@ __all__ = [
     "FisherScope",
     "FunctionScope",
     "LogitDifferenceScope",
+    "ModelCheck",
     "Read",
     "Scope",
     "SemanticScope",
@@ -39,6 +41,7 @@ __all__ = [
     "attribute",
     "attribute_batch",
     "attribute_sequence",
+    "check",
 ]
 
 # Imported when first asked for: torch takes seconds, which `tl-scopes --help` must not.
@@ -54,6 +57,8 @@ _HOMES = dict.fromkeys(__all__, "scopes") | {
     "attribute": "attribution",
     "attribute_batch": "attribution",
     "attribute_sequence": "attribution",
+    "ModelCheck": "checking",
+    "check": "checking",
 }
 
 

@@ -175,8 +175,11 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
     view.verified_under = facts
 
 
-def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> None:
-    """Refuse a model whose logits are not what `W_U`, `b_U` and the output transform give."""
+def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Refuse a model whose logits are not what `W_U`, `b_U` and the output transform give.
+
+    Returns by how much they differ, as a share of the largest, and what is allowed.
+    """
     scale = float(expected.abs().max().clamp_min(1e-6))
     error = float((logits.to(expected) - expected).abs().max()) / scale
     allowed = 1e-3 if view.dtype in (torch.float32, torch.float64) else 5e-2
@@ -186,6 +189,7 @@ def verify_head(view: ModelView, logits: Tensor, expected: Tensor) -> None:
             f"of their largest value, allowed {allowed:.0e}: an architecture with another last "
             "step, or hooks that edit the logits; remove such hooks, or use another model"
         )
+    return error, allowed
 
 
 def _constant_ratio(stream: Tensor, embed: Tensor) -> float:

@@ -1,8 +1,9 @@
-"""The command line: `tl-scopes attribute`, `evaluate`, `app` and `models`.
+"""The command line: `tl-scopes attribute`, `evaluate`, `check`, `app` and `models`.
 
-Results go to stdout, everything else to stderr. Exit codes: 0; 1 for a pipe closed by its reader,
-or a bug; 2 for bad input, with one line that says what was got, what is allowed and what to do; 130
-for Ctrl-C. torch and what needs it are imported inside the commands, so that help is instant.
+Results go to stdout, everything else to stderr. Exit codes: 0; 1 for a pipe closed by its reader, a
+bug, or a model that `check` finds wrong; 2 for bad input, with one line that says what was got, what
+is allowed and what to do; 130 for Ctrl-C. torch and what needs it are imported inside the commands,
+so that help is instant.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Annotated, Any, Literal, cast
 import typer
 from typer.core import TyperGroup
 
-from tl_scopes import __version__, _cli, _options, cli_app, cli_evaluate
+from tl_scopes import __version__, _cli, _options, cli_app, cli_check, cli_evaluate
 from tl_scopes._quiet import say
 from tl_scopes.errors import ScopesError
 from tl_scopes.models import DEFAULT_MODEL, available
@@ -257,6 +258,7 @@ def attribute(
 
 
 app.command(no_args_is_help=True, epilog=cli_evaluate.EXAMPLES)(cli_evaluate.evaluate)
+app.command(epilog=cli_check.EXAMPLES)(cli_check.check)
 app.command(epilog=cli_app.EXAMPLES)(cli_app.app)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tl_scopes import hooks, internals
 from tl_scopes.adapter import ModelView
 from tl_scopes.passes import read_under
-from tl_scopes.sites import embed_site
+from tl_scopes.sites import Site, embed_site
 
 _NAMED = 4
 # Operations looked through, from a module's output back, for one without a derivative.
@@ -24,15 +24,19 @@ def rooted(
     tokens: Int[Tensor, "1 pos"],
     watch: Callable[[ExitStack], None] | None = None,
     scale: float = 1.0,
+    site: Site | None = None,
 ) -> tuple[Float[Tensor, "1 pos d_model"], Float[Tensor, "d_model"]]:
-    """The embedding, times `scale`, as a leaf; the last final state on the graph that starts there."""
+    """The embedding (or what is at `site`), times `scale`, as a leaf; the last final state on the graph
+    that starts there."""
     found: list[Tensor] = []
 
     def start(a: Tensor) -> Tensor:
         found.append((a.detach() * scale).requires_grad_())
         return found[0].clone()  # hooks that run later may edit in place
 
-    y = read_under(view, tokens, {embed_site(): start}, prepare=watch or (lambda undo: None))
+    y = read_under(
+        view, tokens, {site or embed_site(): start}, prepare=watch or (lambda undo: None)
+    )
     return found[0], y[0, -1]
 
 

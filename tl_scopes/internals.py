@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from copy import copy
 from datetime import timedelta
 from types import ModuleType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 Store = dict[int, Callable[..., Any]]
@@ -39,6 +40,17 @@ def give(module: nn.Module, **stores: dict[str, Any]) -> None:
     """Put others in the place of a module's `parameters`, `buffers` or `modules` (those right below
     it): of a copy, whose original keeps its own."""
     vars(module).update({f"_{name}": own for name, own in stores.items()})
+
+
+def own_hooks(module: nn.Module) -> None:
+    """Let a copy of a module have hooks apart from those of its original."""
+    stores = {name: v for name, v in vars(module).items() if "_hooks" in name}
+    vars(module).update({name: copy(v) for name, v in stores.items() if isinstance(v, dict)})
+
+
+def version(tensor: Tensor) -> int:
+    """How often a tensor has been written to."""
+    return tensor._version
 
 
 def before_and_after(module: nn.Module, direction: str) -> tuple[Store, Store]:

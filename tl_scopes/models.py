@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_scopes._folder import AGREEMENT, cut_context, first_line, from_folder
 from tl_scopes._foreign import check_folder, refused, weights_only
+from tl_scopes._gguf import dtype_keyword
 from tl_scopes._quiet import local_only_if_unreachable, undisturbed
 from tl_scopes._table import known_names, model_classes
 from tl_scopes.bundled import BUNDLES, BundleState, available, ensure
@@ -25,7 +26,7 @@ from tl_scopes.errors import ModelUnavailableError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["DEFAULT_MODEL", "BundleState", "available", "ensure", "load"]
+__all__ = ["DEFAULT_MODEL", "BundleState", "available", "ensure", "load", "load_original"]
 
 DEFAULT_MODEL = "gemma-3-270m"
 
@@ -104,6 +105,44 @@ def load(
         model.cfg.model_name = recorded
         model.eval()
     return model
+
+
+def load_original(
+    name: str | Path = DEFAULT_MODEL,
+    *,
+    dtype: torch.dtype | str = "float32",
+    device: torch.device | str | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The Hugging Face model that `load` makes its own of, with nothing around it: to compare with.
+
+    Arguments as in `load`. Raises `ModelUnavailableError`.
+    """
+    from transformers import AutoModelForCausalLM
+
+    kind, where, text = _floating_dtype(dtype), usable_device(device), str(name)
+    folder = ensure(text, progress=False) if text in BUNDLES else _local_folder(text)
+    if folder is not None:
+        check_folder(folder, trust_remote_code)
+    else:
+        check_name(text)
+    source = folder or known_names().get(text.lower(), text)
+    options: dict[str, Any] = {"attn_implementation": "eager", **dtype_keyword(kind)}
+    try:
+        with undisturbed(), local_only_if_unreachable(), refused(source, trust_remote_code):
+            made: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                local_files_only=folder is not None,
+                trust_remote_code=trust_remote_code,
+                **options,
+            )
+            return made.to(where).eval()
+    except ModelUnavailableError:
+        raise
+    except Exception as error:
+        raise ModelUnavailableError(
+            f"{text!r} could not be loaded as a Hugging Face model ({first_line(error)})."
+        ) from error
 
 
 def check_name(name: str) -> None:

@@ -98,6 +98,7 @@ def untouched(model: nn.Module) -> nn.Module:
         if id(module) not in copies:
             copies[id(module)] = new = module.__new__(type(module))
             new.__dict__ = {name: _bound(v, module, new) for name, v in vars(module).items()}
+            internals.own_hooks(new)  # transformers adds some in a pass
             below = internals.children(module).items()
             internals.give(
                 new,

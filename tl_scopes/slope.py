@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from tl_scopes.adapter import ModelView
 from tl_scopes.culprits import culprit, hooks_named, rooted
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
 from tl_scopes.passes import read_under
-from tl_scopes.sites import embed_site
+from tl_scopes.sites import Site, embed_site
 
 # Tokens that are nudged. Fewer show less: a longer prompt is looked at again up to here.
 _TOKENS, _ENOUGH = 16, 8
@@ -93,30 +94,44 @@ def refuse_another(view: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -
     known = next((n for facts, n in view.followed if facts == circumstances), 0)
     if known >= min(length, _ENOUGH):
         return
-    told = _measure(view, tokens[:, :length], alone=whole)
+    told = _measure(view, tokens[:, :length], whole, embed_site())
     causality.refuse_lookahead(view, tokens[:, :length], alone=whole)
-    if told:
+    if told is not None:
         # A bridge wires its modules in its first pass: found under what it was before.
         rest = [entry for entry in view.followed if entry[0] != circumstances]
         view.followed = [*rest[1 - _REMEMBERED :], (circumstances, length)]
 
 
-def _measure(view: ModelView, tokens: Int[Tensor, "1 pos"], alone: bool) -> bool:
-    """Whether it could be told: not where a pass overflows, which the caller reports."""
-    root, y = rooted(view, tokens)
+def deviation(
+    view: ModelView, tokens: Int[Tensor, "1 pos"], site: Site, whole: bool
+) -> tuple[float | None, float]:
+    """By how much gradient and slope differ at any site, over the larger one, and what is allowed.
+
+    None where a pass overflows. As `refuse_another` otherwise, but asked anew each time.
+    """
+    length = tokens.shape[1] if whole else min(tokens.shape[1], _TOKENS)
+    allowed = _HALF.random if _is_rounded(view) else _PRECISE.gradient
+    return _measure(view, tokens[:, :length], whole, site), allowed
+
+
+def _measure(
+    view: ModelView, tokens: Int[Tensor, "1 pos"], alone: bool, site: Site
+) -> float | None:
+    """By how much they differ; None where a pass overflows, which the caller reports."""
+    root, y = rooted(view, tokens, site=site)
     if not torch.isfinite(y).all():
-        return False
+        return None
     generator = torch.Generator("cpu").manual_seed(0)
     v = torch.randn(len(y), generator=generator, dtype=torch.float64, device="cpu")
     v /= torch.linalg.vector_norm(v)
     gradient = _gradient(y, root, v)
     if not torch.isfinite(gradient).all():
-        return False
-    embedded = root.detach()[0].cpu().double()
-    moves = _directions(gradient, embedded, 1 if alone else _DIRECTIONS, generator)
+        return None
+    there = root.detach()[0].cpu().double()
+    moves = _directions(gradient, there, 1 if alone else _DIRECTIONS, generator)
     if _is_rounded(view):
-        return _hold_changes(view, tokens, root, y, moves[1:], alone)
-    return _hold_slopes(view, tokens, gradient, y, v, moves, alone)
+        return _hold_changes(view, tokens, root, y, moves[1:], alone, site)
+    return _hold_slopes(view, tokens, gradient, y, v, moves, alone, site)
 
 
 def _is_rounded(view: ModelView) -> bool:
@@ -127,17 +142,17 @@ def _is_rounded(view: ModelView) -> bool:
 
 
 def _hold_changes(
-    view: ModelView, tokens: Tensor, root: Tensor, y: Tensor, moves: Tensor, alone: bool
-) -> bool:
+    view: ModelView, tokens: Tensor, root: Tensor, y: Tensor, moves: Tensor, alone: bool, site: Site
+) -> float | None:
     """By steps that are large enough to stand out of rounding, and by what each of them changes most:
     <v, y> with `v` the change of the final state itself, whose size is then the slope."""
     before, n = y.detach().cpu().double(), len(moves)
     least = _ROUNDINGS * torch.finfo(view.dtype).eps * torch.linalg.vector_norm(before)
     missed: list[_Slopes] = []
     for step in _HALF.random_steps:
-        states, seen = _nudged(view, tokens, moves * step, alone)
+        states, seen = _nudged(view, tokens, moves * step, alone, site)
         if not torch.isfinite(states).all():
-            return False
+            return None
         if not _HALF.same(states[-1], before):
             _refuse_unsteady(view)
         changes = states[:n] - states[n : 2 * n]
@@ -150,14 +165,13 @@ def _hold_changes(
             measured / (2 * step), measured.new_tensor(promised) / (2 * step), 0.0, 0.0
         )
         if not some or slopes.off <= _HALF.random:
-            return True
+            return slopes.off if some else 0.0
         missed.append(slopes)
-    _refuse(view, tokens, missed[0], _HALF.random)
-    return False
+    _refuse(view, tokens, missed[0], _HALF.random, site)
 
 
 def _gradient(y: Tensor, root: Tensor, v: Tensor) -> Float[Tensor, "pos d_model"]:
-    """Of <v, y> with respect to the embedding, as autograd has it."""
+    """Of <v, y> with respect to what was rooted, as autograd has it."""
     found = None
     if y.requires_grad:
         (found,) = torch.autograd.grad(y, root, v.to(y), allow_unused=True, retain_graph=True)
@@ -172,7 +186,8 @@ def _hold_slopes(
     v: Float[Tensor, "d_model"],
     moves: Float[Tensor, "direction pos d_model"],
     alone: bool,
-) -> bool:
+    site: Site,
+) -> float | None:
     """By small steps, along the gradient and in random directions."""
     allowed = _PRECISE
     typical = float((_norms(gradient) * _norms(moves[-1])).norm()) / len(y) ** 0.5
@@ -185,20 +200,20 @@ def _hold_slopes(
     def refuse(kind: str, slopes: _Slopes) -> None:
         if unsteady:
             _refuse_unsteady(view)
-        _refuse(view, tokens, slopes, getattr(allowed, kind))
+        _refuse(view, tokens, slopes, getattr(allowed, kind), site)
 
     for step, random_step in zip(allowed.gradient_steps, allowed.random_steps):
         steps = torch.full((len(moves),), random_step, dtype=torch.float64, device="cpu")
         steps[0] = step
         moved = moves * steps[:, None, None]
-        states, seen = _nudged(view, tokens, moved, alone)
+        states, seen = _nudged(view, tokens, moved, alone, site)
         if not torch.isfinite(states).all():
-            return False
+            return None
         if not allowed.same(states[-1], y):
             if alone or not allowed.same(rooted(view, tokens)[1].detach().cpu().double(), y):
                 _refuse_unsteady(view)
             mixed = alone = True
-            states, seen = _nudged(view, tokens, moved, alone)
+            states, seen = _nudged(view, tokens, moved, alone, site)
         n = len(moves)
         changes = states[:n] - states[n : 2 * n]
         noise = torch.linalg.vector_norm(states[-1] - y)
@@ -225,7 +240,7 @@ def _hold_slopes(
             "whole batch (a scale over all of it, as dynamic quantisation has). Load the model in "
             "float32, bfloat16 or float16"
         )
-    return True
+    return max(tried[-1].off for kind, tried in found.items() if kind not in looked)
 
 
 def _directions(
@@ -252,10 +267,10 @@ def _directions(
 
 
 def _nudged(
-    view: ModelView, tokens: Int[Tensor, "1 pos"], moves: Tensor, alone: bool
+    view: ModelView, tokens: Int[Tensor, "1 pos"], moves: Tensor, alone: bool, site: Site
 ) -> tuple[Float[Tensor, "row d_model"], Float[Tensor, "direction pos d_model"]]:
-    """Last final states after each move, after its opposite, and after none; and by how much the
-    embeddings really moved. `alone`: row by row, for hooks that may be made for one."""
+    """Last final states after each move, after its opposite, and after none; and by how much what is
+    at `site` really moved. `alone`: row by row, for hooks that may be made for one."""
     shifts = torch.cat([moves, -moves, torch.zeros_like(moves[:1])])
     seen: list[Tensor] = []
     states: list[Tensor] = []
@@ -266,7 +281,7 @@ def _nudged(
             return seen[-1].clone()
 
         with torch.no_grad():
-            y = read_under(view, tokens.repeat(len(rows), 1), {embed_site(): nudge})
+            y = read_under(view, tokens.repeat(len(rows), 1), {site: nudge})
         states.append(y[:, -1].cpu().double())
     moved = torch.cat(seen).cpu().double()
     return torch.cat(states), moved[: len(moves)] - moved[len(moves) : 2 * len(moves)]
@@ -284,11 +299,14 @@ def _refuse_unsteady(view: ModelView) -> None:
     )
 
 
-def _refuse(view: ModelView, tokens: Tensor, slopes: _Slopes, allowed: float) -> None:
+def _refuse(
+    view: ModelView, tokens: Tensor, slopes: _Slopes, allowed: float, site: Site
+) -> NoReturn:
+    what = "the embedding" if site.is_embed else site.label
     raise UnsupportedModelError(
         "autograd's gradient is not the slope of what the model computes: "
         f"{_rms(slopes.promised):.3g} by the gradient, {_rms(slopes.measured):.3g} measured with a "
-        f"nudge of the embedding ({slopes.off:.0%} off, allowed {allowed:.0%}). "
+        f"nudge of {what} ({slopes.off:.0%} off, allowed {allowed:.0%}). "
         f"{culprit(view, tokens)}"
     )
 

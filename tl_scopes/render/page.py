@@ -75,13 +75,16 @@ def asset(name: str) -> str:
 
 
 def style() -> str:
-    """Dark where the reader asks for it, unless a notebook says what its own theme is."""
-    dark = asset("dark.css")
-    themed = 'body[data-jp-theme-light="false"],body.vscode-dark'
+    return asset("page.css") + themed("dark.css")
+
+
+def themed(name: str) -> str:
+    """Rules for the dark: where the reader asks for it, unless a notebook says what its theme is."""
+    dark = asset(name)
     lit = 'body:not([data-jp-theme-light="true"],.vscode-light)'
     return (
-        asset("page.css")
-        + f"@media (prefers-color-scheme:dark){{{lit}{{{dark}}}}}\n{themed}{{{dark}}}"
+        f"@media (prefers-color-scheme:dark){{{lit}{{{dark}}}}}\n"
+        f'body[data-jp-theme-light="false"],body.vscode-dark{{{dark}}}'
     )
 
 

@@ -13,7 +13,7 @@ from tl_scopes.faithfulness import FaithfulnessCard
 from tl_scopes.render.faithfulness import figures, tables
 from tl_scopes.render.faithfulness.parts import Entry, Section, Table
 from tl_scopes.render.faithfulness.words import subtitle, title, warnings
-from tl_scopes.render.page import asset, document, style
+from tl_scopes.render.page import asset, document, style, themed
 
 ALT = {
     "aopc": "AOPC of each method, with intervals",
@@ -38,22 +38,12 @@ def fragment(card: FaithfulnessCard, id: str) -> str:
     links = "".join(f'<a href="#{id}-{part.id}">{html.escape(part.title)}</a>' for part in parts)
     body = "\n".join(_section(card, part, id, drawn) for part in parts)
     return (
-        f"<style>{style()}\n{asset('faithfulness.css')}{_dark()}</style>\n"
+        f"<style>{style()}\n{asset('faithfulness.css')}{themed('faithfulness_dark.css')}</style>\n"
         f'<section class="tls tls-card" id="{id}">\n<header><h1>{html.escape(title(card))}</h1>'
         f"<p>{html.escape(subtitle(card))}</p></header>\n{_failed(warnings(card))}"
         f"<nav>{links}</nav>\n{body}\n</section>\n"
         f'<script type="module">\nconst root = document.getElementById("{id}");\n'
         f"{asset('faithfulness.js')}</script>"
-    )
-
-
-def _dark() -> str:
-    """As `style` does it: where the reader asks for it, unless a notebook says what its theme is."""
-    rules = asset("faithfulness_dark.css")
-    lit = 'body:not([data-jp-theme-light="true"],.vscode-light)'
-    return (
-        f"@media (prefers-color-scheme:dark){{{lit}{{{rules}}}}}\n"
-        f'body[data-jp-theme-light="false"],body.vscode-dark{{{rules}}}'
     )
 
 

@@ -1,0 +1,26 @@
+"""Findings of the kinds that most checks come to."""
+
+from __future__ import annotations
+
+from tl_scopes.checking.finding import Finding
+from tl_scopes.render.scale import number
+
+__all__ = ["held", "number", "skipped"]
+
+
+def held(value: float, limit: float, measured: str, remedy: str) -> Finding:
+    """Passed where `value` is within `limit`; NaN is not."""
+    fits = value <= limit
+    return Finding(
+        "",
+        "passed" if fits else "failed",
+        measured,
+        number(limit),
+        "" if fits else remedy,
+        value,
+        limit,
+    )
+
+
+def skipped(why: str, remedy: str) -> Finding:
+    return Finding("", "skipped", why, remedy=remedy)
