@@ -28,6 +28,7 @@ Row = dict[str, dict[str, dict[str, Any]]]  # by dtype, by column
 def architectures(
     third: Annotated[bool, typer.Option(help="Every third by name.")] = False,
     only: Annotated[str, typer.Option(help="Those whose name contains this.")] = "",
+    failed: Annotated[bool, typer.Option(help="What failed last time; the rest is kept.")] = False,
     jobs: Annotated[int, typer.Option(help="Processes at once.")] = 2,
     out: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
 ) -> None:
@@ -38,6 +39,11 @@ def architectures(
     release = version("transformer-lens")
     wanted = [model for model in models.listed() if only.lower() in " ".join(model).lower()]
     wanted = wanted[::3] if third else wanted
+    path = page.RESULTS / f"architectures-{'.'.join(release.split('.')[:2])}.json"
+    before = page.load().get(path.stem.partition("-")[2], {}).get("rows", {}) if failed else {}
+    if failed:
+        kept = [name for name, row in before.items() if not failures({name: row})]
+        wanted = [model for model in wanted if named(model) not in kept]
     with ThreadPoolExecutor(jobs) as pool:
         rows = dict(
             tqdm(pool.map(_apart, wanted), total=len(wanted), desc=release, unit="architecture")
@@ -45,11 +51,10 @@ def architectures(
     packages = ("transformer-lens", "transformers", "torch")
     table = {
         "versions": {name: version(name) for name in packages},
-        "rows": {named(model): row for model, row in rows.items()},
+        "rows": dict(sorted((before | {named(model): row for model, row in rows.items()}).items())),
         "others": {name: OTHERS[name] for name in models.known() if name in OTHERS},
     }
     whole = not (third or only)
-    path = page.RESULTS / f"architectures-{'.'.join(release.split('.')[:2])}.json"
     if out or whole:
         (out or path).write_text(page.packed(table), encoding="utf-8")
     if whole and not out:
