@@ -59,5 +59,10 @@ def test_tables_are_about_what_there_is():
         assert now["rows"].keys() == {command.named(model) for model in models.listed()}
 
 
+@pytest.mark.parametrize("generation", TABLES)
+def test_nothing_is_wrong_and_nothing_crashes(generation):
+    assert not command.failures(TABLES[generation]["rows"])
+
+
 def test_the_page_is_of_the_results():
     assert page.PAGE.read_text(encoding="utf-8") == page.text(TABLES)
