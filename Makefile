@@ -16,7 +16,7 @@ PORT ?= 8501
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory \
+.PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory gpu \
   replication architectures format clean
 
 demo: $(VENV)/.demo
@@ -82,6 +82,12 @@ bench-memory: $(VENV)/.test
 # The page of the docs is of two: make architectures; make architectures VENV=.ci/venvs/4.3 ...
 architectures: $(VENV)/.test
 	$(BIN)/python -m benchmarks architectures $(ARGS)
+
+# Bundled models on every device at hand, in three dtypes; on two devices, in 8 and 4 bits where there are
+# these. Without a GPU the report says so.
+gpu: $(VENV)/.test
+	$(BIN)/python -m pytest -m gpu tests/test_devices.py
+	$(BIN)/python -m benchmarks gpu $(ARGS)
 
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .

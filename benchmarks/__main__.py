@@ -18,7 +18,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 import tl_scopes
-from benchmarks import growth, heads, measure
+from benchmarks import devices, growth, heads, measure
 from benchmarks.architectures.command import architectures
 from benchmarks.cases import LENGTHS, MAIN, Case, cases
 from benchmarks.replication import command
@@ -85,6 +85,19 @@ def ablation(
     for key, value in heads.run(model, count, out).items():
         for row in value.items() if isinstance(value, dict) else [(value, "")]:
             print(key, *row)
+
+
+@app.command()
+def gpu(
+    model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
+    dtype: Annotated[list[str] | None, typer.Option(help="Only these dtypes.")] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Only these devices.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for check-DEVICE.json and .md.")] = RESULTS,
+) -> None:
+    """Check bundled models in each dtype on every device at hand. Ends with 1 if one failed."""
+    chosen = tuple(model or devices.NAMES), tuple(dtype or devices.DTYPES)
+    if not devices.run(*chosen, device or devices.devices(), out):
+        raise typer.Exit(1)
 
 
 @app.command(hidden=True)
