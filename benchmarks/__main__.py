@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 import tl_scopes
 from benchmarks import devices, growth, heads, measure
+from benchmarks import passages as twelve
 from benchmarks.architectures.command import architectures
 from benchmarks.cases import LENGTHS, MAIN, Case, cases
 from benchmarks.replication import command
@@ -98,6 +99,17 @@ def gpu(
     chosen = tuple(model or devices.NAMES), tuple(dtype or devices.DTYPES)
     if not devices.run(*chosen, device or devices.devices(), out):
         raise typer.Exit(1)
+
+
+@app.command()
+def passages(
+    model: Annotated[str, typer.Option(help="A bundled model.")] = NAMES[0],
+    rounds: Annotated[int, typer.Option(help="Rounds a passage.")] = 5,
+    threads: Annotated[int, typer.Option(help="torch threads.")] = 2,
+) -> None:
+    """Time Fisher 4 on twelve passages of different kinds: the median and the 90th percentile."""
+    torch.set_num_threads(threads)
+    print(json.dumps(twelve.run(models.load(model, progress=False), rounds=rounds), indent=1))
 
 
 @app.command(hidden=True)
