@@ -51,6 +51,19 @@ def test_logits(head, pieces):
     assert plain.logits(raw) is raw
 
 
+def test_gradients_keep_no_copy_of_the_columns(head, pieces):
+    y = torch.linspace(-1, 1, 2 * D_MODEL).reshape(2, D_MODEL).to(head.W_U.dtype).requires_grad_()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda a: kept.append(a) or a, lambda a: a):
+        raw = head.raw_logits(y)
+    own = head.W_U.untyped_storage().data_ptr()
+    assert all(a.untyped_storage().data_ptr() == own for a in kept)
+    back = torch.randn(2, D_VOCAB, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    (gradient,) = torch.autograd.grad(raw, y, back.to(raw.dtype))
+    wanted = back.to(raw.dtype).double() @ head.W_U.double().T
+    torch.testing.assert_close(gradient, wanted.to(y.dtype))
+
+
 def test_pull(head, pieces):
     coefficients = torch.randn(D_VOCAB, 3, dtype=torch.float64).to(working_dtype(head.W_U.dtype))
     close(head.pull(coefficients), (head.W_U.double() @ coefficients.double()).T, head)

@@ -44,13 +44,8 @@ class Unembedding:
         return self._products(y) + self.b_U.to(working_dtype(self.W_U.dtype))
 
     def _products(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
-        precise = working_dtype(self.W_U.dtype)
-        if self.W_U.dtype == precise:
-            return y.to(precise) @ self.W_U
-        out = torch.empty(len(y), self.d_vocab, dtype=precise, device=y.device)
-        for span, rows in self.spans(None):
-            out[:, span] = y.to(precise) @ rows.T
-        return out
+        y = y.to(working_dtype(self.W_U.dtype))
+        return y @ self.W_U if self.W_U.dtype == y.dtype else _Products.apply(y, self)  # pyright: ignore[reportReturnType]
 
     def logits(self, raw: Tensor) -> Tensor:
         """What the model returns for raw logits: soft-capped or scaled where it does so."""
@@ -133,6 +128,23 @@ class Unembedding:
         for ids in tokens.split(size) if len(tokens) else ():
             rows = torch.index_select(self.W_U.T, 0, ids, out=buffer[: len(ids)]).to(precise)
             yield ids, rows if slope is None else rows * slope[ids, None]
+
+
+class _Products(torch.autograd.Function):
+    """`y W_U` of a `W_U` in half precision, span by span on the way back too: autograd by itself
+    would keep every span, which together are a copy of `W_U` in float32."""
+
+    @staticmethod
+    def forward(ctx, y: Tensor, head: Unembedding) -> Tensor:
+        ctx.head = head
+        out = y.new_empty(len(y), head.d_vocab)
+        for span, rows in head.spans(None):
+            torch.matmul(y, rows.T, out=out[:, span])
+        return out
+
+    @staticmethod
+    def backward(ctx, *grad_outputs: Tensor):
+        return ctx.head.pull(grad_outputs[0].T), None
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
