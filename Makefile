@@ -16,7 +16,7 @@ PORT ?= 8501
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
 
-.PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory gpu \
+.PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
   replication architectures format clean
 
 demo: $(VENV)/.demo
@@ -82,6 +82,9 @@ bench-memory: $(VENV)/.test
 # The page of the docs is of two: make architectures; make architectures VENV=.ci/venvs/4.3 ...
 architectures: $(VENV)/.test
 	$(BIN)/python -m benchmarks architectures $(ARGS)
+# Llama-3.2-1B's shape in bfloat16, random weights: 7 GB and a quarter of an hour. Fails beyond the bounds.
+bench-1b: $(VENV)/.test
+	$(BIN)/python -m benchmarks billion $(ARGS)
 
 # Bundled models on every device at hand, in three dtypes; on two devices, in 8 and 4 bits where there are
 # these. Without a GPU the report says so.

@@ -18,6 +18,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 import tl_scopes
+from benchmarks import billion as billion_1b
 from benchmarks import devices, growth, heads, measure
 from benchmarks import passages as twelve
 from benchmarks.architectures.command import architectures
@@ -110,6 +111,15 @@ def passages(
     """Time Fisher 4 on twelve passages of different kinds: the median and the 90th percentile."""
     torch.set_num_threads(threads)
     print(json.dumps(twelve.run(models.load(model, progress=False), rounds=rounds), indent=1))
+
+
+@app.command()
+def billion(
+    only: Annotated[str, typer.Option(help="Only cases whose name contains this.")] = "",
+    out: Annotated[Path, typer.Option(help="Where to write JSON.")] = RESULTS / "billion.json",
+) -> None:
+    """Measure memory and time of every scope at Llama-3.2-1B's shape, in bfloat16 (7 GB, minutes)."""
+    raise typer.Exit(0 if billion_1b.run(out, only) else 1)
 
 
 @app.command(hidden=True)
