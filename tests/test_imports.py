@@ -29,7 +29,7 @@ ROWS = [
         "denominators",
         "characters",
     ],
-    ["storage", "_quiet", "_foreign", "_bundles", "refusals", "padding", "eigen"],
+    ["storage", "_quiet", "_weights", "_foreign", "_bundles", "refusals", "padding", "eigen"],
     ["records"],
     ["result", "fisher", "_gguf", "_folder", "bundled", "_table", "metrics", "_frames"],
     ["circuit_result", "flow_result", "grouping", "spans"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import json
 import tempfile
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tl_scopes._foreign import refused
 from tl_scopes._gguf import dtype_keyword
 from tl_scopes._table import known_names, model_classes
+from tl_scopes._weights import hand_over, read_not_mapped
 from tl_scopes.errors import ModelUnavailableError
 
 if TYPE_CHECKING:
@@ -49,9 +51,12 @@ def from_folder(
             # Hooks on attention patterns need the eager implementation; it is also what
             # HookedTransformer is compared with.
             eager = {"config": config, "attn_implementation": "eager"}
-            hf_model: Any = AutoModelForCausalLM.from_pretrained(
-                folder, **eager, **source, **dtype_keyword(dtype)
-            )
+            stored = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+            as_stored = backend == "bridge" and stored == dtype
+            with contextlib.nullcontext() if as_stored else read_not_mapped():
+                hf_model: Any = AutoModelForCausalLM.from_pretrained(
+                    folder, **eager, **source, **dtype_keyword(dtype)
+                )
             if tokenizer.bos_token_id is not None and tokenizer.encode("") == [
                 tokenizer.bos_token_id
             ]:
@@ -131,7 +136,7 @@ def _hooked(
     if cfg.positional_embedding_type == "rotary" and base:
         cfg.rotary_base = base  # 2.x leaves 10000 here for most architectures
     model = HookedTransformer(cfg, tokenizer, move_to_device=False, default_padding_side="right")
-    model.load_state_dict(model.fill_missing_keys(state), strict=False)
+    hand_over(model.fill_missing_keys(state), hf_model, model)
     model.move_model_modules_to_device()
     return model
 
