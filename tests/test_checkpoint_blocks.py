@@ -12,7 +12,7 @@ from reference import TOKENS
 from traces import each_class, lived_in, model_state, process_state, traceless
 
 import tl_scopes as ts
-from tl_scopes import recompute
+from tl_scopes import capture, recompute
 from tl_scopes.adapter import view
 from tl_scopes.errors import ScopeParameterError
 
@@ -206,3 +206,23 @@ def test_other_values_are_refused(value):
     model = zoo.shared(zoo.names()[0])
     with pytest.raises(ScopeParameterError, match="True, False, or None"):
         ts.attribute(model, TOKENS, ts.SemanticScope(3), checkpoint_blocks=value)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [n for n in zoo.names() if not n.endswith("/olmo2")])
+def test_what_is_kept_is_estimated(name, dtype):
+    model = zoo.build(name, dtype)
+    engine = view(model)
+    weights = [*model.parameters(), *model.buffers()]
+    own = {a.untyped_storage().data_ptr() for a in weights}
+    kept: dict[int, torch.Tensor] = {}
+
+    def keep(a: torch.Tensor) -> torch.Tensor:
+        kept[a.untyped_storage().data_ptr()] = a
+        return a
+
+    ids = torch.tensor([(TOKENS * zoo.N_CTX)[: zoo.N_CTX]])
+    with engine.frozen(), torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
+        capture.record(engine, ids, engine.sites("embed"), None)
+    found = sum(a.untyped_storage().nbytes() for key, a in kept.items() if key not in own)
+    assert 0.3 < found / recompute.kept_bytes(engine, 1, zoo.N_CTX) < 1.3

@@ -12,7 +12,7 @@ from reference import POSITION, TOKENS
 import tl_scopes as ts
 from tl_scopes.adapter import ModelView
 from tl_scopes.circuits import components, head_paths
-from tl_scopes.errors import SiteError, UnsupportedModelError
+from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelError
 
 A = 7
 SCOPES = {"semantic": ts.SemanticScope(A), "fisher": ts.FisherScope(rank=2)}
@@ -163,3 +163,34 @@ def test_a_model_without_heads_is_refused_by_name(monkeypatch):
         head_paths(zoo.shared(SOME[-1]), TOKENS, SCOPES["semantic"])
     with pytest.raises(UnsupportedModelError, match="hook_z"):
         components(zoo.shared(SOME[-1]), TOKENS, SCOPES["semantic"])
+
+
+@pytest.mark.parametrize("name", SOME)
+def test_heads_that_are_chosen_are_those_of_all(name, capfd):
+    every, (first, second) = found(name), ((1, 0), (2, 1))
+    one = found(name, layers=(1, 2), heads=(first, second, (0, 0)))
+    assert one.heads == (first, second)
+    for layer, head in one.heads:
+        torch.testing.assert_close(one.norms[layer, head], every.norms[layer, head])
+    assert one.norms.count_nonzero() <= 2 * one.norms.shape[-1]
+    torch.testing.assert_close(one.signed.sum(1) + one.outside_signed, one.scores.expand(3, -1))
+    assert not capfd.readouterr().err
+    some = found(name, least_effect=0.5, progress=True)
+    total = components(zoo.shared(name), TOKENS, SCOPES["semantic"], position=POSITION)
+    sizes = {
+        (i, h): abs(float(value))
+        for i, h, kind, value in zip(
+            total.layers, total.indices, total.kinds, total.total_vectors[0].sum(-1)
+        )
+        if kind == "head"
+    }
+    wanted = {pair for pair, size in sizes.items() if size >= 0.5 * max(sizes.values())}
+    assert set(some.heads) == wanted and 0 < len(wanted) < len(sizes)
+    price = sum(i + 0.5 for i, _ in wanted) / 3
+    assert f"about {price:.0f} backward passes" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("options", [{"layers": [3]}, {"heads": [(0, 9)]}, {"least_effect": 2}])
+def test_heads_that_are_not_there(options):
+    with pytest.raises(ScopeParameterError, match="allowed"):
+        found.__wrapped__(SOME[0], **options)

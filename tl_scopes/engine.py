@@ -167,7 +167,8 @@ def run(
         recording = capture.record(engine, tokens, sites, read_site, recompute, (rows, columns))
         read = read_values(engine, read_site, recording.read, rows, columns)
         answers = explain(engine, jobs, tokens, read.detach(), at_final=read_site is None)
-        _pull_back(engine, recording, read, answers, limits.chunk_size)
+        chunk = limits.chunk_size or default_chunk(engine, len(jobs), width, sparing=recompute)
+        _pull_back(engine, recording, read, answers, chunk)
     remaining = iter(answers)
     return [[next(remaining) for _ in job.reads] for job in jobs]
 
@@ -245,7 +246,7 @@ def _pull_back(
     recording: capture.Recording,
     read: Float[Tensor, "read *d"],
     answers: list[Answer],
-    chunk_size: int | None,
+    chunk: int,
 ) -> None:
     """Fill in the answers' squared norms.
 
@@ -257,7 +258,7 @@ def _pull_back(
         starts.append(used[answer.row])
         used[answer.row] += len(answer.norms)
     live = [(i, slot) for i, slot in enumerate(recording.slots) if slot is not None]
-    batch, width = recording.read.shape[:2]
+    width = recording.read.shape[1]
     rows_of = [components_of(site, slot) for site, slot in zip(recording.sites, recording.slots)]
     for answer in answers:
         answer.sites = [label for rows in rows_of for label, _ in rows]
@@ -278,7 +279,6 @@ def _pull_back(
         return out
 
     slots = [slot for _, slot in live]
-    chunk = chunk_size or default_chunk(engine, batch, width)
     for passes, norms in norms_at(engine, read, slots, cotangents, max(used.values()), chunk):
         for (i, _), found in zip(live, norms):
             if found is None:

@@ -135,7 +135,8 @@ class HeadPaths(_Paged):
     As vectors, the parts `v^T dy/dz_h dz_h/dr_t` of one layer's heads and the part `outside` them
     sum to the token's whole gradient. `norms`: their norms (Fisher: weighted squares). `signed`: the
     parts projected on the whole, so that for each layer `signed.sum(head) + outside_signed` is
-    `scores`. `value_*` and `pattern_*` (None unless asked for) split each head's part into what
+    `scores`. `heads`: those that were asked for, as (layer, head); others are zero here, and theirs
+    is counted outside. `value_*` and `pattern_*` (None unless asked for) split each head's part into what
     reaches it by its values and by its attention pattern. `read_only`: whether only what the heads
     write at the read position counts.
     """
@@ -151,6 +152,7 @@ class HeadPaths(_Paged):
     value_signed: Float[Tensor, "layer head_index source"] | None = None
     pattern_norms: Float[Tensor, "layer head_index source"] | None = None
     pattern_signed: Float[Tensor, "layer head_index source"] | None = None
+    heads: tuple[tuple[int, int], ...] = ()
 
     def top(self, k: int = 5, source: int | None = None) -> list[tuple[str, float]]:
         """The `k` heads through which most passes, by `norms`, from one token or from all."""

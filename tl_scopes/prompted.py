@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,7 +20,7 @@ from tl_scopes.errors import SiteError
 from tl_scopes.explain import Read
 from tl_scopes.padding import following
 from tl_scopes.passes import Stop, forward_to_stop, look, read_under, refuse_nonfinite
-from tl_scopes.recompute import kept_bytes
+from tl_scopes.recompute import exceeds_budget, kept_bytes, recompute_blocks
 from tl_scopes.sites import Site, embed_site
 
 # Tokens, over all copies of the prompt, that share a forward pass without gradients.
@@ -89,7 +89,13 @@ class Prompted:
 
     def states(self, rows: int, edits: Mapping[Site, Edit]) -> Float[Tensor, "row d_model"]:
         """The final states of copies of the prompt, with activations edited at sites."""
-        return read_under(self.engine, self.tokens(rows), edits)[:, self.position]
+        many = torch.is_grad_enabled() and exceeds_budget(self.engine, rows, len(self.run))
+
+        def prepare(undo: ExitStack) -> None:
+            if many:
+                recompute_blocks(self.engine, undo, spared=None)
+
+        return read_under(self.engine, self.tokens(rows), edits, prepare=prepare)[:, self.position]
 
     def rest(self, site: Site) -> Callable[[Tensor], Tensor]:
         """The model from `site` on, [row, pos, ...] to final states [row, d_model].

@@ -15,12 +15,14 @@ from tl_scopes.adapter import ModelView
 BUDGET_BYTES = 1 << 30
 
 
-def default_chunk(view: ModelView, rows: int, width: int) -> int:
-    """Directions per backward pass, so that the live gradients stay near `BUDGET_BYTES`."""
-    cfg = view.cfg
-    widest = max(view.d_model, int(getattr(cfg, "d_mlp", 0) or 0), int(cfg.n_heads) * width)
-    per_direction = rows * width * widest * view.dtype.itemsize * 4
-    return max(1, min(64, BUDGET_BYTES // per_direction))
+def default_chunk(view: ModelView, rows: int, width: int, sparing: bool = False) -> int:
+    """Directions per backward pass, so that the live gradients stay near `BUDGET_BYTES`, or near
+    half of it if `sparing`, where blocks are run again to keep little."""
+    cfg, size = view.cfg, view.dtype.itemsize
+    d_mlp = int(getattr(cfg, "d_mlp", 0) or 0)
+    # Four tensors as large as the patterns live while softmax, taken in float32, is gone through.
+    a_token = 4 * max(size, 4) * int(cfg.n_heads) * width + 4 * size * max(view.d_model, d_mlp)
+    return max(1, min(64, BUDGET_BYTES // (2 if sparing else 1) // (rows * width * a_token)))
 
 
 def norms_at(
