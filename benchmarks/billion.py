@@ -14,7 +14,7 @@ from tqdm import tqdm
 # that are no scopes do only where activations would not fit.
 MOST = {64: 1.15, 512: 1.35}
 UNBOUND = "input x gradient"
-SHAPE = dict(
+SHAPE: dict[str, Any] = dict(
     vocab_size=128256,
     hidden_size=2048,
     intermediate_size=8192,
@@ -138,17 +138,17 @@ def build() -> Any:
 
     source, tokenizer = hf_model()
     boot = model_classes()["bridge"].boot_transformers
-    options = dict(dtype=torch.bfloat16, device="cpu")
+    options: dict[str, Any] = dict(dtype=torch.bfloat16, device="cpu")
     return boot("random/llama-3.2-1b", hf_model=source, tokenizer=tokenizer, **options)
 
 
 def hf_model() -> tuple[Any, Any]:
     """The Hugging Face model of the shape, in bfloat16 from the start, and a tokenizer."""
-    import tokenizers
     import torch
+    from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<bos>": 0, "<eos>": 1}, "<bos>"))
+    words = Tokenizer(models.WordLevel({"<bos>": 0, "<eos>": 1}, unk_token="<bos>"))
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=words,
         bos_token="<bos>",
@@ -156,13 +156,13 @@ def hf_model() -> tuple[Any, Any]:
         add_bos_token=True,
         name_or_path="random",
     )
-    config = LlamaConfig(**SHAPE, architectures=["LlamaForCausalLM"])
+    config: Any = LlamaConfig(**SHAPE, architectures=["LlamaForCausalLM"])
     config._attn_implementation = "eager"
     torch.manual_seed(0)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16)
     try:
-        source = LlamaForCausalLM(config).eval()
+        source: Any = LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(before)
     with torch.no_grad():

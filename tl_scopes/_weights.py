@@ -19,7 +19,7 @@ def read_not_mapped() -> Iterator[None]:
     """
     from transformers import modeling_utils
 
-    opened = modeling_utils.safe_open
+    opened: Any = modeling_utils.safe_open
     if "backend" not in inspect.signature(opened).parameters:  # safetensors before 0.8
         yield
         return
@@ -27,11 +27,11 @@ def read_not_mapped() -> Iterator[None]:
     def read(*args: Any, **options: Any) -> Any:
         return opened(*args, **{**options, "backend": "pread"})
 
-    modeling_utils.safe_open = read
+    vars(modeling_utils)["safe_open"] = read
     try:
         yield
     finally:
-        modeling_utils.safe_open = opened
+        vars(modeling_utils)["safe_open"] = opened
 
 
 def hand_over(state: dict[str, Any], source: Any, model: Any) -> None:

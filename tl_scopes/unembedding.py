@@ -45,7 +45,7 @@ class Unembedding:
 
     def _products(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
         y = y.to(working_dtype(self.W_U.dtype))
-        return y @ self.W_U if self.W_U.dtype == y.dtype else _Products.apply(y, self)  # pyright: ignore[reportReturnType]
+        return y @ self.W_U if self.W_U.dtype == y.dtype else _Products.apply(y, self)
 
     def logits(self, raw: Tensor) -> Tensor:
         """What the model returns for raw logits: soft-capped or scaled where it does so."""
