@@ -82,6 +82,7 @@ bench-memory: $(VENV)/.test
 # The page of the docs is of two: make architectures; make architectures VENV=.ci/venvs/4.3 ...
 architectures: $(VENV)/.test
 	$(BIN)/python -m benchmarks architectures $(ARGS)
+
 # Llama-3.2-1B's shape in bfloat16, random weights: 7 GB and a quarter of an hour. Fails beyond the bounds.
 bench-1b: $(VENV)/.test
 	$(BIN)/python -m benchmarks billion $(ARGS)
