@@ -55,7 +55,8 @@ def apart(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> float | None:
     sees that.
 
     None where nothing can be told: weights that were processed, a module of another kind (an SAE)
-    in a hook point's place, torch's global hooks, a forward function that is bound to the bridge.
+    in a hook point's place, torch's global hooks, a forward function that is bound to the bridge or
+    that the user put into one of its modules.
     """
     model = view.model
     points = [p for m in view.every_module() for p in internals.registered(m).values()]
@@ -63,6 +64,7 @@ def apart(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> float | None:
         internals.may_be_processed(model)
         or hooks.everywhere("forward")
         or not all(map(internals.is_point, points))
+        or any(_is_patched(module) for module in view.every_module())
     ):
         return None
     wrapped = untouched(model.original_model)
@@ -86,6 +88,13 @@ def apart(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> float | None:
             if off == off:
                 return off
     return None
+
+
+def _is_patched(module: nn.Module) -> bool:
+    """Whether a bridge's module computes what the user said: not only what accelerate wraps."""
+    own = vars(module)
+    is_bridges = internals.WRAPPED in internals.children(module)
+    return is_bridges and "forward" in own and "_hf_hook" not in own
 
 
 def untouched(model: nn.Module) -> nn.Module:
