@@ -17,6 +17,7 @@ LONGEST = 330
 ROWS = [
     ["errors", "escapes", "_muted", "_forks", "internals"],
     [
+        "failures",
         "fields",
         "files",
         "sites",

@@ -88,7 +88,8 @@ def from_folder(
             f"{recorded!r} could not be loaded as a {backend} model from {folder} "
             f"({first_line(error)}). Check that the folder holds a causal language model in "
             "Hugging Face format with its tokenizer, that transformer-lens supports the "
-            "architecture, or try the other backend."
+            "architecture, or try the other backend"
+            + (" or dtype='float32'." if dtype != torch.float32 else ".")
         ) from error
 
 
@@ -164,8 +165,9 @@ def _check_agreement(model: Any, ids: Any, wanted: Any, name: str, backend: str)
     """Refuse a model whose log-probabilities are not those that Hugging Face's gave, `wanted`."""
     import torch
 
+    as_run = {"use_cache": False} if backend == "bridge" else {}
     with torch.no_grad():
-        off = disagreement(wanted, model.eval()(ids.to(wanted.device)))
+        off = disagreement(wanted, model.eval()(ids.to(wanted.device), **as_run))
     if not off <= AGREEMENT[str(model.cfg.dtype).removeprefix("torch.")]:
         kind, other = type(model).__name__, "bridge" if backend == "hooked" else "hooked"
         raise ModelUnavailableError(

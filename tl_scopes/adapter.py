@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tl_scopes import _forks, guards, head, heads, hooks, internals
+from tl_scopes import _forks, failures, guards, head, heads, hooks, internals
 from tl_scopes.errors import SiteError
 from tl_scopes.middle import Middle, is_beside_the_stream
 from tl_scopes.records import Provenance
@@ -217,9 +217,9 @@ class ModelView:
         and not every one takes a mask of ones for none (OpenAI-GPT's looks ahead under it); a
         HookedTransformer would make one of pad tokens that belong to the prompt.
         """
-        if self.is_bridge:
-            return self.model(tokens, use_cache=False)
-        return self.model(tokens, attention_mask=torch.ones_like(tokens))
+        own = {"use_cache": False}
+        given = own if self.is_bridge else {"attention_mask": torch.ones_like(tokens)}
+        return failures.named(self, functools.partial(self.model, tokens, **given))
 
     def last_step_is_hooked(self) -> bool:
         """Whether hooks of the user's sit on the unembedding, where they may edit any position."""
