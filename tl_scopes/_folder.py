@@ -39,7 +39,7 @@ def from_folder(
     trusted: bool = False,
 ) -> Any:
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trusted}
     try:
@@ -54,7 +54,7 @@ def from_folder(
             stored = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
             as_stored = backend == "bridge" and stored == dtype
             with contextlib.nullcontext() if as_stored else read_not_mapped():
-                hf_model: Any = AutoModelForCausalLM.from_pretrained(
+                hf_model: Any = _auto_class(config).from_pretrained(
                     folder, **eager, **source, **dtype_keyword(dtype)
                 )
             if tokenizer.bos_token_id is not None and tokenizer.encode("") == [
@@ -91,6 +91,18 @@ def from_folder(
             "architecture, or try the other backend"
             + (" or dtype='float32'." if dtype != torch.float32 else ".")
         ) from error
+
+
+def _auto_class(config: Any) -> Any:
+    """What loads a model of this config: some that read images too have no class for text alone."""
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    of_text, of_both = (
+        AutoModelForCausalLM._model_mapping,
+        AutoModelForImageTextToText._model_mapping,
+    )
+    only_both = type(config) in of_both and type(config) not in of_text
+    return AutoModelForImageTextToText if only_both else AutoModelForCausalLM
 
 
 def _hooked(

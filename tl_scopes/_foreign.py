@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import pickle
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ _ARGUMENT = (
 _CUSTOM_GENERATE = "custom_generate/generate.py"
 _ADAPTER = "adapter_config.json"
 _refusing: ContextVar[bool] = ContextVar("tl_scopes_refusing_foreign_code", default=False)
+_loading: ContextVar[bool] = ContextVar("tl_scopes_loading_a_model", default=False)
 _environment = threading.RLock()
 
 
@@ -65,6 +67,30 @@ def refused(source: str | Path, trusted: bool) -> Iterator[None]:
         raise ForeignCodeError(f"{what}. {_ARGUMENT}.") from error
     finally:
         _refusing.reset(token)
+
+
+@contextmanager
+def nothing_installed() -> Iterator[None]:
+    """No package is installed inside: transformer-lens runs pip by itself for a model that reads images
+    too, which may replace torch. Such a model is loaded without its processor."""
+    token = _loading.set(True)
+    with _environment:
+        if not hasattr(subprocess.check_call, "__wrapped__"):
+            subprocess.check_call = _no_installer(subprocess.check_call)
+    try:
+        yield
+    finally:
+        _loading.reset(token)
+
+
+def _no_installer(call: Callable[..., int]) -> Callable[..., int]:
+    @functools.wraps(call)
+    def guarded(command: Any, *args: Any, **kwargs: Any) -> int:
+        if _loading.get() and "install" in command:
+            raise ModelUnavailableError(f"not run while a model is loaded: {command}")
+        return call(command, *args, **kwargs)
+
+    return guarded
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes._folder import AGREEMENT, cut_context, first_line, from_folder
-from tl_scopes._foreign import check_folder, refused, weights_only
+from tl_scopes._foreign import check_folder, nothing_installed, refused, weights_only
 from tl_scopes._gguf import dtype_keyword
 from tl_scopes._quiet import local_only_if_unreachable, undisturbed
 from tl_scopes._table import known_names, model_classes
@@ -94,7 +94,7 @@ def load(
     if folder is not None:
         check_folder(folder, trust_remote_code)
     # Hub files are fetched with their bars; a folder's loads in seconds, without.
-    with undisturbed(show_progress_bars=progress and folder is None):
+    with nothing_installed(), undisturbed(show_progress_bars=progress and folder is None):
         chosen = _choose_backend(text, backend)
         if folder is None:
             model = _from_hub(text, chosen, kind, where, n_ctx, trust_remote_code)
