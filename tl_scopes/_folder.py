@@ -95,14 +95,15 @@ def from_folder(
 
 def _auto_class(config: Any) -> Any:
     """What loads a model of this config: some that read images too have no class for text alone."""
-    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+    import transformers
 
-    of_text, of_both = (
-        AutoModelForCausalLM._model_mapping,
-        AutoModelForImageTextToText._model_mapping,
+    only_both = (
+        type(config) in transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        and type(config) not in transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     )
-    only_both = type(config) in of_both and type(config) not in of_text
-    return AutoModelForImageTextToText if only_both else AutoModelForCausalLM
+    return (
+        transformers.AutoModelForImageTextToText if only_both else transformers.AutoModelForCausalLM
+    )
 
 
 def _hooked(
