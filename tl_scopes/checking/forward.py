@@ -18,7 +18,7 @@ from tl_scopes.checking.words import held, number, skipped
 from tl_scopes.encoding import bos_id, encode
 from tl_scopes.errors import ScopesWarning, UnsupportedModelError
 from tl_scopes.passes import Stop
-from tl_scopes.scopes import SemanticScope, TemperatureScope
+from tl_scopes.scopes import FisherScope, SemanticScope
 from tl_scopes.sites import embed_site
 
 # Characters of text whose BOS is looked at: no more than the shortest context has tokens.
@@ -29,7 +29,7 @@ _GIVE = "give the Hugging Face model as original=, or check the model by its nam
 def weights(at: Subject) -> Finding:
     """Whether weights are raw, for every scope."""
     found = guards.processing(at.model)
-    for scope in (TemperatureScope(), SemanticScope()):
+    for scope in (FisherScope(rank=1), SemanticScope()):
         with warnings.catch_warnings():
             warnings.simplefilter("error", ScopesWarning)
             try:
