@@ -56,6 +56,16 @@ def test_a_site_at_which_the_model_fails_is_named():
         ts.attribute(model, zoo.TEXT, SCOPE, sites=[site])
 
 
+@needs_bridge
+def test_a_norm_that_is_shown_another_shape_is_named():
+    """OPT's post-norm form flattens positions, which transformer-lens does not undo at that hook."""
+    model = zoo.boot(zoo.hf_model("opt-post-norm"))
+    site = "blocks.1.ln2.hook_out"
+    with pytest.raises(UnsupportedModelError, match=rf"fails in float64 .*no hook at {site}"):
+        ts.attribute(model, zoo.TEXT, SCOPE, sites=[site])
+    assert ts.attribute(model, zoo.TEXT, SCOPE, sites="all").scores.isfinite().all()
+
+
 @pytest.mark.parametrize("name", [n for n in zoo.names() if n.endswith("/llama")])
 def test_an_error_in_a_hook_is_the_hooks_own(name):
     model = zoo.build(name, torch.float32)

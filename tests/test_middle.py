@@ -101,8 +101,7 @@ def test_blocks_without_a_middle_are_refused_by_name(name):
         ts.attribute(zoo.shared(name), TOKENS, S, sites=MIDDLE)
 
 
-@bridges
-def test_a_block_that_is_no_sum_is_refused():
+def gpt1() -> torch.nn.Module:
     config = transformers.OpenAIGPTConfig(
         n_embd=D_MODEL, n_layer=N_LAYERS, n_head=2, n_positions=N_CTX, vocab_size=zoo.D_VOCAB
     )
@@ -110,7 +109,36 @@ def test_a_block_that_is_no_sum_is_refused():
         source = transformers.OpenAIGPTLMHeadModel(config).double().eval()
     source.config.architectures = [type(source).__name__]
     zoo.randomise(source, "gpt1")
-    model = zoo.boot(source)
+    return source
+
+
+@bridges
+@pytest.mark.parametrize("checkpoint_blocks", [False, True])
+def test_the_stream_after_blocks_that_give_a_list(checkpoint_blocks):
+    """GPT-1's: a bridge's own hook points are shown no list."""
+    streams = []
+    source, model = gpt1(), zoo.boot(gpt1())
+    for block in source.transformer.h:
+        block.register_forward_hook(lambda _, __, out: streams.append(out[0]))
+    logit = source(torch.tensor([TOKENS])).logits[0, -1, 5]
+    wanted = torch.stack([g[0].norm(dim=-1) for g in torch.autograd.grad(logit, streams)])
+    assert (wanted[:, -1] > 0).all()
+    model(torch.tensor([TOKENS]))  # in which a bridge wires hooks of its own
+    before = forward_hooks(model)
+    options = dict(checkpoint_blocks=checkpoint_blocks)
+    for sites in [*range(1, N_LAYERS + 1)], [f"blocks.{i}.hook_out" for i in range(N_LAYERS)]:
+        found = ts.attribute(model, TOKENS, S, sites=sites, **options)
+        torch.testing.assert_close(found.scores.double(), wanted, rtol=1e-5, atol=1e-6)
+    assert forward_hooks(model) == before
+    blocks = circuits.components(model, TOKENS, S, by="layer")
+    torch.testing.assert_close(blocks.direct.sum().double(), logit.detach(), rtol=1e-5, atol=1e-6)
+    path = circuits.flow_path(model, TOKENS, S, layers=[1, 2, 3])
+    assert path.edges.isfinite().all()
+
+
+@bridges
+def test_a_block_that_is_no_sum_is_refused():
+    model = zoo.boot(gpt1())
     assert ts.attribute(model, TOKENS, S, sites=["embed", 1]).scores.isfinite().all()
     before = forward_hooks(model)
     with pytest.raises(SiteError, match=r"not the sum.*blocks\.1\.hook_resid_pre"):

@@ -146,6 +146,7 @@ class ModelView:
         block = None if site.block is None else self.model.blocks[site.block]
         if block is None or not is_beside_the_stream(block, name, self.hooks[name]):
             self.tap_point(undo, name, edit)
+            hooks.on_list(undo, block, self.hooks[name], _own_thread(edit))
             return
         middle = Middle(site.label, edit)
         written = f"blocks.{site.block}.hook_mlp_out"
@@ -323,8 +324,6 @@ def view(model: Any) -> ModelView:
 def _versions() -> dict[str, str]:
     found = {}
     for package in ("tl_scopes", "transformer_lens", "torch", "transformers"):
-        try:
+        with suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -178,3 +178,16 @@ def put_back(undo: ExitStack, module: Any) -> None:
                 visible.remove(handle)
 
     undo.callback(remove)
+
+
+def on_list(undo: ExitStack, block: Any, point: Any, edit: Callable[[Any], Any]) -> None:
+    """Until `undo`, `edit` replaces the first entry of a list that `block` gives, if `point` is its last.
+
+    A bridge shows its hook points no list, which GPT-1's blocks give.
+    """
+    if getattr(block, "hook_out", None) is not point:
+        return
+    put_back(undo, block)
+    block.register_forward_hook(
+        lambda _, __, out: [edit(out[0]), *out[1:]] if isinstance(out, list) else None
+    )

@@ -90,7 +90,7 @@ def writes(at: Subject) -> Finding:
     scale = torch.maximum(found.direct_vectors.abs().amax((1, 2)), total.abs())
     gap = float(((parts - total).abs() / scale.clamp_min(1e-30)).max())
     said = f"{len(found.labels)} parts sum to the stream, to {number(gap)} of the largest"
-    return held(gap, at.tolerance, said, 'use by="layer", and head_paths')
+    return held(gap, at.tolerance, said, 'use by="layer", and flow')
 
 
 def heads(at: Subject) -> Finding:

@@ -23,6 +23,7 @@ from tl_scopes.circuits.writes import (
     last_stream,
     neuron_weights,
     output_map,
+    shows_heads,
 )
 from tl_scopes.encoding import Prompt, Prompts
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
@@ -111,7 +112,10 @@ def _sites(view: ModelView, stream: Stream, by: str) -> list[Site]:
         if layer < stream.blocks and f"blocks.{layer}.hook_mlp_out" in known:
             names += ["hook_mlp_out", *(["mlp.hook_post"] if by == "neuron" else [])]
         elif by == "neuron" and layer < stream.blocks:
-            raise UnsupportedModelError(f'block {layer} has no MLP: use by="head" on this model')
+            instead = "head" if shows_heads(view, stream.attn_layers) else "layer"
+            raise UnsupportedModelError(
+                f'block {layer} has no MLP: use by="{instead}" on this model'
+            )
         hooks += [f"blocks.{layer}.{name}" for name in names]
     for hook in hooks:
         if hook not in known:
@@ -147,24 +151,28 @@ class _Table:
         if by == "layer":
             self._whole_blocks()
             return
+        site = self.stream.site.label
+        # First: where it fails, no other way of telling parts apart is worth naming.
+        check_sum(self.trace.question.view, self.write[site], self._written(), site)
         self._row("embed", "embed", -1, "resid(0)")
-        written = [self.write["resid(0)"]]
         for layer in self.stream.attn_layers:
-            attn = f"blocks.{layer}.hook_attn_out"
-            written.append(self.write[attn])
+            attn, mlp = (f"blocks.{layer}.hook_{part}_out" for part in ("attn", "mlp"))
             if by == "head":
                 self._heads(layer, attn)
             else:
                 self._row(f"{layer}_attn_out", "attn", layer, attn)
-            mlp = f"blocks.{layer}.hook_mlp_out"
             if mlp in self.write and layer < self.stream.blocks:
-                written.append(self.write[mlp])
                 if by == "neuron":
                     self._neurons(layer, mlp)
                 else:
                     self._row(f"{layer}_mlp_out", "mlp", layer, mlp)
-        site = self.stream.site.label
-        check_sum(self.trace.question.view, self.write[site], written, site)
+
+    def _written(self) -> list[Tensor]:
+        """What the embedding, each attention and each MLP writes before what is read."""
+        stream = self.stream
+        names = ["resid(0)", *(f"blocks.{i}.hook_attn_out" for i in stream.attn_layers)]
+        names += [f"blocks.{i}.hook_mlp_out" for i in range(stream.blocks)]
+        return [self.write[name] for name in names if name in self.write]
 
     def _whole_blocks(self) -> None:
         self._row("embed", "embed", -1, "resid(0)")
@@ -192,7 +200,7 @@ class _Table:
         if z.ndim != 3 or W_O.shape[:2] != z.shape[1:]:
             raise UnsupportedModelError(
                 f"{label} has shape {list(z.shape)}, not [pos, head_index, d_head]: this model has "
-                'no attention heads there; use by="mlp" or by="layer"'
+                'no attention heads there; use by="mlp"'
             )
         W_O = W_O.to(z)
         o = torch.einsum("phe,hem->pm", z, W_O)

@@ -98,10 +98,9 @@ def output_map(view: ModelView, layer: int, o: Tensor, write: Tensor, parts: str
     ]
     if fits:
         return Output(norm=min(fits, key=lambda fit: fit.error))
-    instead = 'by="mlp"' if parts == "heads" else 'by="head"'
     raise NonAdditiveError(
         f"in block {layer} {parts} do not add up to what is written into the residual stream, nor "
-        f"to a multiple or a norm of it: use {instead} on this architecture"
+        'to a multiple or a norm of it: use by="mlp" on this architecture'
     )
 
 
@@ -116,8 +115,15 @@ def check_sum(view: ModelView, stream: Tensor, parts: list[Tensor], where: str) 
             f"what the embedding, the heads and the MLPs write misses the residual stream at {where} "
             f"by {float(error):.1e} of its largest entry at a position (allowed {tolerance(view.dtype):.0e}): this "
             "architecture writes something else too, or a hook of yours edits the stream; use "
-            'by="layer", remove such hooks, or use head_paths, which needs no sum'
+            'by="layer", remove such hooks, or use '
+            f"{'head_paths' if shows_heads(view, range(view.n_layers)) else 'flow'}, which needs no sum"
         )
+
+
+def shows_heads(view: ModelView, layers: range) -> bool:
+    """Whether what every head of these layers writes is shown by hook points."""
+    names = [f"blocks.{i}.{name}" for i in layers for name in ("hook_attn_out", "attn.hook_z")]
+    return all(name in view.hooks for name in names)
 
 
 def head_weights(view: ModelView, layer: int) -> tuple[Tensor, Tensor | None]:
@@ -143,6 +149,6 @@ def _weights(
     if not isinstance(W, Tensor) or W.ndim != ndim:
         raise NonAdditiveError(
             f"block {layer} has no {weight} with {ndim} axes, which telling its parts apart needs: "
-            'use by="layer" or by="mlp" on this architecture'
+            'use by="mlp" on this architecture'
         )
     return W.detach(), b.detach() if isinstance(b, Tensor) and bool(b.any()) else None
