@@ -72,6 +72,7 @@ def test_it_loads_for_text(config, tmp_path, monkeypatch):
     assert not run, "transformer-lens installs torchvision by itself"
     ids = model.to_tokens(zoo.TEXT)
     with torch.no_grad():
+        torch.testing.assert_close(models.load_original(tmp_path)(ids).logits, source(ids).logits)
         torch.testing.assert_close(view(model).forward(ids), source(ids).logits)
     result = ts.attribute(model, zoo.TEXT, ts.SemanticScope(5), sites="all")
     assert torch.isfinite(result.scores).all() and result.scores.any()

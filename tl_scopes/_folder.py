@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tl_scopes import _gemma
 from tl_scopes._foreign import refused
 from tl_scopes._gguf import dtype_keyword
 from tl_scopes._table import known_names, model_classes
@@ -54,7 +55,7 @@ def from_folder(
             stored = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
             as_stored = backend == "bridge" and stored == dtype
             with contextlib.nullcontext() if as_stored else read_not_mapped():
-                hf_model: Any = _auto_class(config).from_pretrained(
+                hf_model: Any = auto_class(config).from_pretrained(
                     folder, **eager, **source, **dtype_keyword(dtype)
                 )
             if tokenizer.bos_token_id is not None and tokenizer.encode("") == [
@@ -93,7 +94,7 @@ def from_folder(
         ) from error
 
 
-def _auto_class(config: Any) -> Any:
+def auto_class(config: Any) -> Any:
     """What loads a model of this config: some that read images too have no class for text alone."""
     import transformers
 
@@ -118,21 +119,31 @@ def _hooked(
     """A HookedTransformer with `hf_model`'s raw weights."""
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
+    from transformers import CONFIG_MAPPING
 
-    config = hf_model.config
+    config = hf_model.config.get_text_config()
+    published = _gemma.PUBLISHED.get(config.model_type)
+    if not (architecture or published or hf_model.config.model_type in CONFIG_MAPPING):
+        raise ModelUnavailableError(
+            f"{str(folder)!r} is of a type of its own, {hf_model.config.model_type!r}, which "
+            "transformer-lens has no HookedTransformer for: use backend='bridge' (transformer-lens 3 "
+            "or 4), or pass architecture=, the transformer-lens name of one that computes the same."
+        )
     rotary = hasattr(config, "rope_theta") or hasattr(config, "rope_parameters")
     if n_ctx is None and rotary:
         n_ctx = min(_HOOKED_N_CTX, config.max_position_embeddings)
     known = inspect.signature(loading.get_pretrained_model_config).parameters
     # Before 2.17 there is no n_ctx: the model's own context is all there is.
     sizes: dict[str, Any] = {"n_ctx": n_ctx} if n_ctx is not None and "n_ctx" in known else {}
-    official = known_names().get((architecture or "").lower())
+    official = known_names().get((architecture or published or "").lower())
     # The steps of from_pretrained_no_processing, which takes no folders and spends seconds on
     # loading one tensor at a time. transformer-lens guesses from words in a path ("llama", "gemma")
     # before it reads the config there, so that it gets a path without words.
     with tempfile.TemporaryDirectory(prefix="tl_scopes_") as neutral:
         plain = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         plain.pop("auto_map", None)  # what code had to run has made `hf_model`
+        if config.model_type == "gpt2":
+            plain.setdefault("n_ctx", config.n_positions)  # asked for, and no longer written
         (Path(neutral) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
         source = official or neutral
         cfg = loading.get_pretrained_model_config(
@@ -144,6 +155,8 @@ def _hooked(
             trust_remote_code=False,
             **sizes,
         )
+        if published:
+            cfg = _gemma.resized(cfg, config)
         state = loading.get_pretrained_state_dict(source, cfg, hf_model, dtype=dtype)
     rope = getattr(hf_model.config, "rope_parameters", None) or {}
     base = getattr(hf_model.config, "rope_theta", None) or rope.get("rope_theta")

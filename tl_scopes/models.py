@@ -15,7 +15,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tl_scopes._folder import AGREEMENT, cut_context, first_line, from_folder
+from tl_scopes._folder import AGREEMENT, auto_class, cut_context, first_line, from_folder
 from tl_scopes._foreign import check_folder, nothing_installed, refused, weights_only
 from tl_scopes._gguf import dtype_keyword
 from tl_scopes._quiet import local_only_if_unreachable, undisturbed
@@ -118,7 +118,7 @@ def load_original(
 
     Arguments as in `load`. Raises `ModelUnavailableError`.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
     kind, where, text = _floating_dtype(dtype), usable_device(device), str(name)
     folder = ensure(text, progress=False) if text in BUNDLES else _local_folder(text)
@@ -127,15 +127,15 @@ def load_original(
     else:
         check_name(text)
     source = folder or known_names().get(text.lower(), text)
-    options: dict[str, Any] = {"attn_implementation": "eager", **dtype_keyword(kind)}
+    options: dict[str, Any] = {
+        "local_files_only": folder is not None,
+        "trust_remote_code": trust_remote_code,
+    }
     try:
         with undisturbed(), local_only_if_unreachable(), refused(source, trust_remote_code):
-            made: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                local_files_only=folder is not None,
-                trust_remote_code=trust_remote_code,
-                **options,
-            )
+            config = AutoConfig.from_pretrained(source, **options)
+            options |= {"config": config, "attn_implementation": "eager", **dtype_keyword(kind)}
+            made: Any = auto_class(config).from_pretrained(source, **options)
             return made.to(where).eval()
     except ModelUnavailableError:
         raise
