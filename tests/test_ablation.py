@@ -11,6 +11,7 @@ import zoo
 from altered import ALTERED, NAMES, close, logits_of, states
 from reference import HEADS, POSITION, TOKENS
 
+import tl_scopes as ts
 from tl_scopes import ablation
 from tl_scopes.ablation import INTACT, Alteration, final_states
 from tl_scopes.adapter import ModelView, view
@@ -129,6 +130,10 @@ def test_under_hooks_of_the_user_s_the_whole_prompt_runs_row_by_row(name, passes
         a[0, 2] *= 2
         return a
 
+    ts.attribute(
+        model, TOKENS, ts.SemanticScope(3)
+    )  # of a model's first use, some are of other ids
+    passes.clear()
     with model.hooks([("blocks.1.hook_resid_pre", steer)]):
         prompted = Prompted.ask(model, TOKENS, POSITION)
         with zoo.exact_float64(), prompted.frozen():

@@ -17,9 +17,10 @@ def read_not_mapped() -> Iterator[None]:
     but beside weights that are converted the pages of the whole file would stay. To be used inside
     `undisturbed()`, where one thread loads at a time.
     """
-    from transformers import modeling_utils
+    import transformers.modeling_utils
 
-    opened: Any = modeling_utils.safe_open
+    library: Any = transformers.modeling_utils
+    opened = library.safe_open
     if "backend" not in inspect.signature(opened).parameters:  # safetensors before 0.8
         yield
         return
@@ -27,11 +28,11 @@ def read_not_mapped() -> Iterator[None]:
     def read(*args: Any, **options: Any) -> Any:
         return opened(*args, **{**options, "backend": "pread"})
 
-    vars(modeling_utils)["safe_open"] = read
+    library.safe_open = read
     try:
         yield
     finally:
-        vars(modeling_utils)["safe_open"] = opened
+        library.safe_open = opened
 
 
 def hand_over(state: dict[str, Any], source: Any, model: Any) -> None:

@@ -204,7 +204,9 @@ class FisherGeometry:
         FV = self.apply(V.T, tokens).T
         resolution = _RESOLUTION[self.head.W_U.dtype]
         before = float("inf")
-        for passes in range(1, _MOST_PASSES + 1):
+        passes = 0
+        while True:
+            passes += 1
             values, turn, X, residuals = leading_ritz(V, FV, wide)
             reached = float(largest(residuals[:k]) / values[0].abs().clamp_min(TINY))
             if reached <= resolution:
@@ -221,7 +223,7 @@ class FisherGeometry:
                 steps = torch.cat([solved, extended(torch.cat([V, solved]), residuals[:k])])
             else:
                 steps = extended(V, residuals)
-            if not len(steps):
+            if not len(steps) or passes == _MOST_PASSES:
                 break
             V, FV = torch.cat([V, steps]), torch.cat([FV, self.apply(steps.T, tokens).T])
         if hurried or reached <= 10 * resolution:  # as near as rounding lets it come

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_scopes.adapter import ModelView
 from tl_scopes.circuits.pulling import Whole, alone
 from tl_scopes.circuits.trace import Trace, ask, traced
 from tl_scopes.circuits.writes import last_stream
@@ -77,9 +78,9 @@ def head_paths(
     Source: the chain rule, `v^T dy/dz_h dz_h/dr_t`, for J of arXiv 2601.16407.
     """
     check_chunk(chunk_size)
-    choice = _Choice.checked(model, layers, heads, least_effect)
     question = ask(model, prompt, scope, position, prepend_bos, frozen)
     view = question.view
+    choice = _Choice.checked(view, layers, heads, least_effect)
     source = view.site(site)
     if source.is_named:
         raise SiteError(f'{site!r} is a hook; source tokens are at "embed", or at a layer')
@@ -153,9 +154,9 @@ class _Choice:
     least_effect: float
 
     @classmethod
-    def checked(cls, model: Any, layers: Any, heads: Any, least_effect: Any) -> _Choice:
+    def checked(cls, view: ModelView, layers: Any, heads: Any, least_effect: Any) -> _Choice:
         """Raises `ScopeParameterError`."""
-        n, width = int(model.cfg.n_layers), int(model.cfg.n_heads)
+        n, width = view.n_layers, int(view.cfg.n_heads)
         try:
             some = None if layers is None else frozenset(map(index, layers))
             each = None if heads is None else frozenset((index(i), index(h)) for i, h in heads)
