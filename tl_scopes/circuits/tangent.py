@@ -83,7 +83,9 @@ def push_forward(
             freeze_patterns(view, undo)
         try:
             passes.forward_to_stop(view, tokens)
-        except NotImplementedError as error:
+        except UnsupportedModelError as failure:
+            if not isinstance(error := failure.__cause__, NotImplementedError):
+                raise
             raise UnsupportedModelError(
                 "an operation of this model has no forward-mode derivative, which flow_path needs "
                 f"({error}): use flow, layer by layer"
