@@ -11,7 +11,7 @@ from reference import TOKENS
 from traces import each_class
 
 import tl_scopes as ts
-from tl_scopes import attribution, engine
+from tl_scopes import attribution, engine, original
 from tl_scopes.engine import Job
 
 
