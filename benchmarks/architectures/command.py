@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -88,6 +89,8 @@ def _apart(model: models.Model) -> tuple[models.Model, Row]:
 
 
 def _row(model: models.Model, answer: Any) -> None:
+    # The thread that draws the bar may have held the lock when this process was forked.
+    tqdm.set_lock(threading.RLock())
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     found: Row = {}
