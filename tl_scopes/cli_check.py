@@ -53,8 +53,8 @@ def check(
 ) -> None:
     """Hold a model to all that scopes rest on: on this machine, in this dtype.
 
-    Against Hugging Face, nudges and sums; with what each scope costs. Under three minutes for a
-    billion parameters. Ends with 0 if nothing failed, with 1 if something did.
+    Against Hugging Face, nudges and sums; with what each scope costs. Two minutes for
+    SmolLM2-135M on 2 cores, one with --no-costs. Ends with 0 if nothing failed, else with 1.
     """
     pages = _cli.outputs(html=html)
     with _cli.quiet():

@@ -43,8 +43,9 @@ def check(
 
     Log-probabilities against Hugging Face's, causality, the last step, the embedding's scale,
     gradients against nudges at five sites, sums, heads, weights, BOS, batches, and that the model is
-    left as it was. Under three minutes for a billion parameters. Raises nothing for what it finds:
-    each finding stands alone, and what could not be told says why.
+    left as it was. Two minutes for a model of 135 million parameters on 2 cores, of which costs are
+    half. Raises nothing for what it finds: each finding stands alone, and what could not be told says
+    why.
 
     Args:
         model: a HookedTransformer or TransformerBridge, with the hooks that it shall be used with.
