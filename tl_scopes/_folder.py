@@ -175,8 +175,9 @@ def spread_ids(config: Any, d_vocab: int, n_ctx: int | None) -> Any:
     levels = [config.to_dict()] if hasattr(config, "to_dict") else []
     levels += [value for value in (levels or [{}])[0].values() if isinstance(value, dict)]
     named = [v for level in levels for k, v in level.items() if str(k).endswith(("_id", "_index"))]
-    ids = torch.linspace(5, d_vocab - 1, min(_COMPARED, n_ctx or _COMPARED)).long().tolist()
-    return torch.tensor([[i - 1 if i in named else i for i in ids]])
+    n = min(_COMPARED, n_ctx or _COMPARED)
+    ids = torch.linspace(5, d_vocab - 1, n, device="cpu").long().tolist()
+    return torch.tensor([[i - 1 if i in named else i for i in ids]], device="cpu")
 
 
 def disagreement(wanted: Any, got: Any) -> float:

@@ -70,7 +70,10 @@ def prompt_ids(view: ModelView, prompt: Prompt | None, length: int) -> list[int]
         ids = list(encode(view, TEXT[: 8 * length], None))
         text = list(encode(view, " " + TEXT, False))
     except ScopesError:
-        ids, text = [], torch.linspace(5, view.cfg.d_vocab - 1, length).long().tolist()
+        ids, text = (
+            [],
+            torch.linspace(5, view.cfg.d_vocab - 1, length, device="cpu").long().tolist(),
+        )
     while len(ids) < length:
         ids += text
     return ids[:length]
