@@ -95,6 +95,7 @@ def _one(case: tuple[int, str]) -> dict[str, Any]:
     import torch
 
     from benchmarks import measure
+    from tl_scopes.checking.spent import spent
 
     (tokens, what), (model,) = case, _model
     ids = torch.randint(4, 128000, (1, tokens), generator=torch.Generator().manual_seed(0))
@@ -107,7 +108,7 @@ def _one(case: tuple[int, str]) -> dict[str, Any]:
 
     bare()
     weights = sum(p.nbytes for p in model.parameters()) / 2**20
-    _, extra = measure.measured(lambda: call(model, ids, blocks))
+    _, extra = spent(lambda: call(model, ids, blocks))
     timing = measure.interleaved(
         lambda: call(model, ids, blocks), bare, rounds=2, budget_s=20, warm=False
     )

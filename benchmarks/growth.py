@@ -37,18 +37,19 @@ def one(tokens: int, sites: str, rank: int, checkpoint: str) -> None:
     import torch
 
     import tl_scopes as ts
-    from benchmarks import measure, prompts
+    from benchmarks import prompts
+    from tl_scopes.checking import spent
 
     torch.set_num_threads(2)
     model = ts.models.load(MODEL, backend="bridge", progress=False)
     ids = prompts.tokens(model, tokens)
     scope = ts.TemperatureScope() if rank == 1 else ts.FisherScope(rank=rank)
     flag = {"auto": None, "never": False, "always": True}[checkpoint]
-    loaded = measure.resident_mib("VmHWM")
-    seconds = measure.seconds(
+    loaded = spent.resident_mib("VmHWM")
+    seconds = spent.seconds(
         lambda: ts.attribute(model, ids, scope, sites=sites, checkpoint_blocks=flag)
     )
-    peak = measure.resident_mib("VmHWM")
+    peak = spent.resident_mib("VmHWM")
     print(
         json.dumps(
             dict(

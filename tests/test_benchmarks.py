@@ -12,6 +12,7 @@ import zoo
 import tl_scopes as ts
 from benchmarks import cases, floor, measure, prompts
 from benchmarks.published import Published
+from tl_scopes.checking.spent import spent
 
 NAME = "llama"
 PAIRED = pytest.mark.skipif(not zoo.names("bridge"), reason="this transformer-lens has no bridge")
@@ -78,7 +79,7 @@ def test_peak_memory_is_seen(kept):
     pieces = [torch.ones(2**14) for _ in range(5000 * kept)]  # 312 MiB
     last = torch.ones(2**10)
     del pieces
-    _, mib = measure.measured(lambda: torch.ones(64, 2**20).sum())  # 256 MiB
+    _, mib = spent(lambda: torch.ones(64, 2**20).sum())  # 256 MiB
     assert mib is not None and 200 < mib < 400
     assert last.all()
 

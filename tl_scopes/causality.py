@@ -18,7 +18,11 @@ def refuse_lookahead(view: ModelView, tokens: Int[Tensor, "1 pos"], alone: bool 
 
     Inside `view.frozen()`, under the user's hooks. `alone`: row by row, for hooks made for one.
     """
-    found = lookahead(view, tokens, alone)
+    refuse(view, lookahead(view, tokens, alone))
+
+
+def refuse(view: ModelView, found: tuple[float, int] | None) -> None:
+    """The same of what `lookahead` gave."""
     if found is not None and not found[0] <= tolerance(view.dtype):
         share, position = found
         raise UnsupportedModelError(

@@ -21,12 +21,19 @@ _NAMED = 4
 def named(view: Any, run: Callable[[], Any]) -> Any:
     """What `run` gives, which is a forward pass of the view's model.
 
-    Raises `UnsupportedModelError` for an error of the model's own. As they are: errors in a hook, too
-    little memory, tensors of inference mode, which others name.
+    Raises `UnsupportedModelError` for an error of the model's own, and for what works without gradients
+    only. As they are: other errors in a hook, and too little memory.
     """
     try:
         return run()
     except Exception as error:
+        if "Inference tensors cannot be saved for backward" in str(error):
+            names = ", ".join(view.users_hooks("forward"))
+            raise UnsupportedModelError(
+                "a tensor made under torch.inference_mode() takes part in the forward pass, and cannot "
+                f"take part in a gradient{f'; hooks of yours are at {names}' if names else ''}. Give "
+                "back its .clone(), taken outside inference mode, or make it under torch.no_grad()"
+            ) from error
         if not _is_its_own(error):
             raise
         dtype = str(view.dtype).removeprefix("torch.")
@@ -44,11 +51,7 @@ def named(view: Any, run: Callable[[], Any]) -> Any:
 
 def _is_its_own(error: Exception) -> bool:
     of_memory = isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
-    if (
-        of_memory
-        or "Inference tensors cannot be saved" in str(error)
-        or error.__traceback__ is None
-    ):
+    if of_memory or error.__traceback__ is None:
         return False
     frames = traceback.walk_tb(error.__traceback__.tb_next)
     modules = [str(frame.f_globals.get("__name__")) for frame, _ in frames]

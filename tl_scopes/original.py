@@ -30,17 +30,26 @@ def refuse_another(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> None:
     facts = (view.dtype, view.device, *(getattr(view.cfg, s, None) for s in _SETTINGS))
     if not view.is_bridge or _compared.get(view.model) == facts:
         return
-    off = apart(view, tokens)
-    dtype = str(view.dtype).removeprefix("torch.")
-    allowed = AGREEMENT.get(dtype, AGREEMENT["bfloat16"])
-    if off is not None and not off <= allowed:
+    refuse(view, apart(view, tokens))
+    _compared[view.model] = facts
+
+
+def allowed(dtype: torch.dtype) -> float:
+    """What `apart` may give."""
+    return AGREEMENT.get(str(dtype).removeprefix("torch."), AGREEMENT["bfloat16"])
+
+
+def refuse(view: ModelView, off: float | None) -> None:
+    """Raise `UnsupportedModelError` where `off`, as `apart` gives it, is more than is allowed."""
+    most = allowed(view.dtype)
+    if off is not None and not off <= most:
         wrapped = type(view.model.original_model).__name__
+        dtype = str(view.dtype).removeprefix("torch.")
         raise UnsupportedModelError(
             f"transformer-lens's bridge is not the model that it wraps ({wrapped}): with no hook on it, "
-            f"log-probabilities are off by {off:.2g} of their spread, allowed {allowed:g} in {dtype}. "
+            f"log-probabilities are off by {off:.2g} of their spread, allowed {most:g} in {dtype}. "
             "Use another version of transformer-lens, or backend='hooked' of tl_scopes.models.load"
         )
-    _compared[view.model] = facts
 
 
 def apart(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import torch
 from jaxtyping import Float, Int
@@ -19,23 +19,9 @@ class Stop(BaseException):
 
 
 def forward_to_stop(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
-    """A forward pass that a tap may end early, by raising `Stop`.
-
-    Raises `UnsupportedModelError` for what works without gradients only.
-    """
-    try:
+    """A forward pass that a tap may end early, by raising `Stop`."""
+    with suppress(Stop):
         view.forward(tokens)
-    except Stop:
-        pass
-    except RuntimeError as error:
-        if "Inference tensors cannot be saved for backward" not in str(error):
-            raise
-        names = ", ".join(view.users_hooks("forward"))
-        raise UnsupportedModelError(
-            "a tensor made under torch.inference_mode() takes part in the forward pass, and cannot "
-            f"take part in a gradient{f'; hooks of yours are at {names}' if names else ''}. Give "
-            "back its .clone(), taken outside inference mode, or make it under torch.no_grad()"
-        ) from error
 
 
 def activations(

@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes import causality, guards, original
-from tl_scopes._folder import AGREEMENT, disagreement
+from tl_scopes._folder import disagreement
 from tl_scopes.capture import verify, verify_head
 from tl_scopes.checking.finding import Finding
 from tl_scopes.checking.subject import TEXT, Subject
 from tl_scopes.checking.words import held, number, skipped
 from tl_scopes.encoding import bos_id, encode
 from tl_scopes.errors import ScopesWarning, UnsupportedModelError
-from tl_scopes.passes import Stop
+from tl_scopes.passes import Stop, forward_to_stop
 from tl_scopes.scopes import FisherScope, SemanticScope
 from tl_scopes.sites import embed_site
 
@@ -64,13 +64,11 @@ def bos(at: Subject) -> Finding:
 
 def logits(at: Subject) -> Finding:
     """Whether log-probabilities are the Hugging Face model's, or a bridge's those of what it wraps."""
-    allowed = AGREEMENT.get(at.dtype_name, AGREEMENT["bfloat16"])
     off, whose = None, "the model that the bridge wraps"
     if at.view.is_bridge:
         with at.view.frozen():
             off = original.apart(at.view, at.tokens)
-            if off is not None and not off <= allowed:
-                original.refuse_another(at.view, at.tokens)
+        original.refuse(at.view, off)
     if at.original is not None:
         whose = "Hugging Face's"
         with torch.no_grad():
@@ -79,7 +77,7 @@ def logits(at: Subject) -> Finding:
         return skipped("there is no Hugging Face model to compare with", _GIVE)
     return held(
         off,
-        allowed,
+        original.allowed(at.view.dtype),
         f"log-probabilities are {whose}, to {number(off)} of their spread",
         "another backend, another version of transformer-lens, or float32; hooks of yours may be why",
     )
@@ -92,8 +90,7 @@ def causal(at: Subject) -> Finding:
         found = causality.lookahead(at.view, at.tokens, alone)
         if found is None:
             return skipped("a pass gives NaN, or the prompt has one token", "give a longer prompt")
-        if not found[0] <= at.tolerance:
-            causality.refuse_lookahead(at.view, at.tokens, alone)
+        causality.refuse(at.view, found)
     said = f"other tokens change earlier final states by {number(found[0])} of their size"
     return held(found[0], at.tolerance, said, "")
 
@@ -174,10 +171,7 @@ def _embedded(at: Subject, tokens: Tensor) -> tuple[Tensor, Tensor]:
     with torch.no_grad(), at.view.taps() as undo:
         at.view.tap(undo, embed_site(), lambda a: keep("embed", a))
         at.view.tap_stream(undo, end)
-        try:
-            at.view.forward(tokens)
-        except Stop:
-            pass
+        forward_to_stop(at.view, tokens)
     return found["embed"], found["stream"]
 
 
