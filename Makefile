@@ -61,8 +61,9 @@ notebooks: $(VENV)/.test
 # The site, in build/site. docs-quick: tutorials that were not run yet are shown without outputs.
 docs: tutorials docs-quick
 
+# Not with --quiet: mkdocs then does not count the warnings that --strict is for.
 docs-quick: $(VENV)/.test
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --config-file docs/mkdocs.yml
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
 # Ratios in one run; run nothing else meanwhile. bench takes three quarters of an hour on 2 cores.
 bench: $(VENV)/.test

@@ -37,11 +37,8 @@ def on_config(config: Any, **_: Any) -> Any:
 
 
 def on_files(files: Files, config: Any, **_: Any) -> Files:
-    """Add the tutorials and their pictures, which lie outside of docs_dir."""
+    """Add the tutorials, which lie outside of docs_dir."""
     _outputs.clear()
-    for path in (_SOURCES / "images").glob("*.png"):
-        where = f"tutorials/images/{path.name}"
-        files.append(File.generated(config, where, abs_src_path=str(path)))
     for path in _tutorials():
         page = _Page(path)
         text = "\n\n".join(page.blocks())

@@ -1,30 +1,39 @@
-"""The documentation: its snippets run and say what they print, it names all that is public, it builds."""
+"""The documentation: its snippets and commands run and give what it says, it names all that is public, it builds."""
 
 from __future__ import annotations
 
-import ast
-import contextlib
 import functools
 import importlib
-import io
 import os
 import re
 import subprocess
 import sys
 from html.parser import HTMLParser
+from importlib.metadata import metadata
 from pathlib import Path
 from types import SimpleNamespace
 
+import cli_calls
 import pytest
 import torch
+import typer
+from snippets import PAGES, ROOT, SHELL, SNIPPETS, agree, calls, run
 
+import benchmarks.__main__
 import tl_scopes as ts
+from tl_scopes.cli import app
 
-ROOT = Path(__file__).resolve().parent.parent
-PAGES = ROOT / "docs" / "pages"
-SNIPPETS = re.compile(r"^```python.*?\n(.*?)^```", re.M | re.S)
-WITH_SNIPPETS = ["install", "which-scope", "traps", "coming-from"]
-NUMBER = re.compile(r"[-+]?\d+\.?\d*(?:e[-+]?\d+)?")
+# The pages with snippets, and how many values each tells at least.
+WITH_SNIPPETS = {
+    "install": 1,
+    "which-scope": 8,
+    "tour": 4,
+    "circuits": 4,
+    "compare": 1,
+    "traps": 20,
+    "coming-from": 0,
+}
+READ = [ROOT / "README.md", *sorted(PAGES.glob("*.md"))]
 FETCHES = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
 
 
@@ -43,40 +52,6 @@ def one_model(monkeypatch):
     monkeypatch.setattr(ts.models, "load", own)
 
 
-def run(code: str, scope: dict) -> int:
-    """Run a snippet; compare each value or output with the comment lines right below it."""
-    lines, checked = code.splitlines(), 0
-    for node in ast.parse(code).body:
-        out = io.StringIO()
-        value = None
-        with contextlib.redirect_stdout(out):
-            if isinstance(node, ast.Expr):
-                value = eval(compile(ast.Expression(node.value), code, "eval"), scope)
-            else:
-                exec(compile(ast.Module([node], []), code, "exec"), scope)
-        said = []
-        for line in lines[node.end_lineno :]:
-            if not line.startswith("# "):
-                break
-            said.append(line[2:])
-        if said:
-            got = out.getvalue().strip() or repr(value)
-            checked += 1
-            assert agree(" ".join(said), " ".join(got.split())), f"page: {said}, got: {got}"
-    return checked
-
-
-def agree(said: str, got: str) -> bool:
-    """The same text, and the same numbers up to one in the last digit that is printed."""
-    if NUMBER.split(" ".join(said.split())) != NUMBER.split(got):
-        return False
-    for a, b in zip(NUMBER.findall(said), NUMBER.findall(got)):
-        digits = len(a.partition(".")[2])
-        if abs(float(a) - float(b)) > (1.01 * 10**-digits if digits else 0):
-            return False
-    return True
-
-
 def test_numbers_agree_to_their_last_digit_only() -> None:
     assert agree("[(2, ' Eiffel', 3.17)]", "[(2, ' Eiffel', 3.1668474)]")
     assert not agree("[(2, ' Eiffel', 3.17)]", "[(2, ' Eiffel', 3.19)]")
@@ -86,7 +61,7 @@ def test_numbers_agree_to_their_last_digit_only() -> None:
 
 def test_every_page_with_snippets_is_run() -> None:
     found = {p.stem for p in PAGES.rglob("*.md") if SNIPPETS.search(p.read_text(encoding="utf-8"))}
-    assert found == set(WITH_SNIPPETS)
+    assert found == WITH_SNIPPETS.keys()
 
 
 @pytest.mark.real("gemma-3-270m", "smollm2-135m-instruct")
@@ -105,7 +80,50 @@ def test_a_page_says_what_its_snippets_give(page, one_model, tmp_path, monkeypat
         for name in ("product", "path"):
             ours, captum = scope[f"our_{name}"], scope[f"captum_{name}"]
             torch.testing.assert_close(ours, captum.detach(), rtol=1e-4, atol=1e-4)
-    assert checked >= {"install": 1, "which-scope": 8, "traps": 20, "coming-from": 0}[page]
+    if page == "compare":
+        assert "Faithfulness" in (tmp_path / "card.html").read_text(encoding="utf-8")
+    drawn = [*tmp_path.glob("*.pdf"), *tmp_path.glob("*.png")]
+    assert all(path.read_bytes()[:4] in (b"%PDF", b"\x89PNG") for path in drawn)
+    assert len(drawn) == {"tour": 4, "circuits": 2}.get(page, 0)
+    assert checked >= WITH_SNIPPETS[page]
+
+
+def test_every_command_is_known() -> None:
+    """Commands and options of tl-scopes, targets of make, benchmarks, extras of pip."""
+    known = typer.main.get_command(app).commands
+    listed = [arguments for page in READ for arguments, _ in calls(page.read_text("utf-8"))]
+    assert {arguments[0] for arguments in listed} == known.keys()
+    for name, *arguments in listed:
+        known[name].make_context(name, arguments)  # refuses what it does not know
+    text = "\n".join(page.read_text("utf-8") for page in READ)
+    shell = "\n".join([*SHELL.findall(text), *re.findall("`([^`\n]+)`", text)])
+    targets = re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    made = set(re.findall(r"\bmake ([a-z][a-z0-9-]*)", shell))
+    assert {"demo", "test", "app", "lab"} <= made <= set(targets)
+    timed = {
+        own.name or own.callback.__name__ for own in benchmarks.__main__.app.registered_commands
+    }
+    asked = set(re.findall(r"python -m benchmarks ([a-z]+)", shell))
+    assert {"ablation", "replication"} <= asked <= timed
+    extras = set(metadata("tl-scopes").get_all("Provides-Extra"))
+    wanted = re.findall(r"pip install .*\[([a-z,]+)\]", shell)
+    assert wanted and extras.issuperset(",".join(wanted).split(","))
+
+
+@pytest.mark.real("gemma-3-270m")
+@pytest.mark.slow
+@pytest.mark.teaching
+def test_commands_on_the_default_model_run(one_model, tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    listed = [call for page in READ for call in calls(page.read_text("utf-8"))]
+    ran = {tuple(arguments): piped for arguments, piped in listed if arguments[0] == "attribute"}
+    assert len(ran) >= 6
+    for arguments, piped in ran.items():
+        result = cli_calls.call(*arguments, stdin=piped)
+        assert result.exit_code == 0 and result.stdout, (arguments, result.stderr)
+        for option in ("--html", "--plot"):
+            if option in arguments:
+                assert (tmp_path / arguments[arguments.index(option) + 1]).stat().st_size > 10_000
 
 
 def test_all_that_is_public_has_its_place_in_the_reference() -> None:
@@ -129,12 +147,12 @@ def site(tmp_path_factory) -> Path:
     pytest.importorskip("mkdocs", reason="the docs extra is not installed")
     pytest.importorskip("mkdocstrings", reason="the docs extra is not installed")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet"]
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict"]
     command += ["--config-file", str(ROOT / "docs" / "mkdocs.yml"), "--site-dir", str(folder)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, timeout=300)
-    said = f"{done.stdout}{done.stderr}".strip()
-    assert done.returncode == 0 and not said, said[-3000:]
+    said = f"{done.stdout}{done.stderr}"
+    assert done.returncode == 0 and "WARNING" not in said, said[-3000:]
     return folder
 
 
@@ -149,8 +167,6 @@ def test_the_site_builds_without_a_warning(site: Path) -> None:
 @pytest.mark.teaching
 def test_the_reference_says_what_the_code_says(site: Path) -> None:
     commands = (site / "command-line.html").read_text(encoding="utf-8")
-    from tl_scopes.cli import app
-
     names = [own.name or own.callback.__name__ for own in app.registered_commands if own.callback]
     assert {"attribute", "evaluate", "models"} <= set(names)
     for name in names:

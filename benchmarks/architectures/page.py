@@ -22,20 +22,30 @@ GROUPS = {
 _NAMES = {"semantic": "Semantic", "temperature": "Temperature", "fisher": "Fisher"}
 _OPENING = """# Which models
 
-Every architecture that transformer-lens's bridge knows for decoding text, built tiny and random
-({layers}), and held against plain autograd on a Hugging Face copy that transformer-lens never
-touched: at the embedding and at every block. Numbers are the largest difference in float32, as a share
-of the largest number of its site; in bfloat16 it is {bfloat16:.0%} in the median. `no`: refused by name, for
-the reasons below; `not booted`: transformer-lens itself makes no model of it. Versions: {versions}.
+This table has every architecture for decoding text that transformer-lens's bridge knows. Each model is tiny
+and random ({layers}). Its results are compared with plain autograd on a Hugging Face copy that
+transformer-lens never touched, at the embedding and at every block.
 
-This page is written by `make architectures`, from `benchmarks/results/architectures-*.json`. It says that the code
-of an architecture is read rightly, not that a checkpoint is: `tl-scopes check` does that on yours.
+- A number is the largest difference in float32, as a share of the largest score at the same site. In
+  bfloat16 it is {bfloat16:.0%} in the median.
+- `no`: the package refuses it, for one of the [reasons below](#why-not).
+- `not booted`: transformer-lens itself cannot load it.
+- `3.9:` and `4.3:` are versions of transformer-lens, where they differ.
 
-- `attribute`: SemanticScope, TemperatureScope, FisherScope with rank 4 and "full", at every site.
-- `components`, by layer: gradient times what each block adds; by MLP: direct effects add up to
-  it; by head: gradient times output at what the output projection takes in.
-- `head_paths`, `flow`: by way of each head's output, and of each position of layer 2, on the copy.
-- `frozen`: `flow` with "norms" and "both", the copy's own scales and patterns taken out of its graph.
+The table says that the package reads the code of an architecture rightly. It does not say so of a
+checkpoint: `tl-scopes check` tests yours.
+
+| column | is compared with, on the copy |
+|---|---|
+| `attribute` | SemanticScope, TemperatureScope, and FisherScope with rank 4 and "full", at every site |
+| `components` by layer | gradient times what each block adds |
+| by MLP | the sum that direct effects must add up to |
+| by head | gradient times output, at the input of the output projection |
+| `head_paths` | the vector-Jacobian product by way of each head's output |
+| `flow` | the vector-Jacobian product by way of each position of layer 2 |
+| `frozen` | `flow` with "norms" and "both", with scales and patterns taken out of the copy's graph |
+
+`make architectures` writes this page, from `benchmarks/results/architectures-*.json`. Versions: {versions}.
 """
 
 
@@ -145,11 +155,16 @@ def _reasons(tables: dict[str, dict[str, Any]]) -> str:
                     said = cell.get("refused") or cell.get("unbooted")
                     if said:
                         words = re.sub(r"\d+(\.\d+)?(e[+-]?\d+)?", "N", said.replace("|", "/"))
-                        found.setdefault(words, {})[short(name)] = None
+                        found.setdefault(_shortened(words), {})[short(name)] = None
     return "\n".join(
-        f"- `{words.replace('`', chr(39))}`: {', '.join(names)}."
+        f"- `{words.replace('`', chr(39))}`: {'; '.join(names)}."
         for words, names in sorted(found.items())
     )
+
+
+def _shortened(words: str) -> str:
+    """The generations cut a refusal at different lengths: to be told once, it is cut shorter."""
+    return words if len(words) <= 115 else f"{words[:115].rpartition(' ')[0]} ..."
 
 
 def _others(tables: dict[str, dict[str, Any]]) -> str:
