@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import real_models
 from test_golden import BUNDLED, ONE_CLASS, golden
 
-from tl_scopes import models
 from tl_scopes.baselines import InputXGradient, IntegratedGradients, SemanticPath
 
 pytestmark = pytest.mark.real
@@ -31,7 +31,7 @@ FLOAT32 = {"bridge": 5e-4, "hooked": 1e-3}
 @pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_maps(name, backend, dtype):
     """As a share of the largest score."""
-    model = models.load(BUNDLED[name], backend=backend, dtype=dtype, progress=False)
+    model = real_models.shared(BUNDLED[name], backend, dtype)
     with np.load(Path(__file__).parent / "golden" / "baselines.npz") as file:
         for prompt in ("c0_fact", "c3_political"):
             ids = golden(name)[f"ids/{prompt}"].tolist()

@@ -6,6 +6,7 @@ import sys
 import time
 
 import pytest
+import real_models
 import torch
 import zoo
 
@@ -86,7 +87,7 @@ def test_peak_memory_is_seen(kept):
 
 @pytest.mark.real
 def test_prompts_have_the_lengths_asked_for():
-    model = ts.models.load(backend="auto", progress=False)
+    model = real_models.shared()
     for n in (32, 2048):
         ids = prompts.tokens(model, n)
         assert ids.shape == (1, n) and int((ids == model.tokenizer.bos_token_id).sum()) == 1
@@ -99,7 +100,7 @@ def test_prompts_have_the_lengths_asked_for():
 @pytest.mark.real
 @pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
 def test_repeated_sequences_are_of_single_tokens(name):
-    model = ts.models.load(name, progress=False)
+    model = real_models.shared(name)
     bos = len(model.to_tokens(" apple")[0]) - 1
     assert len({*prompts.NOUNS}) == len(prompts.NOUNS)
     assert len(model.to_tokens("".join(f" {noun}" for noun in prompts.NOUNS))[0]) == bos + len(

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import real_models
 import torch
 import zoo
 from scipy.stats import spearmanr
 
 import tl_scopes as ts
-from tl_scopes import models
 
 pytestmark = pytest.mark.real
 
@@ -50,21 +51,8 @@ CASES = [(name, backend) for name in BUNDLED for backend in backends(name)]
 ONE_CLASS = [(name, backends(name)[-1]) for name in BUNDLED if backends(name)]
 
 
-@pytest.fixture(scope="module")
-def load():
-    """One model at a time: both in float64 and both classes would not fit beside each other."""
-    held: dict[tuple[str, str, str], object] = {}
-
-    def get(name: str, backend: str, dtype: str):
-        if (name, backend, dtype) not in held:
-            held.clear()
-            held[name, backend, dtype] = models.load(
-                BUNDLED[name], backend=backend, dtype=dtype, progress=False
-            )
-        return held[name, backend, dtype]
-
-    yield get
-    held.clear()
+def load(name: str, backend: str, dtype: str) -> Any:
+    return real_models.shared(BUNDLED[name], backend, dtype)
 
 
 def check(model, name: str, precision: str, prompt: str, what: str) -> ts.Attribution:
@@ -83,13 +71,13 @@ def check(model, name: str, precision: str, prompt: str, what: str) -> ts.Attrib
 @pytest.mark.parametrize("what", [w for w in SCOPES if w != "fisher_full"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 @pytest.mark.parametrize("name, backend", CASES)
-def test_float32_maps(load, name, backend, prompt, what):
+def test_float32_maps(name, backend, prompt, what):
     check(load(name, backend, "float32"), name, "float32", prompt, what)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name, backend", ONE_CLASS)
-def test_float32_full_fisher(load, name, backend):
+def test_float32_full_fisher(name, backend):
     found = check(load(name, backend, "float32"), name, "float32", "c0_fact", "fisher_full")
     assert found.fisher.share == pytest.approx(1, abs=1e-5)
 
@@ -97,7 +85,7 @@ def test_float32_full_fisher(load, name, backend):
 @pytest.mark.parametrize("what", [w for w in SCOPES if w != "fisher_full"])
 @pytest.mark.parametrize("prompt", DOUBLE)
 @pytest.mark.parametrize("name, backend", ONE_CLASS)
-def test_float64_maps(load, name, backend, prompt, what):
+def test_float64_maps(name, backend, prompt, what):
     found = check(load(name, backend, "float64"), name, "float64", prompt, what)
     if found.fisher is not None:
         reference = golden(name)[f"float64/{prompt}/fisher_eigvals"]
@@ -110,12 +98,12 @@ def test_float64_maps(load, name, backend, prompt, what):
 # The small one of the two: the other takes 40 s, and float32 above has both.
 @pytest.mark.slow
 @pytest.mark.parametrize("name, backend", [case for case in ONE_CLASS if case[0] == "smol"])
-def test_float64_full_fisher(load, name, backend):
+def test_float64_full_fisher(name, backend):
     check(load(name, backend, "float64"), name, "float64", "c0_fact", "fisher_full")
 
 
 @pytest.mark.skipif(len(backends("gemma")) < 2, reason="this transformer-lens has one class only")
-def test_both_classes_agree_on_gemma_at_every_site(load):
+def test_both_classes_agree_on_gemma_at_every_site():
     """To 1e-5 of the largest score of each site, in float32."""
     ids = golden("gemma")["ids/c3_political"].tolist()
     scopes = [ts.SemanticScope(), ts.TemperatureScope(), ts.FisherScope(rank=4)]

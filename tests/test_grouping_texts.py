@@ -10,11 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+import real_models
 import regex
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_render import attribution, sequence
-from test_vocabulary import BUNDLED, loaded, sentencepiece
+from test_vocabulary import BUNDLED, sentencepiece
 
 import tl_scopes as ts
 from tl_scopes import vocabulary
@@ -43,7 +44,7 @@ WORDS = {
 
 @functools.cache
 def tokenizer(name: str) -> Any:
-    return loaded(name).tokenizer if name in BUNDLED else sentencepiece(name)
+    return real_models.shared(name).tokenizer if name in BUNDLED else sentencepiece(name)
 
 
 def tokenised(name: str, text: str) -> tuple[Attribution, str]:
@@ -59,7 +60,7 @@ def tokenised(name: str, text: str) -> tuple[Attribution, str]:
 @pytest.mark.parametrize("text", WORDS)
 def test_words_hold_whole_characters(name, text):
     wanted = WORDS[text]
-    found = ts.attribute(loaded(name), text, ts.SemanticScope()).group()
+    found = ts.attribute(real_models.shared(name), text, ts.SemanticScope()).group()
     assert [*found.str_tokens[1:]] == (wanted[name] if isinstance(wanted, dict) else wanted)
 
 
@@ -113,7 +114,9 @@ def test_any_bytes_in_any_pieces_come_back(data, draw):
 
 @pytest.mark.real
 def test_a_saved_result_groups_without_its_model(tmp_path):
-    found = ts.attribute(loaded("smollm2-135m-instruct"), f"日本 {ENGLAND}", ts.SemanticScope())
+    found = ts.attribute(
+        real_models.shared("smollm2-135m-instruct"), f"日本 {ENGLAND}", ts.SemanticScope()
+    )
     again = Attribution.load(found.save(tmp_path / "found"))
     assert again.group().str_tokens == ("<|im_start|>", "日", "本", f" {ENGLAND}")
     saved = GroupedAttribution.load(again.group().save(tmp_path / "groups"))

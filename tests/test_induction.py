@@ -6,6 +6,7 @@ import functools
 
 import induction
 import pytest
+import real_models
 import torch
 from scipy.stats import spearmanr
 
@@ -188,7 +189,7 @@ def test_confidence_is_carried_by_the_same_heads(kind):
 @pytest.mark.slow
 def test_on_a_real_model_predictions_rank_heads_as_ablation_does():
     """Every head of Gemma on two repeated sequences; `python -m benchmarks ablation` does twenty."""
-    model = ts.models.load("gemma-3-270m", progress=False)
+    model = real_models.shared("gemma-3-270m")
     measured, predicted = [], []
     for prompt, target in repeated(2):
         parts = components(model, prompt, ts.SemanticScope(target), baseline="mean")

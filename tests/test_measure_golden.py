@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from test_golden import GOLDEN, ONE_CLASS, golden, load  # noqa: F401
+from test_golden import GOLDEN, ONE_CLASS, golden, load
 
 import tl_scopes as ts
 from tl_scopes import baselines
@@ -24,7 +24,7 @@ METHODS = {
 
 
 @pytest.mark.parametrize("name, backend", ONE_CLASS)
-def test_ablation(load, name, backend):  # noqa: F811
+def test_ablation(name, backend):
     """Falls of the log-probability, KL, flips and areas, zero and pad."""
     expected = json.loads((GOLDEN / "ablation.json").read_text())[name]
     ids = golden(name)["ids/lam0"].tolist()
@@ -55,7 +55,7 @@ def test_ablation(load, name, backend):  # noqa: F811
 
 
 @pytest.mark.parametrize("name, backend", ONE_CLASS[-1:])
-def test_leave_one_out(load, name, backend):  # noqa: F811
+def test_leave_one_out(name, backend):
     expected = np.array(json.loads((GOLDEN / "ablation.json").read_text())[name]["loo_kl"])
     ids = golden(name)["ids/lam0"].tolist()
     model = load(name, backend, "float32")

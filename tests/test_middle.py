@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
+import real_models
 import torch
 import transformers
 import zoo
@@ -165,7 +166,7 @@ BRANCH = [0.013, 0.363, 0.071, 0.370]
 @bridges
 @pytest.mark.real("smollm2-135m-instruct")
 def test_the_values_of_a_real_model():
-    model = ts.models.load("smollm2-135m-instruct", backend="bridge")
+    model = real_models.shared("smollm2-135m-instruct", "bridge")
     names = [f"blocks.5.{hook}" for hook in ("hook_resid_mid", "hook_attn_out", "ln2.hook_in")]
     found = ts.attribute(model, PARIS, ts.SemanticScope(" Paris"), sites=names)
     middle, write, branch = found.scores
@@ -177,7 +178,7 @@ def test_the_values_of_a_real_model():
 @bridges
 @pytest.mark.real("gemma-3-270m")
 def test_the_values_of_a_real_model_with_post_norms():
-    model = ts.models.load(backend="bridge")
+    model = real_models.shared("gemma-3-270m", "bridge")
     names = ["blocks.5.hook_resid_mid", "blocks.5.hook_attn_out"]
     found = ts.attribute(model, PARIS, ts.SemanticScope(" Paris"), sites=names)
     middle, write = found.scores

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import real_models
 import torch
 import zoo
 from test_bad_input import MODELS, refused
@@ -274,7 +275,7 @@ def test_rows_of_ids_are_prompts(name):
 @pytest.mark.parametrize("backend", list(ts.models.model_classes()))
 @pytest.mark.parametrize("name", BOTH)
 def test_padded_ids_of_bundled_models(name, backend):
-    model = ts.models.load(name, backend)
+    model = real_models.shared(name, backend)
     texts = [SHORT, "The Eiffel Tower is located in the city of"]
     wanted = ts.attribute(model, texts[0], S)
     if name == "gemma-3-270m":

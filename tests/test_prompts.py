@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+import real_models
 import torch
 import typer
 import zoo
@@ -232,7 +233,7 @@ def test_messages_are_led_to_the_chat_template(name):
 
 @pytest.mark.real
 def test_the_hint_for_messages_works_as_it_says():
-    model = ts.models.load("smollm2-135m-instruct")
+    model = real_models.shared("smollm2-135m-instruct")
     refused(
         lambda: ts.attribute(model, MESSAGES, S),
         PromptError,
@@ -320,7 +321,7 @@ def test_without_a_context_any_length_is_tokenised(name):
 
 @pytest.mark.real("gemma-3-270m")
 def test_a_book_on_one_line_is_refused_at_once():
-    model = ts.models.load()
+    model = real_models.shared("gemma-3-270m")
     text = "It was the best of times, it was the worst of times. " * 1_000_000  # 53 MB
     ts.attribute(model, T, S)
     before = time.process_time()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pytest
+import real_models
 import torch
 import zoo
 from traces import each_class, lived_in, model_state, process_state
@@ -207,7 +208,7 @@ def test_a_single_token_says_nothing():
 
 @pytest.mark.real("gemma-3-270m")
 def test_scopes_of_a_real_model_pass_and_attention_does_not():
-    model = ts.models.load("gemma-3-270m")
+    model = real_models.shared("gemma-3-270m")
     texts = [
         "The old lighthouse keeper walked down to the shore every evening to watch the boats come",
         "Rain had fallen on the village for three days, and the river stood higher than ever",

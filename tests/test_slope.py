@@ -6,6 +6,7 @@ import itertools
 from dataclasses import replace
 
 import pytest
+import real_models
 import torch
 import zoo
 import zoo_unfit
@@ -74,7 +75,7 @@ def test_every_dtype_passes_with_room(name, dtype, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_bundled_model_passes_with_room(dtype, monkeypatch):
     with_room(monkeypatch, dtype)
-    model = models.load("smollm2-135m-instruct", dtype=dtype)
+    model = real_models.shared("smollm2-135m-instruct", dtype=dtype)
     for prompt in ENGLISH:
         looked_at(model, prompt)
 
@@ -133,7 +134,7 @@ def test_in_half_precision_a_stopped_gradient_is_refused(name, dtype):
 
 @pytest.mark.real("smollm2-135m-instruct")
 def test_in_half_precision_a_bundled_model_is_no_exception():
-    model = models.load("smollm2-135m-instruct", dtype=torch.bfloat16)
+    model = real_models.shared("smollm2-135m-instruct", dtype=torch.bfloat16)
     zero = ("blocks.5.hook_resid_post", lambda g, hook: (torch.zeros_like(g),))
     with model.hooks(bwd_hooks=[zero]):
         assert "blocks.5" in refused(model, ENGLISH[0])

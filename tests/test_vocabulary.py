@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import pytest
+import real_models
 import tokenizers
 import torch
 import transformers
@@ -189,15 +190,10 @@ def test_texts_of_a_prompt_in_which_the_tokenizer_put_a_space_are_found_as_they_
 BUNDLED = ["gemma-3-270m", "smollm2-135m-instruct"]
 
 
-@functools.cache
-def loaded(name: str) -> Any:
-    return ts.models.load(name)
-
-
 @pytest.mark.real
 @pytest.mark.parametrize("name", BUNDLED)
 def test_of_a_whole_vocabulary_only_what_was_lost_is_shown_otherwise(name):
-    tokenizer = loaded(name).tokenizer
+    tokenizer = real_models.shared(name).tokenizer
     ids = [*range(1500), *range(1500, len(tokenizer), 61)]
     texts = vocabulary.texts(tokenizer, ids)
     alone = tokenizer.batch_decode([[i] for i in ids], clean_up_tokenization_spaces=False)
@@ -212,7 +208,7 @@ def test_of_a_whole_vocabulary_only_what_was_lost_is_shown_otherwise(name):
 
 @pytest.mark.real
 def test_predicted_parts_of_characters_print_apart():
-    model = loaded("smollm2-135m-instruct")
+    model = real_models.shared("smollm2-135m-instruct")
     found = ts.attribute(model, "日本の首都は東京です。韓", ts.SemanticScope())
     texts = [c.text for c in found.prediction]
     assert len(set(texts)) == 10 and "\ufffd" not in "".join(texts)
@@ -225,7 +221,7 @@ def test_predicted_parts_of_characters_print_apart():
 @pytest.mark.real
 @pytest.mark.parametrize("name", BUNDLED)
 def test_the_error_for_several_tokens_names_every_way_out(name):
-    model = loaded(name)
+    model = real_models.shared(name)
     said = refused(model, " Paris is")
     assert "2 tokens [' Paris', ' is']" in said and "one of its tokens, or an id" in said
     assert "attribute_sequence(model, prompt + answer, SemanticScope(NEXT_TOKEN))" in said
@@ -239,7 +235,9 @@ def test_the_error_for_several_tokens_names_every_way_out(name):
 
 @pytest.mark.real
 def test_a_replacement_character_of_the_prompt_is_no_lost_byte():
-    found = ts.attribute(loaded("smollm2-135m-instruct"), "a \ufffd b", ts.SemanticScope())
+    found = ts.attribute(
+        real_models.shared("smollm2-135m-instruct"), "a \ufffd b", ts.SemanticScope()
+    )
     assert together(found.str_tokens[1:]) == "a \ufffd b"
     assert "<0x" not in "".join(found.group().str_tokens)
 
