@@ -202,8 +202,10 @@ def test_the_command_ends_with_1_for_a_broken_model(folder, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemma-3-270m", "smollm2-135m-instruct"])
 def test_bundled_models_pass(name):
-    result = call("check", name, "--json")
+    small = name == "smollm2-135m-instruct"  # costs of one of the two: they take most of the time
+    result = call("check", name, "--json", *([] if small else ["--no-costs"]))
     assert result.exit_code == 0, result.output
     found = parsed(result.stdout)
     assert {f["state"] for f in found["findings"]} == {"passed"}
-    assert len(found["costs"]) == 5 and found["fits"] > 1000
+    if small:
+        assert len(found["costs"]) == 5 and found["fits"] > 1000

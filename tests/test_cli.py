@@ -188,11 +188,9 @@ def test_help_and_version():
 def test_the_default_model(tmp_path):
     path = tmp_path / "scope.html"
     text = "The capital of France is"
-    got = scores(text, "--target", " Paris")
+    got = scores(text, "--target", " Paris", "--sites", "all", "--html", str(path))
     assert got["provenance"]["model"] == "gemma-3-270m"
     assert got["str_tokens"] == ["<bos>", "The", " capital", " of", " France", " is"]
     assert got["target"]["text"] == " Paris"
     assert {"the", "Paris"} <= {candidate["text"].strip() for candidate in got["prediction"]}
-    args = ["--scope", "temperature", "--sites", "all", "--html", str(path)]
-    result = call("attribute", text, *args)
-    assert result.exit_code == 0 and "resid(18)" in result.stdout and path.is_file()
+    assert got["sites"][-1] == "resid(18)" and path.is_file()

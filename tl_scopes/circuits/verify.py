@@ -113,7 +113,9 @@ def verify(
         moves = [row.move for row in rows]
         predicted = torch.stack([row.predicted for row in rows])
         measured = scalars(trace, moves)
-        curve = torch.stack([scalars(trace, moves, step) for step in steps])
+        curve = torch.stack(
+            [measured if step == 1 else scalars(trace, moves, step) for step in steps]
+        )
         power = 2 if trace.squared else 1
         at = torch.tensor(steps, dtype=torch.float64, device="cpu")
         expected = at[:, None] ** power * predicted
