@@ -6,8 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -140,9 +138,3 @@ def test_a_message_is_one_line_of_letters():
     kept = isolated("שלום")
     assert message(f"a {kept} b {kept}") == f"a {kept} b {kept}"
     assert message("caf\ud83d") == "caf\\ud83d"
-
-
-def test_a_process_of_its_own(tmp_path):
-    command = [sys.executable, "-m", "tl_scopes.cli", "attribute", "a", "--model", EVIL]
-    done = subprocess.run(command, capture_output=True, timeout=120)
-    assert done.returncode == 2 and OBEYED.findall(done.stderr.decode()) == []

@@ -14,6 +14,7 @@ import pytest
 import signals
 import zoo
 from cli_calls import FISHER, call, parsed, save_tiny
+from test_cli_hostile_text import EVIL, OBEYED
 
 COMMAND = [sys.executable, "-m", "tl_scopes.cli"]
 COLOUR = r"\x1b\[[0-9;]*[34]8;2;"
@@ -29,15 +30,6 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"TERM": "xterm-256color", "PYTHONWARNINGS": "always"} | more
 
 
-def test_a_pipe_gets_json_and_nothing_else(folder):
-    args = [*COMMAND, "attribute", "-", "--model", folder, "--json"]
-    done = subprocess.run(
-        args, input=zoo.TEXT.encode(), capture_output=True, env=environment(), check=True
-    )
-    assert parsed(done.stdout.decode())["str_tokens"][-1] == " is"
-    assert done.stderr == b""
-
-
 def test_a_pipe_closed_early_is_silent_and_files_are_there(folder, tmp_path):
     path = tmp_path / "a.html"
     args = [*COMMAND, "attribute", zoo.TEXT, "--model", folder, "--html", str(path)]
@@ -51,11 +43,12 @@ def test_a_pipe_closed_early_is_silent_and_files_are_there(folder, tmp_path):
     assert path.stat().st_size > 10_000
 
 
-def test_an_error_of_a_process_is_one_line(folder):
-    args = [*COMMAND, "attribute", zoo.TEXT, "--model", folder + "/nowhere"]
-    done = subprocess.run(args, capture_output=True, text=True, env=environment())
+def test_an_error_of_a_process_is_one_line_that_terminals_do_not_obey(folder):
+    args = [*COMMAND, "attribute", zoo.TEXT, "--model", folder + f"/nowhere{EVIL}"]
+    done = subprocess.run(args, capture_output=True, text=True, env=environment(), timeout=120)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and "Traceback" not in done.stderr
+    assert OBEYED.findall(done.stderr) == []
 
 
 class Terminal:
@@ -126,7 +119,7 @@ def test_ctrl_c_at_the_prompt(folder, started):
     terminal.interrupt()
 
 
-def test_a_background_job_goes_on_ignoring_ctrl_c(folder):
+def test_a_background_job_goes_on_ignoring_ctrl_c_and_a_pipe_gets_json_alone(folder):
     args = [*COMMAND, "attribute", "-", "--model", folder, "--json"]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with signals.ignored():

@@ -28,6 +28,8 @@ SOME = [
 BACKWARD_ONLY = {"bridge/bloom"}  # its GELU has no forward-mode derivative
 FORWARD = [n for n in zoo.names() if n not in BACKWARD_ONLY]
 READ = range(POSITION + 1)
+# What several vectors add is the same on every architecture.
+OTHER_SCOPES = [(name, scope) for name in SOME for scope in SCOPES if scope != "semantic"]
 
 
 def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-9) -> None:
@@ -61,8 +63,9 @@ def call(function, name, *args, scope="semantic", **options):
         )
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize(
+    ("name", "scope"), [*((name, "semantic") for name in zoo.names()), *OTHER_SCOPES]
+)
 def test_flow_is_conserved(name, scope):
     found = call(flow, name, 2, scope=scope)
     with zoo.exact_float64():
@@ -103,8 +106,9 @@ def test_chunks_change_nothing(chunk_size):
         close(one.norms, call(flow, name, 2, scope=scope).norms)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", FORWARD)
+@pytest.mark.parametrize(
+    ("name", "scope"), [*((name, "semantic") for name in FORWARD), *OTHER_SCOPES]
+)
 def test_a_path_is_conserved_at_every_node(name, scope):
     path = call(flow_path, name, [1, 2, 3], scope=scope)
     close(path.edges[0].sum(0), path.nodes[0])
