@@ -115,9 +115,12 @@ def test_only_what_is_written_at_the_read_position(name):
     close(result.signed.sum(1) + result.outside_signed, result.scores.expand(3, -1))
 
 
+# What several vectors add is the same on every architecture.
 @pytest.mark.parametrize("frozen", [None, "both"])
-@pytest.mark.parametrize("scope", SCOPES)
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize(
+    ("name", "scope"),
+    [*((name, "semantic") for name in zoo.names()), *((name, "fisher") for name in SOME)],
+)
 def test_heads_and_what_is_outside_them_sum_to_the_whole(name, scope, frozen):
     result = found(name, scope, split=True, frozen=frozen)
     close(result.signed.sum(1) + result.outside_signed, result.scores.expand(3, -1))
