@@ -53,13 +53,13 @@ def refused(model, prompt=zoo.LONG_TEXT, error=UnsupportedModelError) -> str:
 
 
 # ------------------------------------------------------------------------------------------- honest models
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize("name", zoo.names())
-def test_every_architecture_passes_with_room(name, dtype, monkeypatch):
+def test_every_architecture_passes_with_room(name, monkeypatch):
+    """In float64, where honest models are nearer, every other test of these has them pass."""
     if "moe" not in zoo.traits(name) and "opt" not in name:  # a router or a ReLU may switch
-        with_room(monkeypatch, dtype)
+        with_room(monkeypatch, torch.float32)
     for prompt in (zoo.LONG_TEXT, "a"):
-        looked_at(zoo.shared(name, dtype), prompt)
+        looked_at(zoo.shared(name, torch.float32), prompt)
 
 
 @each_class
