@@ -1,6 +1,7 @@
 """Bundled models, loaded once a process: a load hashes, converts and checks for seconds.
 
     real_models.shared("gemma-3-270m")      for tests that leave the model as they found it
+    real_models.fresh("gemma-3-270m")       the same, loaded now: for tests of the load itself
 
 What a test leaves behind in one fails the next test that asks for it. Large ones make room for each other.
 """
@@ -32,9 +33,14 @@ def shared(name: str = models.DEFAULT_MODEL, backend: str = "auto", dtype: Any =
         assert not changed, f"a test before this one left {changed} changed in {key}"
         return model
     _make_room(_room_of(key))
-    model = models.load(name, backend, dtype=dtype, progress=False)
+    model = models.load(name, backend, dtype=dtype)
     _held[key] = model, traces.model_state(model)
     return model
+
+
+def fresh(name: str, backend: str) -> Any:
+    _held.pop((name, backend, "float32"), None)
+    return shared(name, backend)
 
 
 def _make_room(n_bytes: float) -> None:

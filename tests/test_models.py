@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import real_models
 import torch
 import transformers
 
@@ -544,7 +545,7 @@ def test_bundled_weights_and_tokenizer(name):
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("name", "bos"), [(GEMMA, 2), (SMOL, 1)])
 def test_bundled_models_predict(name, bos, backend, no_network, capfd):
-    model = models.load(name, backend)
+    model = real_models.fresh(name, backend)
     assert model.cfg.model_name == name
     assert capfd.readouterr().out == ""
     ids = model.to_tokens("The Eiffel Tower is located in the city of")
