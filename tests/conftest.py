@@ -7,6 +7,7 @@ in a signature fails a test. Nothing reaches for a network. Tests marked `real` 
 from __future__ import annotations
 
 import faulthandler
+import gc
 import os
 import sys
 
@@ -79,6 +80,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("versionless")
         if item.get_closest_marker("slow") or item.get_closest_marker("teaching"):
             item.add_marker(pytest.mark.timeout(_LONG), append=False)
+
+
+def pytest_collection_finish() -> None:
+    """Modules and tests live to the end: a collection of garbage need not look at millions of objects each time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(trylast=True)
