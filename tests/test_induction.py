@@ -188,7 +188,7 @@ def test_confidence_is_carried_by_the_same_heads(kind):
 @pytest.mark.real("gemma-3-270m")
 @pytest.mark.slow
 def test_on_a_real_model_predictions_rank_heads_as_ablation_does():
-    """Every head of Gemma; the page on circuits ablates them on another list, and `python -m benchmarks ablation` on twenty."""
+    """Every head of Gemma. The page on circuits has another list; `python -m benchmarks ablation` does twenty."""
     model = real_models.shared("gemma-3-270m")
     ((prompt, target),) = repeated(1)
     parts = components(model, prompt, ts.SemanticScope(target), baseline="mean")
