@@ -20,11 +20,8 @@ pytestmark = pytest.mark.real
 GOLDEN = Path(__file__).parent / "golden"
 BUNDLED = {"gemma": "gemma-3-270m", "smol": "smollm2-135m-instruct"}
 SHORT = "c0_fact c1_de_en c3_political c4_induction".split()
-# Of the passages, which take most of the time, each on one model.
-PROMPTS = {
-    "gemma": [*SHORT, "c6_series", "lam0"],
-    "smol": [*SHORT, "c6_series", "lam50", "lam100"],
-}
+# They take most of the time: each passage on one model, and one rank of Fisher.
+LONG = {"gemma": ["c6_series", "lam0"], "smol": ["c6_series", "lam50", "lam100"]}
 DOUBLE = ("c0_fact", "c1_de_en")
 SCOPES = {
     "semantic": lambda target: ts.SemanticScope(target),
@@ -34,6 +31,7 @@ SCOPES = {
     "fisher_k16": lambda target: ts.FisherScope(rank=16),
     "fisher_full": lambda target: ts.FisherScope(rank="full"),
 }
+RANKED = [what for what in SCOPES if what != "fisher_full"]
 # The published code's float32 Fisher matrix is good to 5e-3 (README beside the files).
 ALLOWED = {
     "float32": {"semantic": 1e-4, "temperature": 1e-4, "fisher": 1e-2},
@@ -55,8 +53,19 @@ def backends(name: str) -> list[str]:
 ONE_CLASS = [(name, backends(name)[-1]) for name in BUNDLED if backends(name)]
 # The other class, which is held against the first at every site below, on two prompts.
 CASES = [
-    *((name, backend, prompt) for name, backend in ONE_CLASS for prompt in PROMPTS[name]),
-    *(("gemma", other, prompt) for other in backends("gemma")[:-1] for prompt in DOUBLE),
+    *((*case, prompt, what) for case in ONE_CLASS for prompt in SHORT for what in RANKED),
+    *(
+        (name, backend, prompt, what)
+        for name, backend in ONE_CLASS
+        for prompt in LONG[name]
+        for what in ("semantic", "temperature", "fisher_k4")
+    ),
+    *(
+        ("gemma", other, prompt, what)
+        for other in backends("gemma")[:-1]
+        for prompt in DOUBLE
+        for what in RANKED
+    ),
 ]
 
 
@@ -77,8 +86,7 @@ def check(model, name: str, precision: str, prompt: str, what: str) -> ts.Attrib
     return found
 
 
-@pytest.mark.parametrize("what", [w for w in SCOPES if w != "fisher_full"])
-@pytest.mark.parametrize("name, backend, prompt", CASES)
+@pytest.mark.parametrize("name, backend, prompt, what", CASES)
 def test_float32_maps(name, backend, prompt, what):
     check(load(name, backend, "float32"), name, "float32", prompt, what)
 
@@ -90,7 +98,7 @@ def test_float32_full_fisher(name, backend):
     assert found.fisher.share == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("what", [w for w in SCOPES if w != "fisher_full"])
+@pytest.mark.parametrize("what", RANKED)
 @pytest.mark.parametrize("prompt", DOUBLE)
 @pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_float64_maps(name, backend, prompt, what):
