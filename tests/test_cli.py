@@ -8,7 +8,7 @@ import re
 import pytest
 import torch
 import zoo
-from cli_calls import DIFFERENCE, FISHER, call, refused, save_tiny, scores
+from cli_calls import DIFFERENCE, FISHER, call, parsed, refused, save_tiny, scores
 
 import tl_scopes as ts
 from tl_scopes import models
@@ -188,7 +188,10 @@ def test_help_and_version():
 def test_the_default_model(tmp_path):
     path = tmp_path / "scope.html"
     text = "The capital of France is"
-    got = scores(text, "--target", " Paris", "--sites", "all", "--html", str(path))
+    args = ["--target", " Paris", "--sites", "all", "--html", str(path)]
+    result = call("attribute", "--json", text, *args)
+    assert (result.exit_code, result.stderr) == (0, f"tl-scopes: wrote {path}\n")
+    got = parsed(result.stdout)
     assert got["provenance"]["model"] == "gemma-3-270m"
     assert got["str_tokens"] == ["<bos>", "The", " capital", " of", " France", " is"]
     assert got["target"]["text"] == " Paris"
