@@ -1,4 +1,4 @@
-# `make demo` and `make test` make the environment they need (python 3.10 to 3.12) on first use.
+# `make demo` and `make test` make the environment they need (python 3.10 to 3.13) on first use.
 #   PYTHON       the interpreter to make it from            VENV   where to make it
 #   CONSTRAINTS  the pinned versions to put in it           ARGS   what to add to pytest's arguments
 #   EXTRAS       the extras to test (transformer-lens 4 has no sae; pages need app, docs, browser)
@@ -124,8 +124,8 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/python:
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 13))' || \
-	  { echo "$(PYTHON) is not Python 3.10 to 3.12: try make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || \
+	  { echo "$(PYTHON) is not Python 3.10 to 3.13: try make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Making the environment $(VENV)"
 	@$(PYTHON) -m venv $(VENV)
 
