@@ -74,7 +74,8 @@ docs: tutorials docs-quick
 docs-quick: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --config-file docs/mkdocs.yml
 
-# Ratios in one run; run nothing else meanwhile. bench takes three quarters of an hour on 2 cores.
+# Ratios in one run; run nothing else meanwhile. bench takes three quarters of an hour on 2 cores. Of both,
+# `python -m benchmarks passages` makes the rows on passages of different kinds alone.
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks speed $(ARGS)
 

@@ -22,7 +22,7 @@ from benchmarks import billion as billion_1b
 from benchmarks import devices, growth, heads, measure
 from benchmarks import passages as twelve
 from benchmarks.architectures.command import architectures
-from benchmarks.cases import LENGTHS, MAIN, Case, cases
+from benchmarks.cases import LENGTHS, MAIN, Case, cases, of_passages
 from benchmarks.replication import command
 from tl_scopes import bundled, models
 
@@ -58,12 +58,7 @@ def speed(
             listed = [c for c in cases(loaded, name, theirs, quick, lengths) if only in c.what]
             for case in tqdm(listed, desc=f"{name} {kind}", unit="row"):
                 rows += [_row(case, name, kind, rate, quick)]
-    machine = _machine(threads, rate, started)
-    _print(rows, machine)
-    path = out or RESULTS / ("quick.json" if quick else "speed.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
-    print(f"Written to {path}")
+    _report(rows, threads, rate, started, out or RESULTS / f"{'quick' if quick else 'speed'}.json")
 
 
 @app.command()
@@ -104,13 +99,18 @@ def gpu(
 
 @app.command()
 def passages(
-    model: Annotated[str, typer.Option(help="A bundled model.")] = NAMES[0],
-    rounds: Annotated[int, typer.Option(help="Rounds a passage.")] = 5,
-    threads: Annotated[int, typer.Option(help="torch threads.")] = 2,
+    quick: Annotated[bool, typer.Option(help="Three of them, few rounds.")] = False,
+    threads: Annotated[int, typer.Option(help="torch threads; the bounds are for 2.")] = 2,
+    out: Annotated[Path, typer.Option(help="Where to write JSON.")] = RESULTS / "passages.json",
 ) -> None:
-    """Time Fisher 4 on twelve passages of different kinds: the median and the 90th percentile."""
+    """Only the rows of `speed` on twelve passages of different kinds, with each one's entropy."""
     torch.set_num_threads(threads)
-    print(json.dumps(twelve.run(models.load(model, progress=False), rounds=rounds), indent=1))
+    started = time.perf_counter()
+    rate = measure.matmul_rate(torch.float32, torch.device("cpu"))
+    model = models.load(NAMES[0], backend="bridge", progress=False)
+    listed = tqdm(list(of_passages(model, quick)), desc=NAMES[0], unit="row")
+    rows = [_row(case, NAMES[0], "bridge", rate, quick) for case in listed]
+    _report(rows, threads, rate, started, out)
 
 
 @app.command()
@@ -162,6 +162,18 @@ def _row(case: Case, name: str, backend: str, rate: float, quick: bool) -> dict[
     }
 
 
+def _report(
+    rows: list[dict[str, Any]], threads: int, rate: float, started: float, path: Path
+) -> None:
+    """Print the rows, and what those of passages come to, and write them to `path`."""
+    rows = rows + twelve.summary(rows)
+    machine = _machine(threads, rate, started)
+    _print(rows, machine)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
+    print(f"Written to {path}")
+
+
 def _machine(threads: int, rate: float, started: float) -> dict[str, Any]:
     packages = ("transformer-lens", "torch", "transformers")
     return {
@@ -185,6 +197,22 @@ def _cpu() -> str:
         return platform.processor() or platform.machine()
 
 
+# What some rows do not have: fields, and how each is written.
+_OPTIONAL = (
+    (("entropy",), ".2f"),
+    (("a_seconds", "b_seconds"), ".3g"),
+    (("floor_seconds",), ".3g"),
+    (("a_peak_mib", "b_peak_mib"), ",.0f"),
+)
+
+
+def _cell(row: dict[str, Any], fields: tuple[str, ...], style: str) -> str:
+    values = [row.get(field) for field in fields]
+    if set(values) == {None}:
+        return ""
+    return " / ".join("?" if value is None else format(value, style) for value in values)
+
+
 def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
     console = Console()
     for key in dict.fromkeys((r["model"], r["class"]) for r in rows):
@@ -196,6 +224,7 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
             "ratio",
             "range",
             "bound",
+            "entropy",
             "seconds",
             "floor",
             "MiB",
@@ -204,7 +233,6 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
         for r in (r for r in rows if (r["model"], r["class"]) == key):
             colour = {True: "green", False: "red", None: ""}[r["met"]]
             ratio = f"[{colour}]{r['ratio']:.2f}[/]" if colour else f"{r['ratio']:.2f}"
-            mib = [r["a_peak_mib"], r["b_peak_mib"]]
             table.add_row(
                 r["what"],
                 f"{r['tokens']:,}",
@@ -212,14 +240,13 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
                 ratio,
                 f"{r['lowest']:.2f} to {r['highest']:.2f}",
                 r["bound"],
-                f"{r['a_seconds']:.3g} / {r['b_seconds']:.3g}",
-                "" if r["floor_seconds"] is None else f"{r['floor_seconds']:.3g}",
-                " / ".join("?" if m is None else f"{m:,.0f}" for m in mib),
+                *(_cell(r, *column) for column in _OPTIONAL),
             )
         console.print(table)
     console.print(
         "Medians of ratios, the two taking turns in one run. Seconds: of both. Floor: the needed "
-        "multiply-adds at the machine's matmul rate. MiB: what either takes at its peak."
+        "multiply-adds at the machine's matmul rate. MiB: what either takes at its peak. Entropy: of the "
+        "prediction, in nats; percentiles are over passages."
     )
     console.print(", ".join(f"{k} {v}" for k, v in machine.items()))
 

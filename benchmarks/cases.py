@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import tl_scopes as ts
-from benchmarks import floor, prompts
+from benchmarks import floor, passages, prompts
 from benchmarks.published import Published
 from tl_scopes import circuits
 
@@ -76,6 +76,9 @@ def cases(
         for n in lengths:
             yield from _against_published(model, name, Published(hf_model), n, quick)
     if MAIN in lengths:
+        # One model and class: to see how the prompt matters, and time is short.
+        if hf_model is not None and name == "gemma-3-270m":
+            yield from of_passages(model, quick)
         yield from _shared(model, quick)
         if not quick:
             yield from _circuits(model, name)
@@ -160,6 +163,29 @@ def _against_published(
             "ours",
             least=least.get(what),
             warm=n <= LONGEST_WARMED,
+        )
+
+
+def of_passages(model: Any, quick: bool) -> Iterator[Case]:
+    """Fisher rank 4 on the twelve passages, or on every fourth of them, with their entropies."""
+    listed = list(passages.tokens(model, MAIN).items())
+    for what, ids in listed[3::4] if quick else listed:
+
+        def bare(ids: torch.Tensor = ids) -> torch.Tensor:
+            with torch.no_grad():
+                return model(ids)
+
+        def entropy(bare: Callable[[], torch.Tensor] = bare) -> dict[str, float]:
+            return {"entropy": float(_entropy(bare()[0, -1].double()))}
+
+        yield Case(
+            passages.LABEL + what,
+            ids.shape[1],
+            lambda ids=ids: ts.attribute(model, ids, ts.FisherScope(rank=4)),
+            bare,
+            "bare forward",
+            rounds=5,
+            facts=entropy,
         )
 
 

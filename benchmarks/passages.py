@@ -1,4 +1,4 @@
-"""Fisher rank 4 over a bare forward pass on twelve prompts of different kinds, which no one prompt can stand for."""
+"""Twelve prompts of different kinds, which no one prompt can stand for, and what their ratios come to."""
 
 from __future__ import annotations
 
@@ -6,53 +6,126 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-import tl_scopes as ts
-from benchmarks import measure, prompts
+from benchmarks import prompts
 
-_CODE = "def merge(a, b):\n    out, i, j = [], 0, 0\n    while i < len(a) and j < len(b):\n        if a[i]"
+_YEARS, _CATCH = range(1896, 1910), (31, 29, 34, 18, 26, 40, 22, 37, 25, 19, 33, 28, 16, 21)
 TEXTS = {
     "prose": prompts.PASSAGE,
-    "prose, middle": prompts.PASSAGE[400:],
-    "prose, end": prompts.PASSAGE[-420:],
+    "prose, early": prompts.PASSAGE[:600],
+    "prose, middle": prompts.PASSAGE[:910],
     "first words": "Once upon a time",
-    "code": _CODE + " <= b[j]:\n            out.append(a[i])\n            i += 1\n        else:\n",
-    "table": "year,town,boats\n1901,Harwick,31\n1902,Harwick,29\n1903,Harwick,26\n1904,Harwick,",
-    "list": "For the journey we need:\n- two lamps\n- a rope\n- bread and salt\n- warm coats\n-",
-    "dialogue": '"Who built it?" asked the mayor.\n"Nobody yet," she said.\n"And who will?"\n"',
-    "question": "Question: Which planet is nearest to the sun?\nAnswer: Mercury.\nQuestion: Which is",
-    "German": "Der alte Hafen hatte immer vom Meer gelebt, und das Meer hatte sich immer",
-    "nouns": " ".join(prompts.NOUNS),
+    "code": """def merge(a, b):
+    \"\"\"Merge two sorted lists into one.\"\"\"
+    out, i, j = [], 0, 0
+    while i < len(a) and j < len(b):
+        if a[i] <= b[j]:
+            out.append(a[i])
+            i += 1
+        else:
+            out.append(b[j])
+            j += 1
+    return out + a[i:] + b[j:]
+
+
+def sort(items):
+    if len(items) < 2:
+        return items
+    middle =""",
+    "table": "year,town,boats\n"
+    + "".join(f"{year},Harwick,{boats}\n" for year, boats in zip(_YEARS, _CATCH))
+    + "1910,Harwick,",
+    "list": """For the journey we need:
+- two lamps and oil for a week
+- a rope of forty feet
+- bread, salt and dried fish
+- warm coats for the children
+- needles, thread and a pair of scissors
+- the map that hangs in the hall
+- three blankets each
+- a kettle, and the small pan
+- matches, kept dry
+- boots with new soles
+- paper and a pencil
+- coins, but no more than we can hide
+- soap, and a comb for every one of us
+- a candle
+- a knife and a whetstone
+- the letter from your uncle
+-""",
+    "dialogue": """"Who built it?" asked the mayor.
+"Nobody yet," she said.
+"And who will?"
+"You will, if you take off that coat."
+He laughed. "I have never carried a stone in my life."
+"Then it is time. How many sons have you at sea?"
+"Three."
+"And how do they find the harbour at night?"
+"The candles," he said. "My wife puts candles in the window."
+"How many?"
+"As many as we can pay for."
+"And when there is fog?"
+He did not answer. After a while he asked: "How long will it take?"
+\"""",
+    "question": """Question: Which planet is nearest to the sun?
+Answer: Mercury.
+Question: Which metal is liquid at room temperature?
+Answer: Mercury.
+Question: Who wrote Hamlet?
+Answer: William Shakespeare.
+Question: What is the capital of Portugal?
+Answer: Lisbon.
+Question: How many legs does a spider have?
+Answer: Eight.
+Question: Which gas do plants take from the air?
+Answer: Carbon dioxide.
+Question: In which year did the First World War begin?
+Answer: 1914.
+Question: Which is the longest river in Africa?
+Answer:""",
+    "German": """Der alte Hafen hatte immer vom Meer gelebt, und das Meer hatte sich immer seinen Teil genommen.
+In jedem Frühling strichen die Fischer ihre Boote rot und grün, und in jedem Herbst kamen weniger von ihnen
+zurück, als ausgefahren waren. In der Schenke über dem Kai sprachen die Männer vom Wetter, von den Preisen
+und vom neuen Leuchtturm, den die Regierung in der Hauptstadt seit elf Jahren versprochen hatte und den niemand
+mehr zu sehen erwartete. Dann, an einem grauen Dienstag im März, kam ein Schiff mit Ingenieuren und Ziegeln
+an, und der Bürgermeister, dem niemand etwas gesagt hatte, zog seinen""",
 }
+# Percentile of the ratio over the passages, and what it may be.
+MOST = {50: 2.3, 90: 3.0}
+LABEL = "fisher 4: "
 
 
-def run(model: Any, length: int = 128, rounds: int = 5) -> dict[str, Any]:
-    """Median and 90th percentile of the ratio over the prompts, and each with its prediction's
-    entropy in nats. Prompts are cut to `length`; the twelfth is ids drawn at random."""
+def tokens(model: Any, length: int) -> dict[str, Tensor]:
+    """Each passage as ids with the model's own BOS, [1, length]: the end of its text, or all of it where
+    that is its kind. The last two are nouns and ids drawn at random."""
     generator = torch.Generator().manual_seed(0)
-    listed = {k: model.to_tokens(v, truncate=False)[:, :length] for k, v in TEXTS.items()}
-    listed["random ids"] = torch.randint(model.cfg.d_vocab, (1, length), generator=generator)
-    rows = []
-    for what, ids in listed.items():
+    drawn = torch.randint(len(prompts.NOUNS), (length,), generator=generator).tolist()
+    texts = TEXTS | {"nouns": " ".join(prompts.NOUNS[i] for i in drawn)}
+    found = {}
+    for what, text in texts.items():
+        ids = model.to_tokens(text, truncate=False)[0]
+        found[what] = torch.cat([ids[:1], ids[1:][1 - length :]])[None]
+    found["random ids"] = torch.randint(model.cfg.d_vocab, (1, length), generator=generator)
+    return found
 
-        def bare(ids: torch.Tensor = ids) -> torch.Tensor:
-            with torch.no_grad():
-                return model(ids)[0, -1]
 
-        log_p = bare().float().log_softmax(-1)
-        timing = measure.interleaved(
-            lambda ids=ids: ts.attribute(model, ids, ts.FisherScope(rank=4)),
-            bare,
-            rounds,
-            60,
-            warm=True,
-        )
-        entropy = -float((log_p.exp() * log_p).nansum())
-        row = {"what": what, "tokens": ids.shape[1], "entropy": entropy, "ratio": timing.ratio}
-        rows.append(row)
-    ratios = [row["ratio"] for row in rows]
-    return {
-        "median": float(np.median(ratios)),
-        "90th percentile": float(np.percentile(ratios, 90)),
-        "passages": rows,
-    }
+def summary(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of the rows of passages among `rows`, if there are any, the percentiles that are bound."""
+    each = [row for row in rows if row["what"].startswith(LABEL)]
+    shared = ("model", "class", "over")
+    found = []
+    for percentile, most in MOST.items() if each else ():
+        ratios = [row["ratio"] for row in each]
+        ratio = float(np.percentile(ratios, percentile))
+        row = {key: each[0][key] for key in shared} | {
+            "what": f"{LABEL}percentile {percentile} of {len(each)} passages",
+            "tokens": max(row["tokens"] for row in each),
+            "ratio": ratio,
+            "lowest": min(ratios),
+            "highest": max(ratios),
+            "bound": f"<= {most:g}",
+            "met": ratio <= most,
+        }
+        found.append(row)
+    return found

@@ -11,7 +11,7 @@ import torch
 import zoo
 
 import tl_scopes as ts
-from benchmarks import cases, floor, measure, prompts
+from benchmarks import cases, floor, measure, passages, prompts
 from benchmarks.published import Published
 from tl_scopes.checking.spent import spent
 
@@ -95,6 +95,30 @@ def test_prompts_have_the_lengths_asked_for():
     assert len(many) == 8 and all(20 <= len(p) <= 60 for p in many)
     listed = list(cases.cases(model, "gemma-3-270m", None, True, (128,)))
     assert len({(c.what, c.over) for c in listed}) == len(listed) > 4
+
+
+def test_percentiles_are_of_the_passages_alone():
+    shared = {"model": "m", "class": "bridge", "over": "bare forward", "tokens": 128}
+    ratios = [2.0, 2.2, 2.4, 2.6, 4.0]
+    rows = [shared | {"what": f"{passages.LABEL}{i}", "ratio": r} for i, r in enumerate(ratios)]
+    other = shared | {"what": "fisher 4", "ratio": 9.0}
+    assert passages.summary([other]) == []
+    middle, high = passages.summary([other, *rows])
+    assert (middle["ratio"], middle["met"], middle["bound"]) == (2.4, False, "<= 2.3")
+    assert high["ratio"] == pytest.approx(2.6 + 0.6 * 1.4) and not high["met"]
+    assert (high["lowest"], high["highest"]) == (2.0, 4.0)
+    assert all(row["met"] for row in passages.summary(rows[:2]))
+
+
+@pytest.mark.real
+def test_passages_are_as_long_as_their_kind_allows():
+    model = ts.models.load(backend="auto", progress=False)
+    found = passages.tokens(model, cases.MAIN)
+    short = {what for what, ids in found.items() if ids.shape != (1, cases.MAIN)}
+    assert len(found) == 12 and short == {"first words"}
+    listed = list(cases.of_passages(model, quick=True))
+    assert [c.tokens for c in listed] == [5, 128, 128]
+    assert all(0 < c.facts()["entropy"] < 12 for c in listed)
 
 
 @pytest.mark.real

@@ -43,7 +43,7 @@ _MOST_PASSES = 40
 # An estimate goes on after this many passes only if three more at the pace of the last would do,
 _FEW_PASSES = 3
 # and never beyond this many.
-_MOST_PASSES_OF_AN_ESTIMATE = 8
+_MOST_PASSES_OF_AN_ESTIMATE = 6
 # Random vectors drawn together: 64 over a vocabulary of 262,144 are 64 MiB.
 _SAMPLES_AT_ONCE = 64
 
@@ -142,12 +142,14 @@ class FisherGeometry:
         self, V: Float[Tensor, "d_model k"], tokens: Int[Tensor, "token"] | None = None
     ) -> Float[Tensor, "d_model k"]:
         """`F V` in one pass over `W_U`: over the whole vocabulary, or the part from `tokens`."""
-        shift, out = -(self.mu @ V), torch.zeros_like(V.T)
-        total, p = torch.zeros_like(shift), self.p[:, None]
+        rows = V.T
+        shift, out = -(rows @ self.mu)[:, None], torch.zeros_like(rows)
+        total = torch.zeros_like(shift[:, 0])
         for ids, columns in self.head.blocks(tokens, self.slope):
-            weighted = torch.addmm(shift, columns, V).mul_(p[ids])
-            out.addmm_(weighted.T, columns)
-            total += weighted.sum(0)
+            # Few rows times many: BLAS does it sooner than many times few.
+            weighted = torch.addmm(shift, rows, columns.T).mul_(self.p[ids])
+            out.addmm_(weighted, columns)
+            total += weighted.sum(1)
         return (out - total[:, None] * self.mu).T
 
     def leading(
@@ -163,7 +165,7 @@ class FisherGeometry:
     def estimate(
         self, k: int, tail: float = 0.0
     ) -> tuple[Float[Tensor, "k"], Float[Tensor, "k d_model"], float]:
-        """Like `leading`, in at most 8 passes over `W_U`, and the residual that was reached: the
+        """Like `leading`, in at most 6 passes over `W_U`, and the residual that was reached: the
         largest `||F u - lambda u||` over the largest eigenvalue.
 
         It is above the rounding of the dtype only where the leading eigenvalues are nearly equal, as
@@ -190,8 +192,8 @@ class FisherGeometry:
             values, vectors = self.eigenpairs(tail)
             return values[:k], vectors[:k], 0.0
         coarse, telling = self._coarse(tokens)
-        # Where a pass brings little, more vectors in each make fewer passes.
-        wide = k + (few if telling else max(20, k // 2))
+        # Where a pass brings little, more vectors in each make fewer passes, but not many fewer.
+        wide = k + (few if telling else 2 * few)
         wide = min(wide, self.head.d_model // 4)
         if tokens is not None:
             tokens = tokens.sort().values  # by address: each pass gathers their columns
