@@ -44,3 +44,23 @@ def test_the_source_is_left_without_weights():
     assert not state and all(p.is_meta for p in source.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, wanted[name])
+
+
+def test_what_fits_is_not_copied_and_memory_is_never_shared():
+    def made() -> torch.nn.ModuleDict:
+        shapes = {"embed": (3, 5), "tied": (3, 5), "unembed": (5, 3), "piece": (2, 5)}
+        return torch.nn.ModuleDict(
+            {k: torch.nn.ParameterList([torch.zeros(v)]) for k, v in shapes.items()}
+        )
+
+    weight = torch.arange(15.0).reshape(3, 5)
+    state = {"embed.0": weight, "tied.0": weight, "unembed.0": weight.T, "piece.0": weight[:2]}
+    wanted = {name: value.clone() for name, value in state.items()}
+    model = made()
+    hand_over(state, made(), model)
+    found = model.state_dict()
+    for name, value in wanted.items():
+        assert torch.equal(found[name], value) and found[name].is_contiguous()
+    assert found["embed.0"].data_ptr() == weight.data_ptr()
+    assert len({value.untyped_storage().data_ptr() for value in found.values()}) == len(found)
+    assert all(p.requires_grad for p in model.parameters())

@@ -39,11 +39,29 @@ def hand_over(state: dict[str, Any], source: Any, model: Any) -> None:
     """Fill `model` with `state`, block by block; what a block took is let go in `source`.
 
     `state`: weights by their names in `model`, made of those of the Hugging Face model `source`,
-    which is left without any.
+    which is left without any. A tensor that fits as it is becomes the model's own: tied embeddings
+    would else be in memory three times while they are copied.
     """
     source.to("meta")
+    own, taken = model.state_dict(), set()
     for _, names in groupby(sorted(state), key=_block):
-        model.load_state_dict({name: state.pop(name) for name in list(names)}, strict=False)
+        copied, kept = {}, {}
+        for name in list(names):
+            value, wanted = state.pop(name), own.pop(name, None)
+            place = value.untyped_storage().data_ptr()
+            if wanted is not None and _fits(value, wanted) and place not in taken:
+                taken.add(place)
+                kept[name] = value
+            else:
+                copied[name] = value
+        model.load_state_dict(copied, strict=False)
+        model.load_state_dict(kept, strict=False, assign=True)
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a tensor can stand for `wanted` as it is: nothing else lies in its memory."""
+    alike = all(getattr(value, x) == getattr(wanted, x) for x in ("shape", "dtype", "device"))
+    return alike and value.is_contiguous() and value.untyped_storage().nbytes() == value.nbytes
 
 
 def _block(name: str) -> str:
