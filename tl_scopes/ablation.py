@@ -99,7 +99,7 @@ def _replaced(
     def edit(a: Tensor) -> Tensor:
         own = a[(slice(None), slice(None), *component)]
         rows = torch.stack([v.to(own).expand(own.shape[2:]) for v in new])[:, None]
-        mask = where.reshape(*where.shape, *[1] * (own.ndim - 2))
+        mask = where.to(own.device).reshape(*where.shape, *[1] * (own.ndim - 2))
         changed = torch.where(mask, rows, own)
         if not component:
             return changed
@@ -130,13 +130,14 @@ def _hidden(
     def hide(scores: Tensor) -> Tensor:
         # Some models take the softmax of any scores in float32.
         lowest = max(torch.finfo(scores.dtype).min, torch.finfo(torch.float32).min)
-        scores = scores.masked_fill(where & ~itself, lowest)
+        scores = scores.masked_fill((where & ~itself).to(scores.device), lowest)
         # Above the others, so that a query with nothing else left attends to itself.
-        return scores.masked_fill(where & itself, lowest / 2)
+        return scores.masked_fill((where & itself).to(scores.device), lowest / 2)
 
     def check(pattern: Tensor) -> Tensor:
-        left_alone = itself & (pattern == 1)
-        kept_out.append(not pattern.masked_fill(~where | left_alone, 0).any())
+        left_alone = itself.to(pattern.device) & (pattern == 1)
+        seen = where.to(pattern.device)
+        kept_out.append(not pattern.masked_fill(~seen | left_alone, 0).any())
         return pattern
 
     edits: dict[Site, Edit] = {}

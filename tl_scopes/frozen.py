@@ -157,7 +157,7 @@ def fit_norm(norm: nn.Module, x: Tensor, y: Tensor) -> NormFit | None:
     """
     precise = working_dtype(x.dtype)
     x, y = x.detach().to(precise), y.detach().to(precise)
-    own = {name.rsplit(".", 1)[-1]: p.detach().to(precise) for name, p in norm.named_parameters()}
+    own = {name.rsplit(".", 1)[-1]: p.detach().to(x) for name, p in norm.named_parameters()}
     one = torch.ones(x.shape[-1], dtype=precise, device=x.device)
     gain = own.get("w", own.get("weight"))
     bias = own.get("b", own.get("bias", torch.zeros_like(one)))

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_scopes import head
 from tl_scopes.adapter import Edit, ModelView
 from tl_scopes.errors import NumericalError, SiteError, UnsupportedModelError
 from tl_scopes.sites import Site
@@ -92,7 +93,12 @@ def read_under(
             f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
             "some hooks fire only after a setting of the model such as set_use_attn_result(True)"
         )
-    return found[0]
+    return at_head(view, found[0]) if read is None else found[0]
+
+
+def at_head(view: ModelView, y: Tensor) -> Tensor:
+    """Final states where the unembedding is, which may be another device than the final norm's."""
+    return y.to(head.stored(view.model)[0].device)
 
 
 def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | None:

@@ -44,7 +44,7 @@ class Unembedding:
         return self._products(y) + self.b_U.to(working_dtype(self.W_U.dtype))
 
     def _products(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
-        y = y.to(working_dtype(self.W_U.dtype))
+        y = y.to(self.W_U.device, working_dtype(self.W_U.dtype))
         return y @ self.W_U if self.W_U.dtype == y.dtype else _Products.apply(y, self)
 
     def logits(self, raw: Tensor) -> Tensor:

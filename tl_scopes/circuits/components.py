@@ -144,9 +144,12 @@ class _Table:
     def fill(self, by: str) -> None:
         labels = [label for label in self.trace.kept if label != "embed"]
         found = dict(zip(labels, self.trace.gradients(labels)))
-        precise = working_dtype(self.trace.read.dtype)
-        self.gradient = {label: g.to(precise) for label, g in found.items()}
-        self.write = {label: self.trace.kept[label][0].detach().to(precise) for label in labels}
+        # Blocks may lie on several devices: all that is written meets where the stream ends.
+        end = self.trace.kept[self.stream.site.label].device
+        there: dict[str, Any] = dict(device=end, dtype=working_dtype(self.trace.read.dtype))
+        self.gradient = {label: g.to(**there) for label, g in found.items()}
+        self.write = {label: self.trace.kept[label][0].detach().to(**there) for label in labels}
+        self.base = {label: x.to(**there) for label, x in self.start.values.items()}
         self.at_stream = self.gradient[self.stream.site.label]
         if by == "layer":
             self._whole_blocks()
@@ -167,6 +170,9 @@ class _Table:
                 else:
                     self._row(f"{layer}_mlp_out", "mlp", layer, mlp)
 
+    def _base(self, label: str) -> Tensor | float:
+        return self.base.get(label, 0.0)
+
     def _written(self) -> list[Tensor]:
         """What the embedding, each attention and each MLP writes before what is read."""
         stream = self.stream
@@ -181,7 +187,7 @@ class _Table:
         ends.append(self.stream.site.label)
         for layer, (before, after) in enumerate(pairwise(ends)):
             write = self.write[after] - self.write[before]
-            base = self.start.of(after) - self.start.of(before)
+            base = self._base(after) - self._base(before)
             whole = layer < n
             label, kind = (f"{layer}_block", "layer") if whole else (f"{layer}_attn_out", "attn")
             g = self.gradient[after]
@@ -190,7 +196,7 @@ class _Table:
     def _row(self, label: str, kind: str, layer: int, site: str) -> None:
         """One component whose write is the activation at `site` itself."""
         g, write = self.gradient[site], self.write[site]
-        total, direct = g * (write - self.start.of(site)), self.at_stream * write
+        total, direct = g * (write - self._base(site)), self.at_stream * write
         self._add(label, kind, layer, -1, total, direct, g)
 
     def _heads(self, layer: int, site: str) -> None:
@@ -207,7 +213,7 @@ class _Table:
         bias = torch.zeros_like(o[0]) if b_O is None else b_O.to(o)
         output = self._output(layer, o + bias, site, "heads")
         direct = torch.einsum("vpm,hem->vphe", output.pull(self.at_stream), W_O) * z
-        total = g * (z - self.start.of(label))
+        total = g * (z - self._base(label))
         for head in range(z.shape[1]):
             each = (total[..., head, :], direct[..., head, :], g[..., head, :])
             self._add(f"L{layer}H{head}", "head", layer, head, *each)
@@ -226,7 +232,7 @@ class _Table:
         bias = torch.zeros_like(W_out[0]) if b_out is None else b_out.to(post)
         output = self._output(layer, post @ W_out + bias, site, "neurons")
         direct = output.pull(self.at_stream) @ W_out.T * post
-        total = g * (post - self.start.of(label))
+        total = g * (post - self._base(label))
         n = post.shape[1]
         self._extend(
             [f"L{layer}N{i}" for i in range(n)], "neuron", layer, range(n),

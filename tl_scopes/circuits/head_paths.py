@@ -234,7 +234,7 @@ class _Layer:
         """Add what passes through each head; returns what passes outside all of them."""
         whole, heads_first = self.whole, self.gradient.transpose(1, 2)
         k, n = len(heads_first), len(self.heads)
-        some = torch.tensor(self.heads, device=heads_first.device)
+        some = torch.tensor(self.heads, device=whole.root.device)
         rest = whole.gradient.clone()
         for numbers in whole.chunks(k * n, chunk_size) if n else ():
             vector, head = numbers // n, some[numbers % n]

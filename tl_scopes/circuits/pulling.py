@@ -69,6 +69,7 @@ class Whole:
 
 def alone(gradient: Float[Tensor, "vector part ..."], vector: Tensor, part: Tensor) -> Tensor:
     """Cotangents that hold the gradient of each `vector` at each `part` alone: zero elsewhere."""
+    vector, part = vector.to(gradient.device), part.to(gradient.device)
     rows = torch.arange(len(vector), device=gradient.device)
     out = gradient.new_zeros(len(vector), *gradient.shape[1:])
     out[rows, part] = gradient[vector, part]

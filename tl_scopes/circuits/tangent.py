@@ -49,9 +49,9 @@ def push_forward(
 
     def start_again(stream: Tensor) -> Tensor:
         # A bridge that scales its embedding drops what a hook gives back with the same values.
-        same = moved["start"] * view.embed_scale
+        same = (moved["start"] * view.embed_scale).to(stream.device)
         if forward_ad.unpack_dual(stream).tangent is None and torch.allclose(stream, same):
-            scaled = (direction * view.embed_scale).to(stream.dtype)
+            scaled = (direction * view.embed_scale).to(stream)
             return forward_ad.make_dual(stream.detach(), scaled)
         return stream
 

@@ -222,9 +222,12 @@ def traced(
                 engine.tap(undo, read_site, stop)
             passes.forward_to_stop(engine, tokens)
         _check_reached(question, root, sites, kept, found)
-        if read_site is not None:
-            _check_read_axes(engine, read_site, found[0], tokens)
-        read = read_values(engine, read_site, found[0], [0], [question.position])
+        if read_site is None:
+            at = passes.at_head(engine, found[0])
+        else:
+            at = found[0]
+            _check_read_axes(engine, read_site, at, tokens)
+        read = read_values(engine, read_site, at, [0], [question.position])
         job = Job(question.ids, [(question.position, question.scope)], question.hooked)
         (answer,) = explain(engine, [job], tokens, read.detach(), at_final=read_site is None)
         vectors, norms = answer.explained.vectors, answer.norms
