@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -101,8 +101,9 @@ def refuse_unsupported(model: Any) -> list[nn.Module]:
             "the model's weights are inference tensors, which cannot take part in a gradient: load "
             "the model outside torch.inference_mode()"
         )
-    _refuse_offloaded(model, parameters)
-    _refuse_compiled(model, wrapped, every_module(wrapped, modules))
+    every = every_module(wrapped, modules)
+    _refuse_offloaded(model, wrapped, every)
+    _refuse_compiled(model, wrapped, every)
     head.stored(model)
     _refuse_training(model, config, modules)
     return modules
@@ -125,15 +126,23 @@ def _refuse(cfg: Any, what: str) -> None:
     )
 
 
-def _refuse_offloaded(model: nn.Module, parameters: list[nn.Parameter]) -> None:
-    if any(p.is_meta for p in parameters):
-        name = next(name for name, p in model.named_parameters() if p.is_meta)
+def _refuse_offloaded(
+    model: nn.Module, wrapped: nn.Module | None, modules: Sequence[nn.Module]
+) -> None:
+    if any(x.is_meta for x in (*every_parameter(modules), *every_buffer(modules))):
+        held = (x for root in (model, wrapped) if root is not None for x in _named_tensors(root))
+        name = next(name for name, x in held if x.is_meta)
         raise UnsupportedModelError(
             f"the model's weights are not in memory between forward passes ({name} is on the meta "
             "device): it was offloaded (cpu_offload, disk_offload or a device_map with cpu or disk), "
             "or never loaded. Load it whole on one device, or on several with a device_map that "
             "offloads nothing"
         )
+
+
+def _named_tensors(root: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from root.named_parameters()
+    yield from root.named_buffers()
 
 
 def _refuse_compiled(
