@@ -11,9 +11,9 @@ import zoo_unfit
 from cli_calls import call, parsed, save_tiny
 
 import tl_scopes as ts
-from tl_scopes import models
-from tl_scopes.checking import Finding, ModelCheck
-from tl_scopes.errors import PromptError
+from tl_scopes import models, original
+from tl_scopes.checking import Finding, ModelCheck, subject
+from tl_scopes.errors import ModelUnavailableError, PromptError
 
 CLASSES = [n for n in ("hooked/gemma2", "bridge/gemma2") if n in zoo.names()]
 WHOLE = [n for n in ("hooked/gpt2", "hooked/llama", "bridge/llama", "bridge/gemma2", "bridge/opt")
@@ -185,17 +185,57 @@ def test_the_command(folder, tmp_path):
 
 
 def test_the_command_ends_with_1_for_a_broken_model(folder, monkeypatch):
-    load = models.load
+    build = models.build
 
     def broken(*args, **kwargs):
-        model = load(*args, **kwargs)
+        model, refusal = build(*args, **kwargs)
         detached(model)
-        return model
+        return model, refusal
 
-    monkeypatch.setattr(models, "load", broken)
+    monkeypatch.setattr(models, "build", broken)
     result = call("check", folder, "--no-costs")
     assert result.exit_code == 1 and result.stderr == ""
     assert "✗ failed" in result.stdout and "blocks.1.hook_mlp_out" in result.stdout
+
+
+@pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_the_command_shows_a_bridge_that_is_refused(folder, monkeypatch, dtype):
+    attention = type(models.load(folder, "bridge").blocks[0].attn)
+    forward = attention.forward
+
+    def other(self, *args, **kwargs):
+        out = forward(self, *args, **kwargs)
+        first, *rest = out if isinstance(out, tuple) else (out,)
+        first = first.flip(-1)
+        return (first, *rest) if isinstance(out, tuple) else first
+
+    monkeypatch.setattr(attention, "forward", other)
+    with pytest.raises(ModelUnavailableError, match="off by"):
+        models.load(folder, "bridge", dtype=dtype)
+    asked = ("check", folder, "--backend", "bridge", "--dtype", dtype)
+    result = call(*asked, "--json")
+    assert result.exit_code == 1, result.output
+    found = {each["name"]: each for each in parsed(result.stdout)["findings"]}
+    assert found["logits"]["state"] == "failed" and "off by" in found["logits"]["measured"]
+    assert "version of transformer-lens" in found["logits"]["measured"]
+    assert found["weights raw"]["state"] == "passed"
+    # The same where nothing is at hand to compare with.
+    monkeypatch.setattr(original, "apart", lambda view, tokens: None)
+    monkeypatch.setattr(subject, "room_for_weights", lambda model, dtype=None: False)
+    result = call(*asked, "--no-costs")
+    assert result.exit_code == 1 and "it is refused" in result.stdout, result.output
+
+
+def test_float32_is_a_remedy_in_half_precision_only():
+    def raises(a, hook):
+        raise ZeroDivisionError("a hook's own")
+
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        model = zoo.build(CLASSES[0], dtype)
+        model.hook_dict["blocks.2.hook_resid_pre"].add_hook(raises)
+        found = ts.check(model, costs=False, progress=False)
+        assert ("float32" in found["last step"].remedy) == (dtype == torch.bfloat16)
 
 
 @pytest.mark.real

@@ -38,7 +38,8 @@ def from_folder(
     n_ctx: int | None,
     architecture: str | None,
     trusted: bool = False,
-) -> Any:
+) -> tuple[Any, ModelUnavailableError | None]:
+    """The model, and the refusal of one whose log-probabilities are not Hugging Face's."""
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
@@ -80,8 +81,7 @@ def from_folder(
                 cut_context(model, n_ctx)
             else:
                 model = _hooked(folder, hf_model, tokenizer, dtype, device, n_ctx, architecture)
-            _check_agreement(model, ids, wanted, recorded, backend)
-            return model
+            return model, _disagreement_refused(model, ids, wanted, recorded, backend)
     except ModelUnavailableError:
         raise
     except Exception as error:
@@ -90,7 +90,7 @@ def from_folder(
             f"({first_line(error)}). Check that the folder holds a causal language model in "
             "Hugging Face format with its tokenizer, that transformer-lens supports the "
             "architecture, or try the other backend"
-            + (" or dtype='float32'." if dtype != torch.float32 else ".")
+            + (" or dtype='float32'." if dtype.itemsize < 4 else ".")
         ) from error
 
 
@@ -188,21 +188,24 @@ def disagreement(wanted: Any, got: Any) -> float:
     return float((wanted - got).square().mean().sqrt() / spread.clamp_min(1e-30))
 
 
-def _check_agreement(model: Any, ids: Any, wanted: Any, name: str, backend: str) -> None:
-    """Refuse a model whose log-probabilities are not those that Hugging Face's gave, `wanted`."""
+def _disagreement_refused(
+    model: Any, ids: Any, wanted: Any, name: str, backend: str
+) -> ModelUnavailableError | None:
+    """What to raise of a model whose log-probabilities are not those that Hugging Face's gave, `wanted`."""
     import torch
 
     as_run = {"use_cache": False} if backend == "bridge" else {}
     with torch.no_grad():
         off = disagreement(wanted, model.eval()(ids.to(wanted.device), **as_run))
-    if not off <= AGREEMENT[str(model.cfg.dtype).removeprefix("torch.")]:
-        kind, other = type(model).__name__, "bridge" if backend == "hooked" else "hooked"
-        raise ModelUnavailableError(
-            f"transformer-lens builds {name!r} as a {kind} whose log-probabilities are "
-            f"off by {off:.2g} of their spread from Hugging Face's; it is refused. Use "
-            f"backend={other!r}, another version of transformer-lens"
-            + (", or pass architecture=." if backend == "hooked" else ", or another dtype.")
-        )
+    if off <= AGREEMENT[str(model.cfg.dtype).removeprefix("torch.")]:
+        return None
+    kind, other = type(model).__name__, "bridge" if backend == "hooked" else "hooked"
+    return ModelUnavailableError(
+        f"transformer-lens builds {name!r} as a {kind} whose log-probabilities are "
+        f"off by {off:.2g} of their spread from Hugging Face's; it is refused. Use "
+        f"backend={other!r}, another version of transformer-lens"
+        + (", or pass architecture=." if backend == "hooked" else ", or another dtype.")
+    )
 
 
 def cut_context(bridge: Any, n_ctx: int | None) -> None:

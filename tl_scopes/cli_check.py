@@ -62,7 +62,7 @@ def check(
             from tl_scopes.checking import check as look
             from tl_scopes.checking.subject import room_for_weights
             from tl_scopes.errors import ModelUnavailableError
-            from tl_scopes.models import load, load_original
+            from tl_scopes.models import build, load_original
 
             where = _cli.device(device)
             if sys.stderr.isatty():
@@ -70,7 +70,7 @@ def check(
             asked: dict[str, Any] = dict(
                 dtype=dtype, device=where, trust_remote_code=trust_remote_code
             )
-            loaded = load(model, backend, **asked)
+            loaded, refusal = build(model, backend, **asked)
             original = None
             try:
                 if room_for_weights(loaded):
@@ -78,6 +78,8 @@ def check(
             except ModelUnavailableError as error:
                 say(f"warning: not held against Hugging Face's model: {error}")
             found = look(loaded, original=original, costs=costs)
+            if refusal is not None:
+                found = found.failing("logits", str(refusal))
             for path in pages.values():
                 found.to_html(path)
                 say(f"wrote {path}")

@@ -43,7 +43,7 @@ def named(view: Any, run: Callable[[], Any]) -> Any:
         raise UnsupportedModelError(
             f"the model's own forward pass fails in {dtype} ({type(error).__name__}: "
             f"{(str(error).strip().splitlines() or [''])[0][:200]}), with {installed}. "
-            + ("Use" if dtype == "float32" else "Load it in float32, or use")
+            + ("Load it in float32, or use" if view.dtype.itemsize < 4 else "Use")
             + " another version of one of the two"
             + (f"; or no hook at {', '.join(others[:_NAMED])}" if others else "")
         ) from error

@@ -75,6 +75,34 @@ def load(
             cannot be used, the model needs code of its own, or this transformer-lens cannot hold the
             model in that class. The message says what to do.
     """
+    model, refusal = build(
+        name,
+        backend,
+        dtype=dtype,
+        device=device,
+        n_ctx=n_ctx,
+        architecture=architecture,
+        trust_remote_code=trust_remote_code,
+        progress=progress,
+    )
+    if refusal is not None:
+        raise refusal
+    return model
+
+
+def build(
+    name: str | Path,
+    backend: str,
+    *,
+    dtype: torch.dtype | str = "float32",
+    device: torch.device | str | None = None,
+    n_ctx: int | None = None,
+    architecture: str | None = None,
+    trust_remote_code: bool = False,
+    progress: bool = True,
+) -> tuple[Any, ModelUnavailableError | None]:
+    """What `load` gives, and what it raises in place of a model that is not Hugging Face's: for those
+    who want to look at it all the same. Raises `ModelUnavailableError` for all else that `load` does."""
     if backend not in ("auto", "hooked", "bridge"):
         raise ModelUnavailableError(f"backend is {backend!r}; use 'auto', 'hooked' or 'bridge'.")
     if n_ctx is not None and n_ctx < 1:
@@ -95,16 +123,16 @@ def load(
         check_folder(folder, trust_remote_code)
     # Hub files are fetched with their bars; a folder's loads in seconds, without.
     with nothing_installed(), undisturbed(show_progress_bars=progress and folder is None):
-        chosen = _choose_backend(text, backend)
+        chosen, refusal = _choose_backend(text, backend), None
         if folder is None:
             model = _from_hub(text, chosen, kind, where, n_ctx, trust_remote_code)
         else:
-            model = from_folder(
+            model, refusal = from_folder(
                 folder, recorded, chosen, kind, where, n_ctx, architecture, trust_remote_code
             )
         model.cfg.model_name = recorded
         model.eval()
-    return model
+    return model, refusal
 
 
 def load_original(

@@ -56,17 +56,24 @@ def widened(view: ModelView) -> Iterator[None]:
         for tensor in tensors:
             if tensor.dtype.is_floating_point and tensor.dtype != wide:
                 found.replace(tensor, tensor.detach().to(wide))
-        try:
+        with hooks_that_follow(view, narrow):
             yield
-        except RuntimeError as error:
-            names = ", ".join(view.users_hooks("forward"))
-            if not names or not _OF_DTYPE.search(str(error)):
-                raise
-            raise ScopeParameterError(
-                f"stability=True runs the model again in {wide}, where it failed though not in "
-                f"{narrow}: {error}. Hooks of yours are at {names}, and one may bring tensors of its "
-                "own: write it so that they follow the activation (a @ W.to(a)), or drop stability"
-            ) from error
+
+
+@contextmanager
+def hooks_that_follow(view: ModelView, narrow: torch.dtype) -> Iterator[None]:
+    """What runs inside `widened`. Raises `ScopeParameterError` where a hook of the user's cannot follow."""
+    try:
+        yield
+    except RuntimeError as error:
+        names = ", ".join(view.users_hooks("forward"))
+        if not names or not _OF_DTYPE.search(str(error)):
+            raise
+        raise ScopeParameterError(
+            f"stability=True runs the model again in {view.dtype}, where it failed though not in "
+            f"{narrow}: {error}. Hooks of yours are at {names}, and one may bring tensors of its "
+            "own: write it so that they follow the activation (a @ W.to(a)), or drop stability"
+        ) from error
 
 
 def compare(found: Attribution, wide: Attribution) -> Stability:

@@ -19,7 +19,7 @@ from tl_scopes.circuit_result import Components
 from tl_scopes.errors import ScopesError
 from tl_scopes.scopes import SemanticScope
 from tl_scopes.sites import Site
-from tl_scopes.stability import widened
+from tl_scopes.stability import hooks_that_follow, widened
 
 _PRECISE = ("float32", "float64")
 # A share that honest models keep below in these, by far; what is more is let pass on first use, where a
@@ -63,6 +63,16 @@ def precisely(at: Subject) -> Iterator[None]:
     fits = half and room_for_weights(at.model, torch.float32)
     with widened(at.view) if fits else nullcontext():
         yield
+
+
+def following(look: Callable[[Subject], Finding], dtype: torch.dtype) -> Callable[..., Finding]:
+    """`look` for a model that is `precisely` what it is in `dtype`."""
+
+    def run(at: Subject) -> Finding:
+        with nullcontext() if at.view.dtype == dtype else hooks_that_follow(at.view, dtype):
+            return look(at)
+
+    return run
 
 
 def batch(at: Subject) -> Finding:

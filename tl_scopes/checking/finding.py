@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -79,6 +79,13 @@ class ModelCheck:
     def of(self, state: State) -> tuple[Finding, ...]:
         """The findings in one state."""
         return tuple(each for each in self.findings if each.state == state)
+
+    def failing(self, name: str, why: str) -> ModelCheck:
+        """The same with the finding of that name failed, unless it is: by what was found elsewhere."""
+        if self[name].state == "failed":
+            return self
+        found = (Finding(name, "failed", why) if f.name == name else f for f in self.findings)
+        return replace(self, findings=tuple(found))
 
     def __getitem__(self, name: str) -> Finding:
         """The finding of that name. Raises KeyError."""

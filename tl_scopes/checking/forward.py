@@ -14,7 +14,7 @@ from tl_scopes._folder import disagreement
 from tl_scopes.capture import verify, verify_head
 from tl_scopes.checking.finding import Finding
 from tl_scopes.checking.subject import TEXT, Subject
-from tl_scopes.checking.words import held, number, skipped
+from tl_scopes.checking.words import held, number, or_float32, skipped
 from tl_scopes.encoding import bos_id, encode
 from tl_scopes.errors import ScopesWarning, UnsupportedModelError
 from tl_scopes.passes import Stop, forward_to_stop
@@ -79,7 +79,8 @@ def logits(at: Subject) -> Finding:
         off,
         original.allowed(at.view.dtype),
         f"log-probabilities are {whose}, to {number(off)} of their spread",
-        "another backend, another version of transformer-lens, or float32; hooks of yours may be why",
+        f"another backend{or_float32(at.view.dtype)}, or another version of transformer-lens; hooks of "
+        "yours may be why",
     )
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import torch
+
 from tl_scopes.checking.finding import Finding
 from tl_scopes.render.scale import number
 
-__all__ = ["held", "number", "skipped"]
+__all__ = ["held", "number", "or_float32", "skipped"]
 
 
 def held(value: float, limit: float, measured: str, remedy: str) -> Finding:
@@ -20,6 +22,11 @@ def held(value: float, limit: float, measured: str, remedy: str) -> Finding:
         value,
         limit,
     )
+
+
+def or_float32(dtype: torch.dtype) -> str:
+    """More to try, where a model is in half precision."""
+    return ", float32" if dtype.itemsize < 4 else ""
 
 
 def skipped(why: str, remedy: str) -> Finding:
