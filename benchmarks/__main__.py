@@ -24,7 +24,8 @@ from benchmarks import passages as twelve
 from benchmarks.architectures.command import architectures
 from benchmarks.cases import LENGTHS, MAIN, Case, cases, of_passages
 from benchmarks.replication import command
-from tl_scopes import bundled, models
+from tl_scopes import models
+from tl_scopes.models import bundled, installed
 
 app = typer.Typer(add_completion=False, no_args_is_help=False)
 NAMES = ("gemma-3-270m", "smollm2-135m-instruct")
@@ -50,7 +51,7 @@ def speed(
     rate = measure.matmul_rate(torch.float32, torch.device("cpu"))
     for name in model or NAMES:
         hf_model = _hf_model(name)
-        for kind in backend or models.model_classes():
+        for kind in backend or installed.model_classes():
             if kind == "hooked" and (quick or name != NAMES[0]):
                 continue
             loaded = models.load(name, backend=kind, progress=False)

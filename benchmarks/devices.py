@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 import tl_scopes as ts
 from tl_scopes import models
-from tl_scopes._table import model_classes
+from tl_scopes.models.installed import model_classes
 
 NAMES = ("gemma-3-270m", "smollm2-135m-instruct")
 DTYPES = ("float32", "bfloat16", "float16")

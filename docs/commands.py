@@ -8,7 +8,7 @@ from typing import Any
 
 import typer
 
-from tl_scopes.cli import app
+from tl_scopes.cli.main import app
 
 _MARK = "<!-- commands -->"
 

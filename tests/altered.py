@@ -8,9 +8,9 @@ import torch
 import zoo
 from reference import POSITION, TOKENS
 
-from tl_scopes.ablation import Alteration, final_states
-from tl_scopes.adapter import view
-from tl_scopes.prompted import Prompted
+from tl_scopes.adapter.view import view
+from tl_scopes.baselines.ablation import Alteration, final_states
+from tl_scopes.jacobian.prompt_run import Prompted
 
 # Learned positions, an embedding norm, an embedding scale, a soft-cap, windows, no norm, no Hugging Face.
 _HOOKED = "gpt2 bloom embed-norm shortformer attn-only-no-norm llama gemma2"

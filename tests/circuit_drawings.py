@@ -7,10 +7,11 @@ import warnings
 
 import numpy as np
 import torch
+from infos import info
 
-from tl_scopes.circuit_result import Agreement, Components, Verification
-from tl_scopes.flow_result import Flow, FlowPath, HeadPaths
-from tl_scopes.records import Candidate, Provenance, ScopeInfo, Token
+from tl_scopes.results.circuits import Agreement, Components, Verification
+from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
+from tl_scopes.results.records import Candidate, Provenance, Token
 
 TEXT = (
     "<bos>", "The", " capital", " of", " France", " is", " the", " city", " of", " light", ",",
@@ -35,7 +36,7 @@ def common(tokens=TEXT, squared=False, **changes):
         "str_tokens": tokens,
         "has_bos": True,
         "position": len(tokens) - 1,
-        "scope": ScopeInfo("fisher", {"rank": 3}) if squared else ScopeInfo("semantic", {"target": " Paris"}),
+        "scope": info("fisher", {"rank": 3}) if squared else info("semantic", {"target": " Paris"}),
         "target": None if squared else Token(7, " Paris"),
         "units": "nats per unit^2 of residual" if squared else "logit per unit of residual",
         "squared": squared,

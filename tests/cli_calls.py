@@ -9,7 +9,7 @@ import torch
 import zoo
 from typer.testing import CliRunner
 
-from tl_scopes.cli import app
+from tl_scopes.cli.main import app
 
 FISHER, DIFFERENCE = ["--scope", "fisher"], ["--scope", "logit-difference"]
 

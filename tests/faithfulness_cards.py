@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.records import Provenance
+from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.records import Provenance
 
 METHODS = (
     "semantic",

@@ -44,7 +44,7 @@ from induction_training import (
 )
 from torch import Tensor
 
-from tl_scopes.bundled import cache_root
+from tl_scopes.models.bundled import cache_root
 
 SEEDS = (2, 7, 1, 3)  # tried in this order
 Head = tuple[int, int]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tl_scopes.method import Method, Scored
+from tl_scopes.baselines.method import Method, Scored
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import traces
 
 from tl_scopes import models
+from tl_scopes.models import installed
 
 # Bytes of weights that may be held: with what a test needs, a process stays within the Makefile's 3 GB.
 _ROOM = 2.4e9
@@ -22,7 +23,7 @@ _held: dict[_Key, tuple[Any, dict[str, object]]] = {}
 
 def shared(name: str = models.DEFAULT_MODEL, backend: str = "auto", dtype: Any = "float32") -> Any:
     if backend == "auto":
-        backend = next(iter(models.model_classes()))
+        backend = next(iter(installed.model_classes()))
     key = name, backend, str(dtype).removeprefix("torch.")
     if key in _held:
         model, state = _held[key] = _held.pop(key)  # the latest one last

@@ -21,8 +21,8 @@ import signals
 import torch
 import zoo
 
-from tl_scopes.app.desk import Desk
 from tl_scopes.app.request import Request
+from tl_scopes.app.worker import Desk
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None

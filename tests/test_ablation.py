@@ -12,11 +12,11 @@ from altered import ALTERED, NAMES, close, logits_of, states
 from reference import HEADS, POSITION, TOKENS
 
 import tl_scopes as ts
-from tl_scopes import ablation
-from tl_scopes.ablation import INTACT, Alteration, final_states
-from tl_scopes.adapter import ModelView, view
+from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.baselines import ablation
+from tl_scopes.baselines.ablation import INTACT, Alteration, final_states
 from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError
-from tl_scopes.prompted import Prompted
+from tl_scopes.jacobian.prompt_run import Prompted
 
 PAD, BOS = zoo.tokenizer().pad_token_id, zoo.tokenizer().bos_token_id
 
@@ -99,12 +99,12 @@ def test_batches_equal_single_rows_and_equal_alterations_run_once(name, passes, 
     single = torch.cat([states(name, [a]) for a in alterations])
     together = states(name, alterations)
     torch.testing.assert_close(together, single, rtol=0, atol=1e-12)
-    monkeypatch.setattr("tl_scopes.prompted.BATCH_TOKENS", 3 * (POSITION + 1))
+    monkeypatch.setattr("tl_scopes.jacobian.prompt_run.BATCH_TOKENS", 3 * (POSITION + 1))
     passes.clear()
     torch.testing.assert_close(states(name, alterations), single, rtol=0, atol=1e-12)
     assert max(rows for rows, _ in passes) == 3
 
-    monkeypatch.setattr("tl_scopes.prompted.BATCH_TOKENS", 2048)
+    monkeypatch.setattr("tl_scopes.jacobian.prompt_run.BATCH_TOKENS", 2048)
     prompted = Prompted.ask(zoo.shared(name), TOKENS, POSITION)
     a, b, hidden = Alteration((1,)), Alteration((2, 3)), Alteration((2, 3), "hide")
     with prompted.frozen():

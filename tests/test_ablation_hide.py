@@ -9,7 +9,7 @@ import zoo
 from altered import ALTERED, NAMES, close, states
 from reference import POSITION, TOKENS
 
-from tl_scopes.ablation import INTACT, Alteration
+from tl_scopes.baselines.ablation import INTACT, Alteration
 from tl_scopes.errors import SiteError
 
 # Attention that TransformerLens leaves to the wrapped model: its scores cannot be edited.

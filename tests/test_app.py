@@ -20,11 +20,11 @@ from test_render import attribution
 import tl_scopes as ts
 from tl_scopes import models, render
 from tl_scopes.app import downloads
-from tl_scopes.app.desk import Desk, told
-from tl_scopes.app.panel import panel
-from tl_scopes.app.request import LONGEST_LINK, SCALES, SCOPES, Request, View, link, read, write
+from tl_scopes.app.request import LONGEST_LINK, SCALES, Request, View, link, read, scopes, write
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.snippet import python
+from tl_scopes.app.view_model import panel
+from tl_scopes.app.worker import Desk, told
 from tl_scopes.errors import (
     EmptyPromptError,
     ModelUnavailableError,
@@ -35,8 +35,9 @@ from tl_scopes.errors import (
     SiteError,
     TargetError,
 )
+from tl_scopes.models import bundled
+from tl_scopes.render.colours import colour, contrast
 from tl_scopes.render.picture import build
-from tl_scopes.render.scale import colour, contrast
 from tl_scopes.render.tokens import visible
 
 USUAL = Request("usual", "m")
@@ -58,7 +59,7 @@ requests = st.builds(
     Request,
     prompt=text,
     model=text,
-    scope=st.sampled_from(list(SCOPES)),
+    scope=st.sampled_from(list(scopes())),
     target=targets,
     versus=targets,
     rank=st.integers(1, 64),
@@ -99,13 +100,17 @@ def test_any_link_is_read_or_answered(query):
         (
             {"scope": "entropy"},
             ScopeParameterError,
-            "semantic, logit-difference, fisher, temperature",
+            "semantic, logit-difference, temperature, fisher",
         ),
         ({"scope": "fisher", "rank": "65"}, ScopeParameterError, "1 to 64"),
         ({"rank": "4.5"}, ScopeParameterError, "'4.5'"),
         ({"rank": "0"}, ScopeParameterError, "1 to 64"),
         ({"target": "id:x"}, ScopeParameterError, "id:"),
-        ({"scope": "logit-difference", "versus": "id:-x"}, ScopeParameterError, "versus is '-x'"),
+        (
+            {"scope": "logit-difference", "versus": "id:-x"},
+            ScopeParameterError,
+            "versus is 'id:-x'",
+        ),
         ({"sites": "embed,,3"}, SiteError, "empty entry"),
         ({"position": "last"}, PositionError, "-1 is the last"),
         ({"position": "9" * 5000}, PositionError, "whole number"),
@@ -209,7 +214,7 @@ def test_who_may_name_models():
     offered = Settings(models=("a", "b", "a")).offered
     assert (
         offered == ("a", "b")
-        and set(Settings().offered) <= set(models.BUNDLES)
+        and set(Settings().offered) <= set(bundled.BUNDLES)
         and Settings().offered
     )
     Settings(naming=True).check_model("anything")

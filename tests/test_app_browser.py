@@ -26,8 +26,8 @@ from served_app import (
 
 import tl_scopes as ts
 from tl_scopes import models
+from tl_scopes.render.colours import colour, turned
 from tl_scopes.render.picture import build
-from tl_scopes.render.scale import colour, turned
 from tl_scopes.render.tokens import visible
 
 pytestmark = [needs_streamlit, needs_playwright, pytest.mark.teaching]

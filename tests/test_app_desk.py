@@ -12,9 +12,9 @@ from served_app import ask
 
 import tl_scopes as ts
 from tl_scopes import models
-from tl_scopes.app.desk import Desk
 from tl_scopes.app.request import Request
 from tl_scopes.app.settings import Settings
+from tl_scopes.app.worker import Desk
 from tl_scopes.errors import ModelUnavailableError, PositionError
 
 

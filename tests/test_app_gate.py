@@ -13,8 +13,8 @@ import pytest
 from cli_calls import call, refused, save_tiny
 from served_app import needs_streamlit, served
 
-from tl_scopes import cli_app
 from tl_scopes.app.gate import Door, Gate
+from tl_scopes.cli import app as cli_app
 
 HERE = Door.of("127.0.0.1", True, (), ())
 CLASS = Door.of("0.0.0.0", False, ("Lab.example.org",), ())

@@ -16,10 +16,10 @@ import zoo
 from cli_calls import call, refused, save_tiny
 
 import tl_scopes
-from tl_scopes import cli_app
 from tl_scopes.app import request
 from tl_scopes.app.gate import Door
 from tl_scopes.app.settings import Settings
+from tl_scopes.cli import app
 
 HOSTILE = (
     "<script>document.title='pwned'</script><img src=x onerror=alert(1)> ![a](http://b.test/c.png)"
@@ -320,8 +320,8 @@ def test_a_hostile_prompt_is_tokens(visit):
 def served(monkeypatch):
     """What would be handed to Streamlit: settings and options."""
     seen: list[tuple] = []
-    monkeypatch.setattr(cli_app, "_serve", lambda *given: seen.append(given))
-    monkeypatch.setattr(cli_app, "_check_streamlit", lambda: None)
+    monkeypatch.setattr(app, "_serve", lambda *given: seen.append(given))
+    monkeypatch.setattr(app, "_check_streamlit", lambda: None)
     return seen
 
 
@@ -364,7 +364,7 @@ def test_options_that_keep_streamlit_at_home(monkeypatch):
     seen: list = []
     monkeypatch.setattr(streamlit, "main", lambda args, **_: seen.append(args))
     door = Door.of("127.0.0.1", True, (), ())
-    cli_app._serve(Settings(), "127.0.0.1", 8600, "", door)
+    app._serve(Settings(), "127.0.0.1", 8600, "", door)
     args = seen[0]
     assert {
         "--server.address=127.0.0.1", "--server.port=8600", "--server.headless=true",
@@ -402,6 +402,6 @@ def test_space_files_are_what_hugging_face_documents(tmp_path, served):
     settings, host, _, opened, door = served.pop()
     assert (host, opened, settings.naming) == ("0.0.0.0", "", False)
     assert door.framed_by == ("https://huggingface.co",)
-    assert set(settings.models) <= set(tl_scopes.models.BUNDLES) and settings.models
+    assert set(settings.models) <= set(tl_scopes.models.loading.BUNDLES) and settings.models
     wheel = f"tl_scopes-{tl_scopes.__version__}-py3-none-any.whl"
     assert f"./{wheel}[app,models]" in (space / "requirements.txt").read_text()

@@ -16,7 +16,7 @@ from test_bad_input import refused
 
 import tl_scopes as ts
 from tl_scopes import baselines, errors
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
 from tl_scopes.baselines import (
     AttentionRollout,
     GradientNorm,
@@ -38,7 +38,7 @@ from tl_scopes.errors import (
     TargetError,
     UnsupportedModelError,
 )
-from tl_scopes.evaluation.ranking import score
+from tl_scopes.evaluation.methods import score
 
 pytestmark = pytest.mark.wrong_types
 MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]

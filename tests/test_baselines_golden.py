@@ -27,10 +27,13 @@ ROUNDED = {"gradient_x_input": 1e-4, "ig": 1e-4, "semantic_path": 3e-4}
 FLOAT32 = {"bridge": 5e-4, "hooked": 1e-3}
 
 
-# The large one in float64 takes most of the time, and would be told from float32 by its last digits alone.
+# The large one in float64 takes most of the time: with the tests that take minutes.
 CASES = [
     *((*case, "float32") for case in ONE_CLASS),
-    *((*case, "float64") for case in ONE_CLASS if case[0] == "smol"),
+    *(
+        pytest.param(*case, "float64", marks=[] if case[0] == "smol" else pytest.mark.teaching)
+        for case in ONE_CLASS
+    ),
 ]
 
 

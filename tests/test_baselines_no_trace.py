@@ -89,7 +89,7 @@ def test_interrupt_at_any_line_leaves_no_trace(name):
     """Ctrl-C can strike between any two lines of ours; those that tap the model have a test of their own."""
     hooked = name.startswith("hooked")  # a method of each kind, on one class each
     method = LeaveOneOut(replacement="hide") if hooked else SmoothGrad(draws=2)
-    files = ("ablation.py",) if hooked else ("gradients.py", "explained.py", "prompted.py")
+    files = ("ablation.py",) if hooked else ("gradients.py", "target.py", "prompt_run.py")
     places = {str(path) for path in Path(ts.__file__).parent.rglob("*.py") if path.name in files}
 
     def passes_by(frame) -> bool:

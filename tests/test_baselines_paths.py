@@ -11,10 +11,10 @@ import torch
 import zoo
 from reference import HEADS, POSITION, TOKENS, norms
 
-from tl_scopes import recompute
-from tl_scopes.adapter import ModelView, view
+from tl_scopes.adapter.view import ModelView, view
 from tl_scopes.baselines import InputXGradient, IntegratedGradients, SemanticPath
 from tl_scopes.baselines.paths import RULES
+from tl_scopes.jacobian import checkpointing
 
 TARGET = 7
 LOG_PROB = edited.log_prob(TARGET)
@@ -178,9 +178,9 @@ def test_steps_in_small_batches_give_the_same(name, monkeypatch):
     monkeypatch.setattr(
         ModelView, "forward", lambda v, t, *a: shapes.append(t) or forward(v, t, *a)
     )
-    a_row = recompute.kept_bytes(view(zoo.shared(name)), 1, POSITION + 1)
+    a_row = checkpointing.kept_bytes(view(zoo.shared(name)), 1, POSITION + 1)
     for rows in (1, 2):
-        monkeypatch.setattr("tl_scopes.prompted.GRADIENT_BYTES", rows * a_row)
+        monkeypatch.setattr("tl_scopes.jacobian.prompt_run.GRADIENT_BYTES", rows * a_row)
         shapes.clear()
         for method, expected in zip(methods, together):
             close(found(name, method).scores, expected, 1e-9)

@@ -11,9 +11,11 @@ import zoo_unfit
 from cli_calls import call, parsed, save_tiny
 
 import tl_scopes as ts
-from tl_scopes import models, original
-from tl_scopes.checking import Finding, ModelCheck, subject
+from tl_scopes import models
 from tl_scopes.errors import ModelUnavailableError, PromptError
+from tl_scopes.evaluation.checking import Finding, ModelCheck, subject
+from tl_scopes.jacobian import original
+from tl_scopes.models import loading
 
 CLASSES = [n for n in ("hooked/gemma2", "bridge/gemma2") if n in zoo.names()]
 WHOLE = [n for n in ("hooked/gpt2", "hooked/llama", "bridge/llama", "bridge/gemma2", "bridge/opt")
@@ -162,7 +164,9 @@ def test_what_is_shown():
     assert json.loads(found.to_json())["passed"] is False
     infinite = ModelCheck((Finding("x", "failed", "", value=float("nan")),))
     assert json.loads(infinite.to_json())["findings"][0]["value"] is None
-    assert found._repr_html_() in page and "failed" in repr(found)
+    assert found._repr_html_().count("✗ failed") == page.count("✗ failed") and "failed" in repr(
+        found
+    )
 
 
 # ------------------------------------------------------------------------------------------- command line
@@ -185,14 +189,14 @@ def test_the_command(folder, tmp_path):
 
 
 def test_the_command_ends_with_1_for_a_broken_model(folder, monkeypatch):
-    build = models.build
+    build = loading.build
 
     def broken(*args, **kwargs):
         model, refusal = build(*args, **kwargs)
         detached(model)
         return model, refusal
 
-    monkeypatch.setattr(models, "build", broken)
+    monkeypatch.setattr(loading, "build", broken)
     result = call("check", folder, "--no-costs")
     assert result.exit_code == 1 and result.stderr == ""
     assert "✗ failed" in result.stdout and "blocks.1.hook_mlp_out" in result.stdout

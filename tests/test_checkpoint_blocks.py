@@ -12,9 +12,9 @@ from reference import TOKENS
 from traces import each_class, lived_in, model_state, process_state, traceless
 
 import tl_scopes as ts
-from tl_scopes import capture, recompute
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import ScopeParameterError
+from tl_scopes.jacobian import checkpointing, probes
 
 MANY = "hooked/parallel hooked/gemma2 bridge/gpt2 bridge/gemma3 bridge/mixtral bridge/phi".split()
 NAMED = ["blocks.0.attn.hook_z", "blocks.1.attn.hook_z[1]", "blocks.1.hook_mlp_out"]
@@ -117,11 +117,11 @@ def test_long_prompts_are_checkpointed_unasked(name, monkeypatch):
     counts.clear()
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
     assert len(counts) == 1
-    needed = recompute.kept_bytes(view(model), 1, len(TOKENS))
-    monkeypatch.setattr(recompute, "BUDGET_BYTES", needed)
+    needed = checkpointing.kept_bytes(view(model), 1, len(TOKENS))
+    monkeypatch.setattr(checkpointing, "BUDGET_BYTES", needed)
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
     assert len(counts) == 2
-    monkeypatch.setattr(recompute, "BUDGET_BYTES", needed - 1)
+    monkeypatch.setattr(checkpointing, "BUDGET_BYTES", needed - 1)
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
     assert len(counts) == 4
     ts.attribute(model, TOKENS, ts.SemanticScope(3), checkpoint_blocks=False)
@@ -157,7 +157,7 @@ def test_interrupt_at_any_line_leaves_no_trace(name):
     bad: list[int] = []
 
     def trace(frame, event, arg):
-        if frame.f_code.co_filename != recompute.__file__ or frame.f_code.co_name == "put_back":
+        if frame.f_code.co_filename != checkpointing.__file__ or frame.f_code.co_name == "put_back":
             return None
         if event == "line" and frame.f_lineno not in struck:
             struck.add(frame.f_lineno)
@@ -235,6 +235,6 @@ def test_what_is_kept_is_estimated(name, dtype):
 
     ids = torch.tensor([(TOKENS * zoo.N_CTX)[: zoo.N_CTX]])
     with engine.frozen(), torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
-        capture.record(engine, ids, engine.sites("embed"), None)
+        probes.record(engine, ids, engine.sites("embed"), None)
     found = sum(a.untyped_storage().nbytes() for key, a in kept.items() if key not in own)
-    assert 0.3 < found / recompute.kept_bytes(engine, 1, zoo.N_CTX) < 1.3
+    assert 0.3 < found / checkpointing.kept_bytes(engine, 1, zoo.N_CTX) < 1.3

@@ -170,7 +170,9 @@ def test_exceptions_and_interrupts_leave_no_trace(name, call):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-6)
 
 
-FILES = ("frozen", "circuits/baseline", "circuits/intervene", "circuits/tangent", "circuits/trace")
+FILES = tuple(
+    f"circuits/{name}" for name in ("freezing", "references", "interventions", "jvp", "trace")
+)
 # They touch no model.
 PURE = {"parse_frozen", "find_norms", "fit_norm", "_fit", "linear", "common", "whole", "chosen", "ask",
         "encode_like", "squared", "read_site", "run", "_check", "_scalar", "of"}  # fmt: skip

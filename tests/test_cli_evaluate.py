@@ -19,7 +19,9 @@ from cli_calls import call, parsed, refused, save_tiny
 from test_cli_process import COMMAND, Terminal, environment
 
 import tl_scopes as ts
-from tl_scopes import _evaluate, baselines, evaluation, models
+from tl_scopes import baselines, evaluation, models
+from tl_scopes.baselines import named
+from tl_scopes.cli import evaluation as _evaluate
 
 TEXTS = [zoo.TEXT, zoo.LONG_TEXT, "The cat", "The dog is in Rome", zoo.TEXT, "The" + " cat" * 99]
 
@@ -88,7 +90,13 @@ def test_json_and_gold_targets(folder, data, tmp_path):
 
 
 def test_every_method(folder, data, tmp_path):
-    names = [*_evaluate.NAMES, "fisher:full", "fisher:0.9", "integrated_gradients:3", "Random:7"]
+    names = [
+        *(n for n in named.names() if n != "logit-difference"),
+        "fisher:full",
+        "fisher:0.9",
+        "integrated_gradients:3",
+        "Random:7",
+    ]
     names += ["semantic-path:2", "smoothgrad:2", "leave-one-out:hide"]
     result = evaluate(folder, data, tmp_path / "out", "--methods", ",".join(names), "--n", "1")
     assert (result.exit_code, result.stderr) == (0, ""), (result.stderr, result.exception)
@@ -112,12 +120,13 @@ def test_a_report(folder, data, tmp_path):
     ("args", "said"),
     [
         (["--methods", "sematic"], "no method is called 'sematic'; close: semantic"),
-        (["--methods", "xyzzy"], "no method is called 'xyzzy'. All: semantic, temperature"),
+        (["--methods", "xyzzy"], "no method is called 'xyzzy'. All: semantic, logit-difference"),
         (["--methods", "semantic:3"], "semantic takes nothing after a colon; drop '3'"),
-        (["--methods", "fisher:"], "ends in a colon; give a rank, a share such as 0.9, or full"),
-        (["--methods", "fisher:x"], "'x' is not allowed; give a whole number, a share"),
+        (["--methods", "fisher:"], "ends in a colon; give a value for rank"),
+        (["--methods", "fisher:x"], "rank is 'x'; allowed: an int"),
+        (["--methods", "logit-difference"], "logit-difference needs versus"),
         (["--methods", "fisher:0"], "rank is 0; allowed"),
-        (["--methods", "smoothgrad:x"], "'x' is not allowed after a colon here"),
+        (["--methods", "smoothgrad:x"], "draws is 'x'; allowed: a whole number"),
         (["--methods", "leave-one-out:x"], "replacement is 'x'; allowed"),
         (["--methods", "semantic,,fisher"], "has an empty entry"),
         (["--methods", "semantic,semantic"], "'semantic' is given twice"),
@@ -156,7 +165,7 @@ def test_bad_folders(folder, data, tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", "somewhere")
 
-    monkeypatch.setattr("tl_scopes.files.os.fsync", full)
+    monkeypatch.setattr("tl_scopes.results.files.os.fsync", full)
     assert "No space left on device" in refused(evaluate(folder, data, tmp_path / "full"))
 
 
@@ -172,7 +181,7 @@ def test_nothing_but_failures(folder, tmp_path):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys, tl_scopes.cli as cli\n"
+        "import sys, tl_scopes.cli.main as cli\n"
         "try: cli.app(['evaluate', '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'torch', 'transformers', 'transformer_lens', 'datasets', 'pyarrow', 'pandas', 'accelerate'}\n"

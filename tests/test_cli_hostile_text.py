@@ -13,10 +13,10 @@ import pytest
 import zoo
 from cli_calls import call, save_tiny
 
-from tl_scopes import _cli
-from tl_scopes.bundled import BundleState
+from tl_scopes.cli import attribute
 from tl_scopes.errors import ScopesWarning
-from tl_scopes.escapes import isolated, message, without_isolates
+from tl_scopes.models.bundled import BundleState
+from tl_scopes.results.escapes import isolated, message, without_isolates
 
 EVIL = "\x1b[31mred\x1b]0;title\x07\x9b2J\u202eevil\u2066x\u2069\u200f\r\nnew\tline\x7f\u2028end"
 OBEYED = re.compile(
@@ -123,8 +123,8 @@ def test_paths_that_are_written(folder, tmp_path):
 
 def test_models_and_warnings(monkeypatch, capsys, tmp_path):
     state = BundleState(EVIL, EVIL, EVIL, False, False, tmp_path, 5, EVIL)
-    _cli.print_states([state])
-    with _cli.quiet():
+    attribute.print_states([state])
+    with attribute.quiet():
         warnings.warn(EVIL, ScopesWarning, stacklevel=1)
     out, err = capsys.readouterr()
     assert OBEYED.findall(out + err) == [] and "warning: \\x1b[31mred" in err

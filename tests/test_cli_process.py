@@ -142,7 +142,7 @@ def test_ctrl_c_at_work(folder, tmp_path):
 
 def test_help_needs_no_torch():
     code = (
-        "import sys, tl_scopes.cli as cli\n"
+        "import sys, tl_scopes.cli.main as cli\n"
         "try: cli.app(['attribute', '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
         "heavy = {'torch', 'transformers', 'transformer_lens', 'matplotlib', 'pandas'}\n"

@@ -11,7 +11,7 @@ from reference import TOKENS
 
 import tl_scopes as ts
 from tl_scopes import circuits
-from tl_scopes.unembedding import Unembedding
+from tl_scopes.adapter.unembedding import Unembedding
 
 SAME = len(TOKENS)
 # Tokens on which a bridge is held against what it wraps.

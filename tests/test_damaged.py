@@ -18,20 +18,23 @@ from pyarrow import parquet
 from test_faithfulness_files import edited, same
 from test_result import attribution, equal, sequence
 
-from tl_scopes import circuit_result, flow_result, grouping, result
 from tl_scopes.errors import ResultFileError, RunError
-from tl_scopes.evaluation import Run, parts
-from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.files import is_whole, sealed
-from tl_scopes.storage import read_file, write_file
+from tl_scopes.evaluation import Run
+from tl_scopes.evaluation.runs import parts
+from tl_scopes.results import attribution as result
+from tl_scopes.results import circuits, flows
+from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.files import is_whole, sealed
+from tl_scopes.results.storage import read_file, write_file
 
 # Written by version 0.1.0, before files held checksums.
 GOLDEN = Path(__file__).parent / "golden" / "files"
 KINDS = {
     path.stem: next(
-        getattr(home, path.stem)
-        for home in (result, grouping, circuit_result, flow_result)
-        if hasattr(home, path.stem)
+        kind
+        for home in (result, circuits, flows)
+        for name, kind in vars(home).items()
+        if path.stem in (name, *getattr(kind, "earlier_names", ()))
     )
     for path in sorted(GOLDEN.glob("*.safetensors"))
 }

@@ -21,12 +21,13 @@ from snippets import PAGES, ROOT, SHELL, SNIPPETS, agree, calls, run
 
 import benchmarks.__main__
 import tl_scopes as ts
-from tl_scopes.cli import app
+from tl_scopes.cli.main import app
 
 # The pages with snippets, and how many values each tells at least.
 WITH_SNIPPETS = {
     "install": 1,
     "which-scope": 8,
+    "own-scope": 1,
     "tour": 4,
     "circuits": 4,
     "compare": 1,

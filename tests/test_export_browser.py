@@ -9,14 +9,15 @@ import zlib
 
 import pytest
 import torch
+from infos import info
 from served_app import Visitor, boxes, browsing, needs_playwright, overlap
 from test_render_browser import TOKENS, result
 
 from tl_scopes import render
-from tl_scopes.records import Candidate, Provenance, ScopeInfo, Token
-from tl_scopes.render.scale import contrast
+from tl_scopes.render.colours import contrast
 from tl_scopes.render.tokens import visible
-from tl_scopes.result import Attribution
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.records import Candidate, Provenance, Token
 
 pytestmark = needs_playwright
 
@@ -66,7 +67,7 @@ def text(n: int, sites: int = 1) -> Attribution:
         str_tokens=words,
         has_bos=True,
         position=n - 1,
-        scope=ScopeInfo("semantic", {"target": " sea"}),
+        scope=info("semantic", {"target": " sea"}),
         target=Token(7, " sea"),
         units="logit per unit of residual",
         prediction=tuple(

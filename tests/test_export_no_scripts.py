@@ -17,8 +17,8 @@ from test_render import attribution, sequence
 from test_render_browser import same_colour
 
 from tl_scopes import render
+from tl_scopes.render.colours import contrast
 from tl_scopes.render.picture import build
-from tl_scopes.render.scale import contrast
 from tl_scopes.render.tokens import visible
 
 pytestmark = needs_playwright

@@ -11,8 +11,9 @@ import zoo
 from zoo_tables import _LLAMA
 
 import tl_scopes as ts
-from tl_scopes import failures, models
-from tl_scopes.adapter import view
+from tl_scopes import models
+from tl_scopes.adapter import failures
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import ModelUnavailableError, UnsupportedModelError
 
 SCOPE = ts.SemanticScope(5)

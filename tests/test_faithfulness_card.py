@@ -11,8 +11,8 @@ import pytest
 from faithfulness_cards import FAILED, METHODS, PROVENANCE, card, randomisation, rows
 
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.stats import compare_pairs, holm, summary
+from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.statistics import compare_pairs, holm, summary
 
 NAN = math.nan
 

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 from faithfulness_cards import METHODS, card
 
-from tl_scopes import _frames
 from tl_scopes.errors import ResultFileError
-from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.results import frames
+from tl_scopes.results.card import FaithfulnessCard
 
 
 def same(a: FaithfulnessCard, b: FaithfulnessCard) -> None:
@@ -55,14 +55,14 @@ def test_a_save_over_another_leaves_no_old_table(made, tmp_path):
 @pytest.mark.parametrize("at", range(1, 6))
 def test_an_interrupted_save_leaves_the_old_card(made, tmp_path, monkeypatch, at):
     made.save(tmp_path)
-    calls, write = iter(range(1, 99)), _frames.write_bytes
+    calls, write = iter(range(1, 99)), frames.write_bytes
 
     def dies(*args, **kwargs):
         if next(calls) == at:
             raise KeyboardInterrupt
         return write(*args, **kwargs)
 
-    monkeypatch.setattr(_frames, "write_bytes", dies)
+    monkeypatch.setattr(frames, "write_bytes", dies)
     with pytest.raises(KeyboardInterrupt):
         made.subset([0]).save(tmp_path)
     same(made, FaithfulnessCard.load(tmp_path))

@@ -16,9 +16,9 @@ from cli_calls import call, refused, save_tiny
 from faithfulness_cards import METHODS, card
 from test_result import attribution, sequence
 
-from tl_scopes import files
 from tl_scopes.errors import OutputFileError
-from tl_scopes.result import Attribution
+from tl_scopes.results import files
+from tl_scopes.results.attribution import Attribution
 
 # Each of them takes the name of a file.
 WRITERS = {

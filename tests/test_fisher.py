@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tl_scopes.fisher import FisherGeometry, smallest_rank
-from tl_scopes.unembedding import Unembedding
+from tl_scopes.adapter.unembedding import Unembedding
+from tl_scopes.scopes.fisher import FisherGeometry, smallest_rank
 
 D_MODEL, D_VOCAB = 64, 3000
 TRANSFORMS = {"none": None, "soft-cap": lambda z: 3 * torch.tanh(z / 3), "scale": lambda z: z / 4}

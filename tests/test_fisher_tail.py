@@ -9,11 +9,11 @@ import torch
 import zoo
 
 import tl_scopes as ts
-from tl_scopes.eigen import extended, krylov
-from tl_scopes.explain import Read
-from tl_scopes.fisher import FisherGeometry
-from tl_scopes.records import Token
-from tl_scopes.unembedding import Unembedding
+from tl_scopes.adapter.unembedding import Unembedding
+from tl_scopes.results.records import Token
+from tl_scopes.scopes.base import Read
+from tl_scopes.scopes.eigen import extended, krylov
+from tl_scopes.scopes.fisher import FisherGeometry
 
 D_MODEL, D_VOCAB = 64, 12_000
 

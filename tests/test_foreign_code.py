@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import pickle
@@ -18,10 +17,11 @@ import transformers
 from cli_calls import call, refused, save_tiny
 from safetensors.torch import load_file
 
-from tl_scopes import _foreign, _table, models
+from tl_scopes import models
 from tl_scopes.errors import ModelUnavailableError
+from tl_scopes.models import foreign, installed, loading
 
-BACKENDS = sorted(_table.model_classes())
+BACKENDS = sorted(installed.model_classes())
 TEXT = "The capital of France is"
 
 
@@ -167,11 +167,11 @@ def test_where_transformers_knows_the_architecture_its_own_is_used(folder, marke
     assert not marker.exists()
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize("answer", ["yes", 1, None])
 def test_trust_is_true_or_false(folder, answer):
-    unchecked = inspect.unwrap(models.load)  # as users have it, whose types nobody checks
     with pytest.raises(ModelUnavailableError, match="True or False"):
-        unchecked(folder, trust_remote_code=answer)
+        models.load(folder, trust_remote_code=answer)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -197,12 +197,12 @@ def test_pickles_that_transformer_lens_would_let_run(tmp_path, marker, monkeypat
     """Models published for HookedTransformer alone: `torch.load(..., weights_only=False)`."""
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
     torch.save({"more": Runs()}, tmp_path / "final.pth")
-    with _foreign.weights_only(), pytest.raises(pickle.UnpicklingError):
+    with foreign.weights_only(), pytest.raises(pickle.UnpicklingError):
         torch.load(tmp_path / "final.pth", weights_only=False)
     assert not marker.exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
     if "hooked" not in BACKENDS:
         return
-    hooked, seen = _table.model_classes()["hooked"], {}
+    hooked, seen = installed.model_classes()["hooked"], {}
 
     def fetch(name, **options):
         seen.update(options, weights_only=os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD"))
@@ -245,7 +245,7 @@ def test_code_that_transformer_lens_imports_unasked(folder, marker, backend, mon
 def test_names_that_transformer_lens_trusts_by_itself(folder, marker, monkeypatch):
     """It passes trust_remote_code=True for them, whatever it was given."""
     own_model(folder)
-    cls = _table.model_classes()[BACKENDS[0]]
+    cls = installed.model_classes()[BACKENDS[0]]
     method = "boot_transformers" if BACKENDS[0] == "bridge" else "from_pretrained_no_processing"
     auto = transformers.AutoConfig
     trusting = [{"trust_remote_code": True}, {}]
@@ -270,7 +270,7 @@ def test_other_threads_may_run_what_they_trust(folder, marker):
 
     thread = threading.Thread(target=load_elsewhere)
     thread.start()
-    with _foreign.refused(folder, False):
+    with foreign.refused(folder, False):
         inside.set()
         assert go.wait(20)
     thread.join(20)
@@ -282,7 +282,9 @@ DEVICES = ["meta", "cudda", "cuda:99", "xpu:7", "mps:5", "vulkan", "", "cpu cpu"
 
 @pytest.mark.parametrize("device", DEVICES)
 def test_a_device_that_cannot_be_used_is_named(folder, device, monkeypatch):
-    monkeypatch.setattr(models, "from_folder", lambda *a: pytest.fail("it was loaded all the same"))
+    monkeypatch.setattr(
+        loading, "from_folder", lambda *a: pytest.fail("it was loaded all the same")
+    )
     with pytest.raises(ModelUnavailableError) as caught:
         models.load(folder, device=device)
     assert f"the device {str(device)!r} cannot be used" in str(caught.value)
@@ -290,7 +292,7 @@ def test_a_device_that_cannot_be_used_is_named(folder, device, monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here")
 def test_a_gpu_that_is_not_there_is_named_before_anything_is_fetched(monkeypatch):
-    monkeypatch.setattr(models, "ensure", lambda *a, **k: pytest.fail("it was converted first"))
+    monkeypatch.setattr(loading, "ensure", lambda *a, **k: pytest.fail("it was converted first"))
     for name in ("gemma-3-270m", "gpt2"):
         with pytest.raises(ModelUnavailableError, match="the device 'cuda' cannot be used"):
             models.load(name, device="cuda")

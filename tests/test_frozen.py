@@ -12,9 +12,9 @@ from zoo_tables import UNUSUAL
 
 import tl_scopes as ts
 from tl_scopes.circuits import flow, head_paths
-from tl_scopes.denominators import HeldScales
+from tl_scopes.circuits.denominators import HeldScales
+from tl_scopes.circuits.freezing import find_norms, fit_norm, parse_frozen
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
-from tl_scopes.frozen import find_norms, fit_norm, parse_frozen
 
 A = 7
 SCOPE = ts.SemanticScope(A)

@@ -11,8 +11,9 @@ from reference import TOKENS
 from traces import each_class
 
 import tl_scopes as ts
-from tl_scopes import attribution, engine, original
-from tl_scopes.engine import Job
+from tl_scopes import attribution
+from tl_scopes.jacobian import answers, original
+from tl_scopes.jacobian.answers import Job
 
 
 def groups(lengths: list[int], batch_tokens: int = 4096) -> list[list[int]]:
@@ -77,7 +78,7 @@ def test_reads_of_a_long_sequence_run_the_prefix_that_they_need(name):
 def test_the_last_step_is_checked_on_a_short_prefix_unless_hooks_may_count(
     name, hooked, monkeypatch
 ):
-    monkeypatch.setattr(engine, "_CHECKED_TOKENS", 4)
+    monkeypatch.setattr(answers, "_CHECKED_TOKENS", 4)
     monkeypatch.setattr(original, "refuse_another", lambda *_: None)  # runs other tokens
     model = zoo.build(name)
     if hooked:

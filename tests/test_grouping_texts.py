@@ -18,11 +18,10 @@ from test_render import attribution, sequence
 from test_vocabulary import BUNDLED, sentencepiece
 
 import tl_scopes as ts
-from tl_scopes import vocabulary
-from tl_scopes.characters import data_of, shown, together, wholes
+from tl_scopes.adapter import vocabulary
 from tl_scopes.errors import PositionError, ScopeParameterError
-from tl_scopes.grouping import GroupedAttribution
-from tl_scopes.result import Attribution
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.characters import data_of, shown, together, wholes
 
 ENGLAND = "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f"
 FAMILY, THUMB, HEART = "👨\u200d👩\u200d👧", "👍🏽", "❤\ufe0f"
@@ -119,7 +118,7 @@ def test_a_saved_result_groups_without_its_model(tmp_path):
     )
     again = Attribution.load(found.save(tmp_path / "found"))
     assert again.group().str_tokens == ("<|im_start|>", "日", "本", f" {ENGLAND}")
-    saved = GroupedAttribution.load(again.group().save(tmp_path / "groups"))
+    saved = Attribution.load(again.group().save(tmp_path / "groups"))
     assert saved.str_tokens == again.group().str_tokens and saved.spans == again.group().spans
 
 

@@ -17,15 +17,12 @@ from test_render import attribution, sequence
 import tl_scopes as ts
 from tl_scopes import baselines
 from tl_scopes.errors import PositionError, ResultFileError, ScopeParameterError
-from tl_scopes.grouping import (
-    GroupedAttribution,
-    GroupedSequenceAttribution,
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.results.joining import (
     exact_how,
-    read_token,
-    word_spans,
 )
-from tl_scopes.records import Stability
-from tl_scopes.result import Attribution
+from tl_scopes.results.records import ScopeInfo, Stability
+from tl_scopes.results.spans import word_spans
 
 MODELS = [zoo.names("", "layernorm")[0], zoo.names("", "rms")[-1]]
 SPANS = [(1, 3), (4, 6)]
@@ -53,7 +50,7 @@ def test_norm_is_the_norm_of_the_joint_gradient(name):
         with zoo.exact_float64():
             found = ts.attribute(model, TOKENS, scope, position=POSITION)
         grouped = found.group(SPANS)
-        assert grouped.how == "norm" == exact_how(found)
+        assert grouped.how == "norm" == exact_how(found.scope, found.units)
         for start, end in SPANS:
             wanted = float(joint(ref, start, end, scalar).norm())
             got = float(grouped.scores[0, grouped.spans.index((start, end))])
@@ -89,11 +86,11 @@ def test_words_of_a_real_tokenizer_from_attribute_to_file(tmp_path):
     assert float(words.scores[0, at]) == pytest.approx(float(wanted), rel=1e-6)
     assert words.position == len(words.str_tokens) - 1 and words.units == found.units
     assert words.has_bos and words.spans[0] == (0, 1) and words.target == found.target
-    again = GroupedAttribution.load(words.save(tmp_path / "words.safetensors"))
+    again = Attribution.load(words.save(tmp_path / "words.safetensors"))
     assert again.spans == words.spans and again.how == "norm"
     assert torch.equal(again.scores, words.scores)
-    with pytest.raises(ResultFileError, match=r"use tl_scopes\.grouping\.GroupedAttribution\.load"):
-        Attribution.load(tmp_path / "words.safetensors")
+    with pytest.raises(ResultFileError, match=r"holds a Attribution.* use Attribution\.load"):
+        SequenceAttribution.load(tmp_path / "words.safetensors")
     frame = words.to_frame()
     assert list(frame) == ["site", "group", "start", "end", "text", "score"]
     assert [*zip(frame.start, frame.end)] == list(words.spans) and frame.text[at] == " Parisian"
@@ -114,7 +111,7 @@ def test_what_is_exact_follows_from_what_a_score_is(method, how):
     model = zoo.shared(MODELS[0], torch.float32)
     attribute = getattr(method, "attribute", None)
     found = attribute(model, TOKENS) if attribute else ts.attribute(model, TOKENS, method)
-    assert exact_how(found) == how
+    assert exact_how(found.scope, found.units) == how
     if how is None:
         with pytest.raises(ScopeParameterError, match="choose one yourself"):
             found.group(SPANS)
@@ -139,7 +136,7 @@ def test_ways_of_joining_by_hand():
     g = found["sum"]
     assert g.stability is None and g.str_tokens[1] == "unbel" and g.tokens.tolist() == [0, 1, 3, 4]
     assert g.top(2) == [(0, "<bos>", 9.0), (2, "!", 1.0)]
-    assert "4 groups (sum) of 5 tokens" in repr(g) and repr(g).startswith("GroupedAttribution(")
+    assert "4 groups (sum) of 5 tokens" in repr(g) and repr(g).startswith("Attribution(")
     assert not a.group([(0, 2)]).has_bos
 
 
@@ -147,30 +144,28 @@ def test_the_position_is_the_group_that_holds_it():
     a = attribution(("<bos>", " a", "b", "c", " d"), [[9, 1, 2, 0, 0]], position=2)
     g = a.group()
     assert g.position == 1 and g.spans == ((0, 1), (1, 4), (4, 5))
-    assert g.read == read_token(g) == read_token(a) == (2, "b")
+    assert g.read == g.read_token == a.read_token == (2, "b")
     assert "read at 2; top" in repr(g)
 
 
 def test_a_file_keeps_the_token_that_was_read_and_older_ones_have_the_group(tmp_path):
     g = attribution(("<bos>", " a", "b", "c", " d"), [[9, 1, 2, 0, 0]], position=2).group()
-    again = GroupedAttribution.load(g.save(tmp_path / "new"))
+    again = Attribution.load(g.save(tmp_path / "new"))
     assert again.read == (2, "b")
     older = dataclasses.replace(g, read=None)
-    again = GroupedAttribution.load(older.save(tmp_path / "old"))
-    assert again.read is None and read_token(again) == (1, " abc")
+    again = Attribution.load(older.save(tmp_path / "old"))
+    assert again.read is None and again.read_token == (1, " abc")
 
 
 def test_a_sequence_keeps_its_reads():
     s = sequence(("<bos>", " un", "bel", " the", "y"))
     g = s.group(how="sum")
-    assert isinstance(g, GroupedSequenceAttribution) and g.spans == ((0, 1), (1, 3), (3, 5))
+    assert g.spans == ((0, 1), (1, 3), (3, 5))
     assert g.positions == s.positions and g.read_tokens == (" un", "bel", " the", "y")
     assert torch.equal(g.scores[..., 1], s.scores[..., 1] + s.scores[..., 2])
     for p in s.positions:
         one, alone = g.at(p), s.at(p).group(how="sum")
-        assert (
-            isinstance(one, GroupedAttribution) and one.position == alone.position == (p + 1) // 2
-        )
+        assert one.position == alone.position == (p + 1) // 2
         assert torch.equal(one.scores, alone.scores)
         assert one.read == alone.read == (p, s.str_tokens[p])
     assert list(g.to_frame())[:3] == ["read_position", "site", "group"]
@@ -178,7 +173,7 @@ def test_a_sequence_keeps_its_reads():
 
 
 def words(*texts: str, bos: bool = True) -> list[str]:
-    spans = word_spans(attribution(texts, has_bos=bos))
+    spans = word_spans(texts, bos)
     return ["".join(texts[a:b]) for a, b in spans]
 
 
@@ -213,7 +208,7 @@ def test_without_bos_the_first_token_may_go_on():
 
 @given(st.lists(st.text(st.characters(), max_size=3), min_size=1, max_size=12))
 def test_any_texts_are_cut_once_and_into_all_of_them(texts):
-    found = word_spans(attribution(texts))
+    found = word_spans(texts, True)
     assert found[0][0] == 0 and found[-1][1] == len(texts)
     assert all(a < b for a, b in found)
     assert all(end == start for (_, end), (start, _) in pairwise(found))
@@ -250,7 +245,7 @@ def test_groups_are_not_grouped_again():
 
 
 def test_units_of_scopes_of_your_own_decide():
-    a = attribution(scope=ts.result.ScopeInfo("mine"), units="bits per unit of residual")
-    assert exact_how(a) == "norm"
-    assert exact_how(dataclasses.replace(a, units="bits^2 per unit^2")) == "sum"
-    assert exact_how(dataclasses.replace(a, units="bits")) is None
+    a = attribution(scope=ScopeInfo("mine"), units="bits per unit of residual")
+    assert exact_how(a.scope, a.units) == "norm"
+    assert exact_how(a.scope, "bits^2 per unit^2") == "sum"
+    assert exact_how(a.scope, "bits") is None

@@ -10,7 +10,7 @@ import zoo
 from reference import POSITION, TOKENS
 
 import tl_scopes as ts
-from tl_scopes.adapter import ModelView
+from tl_scopes.adapter.view import ModelView
 from tl_scopes.circuits import components, head_paths
 from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelError
 

@@ -16,7 +16,7 @@ import tl_scopes as ts
 from tl_scopes import baselines
 from tl_scopes.errors import ScopeParameterError, TargetError
 from tl_scopes.evaluation import Settings, measure
-from tl_scopes.evaluation.rows import COLUMNS, agreement, area
+from tl_scopes.evaluation.ablations import COLUMNS, agreement, area
 
 IDS = zoo.tokenizer()(zoo.LONG_TEXT).input_ids
 N = len(IDS) - 1  # tokens after BOS

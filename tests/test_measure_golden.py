@@ -11,10 +11,10 @@ from test_golden import GOLDEN, ONE_CLASS, golden, load
 
 import tl_scopes as ts
 from tl_scopes import baselines
-from tl_scopes.ablation import INTACT, Alteration, effects, final_states
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
+from tl_scopes.baselines.ablation import INTACT, Alteration, effects, final_states
 from tl_scopes.evaluation import Settings, measure
-from tl_scopes.prompted import Prompted
+from tl_scopes.jacobian.prompt_run import Prompted
 
 pytestmark = pytest.mark.real
 

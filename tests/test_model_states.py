@@ -7,7 +7,7 @@ import torch
 import zoo
 
 import tl_scopes as ts
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
 
 T = zoo.TEXT

@@ -22,12 +22,13 @@ import real_models
 import torch
 import transformers
 
-from tl_scopes import _quiet, _table, bundled, models
-from tl_scopes._folder import AGREEMENT
+from tl_scopes import models
 from tl_scopes.errors import ModelUnavailableError
+from tl_scopes.models import bundled, installed, quiet
+from tl_scopes.models.folder import AGREEMENT
 
 GEMMA, SMOL = "gemma-3-270m", "smollm2-135m-instruct"
-BACKENDS = sorted(_table.model_classes())
+BACKENDS = sorted(installed.model_classes())
 SOURCE = b"the bytes of a model file"
 
 
@@ -349,7 +350,7 @@ def test_a_gguf_becomes_an_ordinary_folder(tiny_folder):
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_local_folder_in_either_class(tiny_folder, backend):
     model = models.load(tiny_folder, backend, progress=False)
-    assert type(model) is _table.model_classes()[backend]
+    assert type(model) is installed.model_classes()[backend]
     assert model.cfg.model_name == "tiny-llama" and not model.training
     ids = model.to_tokens(TINY_TEXT)
     assert (ids == model.tokenizer.bos_token_id).sum() == 1
@@ -420,7 +421,7 @@ def test_nothing_global_is_left_changed(tiny_folder, capfd):
 
 def test_state_comes_back_after_an_error():
     def meddle():
-        with _quiet.undisturbed():
+        with quiet.undisturbed():
             torch.set_default_dtype(torch.float64)
             torch.manual_seed(99)
             os.environ["TL_SCOPES_TEST_LEFT_BEHIND"] = "1"
@@ -502,7 +503,7 @@ def test_a_hub_name_without_network(monkeypatch, tmp_path):
 def test_importing_is_cheap():
     code = (
         "import sys, types; sys.modules['tl_scopes'] = p = types.ModuleType('tl_scopes');"
-        f"p.__path__ = [{str(Path(models.__file__).parent)!r}];"
+        f"p.__path__ = [{str(Path(models.__file__).parent.parent)!r}];"
         "import tl_scopes.models as m; m.available();"
         "print([n for n in ('torch', 'transformers', 'transformer_lens') if n in sys.modules])"
     )

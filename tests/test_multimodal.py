@@ -13,7 +13,7 @@ from zoo_tables import _LLAMA
 
 import tl_scopes as ts
 from tl_scopes import models
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import ModelUnavailableError
 
 pytestmark = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")

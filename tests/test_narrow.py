@@ -10,8 +10,8 @@ from reference import TOKENS
 from traces import PLAIN, each_class
 
 import tl_scopes as ts
-from tl_scopes.adapter import view
-from tl_scopes.engine import Job, Limits, run
+from tl_scopes.adapter.view import view
+from tl_scopes.jacobian.answers import Job, Limits, run
 
 SITES = ["embed", 0, 2, 3]
 

@@ -10,9 +10,10 @@ from transformers.models.llama import modeling_llama
 from zoo_tables import _GPT, _LLAMA
 
 import tl_scopes as ts
-from tl_scopes import causality, models, original
-from tl_scopes.adapter import view
+from tl_scopes import models
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import ModelUnavailableError, UnsupportedModelError
+from tl_scopes.jacobian import causality, original
 
 needs_bridge = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
 IDS = torch.tensor([zoo.tokenizer()(zoo.LONG_TEXT).input_ids])

@@ -21,7 +21,7 @@ from tl_scopes.baselines import IntegratedGradients
 from tl_scopes.circuits import components, flow, head_paths, verify
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.evaluation import faithfulness_card, fisher_spectrum, measure, run
-from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.results.card import FaithfulnessCard
 
 IDS = [0, 5, 6, 7, 8, 9]
 FISHERS = {

@@ -21,6 +21,7 @@ from tl_scopes.errors import (
     PromptError,
     TargetError,
 )
+from tl_scopes.models import installed
 
 pytestmark = pytest.mark.wrong_types
 S = ts.SemanticScope()
@@ -272,7 +273,7 @@ def test_rows_of_ids_are_prompts(name):
 
 
 # Both tokenizers, and the other class with the one whose pad token is its EOS token too.
-FIRST, *SECOND = ts.models.model_classes()
+FIRST, *SECOND = installed.model_classes()
 PADDING = [*((name, FIRST) for name in BOTH), *(("smollm2-135m-instruct", b) for b in SECOND)]
 
 

@@ -22,12 +22,12 @@ from traces import (
 )
 
 import tl_scopes as ts
-from tl_scopes import adapter
+from tl_scopes.adapter import view
 from tl_scopes.baselines import InputXGradient, LeaveOneOut, Random
+from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
-from tl_scopes.evaluation import perturb
-from tl_scopes.evaluation.perturb import input_stability
-from tl_scopes.method import Method, Scored
+from tl_scopes.evaluation import sensitivity
+from tl_scopes.evaluation.sensitivity import input_stability
 
 METHODS = [ts.SemanticScope(), ts.FisherScope(), InputXGradient(), Random(), LeaveOneOut()]
 TEXT = "The cat sat on a mat and Mary"  # no token comes twice
@@ -201,7 +201,7 @@ def test_noise_is_gone_afterwards(name):
 
 @pytest.mark.wrong_types
 def test_interrupt_at_any_line_leaves_no_trace():
-    file = str(Path(perturb.__file__))
+    file = str(Path(sensitivity.__file__))
 
     def built():
         model = lived_in(PLAIN[-1])
@@ -228,14 +228,14 @@ def test_half_precision(name):
 
 def test_change_of_nothing():
     zero, one = torch.zeros(3), torch.ones(3)
-    assert perturb._change(zero, zero) == 0 and perturb._change(zero, one) == math.inf
+    assert sensitivity._change(zero, zero) == 0 and sensitivity._change(zero, one) == math.inf
 
 
 def test_a_model_in_use_keeps_its_lock_free():
     model = zoo.shared(zoo.names()[0])
     input_stability(model, [zoo.TEXT], [Random()], draws=1)
-    assert adapter.view(model).lock.acquire(blocking=False)
-    adapter.view(model).lock.release()
+    assert view.view(model).lock.acquire(blocking=False)
+    view.view(model).lock.release()
 
 
 @pytest.mark.wrong_types

@@ -11,7 +11,7 @@ from reference import TOKENS
 
 import tl_scopes as ts
 from tl_scopes import attribution
-from tl_scopes.explain import Explained
+from tl_scopes.scopes.base import Explained
 
 NAME = zoo.names()[0]
 

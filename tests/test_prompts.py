@@ -24,8 +24,8 @@ from test_bad_input import MODELS, refused
 
 import tl_scopes as ts
 from tl_scopes import baselines, circuits, evaluation
-from tl_scopes._options import _NAMES, _VALUED, in_options
-from tl_scopes.cli import app
+from tl_scopes.cli.main import app
+from tl_scopes.cli.options import _NAMES, _VALUED, in_options
 from tl_scopes.errors import (
     DataError,
     DoubleBosError,
@@ -313,8 +313,8 @@ def test_a_long_text_of_few_tokens_is_taken(name):
 def test_without_a_context_any_length_is_tokenised(name):
     model = zoo.build(name)
     model.cfg.n_ctx = None
-    from tl_scopes.adapter import view
-    from tl_scopes.encoding import encode
+    from tl_scopes.adapter.prompts import encode
+    from tl_scopes.adapter.view import view
 
     assert len(encode(view(model), " cat" * 1_000, None)) == 1_001
 

@@ -120,7 +120,7 @@ def default(value: Any) -> str:
 def commands() -> Iterator[str]:
     import typer
 
-    from tl_scopes.cli import app
+    from tl_scopes.cli.main import app
 
     group: Any = typer.main.get_command(app)
     for name, command in sorted(group.commands.items()):

@@ -12,13 +12,13 @@ from traces import each_class, lived_in, model_state, process_state
 from weights import changed, places, values
 
 import tl_scopes as ts
-from tl_scopes import adapter
+from tl_scopes.adapter import view
 from tl_scopes.baselines import AttentionRollout, InputXGradient, Random
+from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
-from tl_scopes.evaluation import randomise
-from tl_scopes.evaluation.randomise import randomisation, randomised
-from tl_scopes.faithfulness import verdicts
-from tl_scopes.method import Method, Scored
+from tl_scopes.evaluation import sanity
+from tl_scopes.evaluation.sanity import randomisation, randomised
+from tl_scopes.results.card import verdicts
 
 TEXTS = [zoo.LONG_TEXT, "The dog is not on the mat and Mary sat in Berlin", "John sat on a cat"]
 UNLIKE = ("gpt2", "bloom", "gemma3", "mixtral", "olmo2", "native", "attn-only-no-norm")
@@ -95,7 +95,7 @@ def test_similarity_is_that_of_separate_calls(name):
         ):
             a = ts.attribute(model, text, scope).scores[0, 1:]
             for depth in (1, 2, 3):
-                with randomised(adapter.view(model), range(3 - depth, 3), seed=3):
+                with randomised(view.view(model), range(3 - depth, 3), seed=3):
                     b = ts.attribute(model, text, scope).scores[0, 1:]
                 row = frame.query(f"index == {index} and depth == {depth}")
                 got = row[row["method"].str.startswith(scope.name)]["similarity"].item()
@@ -143,18 +143,18 @@ def test_an_error_of_a_method_leaves_no_trace(name, error):
 def test_facts_that_the_package_remembers_stay_right(name):
     model = zoo.build(name)
     fresh = [ts.attribute(zoo.build(name), zoo.TEXT, scope).scores for scope in SCOPES]
-    with randomised(adapter.view(model), range(3)):  # its first use, head and MLP learnt meanwhile
+    with randomised(view.view(model), range(3)):  # its first use, head and MLP learnt meanwhile
         ts.attribute_batch(model, TEXTS, ts.FisherScope())
     for scope, wanted in zip(SCOPES, fresh):
         torch.testing.assert_close(ts.attribute(model, zoo.TEXT, scope).scores, wanted)
 
 
 def test_depths():
-    assert randomise.parse_depths([0.25, 0.5, 1.0], 18) == [5, 9, 18]  # as published, by quarters
+    assert sanity.parse_depths([0.25, 0.5, 1.0], 18) == [5, 9, 18]  # as published, by quarters
     for depth, n in ((0.9, 10), (0.8, 10), (0.9, 30), (0.8, 40), (0.7, 90)):  # no float is these
-        assert randomise.parse_depths([depth], n) == [round(depth * n)]
-    assert randomise.parse_depths([0.25, 0.5, 1.0], 30) == [8, 15, 30]
-    assert randomise.parse_depths([3, 1, 3], 4) == [1, 3] and randomise.parse_depths(None, 2) == [
+        assert sanity.parse_depths([depth], n) == [round(depth * n)]
+    assert sanity.parse_depths([0.25, 0.5, 1.0], 30) == [8, 15, 30]
+    assert sanity.parse_depths([3, 1, 3], 4) == [1, 3] and sanity.parse_depths(None, 2) == [
         1,
         2,
     ]
@@ -190,7 +190,7 @@ def test_bad_arguments_of_the_parts():
     model = zoo.shared(zoo.names()[0])
     with (
         pytest.raises(ScopeParameterError, match="block 3 does not exist"),
-        randomised(adapter.view(model), [3]),
+        randomised(view.view(model), [3]),
     ):
         pass
     frame = randomisation(model, [zoo.TEXT], [Constant()])

@@ -13,11 +13,11 @@ import zoo_unfit
 from traces import PLAIN, each_class, strike_every_line
 from weights import changed, places, tensors, values, written
 
-from tl_scopes import adapter
+from tl_scopes.adapter import view as adapter
 from tl_scopes.baselines import Random
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.evaluation import randomise
-from tl_scopes.evaluation.randomise import randomisation, randomised
+from tl_scopes.evaluation import sanity
+from tl_scopes.evaluation.sanity import randomisation, randomised
 
 PROCESSED = {f"processed {k}": make for k, (_, make) in zoo_unfit.processed().items()}
 each_model = pytest.mark.parametrize("name", [*zoo.names(), *PROCESSED])
@@ -83,7 +83,7 @@ def test_every_weight_of_a_block_takes_part(name, monkeypatch):
             model(tokens)
         with randomised(view, [1]), seen(model, before) as after:
             model(tokens)
-        monkeypatch.setattr(randomise, "_drawn", lambda data, *_: torch.zeros_like(data))
+        monkeypatch.setattr(sanity, "_drawn", lambda data, *_: torch.zeros_like(data))
         with randomised(view, range(3)), seen(model, stream) as of_zeros:
             model(tokens)
     assert torch.equal(before.pop(stream[1]), after.pop(stream[1]))
@@ -189,7 +189,7 @@ def test_shared_parameters_are_random_once_or_never(name):
 @pytest.mark.wrong_types
 def test_interrupt_at_any_line_leaves_no_trace():
     name = PLAIN[-1]
-    file = str(Path(randomise.__file__))
+    file = str(Path(sanity.__file__))
 
     def call(model):
         randomisation(model, [zoo.TEXT], [Random()], depths=[1, 2], how="initial")

@@ -16,15 +16,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from infos import info
 from rich.console import Console
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError, SiteError
-from tl_scopes.records import Candidate, FisherInfo, Provenance, ScopeInfo, Token
-from tl_scopes.render.circuits import widget
+from tl_scopes.render.pages.circuitsvis import widget
 from tl_scopes.render.picture import build
 from tl_scopes.render.tokens import visible
-from tl_scopes.result import Attribution, SequenceAttribution
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.results.records import Candidate, FisherInfo, Provenance, ScopeInfo, Token
 
 HOSTILE = (
     "<bos>", "<script>alert(1)</script>", "</script>", "<img src=x onerror=alert(1)>", "<s>",
@@ -53,7 +54,7 @@ def attribution(
         str_tokens=tuple(tokens),
         has_bos=True,
         position=n - 1,
-        scope=ScopeInfo("semantic", {"target": " Paris"}),
+        scope=info("semantic", {"target": " Paris"}),
         target=Token(7, " Paris"),
         units="logit per unit of residual",
         prediction=PREDICTION,

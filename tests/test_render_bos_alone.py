@@ -8,15 +8,15 @@ import re
 import circuit_drawings as circuits
 import numpy as np
 import pytest
+from infos import info
 from test_render import attribution, printed, sequence
 from test_render_figures import said
 
 from tl_scopes import render
-from tl_scopes.records import ScopeInfo
-from tl_scopes.render.page import legend
+from tl_scopes.render.pages.page import legend
 from tl_scopes.render.picture import build
 
-SIGNED = {"scope": ScopeInfo("input_x_gradient", {"of": "logit"}), "units": "logit"}
+SIGNED = {"scope": info("input_x_gradient", {"of": "logit"}), "units": "logit"}
 
 
 def alone(score=34.2, **changes):

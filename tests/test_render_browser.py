@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 import torch
+from infos import info
 
 from tl_scopes import render
-from tl_scopes.records import Candidate, Provenance, ScopeInfo, Token
+from tl_scopes.render.colours import colour
 from tl_scopes.render.picture import build
-from tl_scopes.render.scale import colour
 from tl_scopes.render.tokens import visible
-from tl_scopes.result import Attribution, SequenceAttribution
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.results.records import Candidate, Provenance, Token
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -97,7 +98,7 @@ def result(sites=1):
         str_tokens=TOKENS,
         has_bos=True,
         position=n - 2,
-        scope=ScopeInfo("fisher", {"rank": 4}),
+        scope=info("fisher", {"rank": 4}),
         target=Token(n - 1, " end"),
         units="nats per unit^2",
         prediction=tuple(Candidate(i, t, 0.05) for i, t in enumerate(TOKENS)),

@@ -26,10 +26,10 @@ from matplotlib.colors import to_rgb
 from matplotlib.patches import PathPatch
 
 from tl_scopes import render
-from tl_scopes.circuit_result import Agreement
 from tl_scopes.errors import RenderError
-from tl_scopes.render.bands import _Plan
+from tl_scopes.render.figures.flow_path import _Plan
 from tl_scopes.render.tokens import visible
+from tl_scopes.results.circuits import Agreement
 
 # --- heads and other components -------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from circuit_drawings import (
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError
-from tl_scopes.render.scale import colour
+from tl_scopes.render.colours import colour
 from tl_scopes.render.tokens import visible
 
 # --- any result -----------------------------------------------------------------------------

@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tl_scopes.render.lines import LOW, NEGATIVE, POSITIVE
-from tl_scopes.render.scale import colour, mix, turned
+from tl_scopes.render.colours import colour, mix, turned
+from tl_scopes.render.console import LOW, NEGATIVE, POSITIVE
 
 # Machado, Oliveira and Fernandes (2009), severity 1, for linear RGB.
 VISION = {

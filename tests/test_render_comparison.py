@@ -6,12 +6,12 @@ import dataclasses
 
 import pytest
 import torch
+from infos import info
 from test_render import attribution, sequence
 from test_render_figures import said
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError
-from tl_scopes.records import ScopeInfo
 
 COMMON = {"of": "log_prob", "steps": 32, "baseline": "zero", "rule": "gausslegendre"}
 CORRELATED = "rank correlation with the first"
@@ -30,9 +30,7 @@ def caption(figure):
 
 
 def path(reduce, **changes):
-    return attribution(
-        scope=ScopeInfo("integrated_gradients", {**COMMON, "reduce": reduce}), **changes
-    )
+    return attribution(scope=info("integrated_gradients", {**COMMON, "reduce": reduce}), **changes)
 
 
 @pytest.mark.parametrize("labels", [None, ["a", "b"]])
@@ -66,7 +64,7 @@ def test_read_positions_that_differ_are_named_for_each():
 def test_ways_of_joining_that_differ_are_named_for_each():
     tokens = ("<bos>", " un", "bel", " the", "y")
     norm = attribution(tokens).group()
-    squares = ScopeInfo("fisher", {"rank": 3})
+    squares = info("fisher", {"rank": 3})
     total = attribution(tokens, scope=squares, units="nats per unit^2 of residual").group()
     assert (norm.how, total.how) == ("norm", "sum")
     figure = render.compare([norm, total])
@@ -85,7 +83,7 @@ def test_names_are_made_of_the_settings_that_differ():
     assert [heading.split(" · ")[0] for heading in headings(render.compare(two))] == own
     three = names(render.compare([*two, attribution()], kind="map"))
     assert three == [*own, "semantic(target=' Paris')"]
-    more = [attribution(scope=ScopeInfo("fisher", {"rank": 4, **x})) for x in ({}, {"samples": 8})]
+    more = [attribution(scope=info("fisher", {"rank": 4, **x})) for x in ({}, {"samples": 8})]
     assert names(render.compare(more, kind="map")) == ["fisher(samples=None)", "fisher(samples=8)"]
 
 
@@ -111,8 +109,8 @@ def test_no_correlation_is_no_minus_zero():
 
 def test_what_the_two_colours_mean_is_said_once_or_for_each():
     signed = [[9.0, -1, 2, 4]]
-    gradients = attribution(scores=signed, scope=ScopeInfo("input_x_gradient", {"of": "logit"}))
-    without = attribution(scores=signed, scope=ScopeInfo("leave_one_out", {"measure": "logit"}))
+    gradients = attribution(scores=signed, scope=info("input_x_gradient", {"of": "logit"}))
+    without = attribution(scores=signed, scope=info("leave_one_out", {"measure": "logit"}))
     adds = "blue above 0: adds to the logit of the next token “·Paris”"
     for kind in ("bars", "map"):
         assert said(render.compare([gradients, gradients], kind=kind)).count(adds) == 1

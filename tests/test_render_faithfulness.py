@@ -23,13 +23,13 @@ from test_render_browser import BROWSER, DARK, WATCH
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError
-from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.metrics import AOPC
-from tl_scopes.render.faithfulness.axes import lines
-from tl_scopes.render.faithfulness.figures import kinds
-from tl_scopes.render.faithfulness.page import _figure
-from tl_scopes.render.faithfulness.words import interval, name, plus_minus, probability
-from tl_scopes.render.letters import drawable
+from tl_scopes.render.figures.card import kinds
+from tl_scopes.render.figures.card_axes import lines
+from tl_scopes.render.figures.letters import drawable
+from tl_scopes.render.pages.report import _figure
+from tl_scopes.render.report.words import interval, name, plus_minus, probability
+from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.metrics import AOPC
 
 
 @pytest.fixture(scope="module")

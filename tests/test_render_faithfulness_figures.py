@@ -12,9 +12,9 @@ from faithfulness_cards import HOSTILE, LONG, METHODS, PROVENANCE, card, rows
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError
-from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.render.faithfulness.figures import kinds
-from tl_scopes.result import Attribution
+from tl_scopes.render.figures.card import kinds
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.card import FaithfulnessCard
 
 EVERY = [
     "aopc", "curves", "kl", "flip", "agreement", "comparisons", "randomisation", "stability", "spectrum",
@@ -126,5 +126,7 @@ def test_options_of_attributions_are_refused(clear):
     with pytest.raises(RenderError, match="sites=0"):
         render.figure(clear, sites=0)
     attribution = Attribution.__new__(Attribution)
-    with pytest.raises(RenderError, match="kind='aopc' chooses a figure of a FaithfulnessCard"):
+    with pytest.raises(
+        RenderError, match="kind='aopc' is no option for an Attribution; it takes scale"
+    ):
         render.figure(attribution, kind="aopc")

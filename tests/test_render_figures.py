@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
+from infos import info
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -17,10 +18,10 @@ from test_render import HOSTILE, attribution, sequence
 
 from tl_scopes import render
 from tl_scopes.errors import PositionError, RenderError, SiteError
-from tl_scopes.records import Candidate, FisherInfo, ScopeInfo, Token
-from tl_scopes.render.ground import grounded
+from tl_scopes.render.colours import colour, turned
+from tl_scopes.render.figures.ground import grounded
 from tl_scopes.render.picture import build
-from tl_scopes.render.scale import colour, turned
+from tl_scopes.results.records import Candidate, FisherInfo, Token
 
 FISHER = FisherInfo((3.0, 1.0, 0.5), 6.0, 0.75, left_out=1e-4)
 SERIES = ("<bos>", "1", "2", ",", "34", ",", "5", "6", ",")
@@ -28,9 +29,7 @@ SCORES = [[9, 3, 4, 7, 2, 0.5, 0, 1, 0.25]]
 
 
 def fisher(**changes):
-    return attribution(
-        scope=ScopeInfo("fisher", {"rank": 3}), target=None, fisher=FISHER, **changes
-    )
+    return attribution(scope=info("fisher", {"rank": 3}), target=None, fisher=FISHER, **changes)
 
 
 def numbers(**changes):

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tl_scopes.render.scale import Scale, colour, number, percent
+from tl_scopes.render.colours import Scale, colour, number, percent
 from tl_scopes.render.tokens import clipped, escaped, visible
 
 # --- tokens ---------------------------------------------------------------------------------

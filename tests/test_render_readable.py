@@ -10,11 +10,12 @@ import drawn_texts
 import numpy as np
 import pytest
 import torch
+from infos import info
 from test_render import attribution
 from test_render_figures import fisher
 
 from tl_scopes import render
-from tl_scopes.records import Candidate, FisherInfo, ScopeInfo, Token
+from tl_scopes.results.records import Candidate, FisherInfo, Token
 
 pytestmark = pytest.mark.teaching
 
@@ -28,7 +29,7 @@ LABELS = [
     "Fisher",
 ]
 SIGNED = {
-    "scope": ScopeInfo("input_x_gradient", {"reduce": "sum", "of": "logit"}),
+    "scope": info("input_x_gradient", {"reduce": "sum", "of": "logit"}),
     "units": "logit",
 }
 both = pytest.mark.parametrize("n", [5, 200])
@@ -95,7 +96,7 @@ def test_compare(readable, n, dark, scale, kind):
 @grounds
 def test_compare_by_names_that_it_makes_itself(readable, n, dark):
     common = {"of": "log_prob", "steps": 32, "baseline": "zero", "rule": "gausslegendre"}
-    scopes = [ScopeInfo("integrated_gradients", {**common, "reduce": x}) for x in ("norm", "sum")]
+    scopes = [info("integrated_gradients", {**common, "reduce": x}) for x in ("norm", "sum")]
     two = [result(n, scope=scope, position=n - 1 - i) for i, scope in enumerate(scopes)]
     for kind in ("bars", "map"):
         readable(render.compare(two, kind=kind, dark=dark), n)

@@ -15,8 +15,8 @@ from test_render import attribution, sequence
 from test_render_figures import fisher
 
 from tl_scopes import render
-from tl_scopes.records import Candidate, Token
-from tl_scopes.render import letters
+from tl_scopes.render.figures import letters
+from tl_scopes.results.records import Candidate, Token
 
 SCRIPTS = {
     "Hindi": " भारत की राजधानी नई दिल्ली है और यह बहुत सुन्दर विश्वविद्यालयों वाला शहर है",

@@ -7,12 +7,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from infos import info
 from test_render import attribution, sequence
 from test_render_figures import SERIES, numbers, said
 
 from tl_scopes import render
 from tl_scopes.errors import RenderError, ScopeParameterError
-from tl_scopes.records import ScopeInfo
 
 
 def test_a_bar_a_number_without_its_delimiters():
@@ -116,7 +116,7 @@ def test_error_bars_stay_inside_the_axis(scale, signed):
 
 def test_labels_of_a_signed_logarithmic_axis_stand_apart():
     scores = [[9, 3, 0, 7, -0.002, 0.5, 0, 0.1, 0.25]]
-    result = attribution(SERIES, scores, scope=ScopeInfo("input_x_gradient", {"reduce": "sum"}))
+    result = attribution(SERIES, scores, scope=info("input_x_gradient", {"reduce": "sum"}))
     figure = render.series(result, [12, 34, 56], scale="log")
     figure.draw_without_rendering()
     labels = [t for t in figure.axes[1].get_yticklabels() if t.get_text()]
@@ -126,7 +126,7 @@ def test_labels_of_a_signed_logarithmic_axis_stand_apart():
 
 
 def test_what_blue_and_red_mean_is_said_where_there_are_both():
-    scope = ScopeInfo("input_x_gradient", {"reduce": "sum", "of": "logit"})
+    scope = info("input_x_gradient", {"reduce": "sum", "of": "logit"})
     meaning = "blue above 0: adds to the logit of the next token “·Paris”, red below 0: takes away"
     minus = [[9, 3, 4, 7, -2, 0.5, 0, 1, 0.25]]
     assert meaning in said(render.series(attribution(SERIES, minus, scope=scope), [12, 34, 56]))
@@ -178,4 +178,4 @@ def test_a_series_is_of_one_attribution_whose_tokens_it_can_tell_apart():
     with pytest.raises(RenderError, match="parts of two numbers"):
         render.series(attribution(("<bos>", "1,2", ",3"), [[0, 1, 1]]), [1, 2, 3])
     with pytest.raises(ScopeParameterError, match="choose one yourself"):
-        render.series(numbers(scope=ScopeInfo("random"), units="none"), [12, 34, 56])
+        render.series(numbers(scope=info("random"), units="none"), [12, 34, 56])

@@ -16,16 +16,18 @@ import pytest
 import test_render_browser as browser
 import torch
 import zoo
+from infos import info
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from rich.console import Console
 from test_render import Shape, attribution, printed
 from test_render_text import labels
 
+import tl_scopes as ts
 from tl_scopes import baselines, render
-from tl_scopes.records import ScopeInfo, Token
-from tl_scopes.render.lines import _css
+from tl_scopes.render.colours import Scale, colour, fitting
+from tl_scopes.render.console import _css
 from tl_scopes.render.picture import build
-from tl_scopes.render.scale import Scale, colour, fitting
+from tl_scopes.results.records import Token
 
 NAME = next(name for name in zoo.names() if name.endswith("/llama"))
 SIGNED = [[9.0, -3.0, 0.002, 4.0]]
@@ -33,7 +35,7 @@ SIGNED = [[9.0, -3.0, 0.002, 4.0]]
 
 def by(name, scores=None, **parameters):
     """A result of the method `name`."""
-    return attribution(scores=scores, scope=ScopeInfo(name, parameters), units="nats")
+    return attribution(scores=scores, scope=info(name, parameters), units="nats")
 
 
 # --- words ----------------------------------------------------------------------------------
@@ -99,7 +101,7 @@ def test_settings_are_shown_and_measurements_stand_apart():
 
 
 def test_of_several_sites_the_largest_measurement_that_is_drawn_is_told():
-    scope = ScopeInfo("integrated_gradients", {
+    scope = info("integrated_gradients", {
         "convergence_delta at embed": 0.5, "convergence_delta at resid(3)": -7.0,
     })  # fmt: skip
     result = attribution(sites=("embed", "resid(3)"), scope=scope)
@@ -109,7 +111,7 @@ def test_of_several_sites_the_largest_measurement_that_is_drawn_is_told():
 
 
 def test_long_settings_are_wrapped_inside_the_figure():
-    scope = ScopeInfo("integrated_gradients", {f"setting_{i}": "x" * 90 for i in range(6)})
+    scope = info("integrated_gradients", {f"setting_{i}": "x" * 90 for i in range(6)})
     for tokens in (5, 60):
         figure = render.figure(attribution(["a"] * tokens, scope=scope, target=Token(1, "w" * 99)))
         canvas = FigureCanvasAgg(figure)
@@ -145,17 +147,18 @@ def test_signs_are_explained_where_there_are_two(result, meaning):
 
 
 def test_the_precision_is_that_of_the_method():
-    provenance = dataclasses.replace(
-        attribution().provenance, precision="differentiated in float32, norms reduced in float64"
-    )
+    model = zoo.shared(NAME, torch.float32)
     for result, said in (
-        (attribution(), "differentiated in float32, norms reduced in float64"),
-        (by("input_x_gradient"), "differentiated in float32"),
-        (by("leave_one_out"), "forward passes in float32"),
-        (by("random"), ""),
+        (
+            ts.attribute(model, [1, 2, 3], ts.SemanticScope()),
+            "differentiated in float32, norms reduced in float32",
+        ),
+        (baselines.InputXGradient().attribute(model, [1, 2, 3]), "differentiated in float32"),
+        (baselines.LeaveOneOut().attribute(model, [1, 2, 3]), "forward passes in float32"),
+        (baselines.Random().attribute(model, [1, 2, 3]), ""),
     ):
-        text = Shape(render.html(dataclasses.replace(result, provenance=provenance))).text
-        assert f"weights raw · {said}{' · ' if said else ''}torch 2" in text
+        text = Shape(render.html(result)).text
+        assert f"weights raw · {said}{' · ' if said else ''}tl_scopes " in text
 
 
 # --- scales ---------------------------------------------------------------------------------

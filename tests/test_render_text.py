@@ -121,7 +121,7 @@ def test_many_tokens_take_several_lines():
 
 def test_drawing_libraries_are_imported_when_used():
     code = (
-        "import sys, tl_scopes.result, tl_scopes.render; "
+        "import sys, tl_scopes.results.attribution, tl_scopes.render; "
         "print([m for m in ('matplotlib', 'circuitsvis', 'rich', 'IPython') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

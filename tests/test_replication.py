@@ -260,7 +260,7 @@ def _app():
 @pytest.mark.real
 @pytest.mark.parametrize("name", command.MODELS)
 def test_the_project_s_passages_end_in_one_token(name):
-    from tl_scopes import bundled
+    from tl_scopes.models import bundled
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(bundled.ensure(name, progress=False))
     texts = [json.loads(line)["text"] for line in sources.OWN.read_text("utf-8").splitlines()]

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from tl_scopes.errors import PositionError, ResultFileError, SiteError
-from tl_scopes.records import Candidate, FisherInfo, Provenance, ScopeInfo, Token
-from tl_scopes.result import Attribution, SequenceAttribution, site_index
-from tl_scopes.storage import write_file
+from tl_scopes.results.attribution import Attribution, SequenceAttribution, site_index
+from tl_scopes.results.records import Candidate, FisherInfo, Provenance, ScopeInfo, Token
+from tl_scopes.results.storage import write_file
 
 STRANGE = ("<bos>", "\n", " “é”", "</script>", "\u202e", "🙂")
 PROVENANCE = Provenance(

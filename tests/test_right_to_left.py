@@ -8,16 +8,17 @@ import re
 import circuit_drawings as circuits
 import pytest
 import zoo
+from infos import info
 from test_render import attribution, printed, sequence
 
 from tl_scopes import SemanticScope, attribute, render
 from tl_scopes.errors import RenderError, TargetError
-from tl_scopes.escapes import isolated, literal, message, without_isolates
-from tl_scopes.records import Candidate, ScopeInfo, Token
-from tl_scopes.render import letters
-from tl_scopes.render.letters import broken
+from tl_scopes.render.figures import letters
+from tl_scopes.render.figures.letters import broken
 from tl_scopes.render.picture import build
 from tl_scopes.render.tokens import sentence
+from tl_scopes.results.escapes import isolated, literal, message, without_isolates
+from tl_scopes.results.records import Candidate, ScopeInfo, Token
 
 TOKENS = ("<شروع>", " مدينة", "שלום", " x", " القاهرة")
 TURNS = re.compile("[\u0590-\u08ff]")
@@ -27,7 +28,7 @@ def one(**changes):
     given = {
         "prediction": tuple(Candidate(i, text, 0.2) for i, text in enumerate(TOKENS)),
         "target": Token(7, " عاصمة"),
-        "scope": ScopeInfo("semantic", {"target": " عاصمة"}),
+        "scope": info("semantic", {"target": " عاصمة"}),
     }
     return attribution(TOKENS, **{**given, **changes})
 
@@ -105,7 +106,7 @@ FIGURES = {
 @pytest.mark.parametrize("orders", [True, False])
 @pytest.mark.parametrize("name", FIGURES)
 def test_figures_isolate_where_matplotlib_orders_letters(monkeypatch, name, orders):
-    monkeypatch.setattr("tl_scopes.render.letters._ORDERS_LETTERS", orders)
+    monkeypatch.setattr("tl_scopes.render.figures.letters._ORDERS_LETTERS", orders)
     figure = FIGURES[name]()
     said = " ".join([figure.get_suptitle(), figure.get_supxlabel()])
     texts = [ax.get_title(loc="left") for ax in figure.axes] + said.splitlines()

@@ -14,7 +14,7 @@ from run_cases import EMPTY, METHODS, MISSING, NO_UTF8, SETTINGS, TOO_LONG, go, 
 
 from tl_scopes.errors import PromptError, RunError, ScopeParameterError
 from tl_scopes.evaluation import DataSet, Run, measure
-from tl_scopes.evaluation.plan import UNIT_TOKENS, units
+from tl_scopes.evaluation.runs.units import UNIT_TOKENS, units
 
 GIVEN = [*prompts(9), TOO_LONG, "The", EMPTY, *prompts(2), MISSING, [0, 4, 5, 6], NO_UTF8]
 WRONG = {9: "PromptTooLongError", 11: "EmptyPromptError", 14: "PromptError", 16: "PromptError"}

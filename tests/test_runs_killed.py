@@ -17,9 +17,9 @@ from pyarrow import parquet
 from run_cases import EMPTY, TOO_LONG, prompts
 
 import tl_scopes as ts
-from tl_scopes import files
 from tl_scopes.evaluation import Run, Settings, measure
-from tl_scopes.evaluation.plan import encoded, units
+from tl_scopes.evaluation.runs.units import encoded, units
+from tl_scopes.results import files
 
 GIVEN = [*prompts(24), TOO_LONG, EMPTY]
 SEED, KILLS, UNIT = 5, 20, 2

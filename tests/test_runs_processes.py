@@ -20,9 +20,10 @@ from run_cases import EMPTY, METHODS, SETTINGS, TOO_LONG, prompts
 from run_cases import go as run
 
 from tl_scopes import evaluation
-from tl_scopes.cli import app
+from tl_scopes.cli.main import app
 from tl_scopes.errors import RunError
-from tl_scopes.evaluation import Run, Settings, measure, processes, pulse
+from tl_scopes.evaluation import Run, Settings, measure
+from tl_scopes.evaluation.runs import processes, pulse
 
 GIVEN = [*prompts(14), TOO_LONG, EMPTY]
 UNITS = 5
@@ -285,7 +286,7 @@ def test_one_that_ends_while_it_shows_life_ends_well():
     # Python stops threads by force at its end, and within the store's C++ that is an abort.
     code = (
         "import time, torch.distributed as distributed\n"
-        "from tl_scopes.evaluation import pulse\n"
+        "from tl_scopes.evaluation.runs import pulse\n"
         "pulse.BEAT = 0\n"
         "store = distributed.TCPStore('127.0.0.1', 0, 1, True)\n"
         "pulse.Pulse(store, 0, 1).start()\n"

@@ -18,9 +18,10 @@ from run_cases import METHODS, SETTINGS, go, prompts
 
 import tl_scopes as ts
 from tl_scopes.errors import RunError, ScopesWarning
-from tl_scopes.evaluation import DataSet, Settings, measure, rows, runs
-from tl_scopes.evaluation.fingerprint import description, plain, weights_hash
-from tl_scopes.evaluation.parts import Parts
+from tl_scopes.evaluation import DataSet, Settings, ablations, measure
+from tl_scopes.evaluation.runs import run as runs
+from tl_scopes.evaluation.runs.fingerprint import description, plain, weights_hash
+from tl_scopes.evaluation.runs.parts import Parts
 
 GIVEN = prompts(5)
 
@@ -116,7 +117,7 @@ def test_functions_are_told_apart_by_what_they_do(tmp_path):
 def test_a_functions_description_does_not_change_with_the_process():
     """Constant sets are ordered by hashes of text, which are."""
     code = (
-        "from tl_scopes.evaluation.fingerprint import plain\n"
+        "from tl_scopes.evaluation.runs.fingerprint import plain\n"
         "def f(x, y=(1, {'a': 2})):\n    return x in {'ab', 'cd', 'ef', 'gh'} or [y for y in 'xy']\n"
         "print(plain(f))"
     )
@@ -161,7 +162,7 @@ def test_what_cannot_change_a_number_may_differ(out):
         ("{", "is damaged"),
         ("[]", "not a manifest of tl_scopes"),
         ('{"noted": {}}', "format None"),
-        ('{"format": 99, "noted": {}}', "format 99, this tl_scopes reads 2"),
+        ('{"format": 99, "noted": {}}', "format 99, this tl_scopes reads 3"),
     ],
 )
 def test_a_manifest_that_cannot_be_used(out, content, said):
@@ -216,8 +217,8 @@ def test_a_device_that_failed_is_no_fault_of_the_prompts(tmp_path):
         go(tmp_path / "out", GIVEN, measure=failing)
     assert not list((tmp_path / "out" / "parts").iterdir())
     with pytest.raises(RuntimeError, match="CUDA error"):
-        rows.refuse_to_record(RuntimeError("CUDA error: unspecified launch failure"))
-    rows.refuse_to_record(RuntimeError("CUDA out of memory"))  # of a prompt that is too long
+        ablations.refuse_to_record(RuntimeError("CUDA error: unspecified launch failure"))
+    ablations.refuse_to_record(RuntimeError("CUDA out of memory"))  # of a prompt that is too long
 
 
 @pytest.mark.wrong_types

@@ -14,7 +14,7 @@ from traces import SCOPES, each_class, letting_go_of_activations, traceless
 
 import tl_scopes as ts
 from tl_scopes.errors import SiteError, TargetError
-from tl_scopes.explain import Explained
+from tl_scopes.scopes.base import Explained
 
 # beartype draws from Python's own generator to choose which elements of a list to check.
 pytestmark = pytest.mark.wrong_types

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tl_scopes.adapter.sites import Site, embed_site, parse_site, parse_sites, resid_site
 from tl_scopes.errors import ScopesError, SiteError
-from tl_scopes.sites import Site, embed_site, parse_site, parse_sites, resid_site
 
 HOOKS = [
     "hook_embed",

@@ -14,9 +14,9 @@ import zoo
 from reference import TOKENS
 
 import tl_scopes as ts
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import SiteError
-from tl_scopes.passes import read_under
+from tl_scopes.jacobian.forward import read_under
 
 TARGET = 5
 # Names of what one reader alone is given; the documentation has the same list.

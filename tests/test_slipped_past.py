@@ -8,13 +8,13 @@ import zoo
 from torch.nn.modules import module as torch_module
 
 import tl_scopes as ts
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import (
     ProcessedWeightsWarning,
     ScopeParameterError,
     UnsupportedModelError,
 )
-from tl_scopes.evaluation import fingerprint
+from tl_scopes.evaluation.runs import fingerprint
 
 T = zoo.TEXT
 SCOPE = ts.SemanticScope(5)

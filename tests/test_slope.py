@@ -12,9 +12,10 @@ import zoo
 import zoo_unfit
 
 import tl_scopes as ts
-from tl_scopes import baselines, circuits, models, slope
-from tl_scopes.adapter import view
+from tl_scopes import baselines, circuits, models
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
+from tl_scopes.jacobian import slope
 
 MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
 each_class = pytest.mark.parametrize("name", MODELS)

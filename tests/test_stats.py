@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.stats import RESAMPLES, compare_pairs, comparisons, holm, summaries, summary
+from tl_scopes.results.statistics import (
+    RESAMPLES,
+    compare_pairs,
+    comparisons,
+    holm,
+    summaries,
+    summary,
+)
 
 try:
     from statsmodels.stats.multitest import multipletests

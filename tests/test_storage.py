@@ -9,9 +9,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tl_scopes import files, storage
 from tl_scopes.errors import ResultFileError
-from tl_scopes.storage import read_file, write_file
+from tl_scopes.results import files, storage
+from tl_scopes.results.storage import read_file, write_file
 
 TENSORS = {"scores": torch.arange(6.0).reshape(2, 3), "ids": torch.tensor([3, 1, 2])}
 PAYLOAD = {"name": "x\n<é>", "numbers": [1, 2.5, None], "nested": {"a": True}}
@@ -73,7 +73,7 @@ def test_a_newer_file_asks_for_an_upgrade(tmp_path, monkeypatch):
         patch.setattr(storage, "FORMAT_VERSION", storage.FORMAT_VERSION + 1)
         path = write_file(tmp_path / "newer", "Attribution", TENSORS, PAYLOAD)
         assert read_file(path, "Attribution")[1] == PAYLOAD
-    with pytest.raises(ResultFileError, match=r"version '3'.*up to 2: upgrade"):
+    with pytest.raises(ResultFileError, match=r"version '4'.*up to 3: upgrade"):
         read_file(path, "Attribution")
 
 

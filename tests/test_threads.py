@@ -22,9 +22,13 @@ from traces import each_class
 from weights import tensors
 
 import tl_scopes as ts
-from tl_scopes import _muted, _quiet, adapter, models, stability
+from tl_scopes import models
+from tl_scopes.adapter import view as adapter
 from tl_scopes.errors import UnsupportedModelError
-from tl_scopes.evaluation.randomise import randomisation, randomised
+from tl_scopes.evaluation.sanity import randomisation, randomised
+from tl_scopes.jacobian import stability
+from tl_scopes.models import quiet
+from tl_scopes.results import muted
 
 PROCESSED = {name: make for name, (_, make) in zoo_unfit.processed().items()}
 USED = {
@@ -259,11 +263,11 @@ def test_only_this_thread_is_silenced(capfd):
         warnings.warn(who, stacklevel=1)
         logging.getLogger("transformers.models").warning(who)
 
-    with _quiet.undisturbed():
+    with quiet.undisturbed():
         say("mine")
         with pytest.warns(UserWarning, match="theirs"):
             elsewhere(lambda: say("theirs") or True)
-        with _quiet.undisturbed(show_progress_bars=True):
+        with quiet.undisturbed(show_progress_bars=True):
             print("mine")
             print("a bar", file=sys.stderr)
         say("mine")
@@ -283,7 +287,7 @@ def test_what_others_set_in_the_environment_stays(monkeypatch):
         os.environ["TL_SCOPES_THEIRS"] = os.environ["TL_SCOPES_BOTH"] = "theirs"
         return True
 
-    with _quiet.undisturbed():
+    with quiet.undisturbed():
         os.environ["TL_SCOPES_CHANGED"] = "once"
         os.environ |= {"TL_SCOPES_CHANGED": "twice", "TL_SCOPES_MINE": "1", "TL_SCOPES_BOTH": "1"}
         del os.environ["TL_SCOPES_TAKEN"]
@@ -328,7 +332,7 @@ def test_a_bare_root_logger_stays_bare_and_others_log_as_ever():
     """In a process of its own: pytest has handlers."""
     code = """
 import logging, sys, threading
-from tl_scopes._quiet import undisturbed
+from tl_scopes.models.quiet import undisturbed
 def say(who):
     logging.warning(who)
     logging.getLogger("own").warning(who)
@@ -435,7 +439,7 @@ def test_a_fork_while_another_thread_loads(tmp_path, capfd):
     there, go_on = threading.Event(), threading.Event()
 
     def load():
-        with _quiet.undisturbed():
+        with quiet.undisturbed():
             torch.set_default_dtype(torch.float64)
             os.environ["TL_SCOPES_TEST"] = "mine"
             there.set()
@@ -443,7 +447,7 @@ def test_a_fork_while_another_thread_loads(tmp_path, capfd):
 
     def child():
         assert torch.get_default_dtype() == torch.float32 and "TL_SCOPES_TEST" not in os.environ
-        assert type(os.environ) is os._Environ and not isinstance(sys.stdout, _muted._Stream)
+        assert type(os.environ) is os._Environ and not isinstance(sys.stdout, muted._Stream)
         models.load(folder, progress=False)
         print("loaded", flush=True)
 

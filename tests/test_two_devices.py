@@ -18,7 +18,7 @@ from two_devices import Devices
 
 import tl_scopes as ts
 from tl_scopes import baselines, circuits, evaluation
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import UnsupportedModelError
 
 try:

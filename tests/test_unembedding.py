@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tl_scopes import unembedding
-from tl_scopes.unembedding import Unembedding, working_dtype
+from tl_scopes.adapter import unembedding
+from tl_scopes.adapter.unembedding import Unembedding, working_dtype
 
 D_MODEL, D_VOCAB = 6, 23
 PIECES = [1, 5, 23, 100]  # columns

@@ -126,7 +126,7 @@ def test_a_result_says_which_hooks_were_in_force(name, tmp_path, capsys):
     found = ts.attribute(model, T, SCOPE)
     names = ("blocks.0", "blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre")
     assert sorted(found.provenance.hooks) == sorted(names)
-    assert baselines.InputXGradient().attribute(model, T).provenance == found.provenance
+    assert baselines.InputXGradient().attribute(model, T).provenance.hooks == found.provenance.hooks
     again = ts.Attribution.load(found.save(tmp_path / "a.safetensors"))
     assert again.provenance == found.provenance
     for result, told in ((plain, False), (again, True)):

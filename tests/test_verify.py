@@ -15,7 +15,7 @@ from reference import POSITION, TOKENS
 import tl_scopes as ts
 from tl_scopes.circuits import components, flow, head_paths, verify
 from tl_scopes.circuits.verify import STEPS
-from tl_scopes.stats import rank_agreement
+from tl_scopes.results.statistics import rank_agreement
 
 A = 7
 SCOPES = {

@@ -20,11 +20,11 @@ from test_render import printed
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 import tl_scopes as ts
-from tl_scopes import encoding, vocabulary
-from tl_scopes.adapter import view
-from tl_scopes.characters import together
+from tl_scopes.adapter import prompts, vocabulary
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import TargetError
 from tl_scopes.render.tokens import visible
+from tl_scopes.results.characters import together
 
 PIECES = ["▁The", "▁capital", "▁of", "▁France", "▁is", "▁Paris", "▁in", "in", "is", "▁▁", "pit"]
 BYTES = [*"日本🪿".encode(), *b"\nA "]
@@ -102,13 +102,13 @@ def tiny(kind: str) -> Any:
 
 
 def piece(kind: str, target: str) -> str:
-    token = encoding.resolve_token(view(tiny(kind)), target)
+    token = prompts.resolve_token(view(tiny(kind)), target)
     return sentencepiece(kind).convert_ids_to_tokens(token.id)
 
 
 def refused(model: Any, target: str) -> str:
     with pytest.raises(TargetError) as caught:
-        encoding.resolve_token(view(model), target)
+        prompts.resolve_token(view(model), target)
     return str(caught.value)
 
 

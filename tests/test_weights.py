@@ -10,7 +10,7 @@ import torch
 import zoo
 from safetensors import safe_open
 
-from tl_scopes._weights import hand_over, read_not_mapped
+from tl_scopes.models.weights import hand_over, read_not_mapped
 
 _MAPS = Path("/proc/self/maps")
 

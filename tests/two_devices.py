@@ -22,7 +22,7 @@ from torch.utils import checkpoint
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from tl_scopes.substitution import _unasked
+from tl_scopes.adapter.weights import _unasked
 
 CPU = torch.device("cpu")
 _KIND = "mtia"

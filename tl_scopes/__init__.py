@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
-    from tl_scopes.checking import ModelCheck, check
-    from tl_scopes.custom import DirectionScope, FunctionScope
-    from tl_scopes.explain import NEXT_TOKEN, Explained, Read, Scope
-    from tl_scopes.result import Attribution, SequenceAttribution
-    from tl_scopes.scopes import (
+    from tl_scopes.baselines.named import register
+    from tl_scopes.evaluation.checking import ModelCheck, check
+    from tl_scopes.results.attribution import Attribution, SequenceAttribution
+    from tl_scopes.scopes.base import NEXT_TOKEN, Explained, Read, Scope
+    from tl_scopes.scopes.custom import DirectionScope, FunctionScope
+    from tl_scopes.scopes.prediction import (
         FisherScope,
         LogitDifferenceScope,
         SemanticScope,
@@ -42,23 +43,25 @@ __all__ = [
     "attribute_batch",
     "attribute_sequence",
     "check",
+    "register",
 ]
 
 # Imported when first asked for: torch takes seconds, which `tl-scopes --help` must not.
-_HOMES = dict.fromkeys(__all__, "scopes") | {
-    "NEXT_TOKEN": "explain",
-    "Explained": "explain",
-    "Read": "explain",
-    "Scope": "explain",
-    "DirectionScope": "custom",
-    "FunctionScope": "custom",
-    "Attribution": "result",
-    "SequenceAttribution": "result",
+_HOMES = dict.fromkeys(__all__, "scopes.prediction") | {
+    "NEXT_TOKEN": "scopes.base",
+    "Explained": "scopes.base",
+    "Read": "scopes.base",
+    "Scope": "scopes.base",
+    "DirectionScope": "scopes.custom",
+    "FunctionScope": "scopes.custom",
+    "Attribution": "results.attribution",
+    "SequenceAttribution": "results.attribution",
     "attribute": "attribution",
     "attribute_batch": "attribution",
     "attribute_sequence": "attribution",
-    "ModelCheck": "checking",
-    "check": "checking",
+    "ModelCheck": "evaluation.checking",
+    "check": "evaluation.checking",
+    "register": "baselines.named",
 }
 
 

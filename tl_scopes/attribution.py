@@ -8,19 +8,19 @@ from typing import Any, Literal
 
 import torch
 
-from tl_scopes.adapter import ModelView, view
-from tl_scopes.encoding import Mask, Prompt, Prompts, encode, resolve_position
-from tl_scopes.engine import Job, Limits, check_scopes, run
+from tl_scopes.adapter.padding import Ids
+from tl_scopes.adapter.prompt_lists import encode_all, entry, list_of_prompts
+from tl_scopes.adapter.prompts import Mask, Prompt, Prompts, encode, resolve_position
+from tl_scopes.adapter.refusals import is_conversation
+from tl_scopes.adapter.sites import SiteRequest
+from tl_scopes.adapter.view import ModelView, view
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
-from tl_scopes.explain import NEXT_TOKEN, Scope, check_is_scope
-from tl_scopes.padding import Ids
-from tl_scopes.pinning import pinned_as
-from tl_scopes.prompts import encode_all, entry, list_of_prompts
-from tl_scopes.refusals import is_conversation
-from tl_scopes.result import Attribution, SequenceAttribution
-from tl_scopes.sites import SiteRequest
-from tl_scopes.stability import compare, widened, wider
-from tl_scopes.vjp import default_chunk
+from tl_scopes.jacobian.answers import Job, Limits, check_scopes, run
+from tl_scopes.jacobian.backward import default_chunk
+from tl_scopes.jacobian.stability import compare, widened, wider
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.scopes.base import NEXT_TOKEN, Scope, check_is_scope
+from tl_scopes.scopes.pinning import pinned_as
 
 # Tokens, padding included, that share a forward pass of attribute_batch by default.
 BATCH_TOKENS = 4096

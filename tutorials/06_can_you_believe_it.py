@@ -35,7 +35,8 @@ import torch
 from scipy.stats import spearmanr, wilcoxon
 
 import tl_scopes as ts
-from tl_scopes import baselines, circuits, evaluation, models, render, stats
+from tl_scopes import baselines, circuits, evaluation, models, render
+from tl_scopes.results import statistics
 
 model = models.load(progress=False)  # Gemma-3 270M
 
@@ -358,7 +359,7 @@ figure
 mean = {name: float(values.mean()) for name, values in spared.items()}
 others = [name for name in spared if name != "semantic"]
 p_values = [wilcoxon(spared["semantic"], spared[name]).pvalue for name in others]
-p_holm = dict(zip(others, stats.holm(p_values)))
+p_holm = dict(zip(others, statistics.holm(p_values)))
 print(f"semantic: {mean['semantic']:.2f}; against it, corrected for five tests:")
 for name in others:
     print(f"{name:>17}: {mean[name]:.2f}, p_holm {p_holm[name]:.3f}")

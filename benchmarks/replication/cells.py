@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from benchmarks.replication import methods
 from tl_scopes.evaluation import DataSet, Run, Settings, fisher_spectrum, randomisation, run
-from tl_scopes.evaluation.ranking import AnyMethod
-from tl_scopes.evaluation.rows import Row
+from tl_scopes.evaluation.ablations import Row
+from tl_scopes.evaluation.methods import AnyMethod
 
 if TYPE_CHECKING:
     import pandas as pd

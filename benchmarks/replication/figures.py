@@ -21,10 +21,10 @@ from benchmarks.replication.methods import (
     TEMPERATURE,
     rank,
 )
-from tl_scopes.render.canvas import LINE, PALE, caption, sheet
-from tl_scopes.render.faithfulness.axes import dress, heading
-from tl_scopes.render.plots import INK, SOFT, style, write
-from tl_scopes.stats import summary
+from tl_scopes.render.figures.canvas import LINE, PALE, caption, sheet
+from tl_scopes.render.figures.card_axes import dress, heading
+from tl_scopes.render.figures.tokens import INK, SOFT, style, write
+from tl_scopes.results.statistics import summary
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tl_scopes as ts
 from tl_scopes import baselines
-from tl_scopes.evaluation.ranking import AnyMethod
+from tl_scopes.evaluation.methods import AnyMethod
 
 RANDOM, IG, IXG = "Random", "IG", "Input x Gradient"
 SEMANTIC, TEMPERATURE, FISHER = "Semantic", "Temperature", "Fisher k=1"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from tl_scopes.stats import LEVEL, comparisons, holm, summary
+from tl_scopes.results.statistics import LEVEL, comparisons, holm, summary
 
 if TYPE_CHECKING:
     import pandas as pd

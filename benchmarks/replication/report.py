@@ -14,8 +14,8 @@ from benchmarks.replication import claims_ablation, claims_checks, tables
 from benchmarks.replication.cells import Cell
 from benchmarks.replication.methods import FISHER, RANKS
 from benchmarks.replication.paired import LEAST, Claim
-from tl_scopes.files import write_text
-from tl_scopes.stats import LEVEL
+from tl_scopes.results.files import write_text
+from tl_scopes.results.statistics import LEVEL
 
 NAME = "REPLICATION.md"
 

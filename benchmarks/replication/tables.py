@@ -10,9 +10,9 @@ from benchmarks.replication.cells import DEPTHS, Cell
 from benchmarks.replication.claims_ablation import best_pairs, grid
 from benchmarks.replication.methods import AGREEMENT, BASELINES, MAIN, SCOPES
 from benchmarks.replication.paired import AGAINST, FOR, Claim, Evidence, differences
-from tl_scopes.render.faithfulness.words import MISSING, probability
-from tl_scopes.render.scale import number
-from tl_scopes.stats import Summary, summary
+from tl_scopes.render.colours import number
+from tl_scopes.render.report.words import MISSING, probability
+from tl_scopes.results.statistics import Summary, summary
 
 _LOO = ("loo_spearman", "loo_kendall", "loo_jaccard", "loo_top_rank")
 _ALIKE = ("similarity", "overlap")

@@ -13,11 +13,12 @@ from benchmarks import measure
 from benchmarks.replication import methods
 from benchmarks.replication.cells import READ
 from benchmarks.replication.loop import PublishedLoop
-from tl_scopes import bundled, models
-from tl_scopes.adapter import view
-from tl_scopes.encoding import encode
+from tl_scopes import models
+from tl_scopes.adapter.prompts import encode
+from tl_scopes.adapter.view import view
 from tl_scopes.evaluation import DataSet, Settings
 from tl_scopes.evaluation import measure as measure_rows
+from tl_scopes.models import bundled
 
 _UNIT = 8
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import threading
 
-from tl_scopes import _cli, render
+from tl_scopes import render
 from tl_scopes.app.request import View
-from tl_scopes.result import Attribution
+from tl_scopes.results.attribution import Attribution
 
 # matplotlib's caches of fonts and glyphs are not made for several threads.
 _drawing = threading.Lock()
@@ -31,4 +31,4 @@ def png(found: Attribution, view: View) -> bytes:
 
 def json(found: Attribution) -> bytes:
     """Every field, as `tl-scopes attribute --json` prints it."""
-    return f"{_cli.as_json(found)}\n".encode()
+    return f"{found.to_json()}\n".encode()

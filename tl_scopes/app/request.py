@@ -7,28 +7,25 @@ import re
 import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tl_scopes.adapter.sites import from_text
+from tl_scopes.baselines import named
 from tl_scopes.errors import (
     PositionError,
     RenderError,
     ScopeParameterError,
     ScopesError,
 )
-from tl_scopes.sites import from_text
+from tl_scopes.scopes.base import Scope, target_from
 
-if TYPE_CHECKING:
-    from tl_scopes import Scope
 
-# What each scope asks, in the words of the README's table.
-SCOPES = {
-    "semantic": "what moves one token's logit?",
-    "logit-difference": "what moves it from one token to another?",
-    "fisher": "what moves the whole predicted distribution?",
-    "temperature": "what makes the model more or less sure?",
-}
-# The fields that a scope reads, of those that not every one does.
-_READS = {"semantic": ("target",), "logit-difference": ("target", "versus"), "fisher": ("rank",)}
+def scopes() -> dict[str, str]:
+    """The scopes that the page offers, each with the question that it answers."""
+    asked = {name: getattr(named.maker(name), "asks", "") for name in named.names()}
+    return {name: question for name, question in asked.items() if question}
+
+
 MAX_RANK = 64
 SCALES = ("linear", "log")
 # Browsers and proxies cut longer addresses.
@@ -67,24 +64,23 @@ class Request:
     @property
     def directions(self) -> int:
         """How many gradients the answer takes."""
-        return self.rank if self.scope == "fisher" else 1
+        return self.rank if "rank" in named.takes(self.scope) else 1
 
     def to_scope(self) -> Scope:
         """The scope asked for. Raises `ScopeParameterError`."""
-        import tl_scopes as ts
-
-        if self.scope == "semantic":
-            return ts.SemanticScope(token("target", self.target))
-        if self.scope == "logit-difference":
-            a, b = token("target", self.target), token("versus", self.versus)
-            return ts.LogitDifferenceScope(a, b)
-        if self.scope == "temperature":
-            return ts.TemperatureScope()
-        if self.scope != "fisher":
+        if self.scope not in scopes():
             raise ScopeParameterError(
-                f"there is no scope {self.scope!r} here; there are {', '.join(SCOPES)}: choose one"
+                f"there is no scope {self.scope!r} here; there are {', '.join(scopes())}: choose one"
             )
-        return ts.FisherScope(rank=self.rank)
+        return named.made(self.scope, self.options())
+
+    def options(self) -> dict[str, Any]:
+        """What the scope takes of the request, by the options of the command line."""
+        texts = {"target": self.target, "versus": self.versus}
+        given = {name: target_from(text, name) for name, text in texts.items()} | {
+            "rank": self.rank
+        }
+        return {name: given[name] for name in named.takes(self.scope) if name in given}
 
     def to_sites(self) -> str | list[str | int]:
         """The sites as `attribute` takes them. Raises `SiteError`."""
@@ -147,7 +143,7 @@ def write(request: Request, view: View) -> dict[str, str]:
     outlives a change of defaults."""
     said = dataclasses.asdict(request)
     for name in ("target", "versus", "rank"):
-        if name not in _READS.get(request.scope, ()) or not said[name]:
+        if name not in named.takes(request.scope) or not said[name]:
             del said[name]
     seen = dataclasses.asdict(view)
     said |= {name: seen[name] for name in seen if seen[name] != getattr(View(), name)}
@@ -158,13 +154,6 @@ def link(base: str, query: Mapping[str, str]) -> str | None:
     """The address of `query`; None if it were too long for one."""
     address = f"{base}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
     return address if len(address) <= LONGEST_LINK else None
-
-
-def token(name: str, text: str) -> str | int | None:
-    """A target as scopes take it. Raises `ScopeParameterError`."""
-    if not text.startswith("id:"):
-        return text or None
-    return _whole(name, text[3:], ScopeParameterError, "a number after id:")
 
 
 def whole_position(text: str) -> int:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from tl_scopes.app.request import Request, View, token
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from tl_scopes.app.request import Request, View
 from tl_scopes.app.settings import Settings
+from tl_scopes.baselines import named
 
 
 def python(request: Request, view: View, settings: Settings) -> str:
@@ -11,26 +16,21 @@ def python(request: Request, view: View, settings: Settings) -> str:
 
     Texts are Python literals, whatever they hold.
     """
-    target, versus = token("target", request.target), token("versus", request.versus)
-    scope = {
-        "semantic": f"SemanticScope({'' if target is None else repr(target)})",
-        "logit-difference": f"LogitDifferenceScope({target!r}, {versus!r})",
-        "fisher": f"FisherScope(rank={request.rank})",
-        "temperature": "TemperatureScope()",
-    }[request.scope]
     arguments = [
         "model",
         repr(request.prompt),
-        f"ts.{scope}",
+        _scope(request),
         f"sites={request.to_sites()!r}",
         *([f"position={request.position}"] if request.position != -1 else []),
     ]
+    make = named.maker(request.scope)
     drawn = "".join(f", {name}={value!r}" for name, value in view.options().items())
     options = drawn.removeprefix(", ")
     site = f"site={view.site!r}, " if view.site else ""
     return "\n".join(
         [
             "import tl_scopes as ts",
+            *([f"from {make.__module__} import {make.__name__}"] if _is_own(make) else []),
             "",
             f"model = ts.models.load({_loaded(request.model, settings)})",
             "found = ts.attribute(",
@@ -42,6 +42,25 @@ def python(request: Request, view: View, settings: Settings) -> str:
             "",
         ]
     )
+
+
+def _scope(request: Request) -> str:
+    """The call that makes the scope; targets stand first, where it takes them first."""
+    make, taken, options = named.maker(request.scope), named.takes(request.scope), request.options()
+    targets = [option for option in ("target", "versus") if option in taken]
+    first = list(inspect.signature(make).parameters)[: len(targets)]
+    parts = []
+    for option, value in options.items():
+        if value is None and targets == ["target"]:
+            continue  # the default
+        bare = option in targets and first == [taken[each] for each in targets]
+        parts.append(repr(value) if bare else f"{taken[option]}={value!r}")
+    return f"{'' if _is_own(make) else 'ts.'}{make.__name__}({', '.join(parts)})"
+
+
+def _is_own(make: Callable[..., Any]) -> bool:
+    """Whether a scope is the user's: it comes from where it was written."""
+    return not make.__module__.startswith("tl_scopes.")
 
 
 def _loaded(name: str, settings: Settings) -> str:

@@ -8,8 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_scopes.adapter.prompts import Prompt
+from tl_scopes.adapter.sites import Site, SiteRequest
+from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.attribution import attribute
-from tl_scopes.baselines.explained import (
+from tl_scopes.baselines.method import Scored
+from tl_scopes.baselines.target import (
+    NUMBERS,
     UNITS,
     Explaining,
     Of,
@@ -21,14 +26,10 @@ from tl_scopes.baselines.explained import (
     reduced,
     value_of,
 )
-from tl_scopes.encoding import Prompt
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.explain import Explained, Read, Scope, Target, plain_target
-from tl_scopes.method import Scored
-from tl_scopes.prompted import Prompted
-from tl_scopes.result import Attribution
-from tl_scopes.sites import Site, SiteRequest
-from tl_scopes.unembedding import working_dtype
+from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,10 @@ class GradientNorm(Scope):
     @property
     def units(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         return f"{UNITS[self.of]} per unit of residual"
+
+    @property
+    def explains(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return NUMBERS[self.of]
 
     def parameters(self) -> dict[str, Any]:
         return {"target": plain_target(self.target), "of": self.of}
@@ -99,6 +104,7 @@ class InputXGradient(Explaining):
 
     reduce: Reduce = "norm"
     name = "input_x_gradient"
+    label = "Input × gradient"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -124,6 +130,9 @@ class SmoothGrad(Explaining):
     seed: int = 0
     times_input: bool = False
     name = "smoothgrad"
+    argument = "draws"
+    label = "SmoothGrad"
+    joining = "norm"
 
     def __post_init__(self) -> None:
         super().__post_init__()

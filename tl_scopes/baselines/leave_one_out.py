@@ -7,14 +7,15 @@ from typing import Any, Literal
 
 import torch
 
-from tl_scopes.ablation import Replacement, check_replacement, leave_one_out
-from tl_scopes.engine import components_of
+from tl_scopes.adapter.sites import Site
+from tl_scopes.baselines.ablation import Replacement, check_replacement, leave_one_out
+from tl_scopes.baselines.method import Method, Scored
+from tl_scopes.baselines.target import NUMBERS
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.explain import Target, plain_target
-from tl_scopes.method import Method, Scored
-from tl_scopes.prompted import Prompted
-from tl_scopes.records import Token
-from tl_scopes.sites import Site
+from tl_scopes.jacobian.answers import components_of
+from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.results.records import Token
+from tl_scopes.scopes.base import Target, plain_target
 
 _UNITS = {"kl": "nats", "log_prob": "nats", "logit": "logit"}
 
@@ -34,6 +35,8 @@ class LeaveOneOut(Method):
     measure: Literal["kl", "log_prob", "logit"] = "kl"
     replacement: Replacement = "zero"
     name = "leave_one_out"
+    argument = "replacement"
+    joining = "none"  # leaving out a span is not the sum of leaving out its tokens
     needs_gradients = False
 
     def __post_init__(self) -> None:
@@ -46,6 +49,18 @@ class LeaveOneOut(Method):
     @property
     def units(self) -> str:
         return _UNITS[self.measure]
+
+    @property
+    def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.measure == "kl":
+            return "How the next-token distribution changes without each token"
+        return f"How {NUMBERS[self.measure]} falls without each token"
+
+    @property
+    def signs(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        if self.measure == "kl":
+            return "", ""
+        return f"{NUMBERS[self.measure]} falls without the token", "it rises"
 
     @property
     def explains_centred_logit(self) -> bool:

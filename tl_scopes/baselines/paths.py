@@ -9,20 +9,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.ablation import REPLACEMENTS, replacement
-from tl_scopes.baselines.explained import (
-    Explaining,
-    Of,
-    Reduce,
-    check_count,
-    check_reduce,
-    reduced,
-)
+from tl_scopes.adapter.sites import Site
+from tl_scopes.adapter.unembedding import working_dtype
+from tl_scopes.baselines.ablation import REPLACEMENTS, replacement
+from tl_scopes.baselines.method import Scored
+from tl_scopes.baselines.target import Explaining, Of, Reduce, check_count, check_reduce, reduced
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.method import Scored
-from tl_scopes.prompted import Prompted
-from tl_scopes.sites import Site
-from tl_scopes.unembedding import working_dtype
+from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.scopes.base import Target
 
 Rule = Literal[
     "gausslegendre",
@@ -58,6 +52,8 @@ class IntegratedGradients(Explaining):
     rule: Rule = "gausslegendre"
     reduce: Reduce = "norm"
     name = "integrated_gradients"
+    argument = "steps"
+    label = "Integrated gradients"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -172,6 +168,7 @@ class SemanticPath(IntegratedGradients):
     steps: int = 5
     of: Of = "logit"
     name = "semantic_path"
+    label = "Path-integrated semantic scope"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -190,3 +187,8 @@ class SemanticPath(IntegratedGradients):
         start = self._start(prompted, site, x)
         mean = self.mean_gradient(prompted, site, start, x, weights=[1.0] * self.steps)
         return Scored(reduced(mean * (1 - self.shares[0]) * (x[0] - start[0]), self.reduce))
+
+
+def published(target: Target = None) -> IntegratedGradients:
+    """Integrated gradients as the code of arXiv 2601.16407 has them: five steps, by its own rule."""
+    return IntegratedGradients(target, steps=5, rule="published")

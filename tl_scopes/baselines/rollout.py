@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tl_scopes.adapter.sites import Site
+from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import ScopeParameterError, SiteError
-from tl_scopes.method import Method, Scored
-from tl_scopes.passes import seen_at
-from tl_scopes.prompted import Prompted
-from tl_scopes.sites import Site
+from tl_scopes.jacobian.forward import seen_at
+from tl_scopes.jacobian.prompt_run import Prompted
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class AttentionRollout(Method):
 
     residual: float = 0.5
     name = "attention_rollout"
+    title = "Attention rollout from the read position"
+    joining = "sum"
     needs_gradients = False
     shows_causality = True
 

@@ -11,11 +11,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.adapter import ModelView
-from tl_scopes.circuit_result import Components
-from tl_scopes.circuits.baseline import Baseline
-from tl_scopes.circuits.trace import Trace, ask, traced
-from tl_scopes.circuits.writes import (
+from tl_scopes.adapter.prompts import Prompt, Prompts
+from tl_scopes.adapter.sites import Site, embed_site, resid_site
+from tl_scopes.adapter.unembedding import working_dtype
+from tl_scopes.adapter.view import ModelView
+from tl_scopes.circuits.freezing import Frozen
+from tl_scopes.circuits.references import Baseline
+from tl_scopes.circuits.stream import (
     Output,
     Stream,
     check_sum,
@@ -25,12 +27,10 @@ from tl_scopes.circuits.writes import (
     output_map,
     shows_heads,
 )
-from tl_scopes.encoding import Prompt, Prompts
+from tl_scopes.circuits.trace import Trace, ask, traced
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
-from tl_scopes.explain import Scope
-from tl_scopes.frozen import Frozen
-from tl_scopes.sites import Site, embed_site, resid_site
-from tl_scopes.unembedding import working_dtype
+from tl_scopes.results.circuits import Components
+from tl_scopes.scopes.base import Scope
 
 By = Literal["head", "mlp", "layer", "neuron"]
 

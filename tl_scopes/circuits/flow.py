@@ -10,18 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.circuits.pulling import Whole, alone
-from tl_scopes.circuits.tangent import push_forward
+from tl_scopes.adapter.prompts import Prompt, resolve_position
+from tl_scopes.adapter.sites import Site
+from tl_scopes.circuits.freezing import Frozen
+from tl_scopes.circuits.jvp import push_forward
+from tl_scopes.circuits.parts import Whole, alone
+from tl_scopes.circuits.stream import tolerance
 from tl_scopes.circuits.trace import Question, Trace, ask, traced
-from tl_scopes.circuits.writes import tolerance
-from tl_scopes.encoding import Prompt, resolve_position
-from tl_scopes.engine import check_chunk
 from tl_scopes.errors import SiteError, UnsupportedModelError
-from tl_scopes.explain import Scope
-from tl_scopes.flow_result import Flow, FlowPath
-from tl_scopes.frozen import Frozen
-from tl_scopes.sites import Site
-from tl_scopes.vjp import pull
+from tl_scopes.jacobian.answers import check_chunk
+from tl_scopes.jacobian.backward import pull
+from tl_scopes.results.flows import Flow, FlowPath
+from tl_scopes.scopes.base import Scope
 
 
 def flow(

@@ -13,17 +13,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.adapter import ModelView
-from tl_scopes.circuits.pulling import Whole, alone
+from tl_scopes.adapter.prompts import Prompt
+from tl_scopes.adapter.view import ModelView
+from tl_scopes.circuits.freezing import Frozen
+from tl_scopes.circuits.parts import Whole, alone
+from tl_scopes.circuits.stream import last_stream
 from tl_scopes.circuits.trace import Trace, ask, traced
-from tl_scopes.circuits.writes import last_stream
-from tl_scopes.encoding import Prompt
-from tl_scopes.engine import check_chunk
 from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelError
-from tl_scopes.explain import Scope
-from tl_scopes.flow_result import HeadPaths
-from tl_scopes.frozen import Frozen
-from tl_scopes.vjp import pull
+from tl_scopes.jacobian.answers import check_chunk
+from tl_scopes.jacobian.backward import pull
+from tl_scopes.results.flows import HeadPaths
+from tl_scopes.scopes.base import Scope
 
 
 def head_paths(
@@ -48,7 +48,13 @@ def head_paths(
     From the scope to the outputs (z) of all heads in one backward pass, and from each head's output
     on to the source tokens in a pass of its own, batched over the heads of a layer. That is one pass
     through the blocks below it for each head (and vector of a Fisher scope): all of 16 x 32 heads take
-    as long as 200 bare forward passes. `layers`, `heads` and `least_effect` make it less.
+    as long as 140 to 200 bare forward passes. `layers`, `heads` and `least_effect` make it less.
+
+    No sketch of heads is cheaper. Random mixtures of heads tell sums over heads, not single ones. A basis
+    that many heads share hardly exists: of the gradients of SmolLM2's 270 heads at the embedding, 198
+    directions hold 99% of the squares. And influence is spread: on nine prompts the heads that
+    `least_effect=0.05` keeps take half the price and hold 0.68 of the summed norms on SmolLM2, 0.80 and
+    0.84 on Gemma-3 270M.
 
     Args:
         model, prompt, scope, position, prepend_bos, chunk_size: as in `tl_scopes.attribute`.

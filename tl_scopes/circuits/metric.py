@@ -10,18 +10,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tl_scopes.adapter.prompts import Prompt
+from tl_scopes.adapter.sites import embed_site
+from tl_scopes.adapter.unembedding import OutputTransform, Unembedding, working_dtype
 from tl_scopes.circuits.trace import ask, traced
-from tl_scopes.encoding import Prompt
-from tl_scopes.engine import Answer
 from tl_scopes.errors import (
     LengthMismatchError,
     PromptError,
     ScopeParameterError,
     UnsupportedModelError,
 )
-from tl_scopes.explain import Scope
-from tl_scopes.sites import embed_site
-from tl_scopes.unembedding import OutputTransform, Unembedding, working_dtype
+from tl_scopes.jacobian.answers import Answer
+from tl_scopes.scopes.base import Scope
 
 # Share of the final state that the rounding of logits may blur.
 _MOST_NOISE = 1e-2

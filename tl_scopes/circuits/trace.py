@@ -11,22 +11,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes import capture, passes
-from tl_scopes.adapter import ModelView, view
-from tl_scopes.encoding import Prompt, described, encode, resolve_position
-from tl_scopes.engine import Answer, Job, check_scopes, explain, read_values, verify_once
+from tl_scopes.adapter.padding import refuse_read
+from tl_scopes.adapter.prompts import Prompt, described, encode, resolve_position
+from tl_scopes.adapter.sites import Site
+from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.circuits.freezing import Frozen, freeze_patterns, hold_norms, parse_frozen
 from tl_scopes.errors import (
     LengthMismatchError,
     NumericalError,
     SiteError,
     UnsupportedModelError,
 )
-from tl_scopes.explain import Scope, check_is_scope
-from tl_scopes.frozen import Frozen, freeze_patterns, hold_norms, parse_frozen
-from tl_scopes.padding import refuse_read
-from tl_scopes.records import ScopeInfo
-from tl_scopes.sites import Site
-from tl_scopes.vjp import pull
+from tl_scopes.jacobian import forward, probes
+from tl_scopes.jacobian.answers import Answer, Job, check_scopes, explain, read_values, verify_once
+from tl_scopes.jacobian.backward import pull
+from tl_scopes.scopes.base import Scope, check_is_scope
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,10 +136,10 @@ class Trace:
             raise NumericalError(
                 f"NaN or infinity in the gradient at {label!r}, although the forward pass was finite: "
                 "check the weights and hooks between there and what is read"
-                f"{passes.overflow_hint(self.question.view)}"
+                f"{forward.overflow_hint(self.question.view)}"
             )
         if gradient[:, self.question.position + 1 :].any():
-            passes.refuse_noncausal(label, self.question.position)
+            forward.refuse_noncausal(label, self.question.position)
 
     def common(self) -> dict[str, Any]:
         """The fields that every circuit result has."""
@@ -150,9 +149,7 @@ class Trace:
         return {
             **described(engine, ids),
             "position": self.question.position,
-            "scope": ScopeInfo(
-                answer.scope.name, {**answer.scope.parameters(), **explained.resolved}
-            ),
+            "scope": answer.scope.info(explained),
             "target": explained.target,
             "units": answer.scope.units,
             "squared": explained.squared,
@@ -169,7 +166,7 @@ class Trace:
             raise NumericalError(
                 "NaN or infinity in the result, although activations and gradients are finite: effects "
                 "overflow; scale the scope's vectors or its function down"
-                f"{passes.overflow_hint(self.question.view)}"
+                f"{forward.overflow_hint(self.question.view)}"
             )
         for axis in range(-axes, 0):
             out = out.narrow(axis, 0, min(out.shape[axis], n))
@@ -204,7 +201,7 @@ def traced(
 
     def stop(activation: Tensor) -> Tensor:
         found.append(activation)
-        raise passes.Stop
+        raise forward.Stop
 
     with engine.frozen():
         tokens = torch.tensor([question.run], device=engine.device)
@@ -220,10 +217,10 @@ def traced(
                 engine.tap_final(undo, stop)
             else:
                 engine.tap(undo, read_site, stop)
-            passes.forward_to_stop(engine, tokens)
+            forward.forward_to_stop(engine, tokens)
         _check_reached(question, root, sites, kept, found)
         if read_site is None:
-            at = passes.at_head(engine, found[0])
+            at = forward.at_head(engine, found[0])
         else:
             at = found[0]
             _check_read_axes(engine, read_site, at, tokens)
@@ -242,9 +239,9 @@ def traced(
 
 
 def _check_read_axes(view: ModelView, site: Site, read: Tensor, tokens: Tensor) -> None:
-    capture.check_axes(site.label, read, tokens)
+    probes.check_axes(site.label, read, tokens)
     if site.is_named and read.shape[1] == read.shape[2]:
-        capture.check_second_axis(view, tokens, site)
+        probes.check_second_axis(view, tokens, site)
 
 
 def _check_reached(

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes import passes
-from tl_scopes.adapter import view as view_of
-from tl_scopes.circuit_result import Components, Verification
-from tl_scopes.circuits.asked import (
+from tl_scopes.adapter.prompts import Prompt, encode, texts
+from tl_scopes.adapter.sites import Site, embed_site
+from tl_scopes.adapter.view import view as view_of
+from tl_scopes.circuits.checks import (
     check_options,
     check_prompt,
     check_scope,
@@ -21,18 +21,18 @@ from tl_scopes.circuits.asked import (
     shares,
     token_site,
 )
-from tl_scopes.circuits.baseline import Baseline
-from tl_scopes.circuits.intervene import Move, scalars
+from tl_scopes.circuits.interventions import Move, scalars
+from tl_scopes.circuits.references import Baseline
+from tl_scopes.circuits.stream import last_stream
 from tl_scopes.circuits.trace import Question, Trace, ask, traced
-from tl_scopes.circuits.writes import last_stream
-from tl_scopes.encoding import Prompt, encode, texts
 from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
-from tl_scopes.explain import Scope
-from tl_scopes.flow_result import Flow, HeadPaths
-from tl_scopes.records import Agreement
-from tl_scopes.result import Attribution
-from tl_scopes.sites import Site, embed_site
-from tl_scopes.stats import rank_agreement
+from tl_scopes.jacobian import forward
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.circuits import Components, Verification
+from tl_scopes.results.flows import Flow, HeadPaths
+from tl_scopes.results.records import Agreement
+from tl_scopes.results.statistics import rank_agreement
+from tl_scopes.scopes.base import Scope
 
 STEPS = (1e-3, 1e-2, 0.1, 0.3, 1.0)
 _BASELINES = {"zero": "zero", "mean": "mean", "corrupt": "corrupted"}
@@ -254,4 +254,4 @@ def _pad_embedding(question: Question, site: Site) -> Float[Tensor, "pos d_model
             'use "zero" or "mean"'
         )
     tokens = torch.full((1, len(question.run)), int(pad), device=question.view.device)
-    return passes.activations(question.view, tokens, [site])[site.label][0]
+    return forward.activations(question.view, tokens, [site])[site.label][0]

@@ -8,16 +8,16 @@
 A method is a scope or one of `tl_scopes.baselines`.
 """
 
+from tl_scopes.evaluation.ablations import measure
 from tl_scopes.evaluation.card import faithfulness_card
 from tl_scopes.evaluation.data import DataSet, read
-from tl_scopes.evaluation.perturb import input_stability
-from tl_scopes.evaluation.randomise import randomisation
-from tl_scopes.evaluation.ranking import label, labelled
-from tl_scopes.evaluation.rows import measure
-from tl_scopes.evaluation.runs import Run, run
+from tl_scopes.evaluation.methods import label, labelled
+from tl_scopes.evaluation.runs.run import Run, run
+from tl_scopes.evaluation.sanity import randomisation
+from tl_scopes.evaluation.sensitivity import input_stability
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum, ranks_holding
-from tl_scopes.faithfulness import FaithfulnessCard
+from tl_scopes.results.card import FaithfulnessCard
 
 __all__ = [
     "DataSet",

@@ -8,21 +8,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tl_scopes.adapter import view
-from tl_scopes.encoding import Prompts
+from tl_scopes.adapter.prompt_lists import list_of_prompts
+from tl_scopes.adapter.prompts import Prompts
+from tl_scopes.adapter.view import view
 from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesWarning
-from tl_scopes.evaluation.perturb import input_stability
-from tl_scopes.evaluation.plan import encoded, units
-from tl_scopes.evaluation.randomise import Depth, parse_depths, randomisation
-from tl_scopes.evaluation.ranking import Methods, check_methods, labelled
+from tl_scopes.evaluation.ablations import COLUMNS, Row, error_row, measure
+from tl_scopes.evaluation.methods import Methods, check_methods, labelled
 from tl_scopes.evaluation.reads import check_whole
-from tl_scopes.evaluation.rows import COLUMNS, Row, error_row, measure
+from tl_scopes.evaluation.runs.units import encoded, units
+from tl_scopes.evaluation.sanity import Depth, parse_depths, randomisation
+from tl_scopes.evaluation.sensitivity import input_stability
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum
-from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.pinning import pinned
-from tl_scopes.prompts import list_of_prompts
-from tl_scopes.scopes import FisherScope
+from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.scopes.pinning import pinned
+from tl_scopes.scopes.prediction import FisherScope
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tl_scopes._quiet import local_only_if_unreachable, undisturbed
+from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.errors import DataError
-from tl_scopes.refusals import is_conversation
+from tl_scopes.models.quiet import local_only_if_unreachable, undisturbed
 
 # Where prompts stand unless a column is named: text first, then token ids.
 COLUMNS = ("text", "tokens", "input_ids")

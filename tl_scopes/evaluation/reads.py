@@ -7,20 +7,20 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.adapter import ModelView
+from tl_scopes.adapter.prompt_lists import encode_all
+from tl_scopes.adapter.prompts import Prompts, bos_id, resolve_position
+from tl_scopes.adapter.view import ModelView
 from tl_scopes.attribution import BATCH_TOKENS, grouped
-from tl_scopes.encoding import Prompts, bos_id, resolve_position
-from tl_scopes.engine import Job, verify_once
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.evaluation.ranking import ranked
-from tl_scopes.passes import read_under, refuse_nonfinite
-from tl_scopes.prompts import encode_all
-from tl_scopes.scopes import FisherScope
+from tl_scopes.evaluation.methods import ranked
+from tl_scopes.jacobian.answers import Job, verify_once
+from tl_scopes.jacobian.forward import read_under, refuse_nonfinite
+from tl_scopes.results.statistics import rank_likeness
+from tl_scopes.scopes.prediction import FisherScope
 
 
 def encoded(view: ModelView, prompts: Prompts, prepend_bos: bool | None) -> list[list[int]]:
@@ -72,19 +72,9 @@ def predictions(view: ModelView, prompts: Sequence[list[int]], position: int) ->
     return [int(head.logits(head.raw_logits(y[None])[0]).argmax()) for y in states]
 
 
-def spearman(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
-    """Rank correlation of two maps: 1 where their ranks are equal, those of constant maps included,
-    0 where one alone is constant, NaN where there is one position only."""
-    from scipy import stats  # half a second to import
-
-    if len(a) < 2:
-        return float("nan")
-    x, y = (stats.rankdata(t.cpu().double().numpy()) for t in (a, b))
-    if (x == y).all():
-        return 1.0
-    if (x == x[0]).all() or (y == y[0]).all():
-        return 0.0
-    return float(np.corrcoef(x, y)[0, 1])
+def likeness(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
+    """`rank_likeness` of two maps; NaN where there is one position only."""
+    return rank_likeness(*(t.cpu().double().numpy() for t in (a, b))) if len(a) > 1 else math.nan
 
 
 def top_overlap(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"], share: float = 0.1) -> float:

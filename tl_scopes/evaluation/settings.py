@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Union
 
-from tl_scopes.ablation import Replacement, check_replacement
+from tl_scopes.baselines.ablation import Replacement, check_replacement
 from tl_scopes.errors import ScopeParameterError
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tl_scopes.adapter import view as view_of
-from tl_scopes.encoding import Prompts
-from tl_scopes.engine import check_scopes
+from tl_scopes.adapter.prompts import Prompts
+from tl_scopes.adapter.view import view as view_of
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.reads import check_whole, encoded, final_states
-from tl_scopes.fisher import FisherGeometry
-from tl_scopes.scopes import FisherScope
+from tl_scopes.jacobian.answers import check_scopes
+from tl_scopes.scopes.fisher import FisherGeometry
+from tl_scopes.scopes.prediction import FisherScope
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,9 +1,10 @@
 """Pictures of results: a web page, a notebook output, terminal text, a matplotlib figure.
 
-Those four take the two kinds of attributions with the same options (see `html`), and a
-`FaithfulnessCard` without; `circuit` and `attention` take results of `tl_scopes.circuits`.
-`prediction`, `spectrum`, `compare` and `series` are figures of what attributions hold beside scores,
-of several of them, and of one over a series of numbers.
+`html`, `notebook`, `terminal` and `figure` take every result. Which drawing they choose depends on the
+type of the result, by the three tables below. `circuit` and `attention` are the same for the results of
+`tl_scopes.circuits` alone. `prediction`, `spectrum`, `compare` and `series` are figures of what
+attributions hold beside scores, of several of them, and of one over a series of numbers.
+
 Drawing libraries are imported when something is drawn with them. A submodule must not have the
 name of a function here: importing it would replace the function.
 """
@@ -11,41 +12,69 @@ name of a function here: importing it would replace the function.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from tl_scopes.circuit_result import CircuitResult, Components, Verification
 from tl_scopes.errors import RenderError
-from tl_scopes.faithfulness import FaithfulnessCard
-from tl_scopes.files import write_text
-from tl_scopes.flow_result import Flow, FlowPath, HeadPaths
-from tl_scopes.render.picture import Result, Site, build
+from tl_scopes.render.picture import Picture, build
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.results.base import Result
+from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.circuits import CircuitResult, Components, Verification
+from tl_scopes.results.files import write_text
+from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from rich.console import Console
 
-    from tl_scopes.render.comparison import compare
-    from tl_scopes.render.predicted import prediction
-    from tl_scopes.render.spectra import spectrum
-    from tl_scopes.render.timeline import series
+    from tl_scopes.render.figures.comparison import compare
+    from tl_scopes.render.figures.prediction import prediction
+    from tl_scopes.render.figures.series import series
+    from tl_scopes.render.figures.spectrum import spectrum
 
 __all__ = [
     "Notebook", "attention", "circuit", "compare", "figure", "html", "notebook", "prediction",
     "series", "spectrum", "terminal",
 ]  # fmt: skip
 _HOMES = {
-    "compare": "comparison", "prediction": "predicted", "series": "timeline", "spectrum": "spectra"
+    "compare": "comparison", "prediction": "prediction", "series": "series", "spectrum": "spectrum"
 }  # fmt: skip
+
+# What draws each kind of result: a function in a module below this package, or anywhere, by its whole
+# name. An attribution is laid out as a `Picture` first, which is what its drawings take.
+FIGURES: dict[type, str] = {
+    Picture: "figures.tokens:draw",
+    Components: "figures.heads:draw_components",
+    HeadPaths: "figures.heads:draw_head_paths",
+    Flow: "figures.flow:draw_flow",
+    FlowPath: "figures.flow_path:draw_flow_path",
+    Verification: "figures.verification:draw_verification",
+    FaithfulnessCard: "figures.card:draw",
+}
+# Given the result and an id that is unique in the document: the title in plain text, and the HTML.
+PAGES: dict[type, str] = {
+    Picture: "pages.page:view",
+    Flow: "pages.flows:view",
+    HeadPaths: "pages.flows:view",
+    CircuitResult: "pages.figure:view",
+    FaithfulnessCard: "pages.report:view",
+}
+TERMINALS: dict[type, str] = {
+    Picture: "console:show",
+    CircuitResult: "console:show_table",
+    FaithfulnessCard: "report.markdown:show",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.figures.{_HOMES[name]}"), name)
 
 
 class Notebook:
@@ -61,151 +90,85 @@ class Notebook:
         return f"Notebook({len(self.data)} characters of HTML)"
 
 
-def html(
-    result: Result | FaithfulnessCard,
-    path: str | Path | None = None,
-    *,
-    scale: str = "linear",
-    normalise: str = "site",
-    include_bos: bool = False,
-    include_read: bool = True,
-    sites: Site | Sequence[Site] | None = None,
-    site: Site | None = None,
-) -> str:
-    """One self-contained web page of `result` (about 1.3 MB; it fetches nothing).
+def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
+    """Make one self-contained web page of `result` (about 1.3 MB; it fetches nothing).
 
     Args:
-        result: an `Attribution`, or a `SequenceAttribution` (drawn at one site, with a row for
-            each read position in place of a row for each site). A `FaithfulnessCard` becomes its
-            report, with tables that sort and figures; it takes no option below `path`.
-        path: where to write it too, atomically. The folder must exist.
-        scale: `"linear"` colours from 0 to the largest score, `"log"` over 1 to 4 whole decades
-            below it. Numbers beside the colours are scores in `result.units` under both.
-        normalise: `"site"` colours each site (each read position of a sequence) by its own
-            largest score, `"all"` all by the largest of all. Deep layers concentrate on the read
-            position: `"site"`, perhaps without it, shows what else moves.
-        include_bos: whether BOS, an attention sink, takes part in the colours. It shows anyway.
-        include_read: whether the read position takes part in the colours. It shows anyway.
-        sites: labels or indices of the sites to draw, in this order; None for all of them (for a
-            `SequenceAttribution`: the first).
-        site: the same for one site.
+        result: any result of this package.
+        path: where to write the page too, atomically. The folder must exist.
+        options: of an `Attribution`, or a `SequenceAttribution` (drawn at one site, with a row for
+            each read position in place of a row for each site):
+                scale: `"linear"` colours from 0 to the largest score, `"log"` over 1 to 4 whole
+                    decades below it. Numbers beside the colours are scores in `result.units` under both.
+                normalise: `"site"` colours each site (each read position of a sequence) by its own
+                    largest score, `"all"` all by the largest of all. Deep layers concentrate on the
+                    read position: `"site"`, perhaps without it, shows what else moves.
+                include_bos: whether BOS, an attention sink, takes part in the colours (False). It
+                    shows anyway.
+                include_read: whether the read position takes part in the colours (True). It shows
+                    anyway.
+                sites: labels or indices of the sites to draw, in this order; None for all of them
+                    (for a `SequenceAttribution`: the first).
+                site: the same for one site.
+            of a result of `tl_scopes.circuits` that is shown by its figure: those of `circuit`.
+                A `Flow` and `HeadPaths` have pages of their own, without options: see `attention`.
+            of a `FaithfulnessCard`, which becomes its report with tables that sort and figures: none.
 
-    Returns the page. Raises `RenderError` for an unknown option value or a result that cannot be
+    Returns the page. Raises `RenderError` for an unknown option or value or a result that cannot be
     drawn (nothing in it, or NaN), `SiteError` for a site that it does not hold.
+
+        >>> html(attribution, "page.html", scale="log", include_read=False)
     """
-    options = _options(scale, normalise, include_bos, include_read, sites, site)
-    if isinstance(result, FaithfulnessCard):
-        from tl_scopes.render.faithfulness import page as report
+    from tl_scopes.render.pages.page import document
 
-        _check_unused(options)
-        text = report.page(result)
-    else:
-        from tl_scopes.render.page import page
-
-        text = page(build(result, **options))
+    page = document(*_drawing(PAGES, result, options)("tls"))
     if path is not None:
-        write_text(path, text)
-    return text
+        write_text(path, page)
+    return page
 
 
-def notebook(
-    result: Result | FaithfulnessCard,
-    *,
-    scale: str = "linear",
-    normalise: str = "site",
-    include_bos: bool = False,
-    include_read: bool = True,
-    sites: Site | Sequence[Site] | None = None,
-    site: Site | None = None,
-) -> Notebook:
-    """A notebook output of `result`, options and errors as in `html`.
+def notebook(result: Result, **options: Any) -> Notebook:
+    """Make a notebook output of `result`. Options and errors are those of `html`.
 
-    An attribution's carries its own copy of circuitsvis's script (1.3 MB), so that it works offline
-    and on its own; outputs on one page do not touch each other.
+    An attribution's output carries its own copy of circuitsvis's script (1.3 MB), so that it works
+    offline and on its own. Outputs on one page do not touch each other.
     """
-    options = _options(scale, normalise, include_bos, include_read, sites, site)
-    id = f"tls-{uuid4().hex[:12]}"
-    if isinstance(result, FaithfulnessCard):
-        from tl_scopes.render.faithfulness import page as report
-
-        _check_unused(options)
-        return Notebook(report.fragment(result, id))
-    from tl_scopes.render.page import fragment
-
-    return Notebook(fragment(build(result, **options), id))
+    _, fragment = _drawing(PAGES, result, options)(f"tls-{uuid4().hex[:12]}")
+    return Notebook(fragment)
 
 
-def terminal(
-    result: Result | FaithfulnessCard,
-    *,
-    console: Console | None = None,
-    scale: str = "linear",
-    normalise: str = "site",
-    include_bos: bool = False,
-    include_read: bool = True,
-    sites: Site | Sequence[Site] | None = None,
-    site: Site | None = None,
-) -> None:
-    """Print `result` with rich (to `console`, or standard output); as in `html` otherwise.
+def terminal(result: Result, *, console: Console | None = None, **options: Any) -> None:
+    """Print `result` with rich (to `console`, or standard output).
 
-    One site shows its tokens in colour, several a line each. Without a terminal (a pipe, a file)
-    there are no colours and no control sequences; the strongest tokens stay as numbers. A
-    `FaithfulnessCard` shows its main table and its verdicts.
+    Options and errors are those of `html`. One site of an attribution shows its tokens in colour,
+    several a line each. Without a terminal (a pipe, a file) there are no colours and no control
+    sequences; the strongest tokens stay as numbers. A result of `tl_scopes.circuits` shows its largest
+    entries, a `FaithfulnessCard` its main table and its verdicts; these take no option.
     """
-    options = _options(scale, normalise, include_bos, include_read, sites, site)
-    if isinstance(result, FaithfulnessCard):
-        from tl_scopes.render.faithfulness import text
-
-        _check_unused(options)
-        return text.show(result, console)
-    from tl_scopes.render.lines import show
-
-    show(build(result, **options), console)
+    _drawing(TERMINALS, result, options)(console)
 
 
-def figure(
-    result: Result | FaithfulnessCard,
-    *,
-    scale: str = "linear",
-    normalise: str = "site",
-    include_bos: bool = False,
-    include_read: bool = True,
-    sites: Site | Sequence[Site] | None = None,
-    site: Site | None = None,
-    dark: bool = False,
-    kind: str | None = None,
-) -> Figure:
-    """A matplotlib figure of `result`, options and errors as in `html`.
+def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
+    """Draw a matplotlib figure of `result`.
 
-    Bars over the tokens for one row, a rows-by-tokens map for several. The figure belongs to no
-    window, no pyplot state and no style that is set; `.savefig(path)` writes it, as vectors to .svg
-    and .pdf.
+    Args:
+        result: any result of this package. An attribution shows bars over the tokens for one row, a
+            map of rows by tokens for several.
+        dark: light ink on a dark ground, for slides and pages that are dark.
+        options: of attributions: those of `html`. Of results of `tl_scopes.circuits`: those of
+            `circuit`. Of a `FaithfulnessCard`:
+                kind: "aopc" (the default), "agreement" (with leave-one-out), "curves", "kl" or "flip"
+                    (by the share of tokens), "comparisons" (all pairs), "randomisation", "stability"
+                    or "spectrum".
 
-    `dark`: light ink on a dark ground, for slides and pages that are dark.
-
-    `kind`: which figure of a `FaithfulnessCard`, which takes no other option: "aopc" (the default),
-    "agreement" (with leave-one-out), "curves", "kl" or "flip" (by the share of tokens),
-    "comparisons" (all pairs), "randomisation", "stability" or "spectrum". Raises `RenderError` for
-    one that the card holds nothing of.
+    Returns a figure that belongs to no window, no pyplot state and no style that is set;
+    `.savefig(path)` writes it, as vectors to .svg and .pdf. Raises `RenderError` for an unknown option
+    or value, a result that cannot be drawn (nothing in it, or NaN), and a kind that the card holds
+    nothing of; `SiteError` for a site that the result does not hold.
     """
-    from tl_scopes.render.ground import grounded
+    from tl_scopes.render.figures.ground import grounded
 
-    options = _options(scale, normalise, include_bos, include_read, sites, site)
-    if isinstance(result, FaithfulnessCard):
-        from tl_scopes.render.faithfulness import figures
-
-        _check_unused(options)
-        card, chosen = result, "aopc" if kind is None else kind
-        return grounded(lambda: figures.draw(card, chosen), dark)
-    if kind is not None:
-        raise RenderError(
-            f"kind={kind!r} chooses a figure of a FaithfulnessCard; got a {type(result).__name__}: "
-            "leave it out"
-        )
-    from tl_scopes.render.plots import draw
-
-    picture = build(result, **options)
-    return grounded(lambda: draw(picture), dark)
+    return grounded(_drawing(FIGURES, result, options), dark)
 
 
 def circuit(result: CircuitResult, **options: Any) -> Figure:
@@ -245,35 +208,12 @@ def circuit(result: CircuitResult, **options: Any) -> Figure:
     Raises `RenderError` for an unknown option or value, or a result that cannot be drawn (nothing
     in it, or NaN).
     """
-    from tl_scopes.render.bands import draw_flow_path
-    from tl_scopes.render.checked import draw_verification
-    from tl_scopes.render.flows import draw_flow
-    from tl_scopes.render.ground import grounded
-    from tl_scopes.render.heads import draw_components, draw_head_paths
-
-    known: dict[type, Callable[..., Figure]] = {
-        Components: draw_components,
-        HeadPaths: draw_head_paths,
-        Flow: draw_flow,
-        FlowPath: draw_flow_path,
-        Verification: draw_verification,
-    }
-    kind = next((each for each in known if isinstance(result, each)), None)
-    if kind is None:
-        names = ", ".join(each.__name__ for each in known)
+    if not isinstance(result, CircuitResult):
         raise RenderError(
             f"got a {type(result).__name__}; only a result of tl_scopes.circuits can be drawn as a "
-            f"circuit ({names}): pass one, or call render.figure for an attribution"
+            "circuit: pass one, or call render.figure"
         )
-    dark = options.pop("dark", False)
-    allowed = [name for name in inspect.signature(known[kind]).parameters if name != "result"]
-    unknown = [name for name in options if name not in allowed]
-    if unknown:
-        raise RenderError(
-            f"{unknown[0]}={options[unknown[0]]!r} is no option for a {kind.__name__}; it takes "
-            f"{', '.join(allowed)}: pass some of these"
-        )
-    return grounded(lambda: known[kind](result, **options), dark)
+    return figure(result, **options)
 
 
 def attention(
@@ -293,36 +233,57 @@ def attention(
 
     Raises `RenderError` for another kind of result, or one that cannot be drawn.
     """
-    from tl_scopes.render import patterns
-
     if not isinstance(result, (Flow, HeadPaths)):
         raise RenderError(
             f"got a {type(result).__name__}; only a Flow or HeadPaths can be drawn as attention: "
             "pass one of these, or call render.circuit"
         )
-    id = f"tls-{uuid4().hex[:12]}"
-    text = patterns.fragment(result, id) if fragment else patterns.document(result)
+    if not fragment:
+        return html(result, path)
+    text = notebook(result).data
     if path is not None:
         write_text(path, text)
     return text
 
 
-def _options(
-    scale: Any, normalise: Any, bos: Any, read: Any, sites: Any, site: Any
-) -> dict[str, Any]:
-    return {
-        "scale": scale,
-        "normalise": normalise,
-        "include_bos": bos,
-        "include_read": read,
-        "sites": sites,
-        "site": site,
-    }
+def markdown(card: FaithfulnessCard, path: str | Path | None = None) -> str:
+    """Make the report of a card as Markdown, tables alone, and write it to `path` if given."""
+    text = import_module(f"{__name__}.report.markdown").markdown(card)
+    if path is not None:
+        write_text(path, text)
+    return text
 
 
-def _check_unused(options: dict[str, Any]) -> None:
-    """A report has no colour scale over tokens, and no sites."""
-    parameters = inspect.signature(html).parameters
-    for name, value in options.items():
-        if value != parameters[name].default:
-            raise RenderError(f"{name}={value!r} is no option for a FaithfulnessCard: leave it out")
+def _drawing(
+    drawings: dict[type, str], result: Any, options: Mapping[str, Any]
+) -> Callable[..., Any]:
+    """The function that draws `result`, with the result and its options in it. Raises `RenderError`."""
+    subject = result
+    if isinstance(result, (Attribution, SequenceAttribution)):
+        subject, options = _given(build, result, options)(), {}
+    for kind in type(subject).__mro__:
+        if kind in drawings:
+            module, name = drawings[kind].split(":")
+            whole = module if module.startswith("tl_scopes.") else f"{__name__}.{module}"
+            draw = getattr(import_module(whole), name)
+            return _given(draw, subject, options)
+    names = sorted(kind.__name__ for kind in drawings if kind is not Picture)
+    raise RenderError(
+        f"got a {type(result).__name__}; only a result of this package can be drawn (Attribution, "
+        f"SequenceAttribution, {', '.join(names)}): pass what tl_scopes.attribute or another call returned"
+    )
+
+
+def _given(draw: Callable[..., Any], result: Any, options: Mapping[str, Any]) -> Callable[..., Any]:
+    parameters = inspect.signature(draw).parameters.values()
+    allowed = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    handed_on = any(each.kind is each.VAR_KEYWORD for each in parameters)
+    unknown = [name for name in options if name not in allowed and not handed_on]
+    if unknown:
+        kind = type(result).__name__
+        article = "an" if kind[0] in "AEIOU" else "a"
+        takes = f"it takes {', '.join(allowed)}: pass some of these" if allowed else "leave it out"
+        raise RenderError(
+            f"{unknown[0]}={options[unknown[0]]!r} is no option for {article} {kind}; {takes}"
+        )
+    return partial(draw, result, **options)

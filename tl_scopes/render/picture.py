@@ -8,16 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from tl_scopes.errors import RenderError
-from tl_scopes.escapes import isolated
-from tl_scopes.grouping import Grouped, Spans, read_token
-from tl_scopes.records import Candidate, FisherInfo, Provenance, ScopeInfo, Stability, Token
 from tl_scopes.render import wording
-from tl_scopes.render.asked import Result as Result
-from tl_scopes.render.asked import Site as Site
-from tl_scopes.render.asked import check, choose, included
-from tl_scopes.render.scale import Scale, number, percent
+from tl_scopes.render.colours import Scale, number, percent
+from tl_scopes.render.selection import Result as Result
+from tl_scopes.render.selection import Site as Site
+from tl_scopes.render.selection import check, choose, included
 from tl_scopes.render.tokens import clipped, quoted, words
-from tl_scopes.result import Attribution, SequenceAttribution
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.results.characters import Spans
+from tl_scopes.results.escapes import isolated
+from tl_scopes.results.records import Candidate, FisherInfo, Provenance, ScopeInfo, Stability, Token
 
 
 @dataclass(frozen=True)
@@ -202,7 +202,7 @@ def source(picture: Picture) -> str:
         p.model_class,
         f"{p.dtype} on {p.device}",
         f"weights {p.processing}",
-        wording.precision(picture.scope, p.precision),
+        p.precision,
         wording.hooked(p.hooks),
     ]
     if picture.stability is not None:
@@ -240,7 +240,7 @@ def build(
     if isinstance(result, Attribution):
         parts = [(words(result.sites[s]), result, s) for s in chosen]
     else:
-        reads = [(a, *read_token(a)) for a in map(result.at, result.positions)]
+        reads = [(a, *a.read_token) for a in map(result.at, result.positions)]
         parts = [(f"{p} {isolated(clipped(text, 24))}", a, chosen[0]) for a, p, text in reads]
     # With nothing but BOS there is nothing else to look at.
     masks = [included(a, include_bos, include_read) for _, a, _ in parts]
@@ -259,9 +259,8 @@ def build(
         colours = np.where(inside, own(scores), 0.0)
         extra = (a.prediction, a.target, a.fisher)
         rows.append(
-            Row(label, a.position, read_token(a), scores, error, inside, own, colours, *extra)
+            Row(label, a.position, a.read_token, scores, error, inside, own, colours, *extra)
         )
-    grouped = isinstance(result, Grouped)
     return Picture(
         kind="site" if isinstance(result, Attribution) else "read",
         site=words(result.sites[chosen[0]]),
@@ -277,8 +276,8 @@ def build(
         include_bos=include_bos,
         include_read=include_read,
         stability=result.stability if isinstance(result, Attribution) else None,
-        spans=result.spans if grouped else (),
-        how=result.how if grouped else "",
+        spans=result.spans,
+        how=result.how,
     )
 
 

@@ -12,15 +12,7 @@ from operator import itemgetter
 
 import regex
 
-from tl_scopes.escapes import (
-    FIRST,
-    JOINERS,
-    LAST,
-    escape,
-    is_unseen,
-    isolated,
-    units,
-)
+from tl_scopes.results.escapes import FIRST, JOINERS, LAST, escape, is_unseen, isolated, units
 
 SPACE, NEWLINE, TAB, EMPTY = "·", "↵", "⇥", "∅"
 _NAMED = {" ": SPACE, "\n": NEWLINE, "\t": TAB, "\r": "\\r"}

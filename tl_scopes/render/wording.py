@@ -2,61 +2,39 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tl_scopes.errors import RenderError
-from tl_scopes.escapes import FIRST, LAST, isolated
-from tl_scopes.records import ScopeInfo, Token
-from tl_scopes.render.scale import number
+from tl_scopes.render.colours import number
 from tl_scopes.render.tokens import quoted, words
-from tl_scopes.result import Attribution
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.escapes import FIRST, LAST, isolated
+from tl_scopes.results.records import ScopeInfo, Token
 
 # What a method measured about its own result stands among its parameters, but is no setting.
 MEASURED = "convergence_delta"
-# Methods with a sign for each token, all of one number of the prediction.
-_GRADIENTS = {
-    "input_x_gradient": "Input × gradient",
-    "integrated_gradients": "Integrated gradients",
-    "semantic_path": "Path-integrated semantic scope",
-    "smoothgrad": "SmoothGrad",
-}
 DOT = " · "
 JOINED = {"sum": "summed", "norm": "root of summed squares", "max": "largest token"}
 _LONGEST_VALUE, _LONGEST = 60, 240
+_STANDS = re.compile(r"\{(?:target|b)\}")
 
 
 def explained(scope: ScopeInfo, target: Token | None) -> str:
     """What a scope explains, as the end of a sentence."""
-    return _explained(scope, target) or f"{words(scope.name)}{_named(target)}"
+    return _filled(scope.explains or f"{words(scope.name)}{{target}}", scope, target)
 
 
 def title(scope: ScopeInfo, target: Token | None) -> str:
-    """What the scores are. Only a scope's are sensitivities: what moves something."""
-    moved = _explained(scope, target)
-    if moved:
-        return f"What moves {moved}"
-    if scope.name in _GRADIENTS:
-        return f"{_GRADIENTS[scope.name]} of {_amount(scope, target)}"
-    if scope.name == "leave_one_out":
-        if scope.parameters.get("measure") == "kl":
-            return "How the next-token distribution changes without each token"
-        return f"How {_amount(scope, target)} falls without each token"
-    known = {
-        "attention_rollout": "Attention rollout from the read position",
-        "random": "Random scores",
-    }
-    whom = f" for{_named(target)}" if target else ""
-    return known.get(scope.name, f"Scores by {words(scope.name)}{whom}")
+    """What the scores are."""
+    whom = " for{target}" if target else ""
+    return _filled(scope.title or f"Scores by {words(scope.name)}{whom}", scope, target)
 
 
 def signs(scope: ScopeInfo, target: Token | None) -> str:
     """What scores above and below zero mean, with the colours that they have in every drawing."""
-    above, below = "", ""
-    if scope.name in _GRADIENTS:
-        above, below = f": adds to {_amount(scope, target)}", ": takes away from it"
-    elif scope.name == "leave_one_out" and scope.parameters.get("measure") != "kl":
-        above, below = f": {_amount(scope, target)} falls without the token", ": it rises"
+    above, below = (f": {_filled(sign, scope, target)}" if sign else "" for sign in scope.signs)
     return f"blue above 0{above}, red below 0{below}"
 
 
@@ -122,17 +100,6 @@ def convergence(scope: ScopeInfo, sites: Sequence[str], units: str) -> list[str]
     ]
 
 
-def precision(scope: ScopeInfo, recorded: str) -> str:
-    """What `recorded`, the model's line for scopes, says of this method: only scopes reduce their
-    norms apart, and some methods differentiate nothing."""
-    first = recorded.split(",")[0]
-    if scope.name in _GRADIENTS:
-        return first
-    if scope.name in ("leave_one_out", "attention_rollout"):
-        return first.replace("differentiated in", "forward passes in")
-    return "" if scope.name == "random" else recorded
-
-
 def hooked(places: Sequence[str]) -> str:
     """That hooks of the user's were in force, and where; nothing where there were none."""
     if not places:
@@ -163,36 +130,11 @@ def _value(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else repr(value)
 
 
-def _explained(scope: ScopeInfo, target: Token | None) -> str:
-    known: dict[str, str] = {
-        "semantic": f"the logit of the next token{_named(target)}",
-        "gradient_norm": _amount(scope, target),
-        "logit_difference": _difference(scope, target),
-        "temperature": "the confidence of the prediction",
-        "fisher": "the next-token distribution",
-        "function": "a function of the logits",
-        "direction": "the reading along a direction",
-    }
-    return known.get(scope.name, "")
-
-
-def _difference(scope: ScopeInfo, target: Token | None) -> str:
+def _filled(text: str, scope: ScopeInfo, target: Token | None) -> str:
+    """`text` of a record, with the tokens that its words in braces stand for."""
     b = scope.parameters.get("b")
-    if target is None or b is None:
-        return "a logit difference"
-    other = quoted(b) if isinstance(b, str) else f"token {b}"
-    return f"the logit of{_named(target)} against that of {other}"
-
-
-def _amount(scope: ScopeInfo, target: Token | None) -> str:
-    """The number of the prediction that a method of one token explains."""
-    of: Any = scope.parameters.get("measure" if scope.name == "leave_one_out" else "of")
-    kind = "logit" if of == "logit" else "log-probability"
-    return f"the {kind} of the next token{_named(target)}"
-
-
-def _named(target: Token | None) -> str:
-    return f" {quoted(target.text)}" if target else ""
+    tokens = {"{target}": f" {quoted(target.text)}" if target else "", "{b}": quoted(str(b))}
+    return _STANDS.sub(lambda found: tokens[found.group()], words(text))
 
 
 def _is_measured(key: str) -> bool:

@@ -15,23 +15,23 @@ import streamlit as st
 from streamlit.components.v2 import component
 
 from tl_scopes.app import downloads
-from tl_scopes.app.desk import Desk, told
-from tl_scopes.app.panel import panel
 from tl_scopes.app.request import (
     MAX_RANK,
     SCALES,
-    SCOPES,
     Request,
     View,
     link,
     read,
+    scopes,
     whole_position,
     write,
 )
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.snippet import python
+from tl_scopes.app.view_model import panel
+from tl_scopes.app.worker import Desk, told
 from tl_scopes.errors import ScopesError
-from tl_scopes.result import Attribution
+from tl_scopes.results.attribution import Attribution
 
 EXAMPLE = "The Eiffel Tower is located in the city of"
 SITES = {"all": "every layer", "embed": "input embedding"}
@@ -147,10 +147,10 @@ def form(settings: Settings) -> None:
         st.text_area("Prompt", first.prompt, key="prompt", height=110)
         st.radio(
             "Scope",
-            list(SCOPES),
-            list(SCOPES).index(first.scope),
+            list(scopes()),
+            list(scopes()).index(first.scope),
             key="scope",
-            captions=list(SCOPES.values()),
+            captions=list(scopes().values()),
             horizontal=True,
         )
         columns = st.columns([1, 1, 1], vertical_alignment="bottom")

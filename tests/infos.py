@@ -1,0 +1,28 @@
+"""Records of scopes and methods as the package makes them, for results that are made by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+import tl_scopes as ts
+from tl_scopes.baselines import named
+from tl_scopes.results.records import ScopeInfo
+
+
+def info(name: str, parameters: Mapping[str, Any] = {}) -> ScopeInfo:
+    """What the method of that name says of itself, with these parameters alone."""
+    if name.replace("_", "-") not in named.names():
+        return ScopeInfo(name, parameters)  # of a version that knew it
+    make = named.maker(name.replace("_", "-"))
+    known = {field.name for field in dataclasses.fields(make)}
+    method = make(**{k: v for k, v in parameters.items() if k in known})
+    if isinstance(method, ts.Scope):
+        squared = name == "fisher"
+        found = method.info(ts.Explained(torch.ones(1, 1), torch.ones(1).double(), squared))
+    else:
+        found = method.info({})
+    return dataclasses.replace(found, parameters=parameters)

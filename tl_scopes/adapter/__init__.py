@@ -1,0 +1,1 @@
+"""A TransformerLens model behind one view: its sites, hooks, prompts and last step."""

@@ -1,0 +1,117 @@
+"""What the page's picture shows, as plain values: all texts are texts, none is markup."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from tl_scopes.app.request import View
+from tl_scopes.render.colours import RGB, colour, hexed, ink, number, percent, turned
+from tl_scopes.render.picture import Picture, Row, about, build, source
+from tl_scopes.render.tokens import pieces
+from tl_scopes.results.attribution import Attribution, site_index
+
+_STRONGEST = 8
+# Colours from the lowest to the highest of a scale.
+_STEPS = 33
+# A map of more would be pixels too small to point at, sent at every click.
+_CELLS = 60_000
+
+
+def panel(found: Attribution, view: View) -> dict[str, Any]:
+    """One site of an answer, to be drawn by `page/tokens.js`.
+
+    `tokens`: one entry a token of the prompt, with `pieces` ((text, is_mark) pairs), `score` (a
+    number written out), `light` and `dark` (colours of ground and text on such a page), and whether it
+    is `later` than the read position. Raises `SiteError` for a site that the answer does not hold.
+    """
+    row_index = site_index(found.sites, view.site) if view.site else 0
+    picture = build(found, sites=[row_index], **view.options())
+    row = picture.rows[0]
+    return {
+        "title": picture.title,
+        "subtitle": picture.subtitle,
+        "tokens": [_token(picture, row, t) for t in range(len(picture.tokens))],
+        "read": found.position,
+        "units": picture.units,
+        **_ramps(row.scale.signed),
+        "ticks": _ticks(row),
+        "map": _map(found, view),
+        "notes": _notes(picture, row),
+        "strongest": [
+            {"at": t, "pieces": pieces(picture.tokens[t]), "text": number(float(row.scores[t]))}
+            | {"share": abs(float(row.scores[t])) / (row.scale.limit or 1.0)}
+            for t in row.strongest(_STRONGEST)
+        ],
+        "next": [
+            {"pieces": pieces(c.text), "share": c.probability, "text": percent(c.probability)}
+            | {"target": row.target is not None and c.id == row.target.id}
+            for c in row.prediction
+        ],
+        "source": source(picture),
+    }
+
+
+def _token(picture: Picture, row: Row, t: int) -> dict[str, Any]:
+    value = float(row.colours[t])
+    error = "" if row.error is None else f" ± {number(float(row.error[t]))}"
+    return {
+        "pieces": pieces(picture.tokens[t]),
+        "breaks": "\n" in picture.tokens[t],
+        "id": picture.ids[t],
+        "score": f"{number(float(row.scores[t]))}{error}",
+        "light": _chip(colour(value)),
+        "dark": _chip(turned(colour(value))),
+        "later": t > row.position,
+        "plain": not bool(row.included[t]) and t <= row.position,
+    }
+
+
+def _notes(picture: Picture, row: Row) -> list[str]:
+    left_out = picture.left_out()
+    colours = "Logarithmic colours" if picture.log else "Linear colours"
+    scale = f"{colours}, in {picture.units}."
+    if left_out:
+        scale += f" Not coloured: {', '.join(left_out)}."
+    if picture.nothing:
+        scale += f" {picture.nothing.capitalize()}."
+    if picture.signs:
+        scale += f" {picture.signs}."
+    return [scale, *about(picture, row)]
+
+
+def _ramps(signed: bool) -> dict[str, list[str]]:
+    """The colours of a scale from its lowest to its highest, for light pages and dark ones."""
+    colours = [colour(float(x)) for x in np.linspace(-1.0 if signed else 0.0, 1.0, _STEPS)]
+    return {"light": [hexed(c) for c in colours], "dark": [hexed(turned(c)) for c in colours]}
+
+
+def _map(found: Attribution, view: View) -> dict[str, Any] | None:
+    """Every site by every token: steps of the colour bar, each site by its own largest score."""
+    if len(found.sites) == 1 or found.scores.numel() > _CELLS:
+        return None
+    picture = build(found, **view.options())
+    low = -1.0 if picture.signed else 0.0
+    top = _STEPS - 1
+    return {
+        **_ramps(picture.signed),
+        "sites": list(found.sites),
+        "chosen": site_index(found.sites, view.site) if view.site else 0,
+        "rows": [
+            [round((float(value) - low) / (1 - low) * top) for value in row.colours]
+            for row in picture.rows
+        ],
+    }
+
+
+def _ticks(row: Row) -> list[dict[str, Any]]:
+    """Labels under the bar, with their places from 0 to 1."""
+    labels = row.scale.labels() if row.included.any() else []
+    low = -1.0 if row.scale.signed else 0.0
+    return [{"at": (at - low) / (1 - low), "text": text} for at, text in labels]
+
+
+def _chip(paper: RGB) -> list[str]:
+    """Colours of a token's ground and of its text, whichever of two reads better on it."""
+    return [hexed(paper), hexed(ink(paper))]

@@ -1,0 +1,273 @@
+"""Tokens taken away: activations at some positions replaced, or hidden from attention."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from tl_scopes.adapter.prompts import bos_id
+from tl_scopes.adapter.sites import Site, embed_site
+from tl_scopes.adapter.unembedding import Unembedding, working_dtype
+from tl_scopes.adapter.view import Edit
+from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError
+from tl_scopes.jacobian.prompt_run import Prompted
+
+Replacement = Literal["zero", "pad", "bos", "mean", "hide"]
+REPLACEMENTS: tuple[Replacement, ...] = ("zero", "pad", "bos", "mean", "hide")
+# Rows of logits that are held at once: 16 of 262,144 are 16 MiB.
+_ROWS = 16
+# Tokens of the vocabulary that are embedded at once for their mean: 40 MiB at d_model 640.
+_EMBEDDED_AT_ONCE = 16384
+
+
+def check_replacement(kind: Any, argument: str = "replacement") -> None:
+    """Raises `ScopeParameterError` for anything but a name in `REPLACEMENTS`."""
+    if not isinstance(kind, str) or kind not in REPLACEMENTS:
+        raise ScopeParameterError(
+            f"{argument} is {kind!r}; allowed: {', '.join(map(repr, REPLACEMENTS))}"
+        )
+
+
+@dataclass(frozen=True)
+class Alteration:
+    """Positions whose activation is replaced by one of `REPLACEMENTS`; no position: intact."""
+
+    positions: tuple[int, ...]
+    by: str = "zero"
+
+
+INTACT = Alteration(())
+
+
+def final_states(
+    prompted: Prompted,
+    alterations: Sequence[Alteration],
+    site: Site | None = None,
+    component: tuple[int, ...] = (),
+) -> Float[Tensor, "row d_model"]:
+    """The final state under each alteration at `site` (None: the embedding), equal ones run once.
+
+    `component`: the head whose activation is replaced, where the site has heads. Inside
+    `prompted.frozen()`. Raises `ScopeParameterError`, `SiteError` or `NumericalError`.
+    """
+    site = embed_site() if site is None else site
+    distinct = list(dict.fromkeys(alterations))
+    size = prompted.rows_at_once()
+    found: dict[Alteration, Tensor] = {}
+    with torch.no_grad():
+        for hidden in (False, True):
+            chosen = [a for a in distinct if (a.by == "hide" and bool(a.positions)) is hidden]
+            run = _hidden if hidden else _replaced
+            for start in range(0, len(chosen), size):
+                chunk = chosen[start : start + size]
+                found |= zip(chunk, run(prompted, chunk, site, component))
+    states = torch.stack([found[a] for a in alterations])
+    if not torch.isfinite(states).all():
+        row = int((~torch.isfinite(states)).any(1).nonzero()[0])
+        raise NumericalError(
+            f"NaN or infinity in the final state with positions {list(alterations[row].positions)} "
+            f"replaced by {alterations[row].by!r}: check the weights and hooks, or use another "
+            "replacement"
+        )
+    return states
+
+
+def _where(
+    prompted: Prompted, alterations: Sequence[Alteration], width: int
+) -> Bool[Tensor, "row pos"]:
+    where = torch.zeros(len(alterations), width, dtype=torch.bool, device="cpu")
+    for row, alteration in enumerate(alterations):
+        # Those after the read position were not run, and cannot matter.
+        where[row, [t for t in alteration.positions if t < width]] = True
+    return where.to(prompted.engine.device)
+
+
+def _replaced(
+    prompted: Prompted, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
+) -> Float[Tensor, "row d_model"]:
+    where = _where(prompted, alterations, len(prompted.run))
+    kinds = [a.by if a.positions else "zero" for a in alterations]
+    new = [replacement(prompted, site, kind) for kind in kinds]
+    # That of all heads, where one is replaced.
+    new = [v[component] if v.ndim and component else v for v in new]
+
+    def edit(a: Tensor) -> Tensor:
+        own = a[(slice(None), slice(None), *component)]
+        rows = torch.stack([v.to(own).expand(own.shape[2:]) for v in new])[:, None]
+        mask = where.to(own.device).reshape(*where.shape, *[1] * (own.ndim - 2))
+        changed = torch.where(mask, rows, own)
+        if not component:
+            return changed
+        out = a.clone()
+        out[(slice(None), slice(None), *component)] = changed
+        return out
+
+    return prompted.states(len(alterations), {site: edit})
+
+
+def _hidden(
+    prompted: Prompted, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
+) -> Float[Tensor, "row d_model"]:
+    """Positions that no query attends to, in any layer or head; all tokens keep their places.
+
+    Not by an attention mask: TransformerLens derives from it the places of the tokens that follow.
+    """
+    if not site.is_embed:
+        raise SiteError(
+            f'"hide" takes tokens out of attention in every layer, so it has no site {site.label!r}; '
+            'use "embed", or another replacement'
+        )
+    engine = prompted.engine
+    where = _where(prompted, alterations, len(prompted.run))[:, None, None, :]
+    itself = torch.eye(where.shape[-1], dtype=torch.bool, device=where.device)
+    kept_out: list[bool] = []
+
+    def hide(scores: Tensor) -> Tensor:
+        # Some models take the softmax of any scores in float32.
+        lowest = max(torch.finfo(scores.dtype).min, torch.finfo(torch.float32).min)
+        scores = scores.masked_fill((where & ~itself).to(scores.device), lowest)
+        # Above the others, so that a query with nothing else left attends to itself.
+        return scores.masked_fill((where & itself).to(scores.device), lowest / 2)
+
+    def check(pattern: Tensor) -> Tensor:
+        left_alone = itself.to(pattern.device) & (pattern == 1)
+        seen = where.to(pattern.device)
+        kept_out.append(not pattern.masked_fill(~seen | left_alone, 0).any())
+        return pattern
+
+    edits: dict[Site, Edit] = {}
+    for layer in range(engine.n_layers):
+        for hook, edit in (("hook_attn_scores", hide), ("hook_pattern", check)):
+            name = f"blocks.{layer}.attn.{hook}"
+            if name in engine.hooks:
+                edits[engine.site(name)] = edit
+    states = prompted.states(len(where), edits)
+    if kept_out != [True] * engine.n_layers:
+        raise SiteError(
+            '"hide" needs attention scores that can be edited in every layer, which this model does '
+            "not give (OPT, GPT-J and native bridges do not): use another replacement, or a "
+            "HookedTransformer"
+        )
+    return states
+
+
+def replacement(prompted: Prompted, site: Site, kind: str) -> Tensor:
+    """What an activation at `site` is replaced by, as the hook there shows it: [] or [..., d].
+
+    "zero"; at the embedding also "pad" and "bos", the embeddings of the tokenizer's tokens, and
+    "mean", that of the whole vocabulary; at other sites "mean" is over the prompt's own positions, BOS
+    left out. Raises `ScopeParameterError`.
+    """
+    check_replacement(kind)
+    key = ("replacement", site.label, kind)
+    if key not in prompted.remembered:
+        prompted.remembered[key] = _replacement(prompted, site, kind)
+    return prompted.remembered[key]
+
+
+def _replacement(prompted: Prompted, site: Site, kind: str) -> Tensor:
+    engine = prompted.engine
+    if kind == "zero":
+        return torch.zeros((), device=engine.device)
+    if kind == "mean" and not site.is_embed:
+        x = prompted.activation(site)[0]
+        return x[prompted.first : prompted.position + 1].mean(0)
+    if not site.is_embed:
+        raise ScopeParameterError(
+            f'{kind!r} is the embedding of a token, so it replaces at the site "embed" only, not at '
+            f'{site.label!r}: use "zero" or "mean" there'
+        )
+    if kind == "mean":
+        return _mean_embedding(prompted)
+    name = f"{kind}_token_id"
+    token = getattr(getattr(engine.model, "tokenizer", None), name, None)
+    if kind == "bos":
+        token = bos_id(engine)
+    if token is None or not 0 <= int(token) < int(engine.cfg.d_vocab):
+        raise ScopeParameterError(
+            f"{kind!r} needs the embedding of the tokenizer's {name}, which is {token}: use "
+            '"zero" or "mean"'
+        )
+    return prompted.embedded(torch.tensor([[int(token)]], device="cpu"))[0, 0]
+
+
+def _mean_embedding(prompted: Prompted) -> Float[Tensor, "d_model"]:
+    """Over the vocabulary."""
+    engine = prompted.engine
+    d_vocab = int(engine.cfg.d_vocab)
+    width = min(engine.n_ctx or 1024, 1024)
+    # Hooks of the user's may be made for one row.
+    rows = 1 if prompted.hooked else max(1, _EMBEDDED_AT_ONCE // width)
+    total = torch.zeros((), dtype=torch.float64, device="cpu")
+    for ids in torch.arange(d_vocab, device="cpu").split(rows * width):
+        whole = ids[: len(ids) // width * width].view(-1, width)
+        for part in (whole, ids[whole.numel() :][None]):
+            if part.numel():
+                total = total + prompted.embedded(part).sum((0, 1), dtype=torch.float64).cpu()
+    return (total / d_vocab).to(engine.device, working_dtype(engine.dtype))
+
+
+@dataclass(frozen=True, eq=False)
+class Effects:
+    """What alterations did to the prediction, against the intact one, row by row (float64, CPU).
+
+    `fall`: of the log-probability of a token, nats. `logit`: the fall of its raw logit. `kl`:
+    KL(intact || altered), nats. `flip`: whether the top prediction became another.
+    """
+
+    fall: Float[Tensor, "row"]
+    logit: Float[Tensor, "row"]
+    kl: Float[Tensor, "row"]
+    flip: Bool[Tensor, "row"]
+
+
+def effects(
+    head: Unembedding,
+    intact: Float[Tensor, "d_model"],
+    altered: Float[Tensor, "row d_model"],
+    token: int,
+) -> Effects:
+    """Compare final states under alterations with the intact one, for the log-prob of `token`."""
+
+    # What float32 rounds away of a KL, about 1e-6, ties the tokens of a confident prediction.
+    exact = torch.float32 if intact.device.type == "mps" else torch.float64
+
+    def predictions(y: Tensor) -> tuple[Tensor, Tensor]:
+        raw = head.raw_logits(y)
+        return raw, head.logits(raw).to(exact).log_softmax(-1)
+
+    with torch.no_grad():
+        raw, before = (x[0] for x in predictions(intact[None]))
+        probabilities, top = before.exp(), before.argmax()
+        columns: list[tuple[Tensor, ...]] = []
+        for start in range(0, len(altered), _ROWS):
+            after_raw, after = predictions(altered[start : start + _ROWS])
+            kl = torch.where(probabilities > 0, probabilities * (before - after), 0).sum(-1)
+            columns.append(
+                (
+                    before[token] - after[:, token],
+                    raw[token] - after_raw[:, token],
+                    kl.clamp_min(0),  # rounding of what is zero
+                    after.argmax(-1) != top,
+                )
+            )
+    fall, logit, kl, flip = (torch.cat(c).cpu() for c in zip(*columns))
+    return Effects(fall.double(), logit.double(), kl.double(), flip)
+
+
+def leave_one_out(
+    prompted: Prompted,
+    by: str,
+    token: int,
+    site: Site | None = None,
+    component: tuple[int, ...] = (),
+) -> Effects:
+    """The effect of each position up to the read one being taken away alone."""
+    each = [Alteration((t,), by) for t in range(prompted.position + 1)]
+    intact, *altered = final_states(prompted, [INTACT, *each], site, component)
+    return effects(prompted.read.head, intact, torch.stack(altered), token)

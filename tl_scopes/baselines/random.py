@@ -1,0 +1,44 @@
+"""Random scores: what any method must beat."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+
+from tl_scopes.adapter.sites import Site
+from tl_scopes.baselines.method import Method, Scored
+from tl_scopes.baselines.target import check_seed
+from tl_scopes.jacobian.prompt_run import Prompted
+
+
+@dataclass(frozen=True)
+class Random(Method):
+    """Uniform scores in [0, 1), drawn for each prompt and site alone: in whatever order prompts come,
+    and however often, each gets its own. `seed`: of all of them. No units.
+    """
+
+    seed: int = 0
+    name = "random"
+    argument = "seed"
+    title = "Random scores"
+    joining = "none"
+    needs_gradients = False
+
+    @property
+    def units(self) -> str:
+        return "none"
+
+    def __post_init__(self) -> None:
+        check_seed(self.seed)
+
+    def precision(self, recorded: str) -> str:
+        return ""
+
+    def scores(self, prompted: Prompted, site: Site) -> Scored:
+        own = f"{self.seed} {site.label} {prompted.ids}".encode()
+        seed = int.from_bytes(hashlib.sha256(own).digest()[:8], "big") >> 1
+        generator = torch.Generator("cpu").manual_seed(seed)
+        shape = prompted.activation(site).shape[1:-1]
+        return Scored(torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu"))

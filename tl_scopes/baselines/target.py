@@ -1,0 +1,124 @@
+"""What gradient methods explain: one number of the prediction, and how a product becomes a score."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.adapter.sites import Site
+from tl_scopes.adapter.unembedding import Unembedding, working_dtype
+from tl_scopes.baselines.method import Method
+from tl_scopes.errors import ScopeParameterError
+from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.results.records import Token
+from tl_scopes.scopes.base import Target, plain_target
+
+Of = Literal["log_prob", "logit"]
+Reduce = Literal["norm", "sum"]
+UNITS = {"log_prob": "nats", "logit": "logit"}
+# The number of the prediction that is explained, as `ScopeInfo.explains` writes it.
+NUMBERS = {
+    "log_prob": "the log-probability of the next token{target}",
+    "logit": "the logit of the next token{target}",
+}
+
+
+def check_of(of: Any) -> None:
+    if not isinstance(of, str) or of not in UNITS:
+        raise ScopeParameterError(f'of is {of!r}; allowed: "log_prob", "logit"')
+
+
+def check_reduce(reduce: Any) -> None:
+    if not isinstance(reduce, str) or reduce not in ("norm", "sum"):
+        raise ScopeParameterError(
+            f'reduce is {reduce!r}; allowed: "norm" (size), "sum" (signed, adds up over tokens)'
+        )
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ScopeParameterError(f"{name} is {value!r}; allowed: a whole number from {least}")
+
+
+def check_seed(seed: Any) -> None:
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
+        raise ScopeParameterError(f"seed is {seed!r}; allowed: a whole number from 0 to 2**63 - 1")
+
+
+def value_of(
+    head: Unembedding, y: Float[Tensor, "*row d_model"], token: int, of: str
+) -> Float[Tensor, "*row"]:
+    """The raw logit (before the model's output transform) or the log-probability of `token`."""
+    raw = head.raw_logits(y.reshape(-1, y.shape[-1]))
+    found = raw if of == "logit" else head.logits(raw).log_softmax(-1)
+    return found[:, token].reshape(y.shape[:-1])
+
+
+def reduced(products: Tensor, reduce: str) -> Tensor:
+    """Over the last axis, in float32 at least."""
+    products = products.to(working_dtype(products.dtype))
+    if reduce == "sum":
+        return products.sum(-1)
+    return torch.linalg.vector_norm(products, dim=-1)
+
+
+@dataclass(frozen=True)
+class Explaining(Method):
+    """A method that explains one number of the prediction.
+
+    `target`: as in `SemanticScope`. `of`: its log-probability ("log_prob", nats) or its raw logit.
+    """
+
+    target: Target = None
+    of: Of = "log_prob"
+    shows_causality = True
+    label = ""
+
+    def __post_init__(self) -> None:
+        check_of(self.of)
+
+    @property
+    def units(self) -> str:
+        return UNITS[self.of]
+
+    @property
+    def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return f"{self.label} of {NUMBERS[self.of]}"
+
+    @property
+    def signs(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return f"adds to {NUMBERS[self.of]}", "takes away from it"
+
+    @property
+    def explains_centred_logit(self) -> bool:
+        return self.of == "logit"
+
+    def parameters(self) -> dict[str, Any]:
+        return super().parameters() | {"target": plain_target(self.target)}
+
+    def target_of(self, prompted: Prompted) -> Token:
+        return prompted.read.resolve(self.target)
+
+    def explained(self, prompted: Prompted, site: Site) -> Callable[[Tensor], Tensor]:
+        """The number, [row], as a function of the activation at `site`, [row, pos, ...]."""
+        rest, head = prompted.rest(site), prompted.read.head
+        token = self.target_of(prompted).id
+        return lambda activation: value_of(head, rest(activation), token, self.of)
+
+    def gradient(self, prompted: Prompted, site: Site) -> Float[Tensor, "pos *d"]:
+        """Of that number at the intact activation."""
+        key = self.gradient_key(prompted, site)
+        if key not in prompted.remembered:
+            x = prompted.activation(site).requires_grad_()
+            (found,) = torch.autograd.grad(self.explained(prompted, site)(x).sum(), x)
+            prompted.remembered[key] = found[0]
+        return prompted.remembered[key]
+
+    def gradient_key(self, prompted: Prompted, site: Site) -> tuple[Any, ...]:
+        """What names it among the things that methods of one prompt share."""
+        return ("gradient", site.label, self.target_of(prompted).id, self.of)

@@ -1,0 +1,113 @@
+"""What `verify` is asked: a result, its prompt and its scope once more, and options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tl_scopes.circuits.trace import Question
+from tl_scopes.errors import PromptError, ScopeParameterError
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.circuits import Components
+from tl_scopes.results.flows import Flow, HeadPaths
+from tl_scopes.results.records import ScopeInfo
+from tl_scopes.scopes.base import Scope
+from tl_scopes.scopes.prediction import (
+    FisherScope,
+    LogitDifferenceScope,
+    SemanticScope,
+    TemperatureScope,
+)
+
+
+def check_options(
+    attribution: Any,
+    by: Any,
+    intervention: Any,
+    corrupted: Any,
+    counts: tuple[Any, ...],
+    seed: Any,
+) -> None:
+    """Raises `ScopeParameterError`."""
+    kinds = {"token": (Attribution, Flow, HeadPaths), "head": (Attribution, Components, HeadPaths)}
+    if not isinstance(by, str) or by not in kinds:
+        raise ScopeParameterError(f'by is {by!r}; allowed: "token", "head"')
+    if not isinstance(attribution, kinds[by]):
+        raise ScopeParameterError(
+            f"by={by!r} takes {', '.join(c.__name__ for c in kinds[by])}, not "
+            f"{type(attribution).__name__}: make one with tl_scopes.attribute or tl_scopes.circuits"
+        )
+    if intervention not in ("zero", "mean", "pad", "corrupt"):
+        raise ScopeParameterError(
+            f'intervention is {intervention!r}; allowed: "zero", "mean", "pad", "corrupt"'
+        )
+    if intervention == "pad" and (by == "head" or token_site(attribution) != "embed"):
+        raise ScopeParameterError(
+            'intervention="pad" replaces token embeddings: use it with by="token" and an attribution '
+            'at site "embed", or use "zero", "mean" or "corrupt"'
+        )
+    if (corrupted is not None) != (intervention == "corrupt"):
+        raise ScopeParameterError(
+            'intervention="corrupt" and corrupted=, a prompt of the same length, go together: give '
+            "both or none"
+        )
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or counts[2] < 1:
+        raise ScopeParameterError(
+            f"top, random and k are {counts}; allowed: whole numbers from 0, k from 1"
+        )
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
+        raise ScopeParameterError(f"seed is {seed!r}; allowed: an int from 0 to 2**63 - 1")
+
+
+def shares(steps: Any) -> tuple[float, ...]:
+    """Steps of an intervention. Raises `ScopeParameterError`."""
+    try:
+        found = tuple(float(step) for step in steps)
+    except (TypeError, ValueError):
+        found = ()
+    if not found or not all(0 < step <= 1 for step in found):
+        raise ScopeParameterError(
+            f"steps is {steps!r}; allowed: a list of shares of the intervention, above 0 and up to 1"
+        )
+    return found
+
+
+def check_prompt(attribution: Any, ids: list[int]) -> None:
+    """Raises `PromptError` for other tokens than the attribution's."""
+    made = attribution.tokens.tolist()
+    if made != ids:
+        differ = (t for t, (a, b) in enumerate(zip(made, ids)) if a != b)
+        at = next(differ, min(len(made), len(ids)))
+        raise PromptError(
+            f"the prompt's {len(ids)} tokens are not the {len(made)} of the attribution, from position "
+            f"{at} on: give the prompt, and the prepend_bos, that it was made with"
+        )
+
+
+def check_scope(attribution: Any, question: Question) -> None:
+    """Raises `ScopeParameterError` for another scope, or read position, than the attribution's."""
+    if question.scope.name != attribution.scope.name or question.position != attribution.position:
+        raise ScopeParameterError(
+            f"the scope is {question.scope.name!r}, read at {question.position}, but the attribution is "
+            f"of {attribution.scope}, read at {attribution.position}: give the scope it was made with"
+        )
+
+
+def scope_of(info: ScopeInfo, attribution: Any) -> Scope:
+    """The scope that a result's record describes, on the target it had."""
+    told = info.parameters
+    if info.name == "semantic" and attribution.target is not None:
+        return SemanticScope(attribution.target.id)
+    if info.name == "logit_difference" and attribution.target is not None:
+        return LogitDifferenceScope(attribution.target.id, told.get("b_id", told["b"]))
+    if info.name == "temperature":
+        return TemperatureScope()
+    if info.name == "fisher":
+        return FisherScope(**told)
+    raise ScopeParameterError(
+        f"the attribution's record does not hold its scope ({info}): pass it again as scope="
+    )
+
+
+def token_site(attribution: Any) -> str:
+    """Where the tokens that it scores are."""
+    return attribution.sites[0] if isinstance(attribution, Attribution) else attribution.site

@@ -1,0 +1,1 @@
+"""The command line `tl-scopes`: one file a command."""

@@ -1,0 +1,212 @@
+"""Attributions against ablation, prompt by prompt: rows of a long table."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tl_scopes.adapter.padding import rows as rows_of
+from tl_scopes.adapter.prompts import Prompts, resolve_position
+from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.baselines.ablation import INTACT, Alteration, Effects, effects, final_states
+from tl_scopes.errors import PositionError, TargetError
+from tl_scopes.evaluation.methods import AnyMethod, Methods, check_methods, labelled, ranked, score
+from tl_scopes.evaluation.runs.units import encoded
+from tl_scopes.evaluation.settings import Settings
+from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.results.files import in_utf8
+from tl_scopes.results.statistics import rank_correlation
+
+Row = dict[str, Any]
+COLUMNS = (
+    "index", "tokens", "method", "metric", "replacement", "fraction", "value", "error",
+)  # fmt: skip
+
+
+def measure(
+    model: Any, prompts: Prompts, methods: Methods, settings: Settings | None = None
+) -> list[Row]:
+    """Rows of `COLUMNS`, for every prompt in turn; one that fails gives one row with its error.
+
+    `index` counts the prompts given, `tokens` is the prompt's length, `replacement` and `fraction` are
+    "" and NaN where a metric has none. Metrics of a method:
+
+    - comprehensiveness, sufficiency: by how many nats the log-probability of the measured token falls
+      when a fraction of the tokens, or all others, are replaced; `_kl`: KL(intact || ablated);
+      `_flip`: whether the top prediction changed; `aopc_`: the area over the fractions.
+    - loo_spearman, loo_kendall (tau-b), loo_jaccard (of the top tokens) with leave-one-out's KL, over
+      the tokens after BOS up to the read position; loo_top_rank: the share of tokens that
+      leave-one-out ranks above the method's first one (0: it is leave-one-out's own).
+
+    Of a prompt: log_prob of the measured token, and correct (whether the token that follows is the
+    predicted one, where one follows).
+
+    Raises `ScopeParameterError` for methods that are none, and errors that concern the model.
+    """
+    settings = settings or Settings()
+    named = labelled(methods)
+    engine = view(model)
+    check_methods(engine, named.values())
+    listed = rows_of(prompts)
+    known = encoded(model, listed, settings.prepend_bos)
+    usable = {i: ids for i, ids in enumerate(known.ids) if ids is not None}
+    failed = dict(known.errors)
+    done: dict[int, list[Row]] = {}
+    try:
+        each = score(engine, list(usable.values()), list(named.values()), settings.position)
+        scores = dict(zip(usable, each))
+    except Exception as error:
+        refuse_to_record(error)
+        # Which of them it was, one by one will tell.
+        scores = {}
+    for i, ids in usable.items():
+        try:
+            own = scores.get(i)
+            if own is None:
+                (own,) = score(engine, [ids], list(named.values()), settings.position)
+            done[i] = list(_of_prompt(engine, ids, dict(zip(named, own)), settings))
+        except Exception as error:
+            refuse_to_record(error)
+            failed[i] = error
+    rows: list[Row] = []
+    for i in range(len(listed)):
+        tokens = len(usable.get(i, ()))
+        if i in failed:
+            rows.append(error_row(i, tokens, failed[i]))
+        else:
+            rows += [{"index": i, "tokens": tokens, **row} for row in done[i]]
+    return rows
+
+
+def refuse_to_record(error: Exception) -> None:
+    """Raise it anew if it is no prompt's fault, but the machine's: the other prompts would fail too."""
+    if isinstance(error, MemoryError) or "CUDA error" in str(error):
+        raise error
+
+
+def error_row(index: int, tokens: int, error: Exception) -> Row:
+    """The one row of a prompt that failed."""
+    text = in_utf8(" ".join(f"{type(error).__name__}: {error}".split()))
+    return {"index": index, "tokens": tokens, **_row("", "error", math.nan), "error": text}
+
+
+def _row(
+    method: str, metric: str, value: float, replacement: str = "", fraction: float = math.nan
+) -> Row:
+    return {
+        "method": method,
+        "metric": metric,
+        "replacement": replacement,
+        "fraction": fraction,
+        "value": float(value),
+        "error": "",
+    }
+
+
+def _of_prompt(
+    engine: ModelView, ids: list[int], scores: dict[str, Tensor], settings: Settings
+) -> Iterator[Row]:
+    prompted = Prompted(engine, ids, resolve_position(settings.position, ids), engine.is_hooked())
+    gold = prompted.next_id
+    if settings.target == "gold" and gold is None:
+        raise TargetError(
+            "the gold target is the token after the read position, but the prompt ends there: use "
+            'position=-2, or target="predicted"'
+        )
+    first, end = prompted.first, prompted.position + 1
+    if first == end:
+        raise PositionError(
+            f"position {prompted.position} is BOS, before which nothing can be replaced: read later"
+        )
+    # What follows the read position cannot matter, but would stand before negative scores.
+    orders = {name: ranked(own[:end], first) for name, own in scores.items()}
+    asked = dict(_alterations(orders, len(ids) - first, settings))
+    left_out = _left_out(prompted, settings)
+    with prompted.frozen(gradients=False):
+        states = final_states(prompted, [INTACT, *asked.values(), *left_out])
+        head = engine.unembedding()
+        logits = head.logits(head.raw_logits(states[:1]))[0].double()
+        predicted = int(logits.argmax())
+        token = gold if settings.target == "gold" and gold is not None else predicted
+        found = effects(head, states[0], states[1:], token)
+    yield _row("", "log_prob", float(logits.log_softmax(-1)[token]))
+    if gold is not None:
+        yield _row("", "correct", float(gold == predicted))
+    yield from _areas(list(asked), found, settings)
+    if left_out:
+        kl = found.kl[len(asked) :].numpy()
+        for name, own in scores.items():
+            part = own[first:end].numpy()
+            for metric, value in agreement(part, kl, settings.top).items():
+                yield _row(name, metric, value, settings.leave_one_out or "")
+
+
+Asked = tuple[str, str, str, float]
+
+
+def _alterations(
+    orders: dict[str, list[int]], n: int, settings: Settings
+) -> Iterator[tuple[Asked, Alteration]]:
+    """What is replaced for each (method, metric, replacement, fraction of the `n` tokens)."""
+    for name, order in orders.items():
+        for kind in settings.replacements:
+            for fraction in settings.fractions:
+                k = max(1, int(n * fraction + 1e-9))
+                key = (kind, fraction)
+                top = tuple(sorted(order[:k]))
+                yield (name, "comprehensiveness", *key), Alteration(top, kind)
+                if settings.sufficiency:
+                    rest = tuple(sorted(order[k:]))
+                    yield (name, "sufficiency", *key), Alteration(rest, kind)
+
+
+def _left_out(prompted: Prompted, settings: Settings) -> list[Alteration]:
+    kind = settings.leave_one_out
+    if kind is None:
+        return []
+    return [Alteration((t,), kind) for t in range(prompted.first, prompted.position + 1)]
+
+
+def _areas(asked: list[Asked], found: Effects, settings: Settings) -> Iterator[Row]:
+    curves: dict[tuple[str, str, str], list[float]] = {}
+    for i, (name, metric, kind, fraction) in enumerate(asked):
+        curves.setdefault((name, metric, kind), []).append(float(found.fall[i]))
+        yield _row(name, metric, float(found.fall[i]), kind, fraction)
+        yield _row(name, f"{metric}_kl", float(found.kl[i]), kind, fraction)
+        yield _row(name, f"{metric}_flip", float(found.flip[i]), kind, fraction)
+    for (name, metric, kind), values in curves.items():
+        yield _row(name, f"aopc_{metric}", area(values, settings), kind)
+
+
+def area(values: Sequence[float], settings: Settings) -> float:
+    """Over the fractions: the trapezoid (nats times share), or the mean (nats)."""
+    y, x = np.asarray(values), np.asarray(settings.fractions)
+    if settings.area == "mean":
+        return float(y.mean())
+    return float(((y[1:] + y[:-1]) / 2 * np.diff(x)).sum())
+
+
+def agreement(scores: np.ndarray, left_out: np.ndarray, top: int | float) -> dict[str, float]:
+    """How far scores rank tokens as leave-one-out does; NaN where either is constant."""
+    from scipy import stats
+
+    n = len(scores)
+    k = min(n, math.ceil(top * n - 1e-9) if isinstance(top, float) else top)
+    orders = [ranked(torch.as_tensor(x, device="cpu"), 0) for x in (scores, left_out)]
+    firsts = [set(order[:k]) for order in orders]
+    flat = n < 2 or any(np.ptp(x) == 0 for x in (scores, left_out))
+    kendall: Any = math.nan if flat else stats.kendalltau(scores, left_out).statistic  # pyright: ignore[reportAttributeAccessIssue]
+    return {
+        "loo_spearman": rank_correlation(scores, left_out),
+        "loo_kendall": float(kendall),
+        "loo_jaccard": len(firsts[0] & firsts[1]) / len(firsts[0] | firsts[1]),
+        "loo_top_rank": orders[1].index(orders[0][0]) / n,
+    }
+
+
+__all__ = ["COLUMNS", "AnyMethod", "Row", "agreement", "area", "error_row", "measure"]

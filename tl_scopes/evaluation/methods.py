@@ -1,0 +1,145 @@
+"""Scores of several methods for several prompts, scopes sharing their passes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Union
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.adapter.guards import check_scope
+from tl_scopes.adapter.prompts import resolve_position
+from tl_scopes.adapter.refusals import refuse_surrogates
+from tl_scopes.adapter.sites import embed_site
+from tl_scopes.adapter.view import ModelView
+from tl_scopes.attribution import grouped
+from tl_scopes.baselines.method import Method
+from tl_scopes.errors import NumericalError, ScopeParameterError
+from tl_scopes.jacobian.answers import Job, Limits, check_scopes, run
+from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.scopes.base import Scope
+
+# Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
+BATCH_TOKENS = 1024
+
+AnyMethod = Union[Scope, Method]
+Methods = Union[Sequence[AnyMethod], Mapping[str, AnyMethod]]
+
+
+def labelled(methods: Methods) -> dict[str, AnyMethod]:
+    """Methods by label: the keys of a mapping, else name and parameters that are not the default.
+
+    Raises `ScopeParameterError` for what is no method, for none, and for labels that are not unique.
+    """
+    if isinstance(methods, Mapping):
+        found = dict(methods)
+    elif isinstance(methods, Sequence) and not isinstance(methods, str):
+        names = [label(m) for m in methods]
+        twice = next((n for n in names if names.count(n) > 1), None)
+        if twice is not None:
+            raise ScopeParameterError(
+                f"two methods are called {twice!r}: give a dict with a label of yours for each"
+            )
+        found = dict(zip(names, methods))
+    else:
+        raise ScopeParameterError(
+            f"methods is a {type(methods).__name__}; allowed: a list of scopes and baselines, or a "
+            "dict of them by label"
+        )
+    if not found:
+        raise ScopeParameterError("methods is empty: give at least one scope or baseline")
+    for name, method in found.items():
+        _check(method)
+        if not isinstance(name, str) or not name:
+            raise ScopeParameterError(f"a method's label is {name!r}; allowed: text")
+        refuse_surrogates(name, "a method's label", ScopeParameterError)
+    return found
+
+
+def _check(method: Any) -> None:
+    if not isinstance(method, (Scope, Method)):
+        hint = f": {method.__name__}()" if isinstance(method, type) else ""
+        raise ScopeParameterError(
+            f"{method!r} is no method; give a scope such as FisherScope(), or a baseline such as "
+            f"baselines.InputXGradient(){hint and ', an instance' + hint}"
+        )
+
+
+def label(method: Any) -> str:
+    """The method's name, with the parameters that differ from the default; targets only if named."""
+    _check(method)
+    try:
+        usual = type(method)().parameters()
+    except TypeError:  # some parameters have no default
+        usual = {}
+    plain = method.parameters().items()
+    told = [f"{k}={v}" for k, v in plain if v not in (None, "NEXT_TOKEN") and v != usual.get(k)]
+    return f"{method.name}({', '.join(told)})" if told else method.name
+
+
+def score(
+    engine: ModelView,
+    prompts: Sequence[list[int]],
+    methods: Sequence[AnyMethod],
+    position: int,
+) -> list[list[Float[Tensor, "pos"]]]:
+    """Scores at the embedding, for each prompt and method: float64, zero after the read position.
+
+    Prompts of similar length share a forward pass, all scopes their backward passes.
+    Raises what `attribute` raises, also where a score is not finite.
+    """
+    check_methods(engine, methods)
+    scopes = [m for m in methods if isinstance(m, Scope)]
+    asked = [Prompted.ask(engine.model, ids, position) for ids in prompts]
+    found: list[dict[int, Tensor]] = [{} for _ in prompts]
+    for read_site in dict.fromkeys(s.read_site for s in scopes):
+        chosen = [i for i, m in enumerate(methods) if isinstance(m, Scope)]
+        chosen = [i for i in chosen if getattr(methods[i], "read_site", None) == read_site]
+        jobs = []
+        for p in asked:
+            own = [getattr(methods[i], "position", None) for i in chosen]
+            at = [p.position if o is None else resolve_position(o, p.ids) for o in own]
+            reads = [(place, methods[i]) for place, i in zip(at, chosen)]
+            jobs.append(Job(p.ids, reads, p.hooked))  # pyright: ignore[reportArgumentType]
+        for group in grouped(jobs, BATCH_TOKENS):
+            answers = run(engine, [jobs[p] for p in group], (embed_site(),), Limits())
+            for p, own in zip(group, answers):
+                for i, answer in zip(chosen, own):
+                    if read_site is None and answer.position == asked[p].position:
+                        asked[p].expect(answer.read.value)
+                    found[p][i] = answer.attribution(engine, jobs[p].ids).scores[0].double()
+    others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
+    for own, prompted in zip(found, asked):
+        own |= {i: scores_alone(m, prompted) for i, m in others}
+    return [[each[i] for i in range(len(methods))] for each in found]
+
+
+def check_methods(engine: ModelView, methods: Iterable[AnyMethod]) -> None:
+    """Raises `ScopeParameterError` or `ProcessedWeightsError` for one that the model cannot have; may
+    warn."""
+    listed = list(methods)
+    check_scopes(engine, [m for m in listed if isinstance(m, Scope)])
+    for method in listed:
+        if isinstance(method, Method):
+            check_scope(engine.model, method)
+
+
+def scores_alone(method: Method, prompted: Prompted) -> Float[Tensor, "pos"]:
+    """Scores at the embedding of a method that is no scope."""
+    with prompted.frozen(method.needs_gradients):
+        values = method.scores(prompted, embed_site()).values.detach().cpu().double()
+    if not torch.isfinite(values).all():
+        raise NumericalError(
+            f"{method.name} gives NaN or infinity at token {int((~torch.isfinite(values)).nonzero()[0])}: "
+            "check the weights and hooks, or use another baseline or replacement"
+        )
+    end = prompted.position + 1
+    return torch.nn.functional.pad(values[:end], (0, len(prompted.ids) - end))
+
+
+def ranked(scores: Float[Tensor, "pos"], first: int) -> list[int]:
+    """Positions from `first` on, highest score first; of equal scores the earlier one."""
+    order = torch.sort(scores[first:], descending=True, stable=True).indices
+    return (order + first).tolist()

@@ -1,0 +1,1 @@
+"""Runs over whole data sets: resumable, over any number of processes."""

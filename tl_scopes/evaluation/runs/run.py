@@ -1,0 +1,322 @@
+"""Runs over whole data sets: resumable, over any number of processes, the same table each time."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from tl_scopes.adapter.padding import rows
+from tl_scopes.adapter.view import view as view_of
+from tl_scopes.errors import PromptError, RunError, ScopeParameterError, ScopesWarning
+from tl_scopes.evaluation.ablations import Row, error_row, refuse_to_record
+from tl_scopes.evaluation.ablations import measure as measure_rows
+from tl_scopes.evaluation.data import DataSet
+from tl_scopes.evaluation.methods import AnyMethod, Methods, check_methods, labelled
+from tl_scopes.evaluation.runs import manifest
+from tl_scopes.evaluation.runs.fingerprint import function
+from tl_scopes.evaluation.runs.parts import PARTS, ROWS, Parts
+from tl_scopes.evaluation.runs.parts import read as read_rows
+from tl_scopes.evaluation.runs.processes import Processes, processes
+from tl_scopes.evaluation.runs.units import UNIT_TOKENS, Encoded, encoded, units
+from tl_scopes.evaluation.settings import Settings
+from tl_scopes.results.records import Provenance
+from tl_scopes.results.storage import rebuilt
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tl_scopes.results.card import FaithfulnessCard
+
+Measure = Callable[[Any, list[list[int]], Mapping[str, AnyMethod], Settings], list[Row]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run over a data set.
+
+    `out`: its folder, with `rows.parquet` and `manifest.json`. `prompts`: how many there are.
+    `failed`: of these, how many have an error in the table. `measured`: how many this process
+    measured in this call; the others were there already, or are other processes'.
+    """
+
+    out: Path
+    prompts: int
+    failed: int
+    measured: int
+
+    @property
+    def rows(self) -> Path:
+        """The final table (with several machines: on the main process's)."""
+        return self.out / ROWS
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """What the run was made with. Raises `RunError` if the file was changed, or cannot be read."""
+        return manifest.read(self.out, as_written=True)
+
+    def to_frame(self) -> pd.DataFrame:
+        """The final table, one row a measurement, as `evaluation.measure` describes them.
+
+        Raises `RunError` where the file is missing or was changed.
+        """
+        rows, _ = read_rows(self.rows, "run the same command again, which makes it anew")
+        return rows.to_pandas()
+
+    def card(self) -> FaithfulnessCard:
+        """The table as a faithfulness card: summaries, paired tests, figures, reports."""
+        from tl_scopes.results.card import FaithfulnessCard
+
+        made = self.manifest
+        where = Provenance(**rebuilt(made[manifest.NOTED]["provenance"], {}))
+        return FaithfulnessCard(
+            rows=self.to_frame(),
+            methods=tuple(made["order"]),
+            settings=made["settings"],
+            provenance=where,
+        )
+
+
+def run(
+    model: Any,
+    prompts: DataSet | Sequence[Any] | torch.Tensor | Mapping[str, Any],
+    methods: Methods,
+    settings: Settings | None = None,
+    *,
+    out: str | Path,
+    unit: int = 4,
+    progress: bool | None = None,
+    measure: Measure = measure_rows,
+) -> Run:
+    """Measure methods on every prompt of a data set, and write one table.
+
+    Prompts are encoded, and split into units of similar length, which depend on the prompts and
+    `unit` alone. The rows of each unit are written as it ends, to `out/parts`, and all of them in
+    the end to `out/rows.parquet`, by prompt, then as measured. Killed at any moment and called
+    again with the same arguments, it measures what is missing; the table is the same bit for bit
+    on one kind of machine. A prompt that fails has one row, with its error.
+
+    Under `accelerate launch` or torchrun every process calls it, takes its share of the units, and
+    sends its rows to the main process's folder if they are not there yet. All must come within ten
+    minutes (TL_SCOPES_MEET_SECONDS says how many seconds else); then they wait for each other as long
+    as each shows that it lives.
+
+    Args:
+        model: a HookedTransformer or TransformerBridge; or a function without arguments that loads
+            one, called after what can be checked without it.
+        prompts: from `evaluation.read`, or a list of texts and lists of token ids, or what
+            `attribute_batch` takes.
+        methods: scopes and baselines, or a dict of them by label.
+        settings: what is measured; default: `Settings()`.
+        out: the folder; made if its parent is there. Nothing else may use it meanwhile.
+        unit: most prompts of a unit; what is in flight when a run is killed is lost.
+        progress: a bar on stderr, in the main process. Default: where stderr is a terminal.
+        measure: what gives the rows of a unit, of the columns of `evaluation.measure` and its
+            arguments: the model, lists of ids, methods by label, settings.
+
+    Returns:
+        `Run`: the folder, and how many prompts there were, failed, and were measured now.
+
+    Raises:
+        RunError: the folder is in use, or holds a run made with something else (model, data,
+            methods, settings, versions, threads: each difference is named); no prompt can be
+            encoded; or another process failed, or, as `LostProcessError`, did not come or is gone.
+        ScopesError: for `unit`, or methods that this model cannot have.
+        OSError: the folder cannot be written.
+    """
+    if isinstance(unit, bool) or not isinstance(unit, int) or unit < 1:
+        raise ScopeParameterError(f"unit is {unit!r}; allowed: a whole number of prompts from 1")
+    if isinstance(prompts, str) or (isinstance(prompts, torch.Tensor) and prompts.ndim != 2):
+        raise PromptError(
+            f"prompts is a {type(prompts).__name__}; allowed: a DataSet, or a list of texts and lists "
+            "of token ids. Put one prompt into a list"
+        )
+    data = prompts if isinstance(prompts, DataSet) else DataSet(list(rows(prompts)))
+    settings, named = settings or Settings(), labelled(methods)
+    folder = Path(out).expanduser()
+    loaded = isinstance(model, torch.nn.Module)
+    team = processes(loaded and next(model.parameters()).device.type == "cpu")
+    with _lock(folder, team):
+        if not loaded:
+            with team.together():
+                model = model()
+        with team.together():
+            check_methods(view_of(model), named.values())
+            known = encoded(model, data.prompts, settings.prepend_bos)
+            if len(known.errors) == len(data):
+                raise RunError(_unusable(known))
+            plan = units(known.ids, unit)
+            noted = {"source": data.source, "started": datetime.now(timezone.utc).isoformat()}
+            mine = manifest.describe(
+                model,
+                named,
+                settings.to_dict(),
+                {
+                    "prompts": len(data),
+                    "first": data.first,
+                    "sha256": manifest.prompts_hash(data.prompts),
+                    "ids_sha256": manifest.prompts_hash(known.ids),
+                },
+                {
+                    "prompts": unit,
+                    "tokens": UNIT_TOKENS,
+                    "measure": function(measure, keeps_state=True),
+                },
+                noted,
+            )
+        parts = Parts(folder, len(plan), manifest.digest(mine))
+        _settle(team, mine, parts)
+        work = _Work(model, data, known, named, settings, measure, parts, plan)
+        measured = work.measure_missing(team, progress)
+        failed = work.gather(team)
+        team.rest()
+    return Run(folder, len(data), failed, measured)
+
+
+def _unusable(known: Encoded) -> str:
+    if not known.errors:
+        return "there are no prompts: give at least one"
+    count = len(known.errors)
+    return f"none of the {count} prompts can be encoded; the first: {known.errors[0]}"
+
+
+@contextmanager
+def _lock(out: Path, team: Processes) -> Iterator[None]:
+    """Make the folder, and keep other runs out of it while this one works."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(out / ".lock", timeout=0)
+    try:
+        with team.together():
+            if out.exists() and not out.is_dir():
+                raise RunError(f"{out} is a file; give a folder for the run's files")
+            if not out.parent.is_dir():
+                raise RunError(f"there is no folder {out.parent} to make {out.name} in: create it")
+            (out / PARTS).mkdir(parents=True, exist_ok=True)
+            if team.is_main:
+                try:
+                    lock.acquire()
+                except Timeout:
+                    raise RunError(
+                        f"another run is at work in {out}: wait for it, or give another folder"
+                    ) from None
+        yield
+    finally:
+        lock.release()
+
+
+def _settle(team: Processes, mine: dict[str, Any], parts: Parts) -> None:
+    """Agree on what the run is made with: with the folder, and with the other processes."""
+    with team.together():
+        first, *others = team.gather(mine)
+        for index, other in enumerate(others, 1):
+            wrong = manifest.differences(first, other)
+            if wrong and team.is_main:
+                raise RunError(
+                    f"process {index} differs from the main process in what decides the numbers: "
+                    f"{'; '.join(wrong)}. Give all of them the same"
+                )
+    for turn in (True, False):
+        # The main process first: on one machine the others find what it wrote.
+        with team.together():
+            if team.is_main is turn:
+                changed = manifest.settle(mine, parts.out)
+                if turn:
+                    parts.clean()
+                for text in changed:
+                    warnings.warn(
+                        f"{text}: rows of both agree to rounding only", ScopesWarning, stacklevel=3
+                    )
+
+
+@dataclass(frozen=True)
+class _Work:
+    model: Any
+    data: DataSet
+    known: Encoded
+    methods: Mapping[str, AnyMethod]
+    settings: Settings
+    measure: Measure
+    parts: Parts
+    plan: list[list[int]]
+
+    def measure_missing(self, team: Processes, progress: bool | None) -> int:
+        """Measure and save this process's share of the units that no process has. How many prompts."""
+        from tqdm import tqdm
+
+        done = set().union(*team.gather(self.parts.done()))
+        missing = team.share([i for i in range(len(self.plan)) if i not in done])
+        own = team.split(missing)
+        here = sum(len(self.plan[i]) for i in own)
+        before = len(self.data) - sum(len(self.plan[i]) for i in missing)
+        hidden = not team.is_main or not (sys.stderr.isatty() if progress is None else progress)
+        bar = tqdm(
+            total=before + here,
+            initial=before,
+            unit="passage",
+            disable=hidden,
+            dynamic_ncols=True,
+        )
+        with team.together(), bar:
+            if team.count > 1:
+                bar.set_description(f"process 1 of {team.count}")
+            for i in own:
+                self.parts.save(i, self._unit(self.plan[i]))
+                bar.update(len(self.plan[i]))
+        return here
+
+    def _unit(self, members: list[int]) -> list[Row]:
+        """The rows of a unit; where measuring raises, of each prompt alone, or its error."""
+        ids = [self.known.ids[i] or [] for i in members]
+        # The ids hold what prepend_bos asked for.
+        settings = replace(self.settings, prepend_bos=None)
+        try:
+            rows = self.measure(self.model, ids, self.methods, settings)
+            return [{**row, "index": self.data.first + members[row["index"]]} for row in rows]
+        except Exception as error:
+            refuse_to_record(error)
+            if len(members) == 1:
+                return [error_row(self.data.first + members[0], len(ids[0]), error)]
+        # Out here nothing holds on to what the failed attempt had in memory.
+        return [row for i in members for row in self._unit([i])]
+
+    def gather(self, team: Processes) -> int:
+        """Bring every part to the main process's folder, and make the table. How many failed."""
+        here = self.parts.done()
+        missing = sorted(set(range(self.parts.count)) - team.share(here))
+        held = team.gather(here) if missing else []
+        with team.together():
+            # Told at the end: until then all processes must go on gathering.
+            error: OSError | None = None
+            for i in missing:
+                # By the first process that has it, one part at a time: rows need not fit in memory.
+                holder = next((p for p, own in enumerate(held) if i in own), None)
+                mine = b""
+                if holder == team.index and error is None:
+                    try:
+                        mine = self.parts.send(i)
+                    except OSError as lost:
+                        error = lost
+                found = team.gather(mine)
+                if team.is_main and holder is not None and found[holder] and error is None:
+                    try:
+                        self.parts.receive(i, found[holder])
+                    except OSError as full:
+                        error = full
+            if error is not None:
+                raise error
+        counted = 0
+        with team.together():
+            if team.is_main:
+                first = self.data.first
+                failed = [error_row(first + i, 0, e) for i, e in self.known.errors.items()]
+                members = [[first + i for i in unit] for unit in self.plan]
+                _, counted = self.parts.assemble(failed, members)
+        return team.share(counted)

@@ -1,0 +1,61 @@
+"""Which prompts are measured together: a function of the prompts' ids and two numbers alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tl_scopes.adapter.padding import refuse_read
+from tl_scopes.adapter.prompts import encode
+from tl_scopes.adapter.view import view as view_of
+from tl_scopes.errors import PromptError
+
+# Padded tokens of a unit, beyond which it takes no further prompt.
+UNIT_TOKENS = 4096
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """The prompts as ids: `ids[i]`, or the error in `errors[i]` where ids are None."""
+
+    ids: list[list[int] | None]
+    errors: dict[int, Exception]
+
+
+def encoded(model: Any, prompts: Sequence[Any], prepend_bos: bool | None) -> Encoded:
+    """Every prompt as ids, or its error."""
+    view = view_of(model)
+    ids: list[list[int] | None] = []
+    errors: dict[int, Exception] = {}
+    for i, prompt in enumerate(prompts):
+        try:
+            if prompt is None:
+                raise PromptError("the prompt is missing (null in the data): fill it in")
+            own = prepend_bos if isinstance(prompt, str) else None
+            found = encode(view, prompt, own)
+            refuse_read(found, len(found) - 1)  # shares are of all tokens, those after the read too
+            ids.append(found)
+        except Exception as error:  # tokenizers raise errors of their own
+            ids.append(None)
+            errors[i] = error
+    return Encoded(ids, errors)
+
+
+def units(ids: Sequence[Sequence[int] | None], size: int) -> list[list[int]]:
+    """Indices of prompts to measure together: of similar length, at most `size` of them.
+
+    In an order of their own, shuffled, so that any part of the list takes its share of the time.
+    """
+    order = sorted(
+        (i for i, own in enumerate(ids) if own is not None), key=lambda i: (len(ids[i] or ()), i)
+    )
+    found: list[list[int]] = []
+    for i in order:
+        width = len(ids[i] or ())
+        if not found or len(found[-1]) >= size or (len(found[-1]) + 1) * width > UNIT_TOKENS:
+            found.append([])
+        found[-1].append(i)
+    random.Random(0).shuffle(found)
+    return found

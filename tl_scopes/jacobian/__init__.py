@@ -1,0 +1,1 @@
+"""`v^T J`: forward to what is read, and back to the sites."""

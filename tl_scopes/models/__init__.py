@@ -1,0 +1,9 @@
+"""Models by name, folder or bundle: a HookedTransformer or a TransformerBridge, raw weights.
+
+>>> model = models.load()
+"""
+
+from tl_scopes.models.bundled import BundleState
+from tl_scopes.models.loading import DEFAULT_MODEL, available, ensure, load, load_original
+
+__all__ = ["DEFAULT_MODEL", "BundleState", "available", "ensure", "load", "load_original"]

@@ -1,0 +1,1 @@
+"""matplotlib figures, one file a kind."""

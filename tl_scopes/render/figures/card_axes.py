@@ -1,0 +1,209 @@
+"""What the figures of a faithfulness card share: colours of methods, panels of dots, panels of lines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
+
+from tl_scopes.render.colours import number
+from tl_scopes.render.figures.canvas import DOT, FAINT, LINE, PALE, label, sheet
+from tl_scopes.render.figures.letters import cells, drawable, units
+from tl_scopes.render.figures.tokens import INK, SOFT, NotebookFigure, style, write
+from tl_scopes.render.report.words import name
+from tl_scopes.render.tokens import words
+from tl_scopes.results.card import FaithfulnessCard
+
+# Okabe and Ito's colours, told apart by every kind of colour vision; black and yellow are left out.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#7f6a3f")
+MARKERS = "osD^vPX*"
+DASHES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+INTERVALS = "bars: 95% bootstrap intervals of the mean"
+WIDTH, LETTER, ROW = 3.1, 0.066, 0.3  # of a panel; of a letter; of a method; in inches
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn, the same in every figure of a card."""
+
+    text: str
+    colour: str
+    marker: str
+    dash: Any
+
+
+def looks(card: FaithfulnessCard) -> dict[str, Look]:
+    n, m = len(COLOURS), len(MARKERS)
+    found = {
+        label: Look(
+            "\n".join(lines(label)),
+            COLOURS[i % n],
+            MARKERS[(i + i // n) % m],
+            DASHES[i // n % len(DASHES)],
+        )
+        for i, label in enumerate(card.methods)
+    }
+    return found
+
+
+def lines(label: str, width: int = 30, most: int = 3) -> list[str]:
+    """A method's name as it is drawn, in lines that end after a space or "(". The middle of a longer
+    one is left out, as labels often differ at the end."""
+    shown = units(drawable(name(label)))
+    found = _wrapped(shown, width)
+    kept = len(shown)
+    while len(found) > most:
+        kept -= 1
+        end = shown[len(shown) - (kept - kept // 2) :]
+        found = _wrapped([*shown[: kept // 2], " ", "…", " ", *end], width)
+    return found
+
+
+def _wrapped(shown: Sequence[str], width: int) -> list[str]:
+    """`shown`: what cannot be divided."""
+    words, found = [""], [""]
+    for unit in shown:
+        if words[-1].endswith((" ", "(")) or cells(words[-1] + unit.rstrip()) > width:
+            words.append("")
+        words[-1] += unit
+    for word in words:
+        if cells(found[-1] + word.rstrip()) > width:
+            found.append("")
+        found[-1] += word
+    return [line.rstrip() for line in found]
+
+
+def height(found: dict[str, Look]) -> float:
+    """Of a panel with a line for each method, in inches."""
+    most = max(1 + look.text.count("\n") for look in found.values())
+    return len(found) * max(ROW, 0.14 * most + 0.06) + 0.3
+
+
+def margin(found: dict[str, Look]) -> float:
+    """Of the methods' names, in inches."""
+    return (
+        LETTER * max(cells(line) for look in found.values() for line in look.text.split("\n")) + 0.3
+    )
+
+
+def dots(
+    ax: Axes,
+    found: dict[str, Look],
+    means: dict[str, tuple[float, float, float]],
+    marks: dict[str, str],
+    named: bool,
+) -> None:
+    """A line for each method with its mean and interval. `marks`: "best" or "tied"."""
+    for y, (method, look) in enumerate(found.items()):
+        mean, low, high = means.get(method, (math.nan,) * 3)
+        if not math.isfinite(mean):
+            text = ax.text(0.5, y, "", transform=ax.get_yaxis_transform(), ha="center", va="center")
+            write(text, "no value", 7.5, PALE)
+            continue
+        if math.isfinite(low) and math.isfinite(high):
+            ax.plot([low, high], [y, y], color=look.colour, linewidth=1.6, solid_capstyle="butt")
+        filled = look.colour if method in marks else "white"
+        ax.plot(mean, y, marker="o", markersize=6, color=look.colour, markerfacecolor=filled,
+                markeredgewidth=1.4)  # fmt: skip
+        sign = {"best": " ★", "tied": " ≈"}.get(marks.get(method, ""), "")
+        text = ax.annotate("", (1.0, y), (3, 0), xycoords=ax.get_yaxis_transform(), ha="left",
+                           va="center", textcoords="offset points")  # fmt: skip
+        write(text, number(mean) + sign, 7.5, INK if sign else SOFT)
+    ax.set_ylim(len(found) - 0.5, -0.5)
+    label(ax.yaxis, [look.text if named else "" for look in found.values()], 8)
+    for text in ax.get_yticklabels():
+        text.set(multialignment="right")
+    for y in range(len(found)):
+        ax.axhline(y, color=LINE, linewidth=0.7, zorder=0)
+    low, high = ax.get_xlim()
+    if low < 0 < high:
+        ax.axvline(0, color=FAINT, linewidth=0.9, zorder=0)
+    dress(ax)
+    ax.tick_params(axis="y", length=0)
+
+
+def line(
+    ax: Axes,
+    look: Look,
+    x: Sequence[float],
+    y: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    shift: float = 0.0,
+) -> None:
+    """A method's line through its means, with intervals; `shift` keeps those of several apart."""
+    at = np.asarray(x, dtype=float) + shift
+    ax.vlines(at, low, high, color=look.colour, linewidth=1.0, alpha=0.55)
+    ax.plot(at, y, color=look.colour, linewidth=1.4, linestyle=look.dash, marker=look.marker,
+            markersize=4, markeredgewidth=0)  # fmt: skip
+
+
+def dress(ax: Axes) -> None:
+    """Thin axes, few literal ticks on x."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.spines[["left", "bottom"]].set_color(FAINT)
+    ax.tick_params(length=2.5, color=SOFT, labelsize=8)
+
+
+def ticks(ax: Axes, axis: str, most: int = 5) -> None:
+    """Literal ticks on a linear axis, wherever its limits are."""
+    own = ax.xaxis if axis == "x" else ax.yaxis
+    low, high = sorted(ax.get_xlim() if axis == "x" else ax.get_ylim())
+    places = [
+        float(t)
+        for t in MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high)
+        if low <= t <= high
+    ]
+    label(own, [number(round(t, 12)) for t in places], 8, places)
+
+
+def legend(figure: Figure, found: dict[str, Look], notes: dict[str, str] | None = None) -> None:
+    """Names of the methods beside all panels; `notes`: a word behind some."""
+    handles = [
+        Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4.5,
+               linewidth=1.4, markeredgewidth=0)
+        for look in found.values()
+    ]  # fmt: skip
+    texts = [
+        look.text + (f" ({notes[method]})" if notes and method in notes else "")
+        for method, look in found.items()
+    ]
+    box = figure.legend(handles, texts, loc="outside right center", frameon=False, handlelength=2.4,
+                        labelspacing=0.7)  # fmt: skip
+    for text in box.get_texts():
+        style(text, size=8)
+
+
+def heading(ax: Axes, text: str, below: str = "") -> None:
+    """A panel's title, and what its x axis shows."""
+    write(ax.set_title("", loc="left", pad=6), text, 9)
+    if below:
+        write(ax.xaxis.label, below, 8, SOFT)
+
+
+def zero(ax: Axes) -> None:
+    """A line at zero where it is in sight."""
+    low, high = ax.get_ylim()
+    if low < 0 < high:
+        ax.axhline(0, color=FAINT, linewidth=0.9, zorder=0)
+
+
+def lines_sheet(
+    found: dict[str, Look], across: int, down: int, wide: float = WIDTH
+) -> NotebookFigure:
+    """A figure for panels of lines, with room for a legend beside them."""
+    tall = 0.17 * sum(2 + look.text.count("\n") for look in found.values())
+    return sheet(across * (wide + 0.5) + margin(found) + 0.8, max(down * 2.8, tall + 0.2) + 1.0)
+
+
+def setting(card: FaithfulnessCard, n: int | None = None, said: str = INTERVALS) -> str:
+    """The line below a figure's title. `n`: prompts, where it is not all that have a value."""
+    n = int(card.to_frame()["n"].max()) if n is None else n
+    return DOT.join((words(card.provenance.model), f"{n} prompt{'s' * (n != 1)}", said))

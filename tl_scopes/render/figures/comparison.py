@@ -1,0 +1,289 @@
+"""Several attributions over the same tokens, or over prompts of one length, position by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tl_scopes.errors import RenderError
+from tl_scopes.render.colours import number
+from tl_scopes.render.figures import letters
+from tl_scopes.render.figures.canvas import EMPTY, FAINT
+from tl_scopes.render.figures.ground import grounded
+from tl_scopes.render.figures.tokens import (
+    SOFT,
+    NotebookFigure,
+    caption,
+    draw_heights,
+    label_tokens,
+    ramp,
+    wrapped,
+    write,
+)
+from tl_scopes.render.picture import Picture, Row, Site, build, one_of
+from tl_scopes.render.tokens import quoted
+from tl_scopes.render.wording import DOT, JOINED, differing, distinct, read_at
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.escapes import isolated
+from tl_scopes.results.statistics import rank_correlation
+
+MOST = 12
+MOST_TEXTS = 3  # at one position
+BARS_UP_TO, BAR_LINE, MAP_LINE = 48, 48, 64
+NAME = 44  # characters of a name beside a map before it goes on below
+
+
+@dataclass(frozen=True)
+class Line:
+    """One attribution of the comparison. `agreement`: its rank correlation with the first."""
+
+    name: str
+    picture: Picture
+    agreement: float | None
+
+    @property
+    def row(self) -> Row:
+        return self.picture.rows[0]
+
+    @property
+    def correlation(self) -> str:
+        if self.agreement is None:
+            return ""
+        return f"rank correlation with the first {number(round(self.agreement, 2))}"
+
+
+def compare(
+    results: Sequence[Attribution],
+    labels: Sequence[str] | None = None,
+    *,
+    kind: str | None = None,
+    scale: str = "linear",
+    include_bos: bool = False,
+    include_read: bool = True,
+    site: Site | None = None,
+    dark: bool = False,
+) -> Figure:
+    """Attributions below each other, each with the units and the scale of its own.
+
+    Args:
+        results: two to twelve, of one prompt or of several with as many tokens (a clean and a
+            corrupted one, say), which are compared position by position; or of as many groups.
+            Where tokens differ both stand below, in the order of the results.
+        labels: a name for each; None: what tells them apart. Read position, site and way of
+            joining are added where they are not the same for all.
+        kind: `"bars"`, or `"map"` (a coloured line for each); None: bars up to 48 tokens.
+        site: which site of each, a label or an index; None: the first.
+        scale, include_bos, include_read, dark: as in `tl_scopes.render.figure`.
+
+    Written beside each name: Spearman's rank correlation with the first result over the tokens that
+    both have in their colours. Returns a figure as `tl_scopes.render.figure` does. Raises
+    `RenderError` for prompts of different lengths, one prompt in different parts, too few results or
+    too many, or an unknown option.
+    """
+    one_of("kind", kind, (None, "bars", "map"))
+    made = _listed(results)
+    if not 2 <= len(made) <= MOST:
+        raise RenderError(f"got {len(made)} results; 2 to {MOST} can be compared: pass so many")
+    first = made[0]
+    for i, other in enumerate(made):
+        _check_alike(first, other, i)
+    options = {"scale": scale, "include_bos": include_bos, "include_read": include_read}
+    pictures = [build(x, site=0 if site is None else site, **options) for x in made]
+    settings = [[*_settings(p), own] for p, own in zip(pictures, _own_tokens(pictures))]
+    names = distinct(made, labels, settings)
+    if labels is not None:
+        names = [DOT.join([name, *more]) for name, more in zip(names, differing(settings))]
+    rows = [picture.rows[0] for picture in pictures]
+    lines = [
+        Line(name, picture, agreement(rows[0], picture.rows[0]) if i else None)
+        for i, (name, picture) in enumerate(zip(names, pictures))
+    ]
+    bars = kind == "bars" or (kind is None and len(first.str_tokens) <= BARS_UP_TO)
+    return grounded(lambda: (_bars if bars else _map)(lines), dark)
+
+
+def _listed(results: Any) -> list[Attribution]:
+    made = list(results) if isinstance(results, Iterable) else None
+    if made is None or not all(isinstance(each, Attribution) for each in made):
+        kinds = {type(each).__name__ for each in ([results] if made is None else made)}
+        raise RenderError(
+            f"got {'' if made is None else 'a list of '}{' and '.join(sorted(kinds))}; only a list of "
+            "Attributions can be compared: pass results of tl_scopes.attribute, or "
+            ".at(position) of a sequence"
+        )
+    return made
+
+
+def _check_alike(first: Attribution, other: Attribution, i: int) -> None:
+    """Whether position t of both is the same place in a text."""
+    if other.str_tokens == first.str_tokens:
+        return
+    n, m = len(first.str_tokens), len(other.str_tokens)
+    kinds = [bool(each.spans) for each in (first, other)]
+    texts = ["".join(each.str_tokens[each.has_bos :]) for each in (first, other)]
+    wrong = ""
+    if n != m:
+        wrong = f"are of different tokens ({n} and {m})"
+    elif kinds[0] != kinds[1] or texts[0] == texts[1]:
+        wrong = f"hold one text, or two, in different parts ({n} each)"
+    elif first.has_bos != other.has_bos:
+        wrong = "begin differently: one with BOS, the other without (see prepend_bos)"
+    if wrong:
+        raise RenderError(
+            f"results 0 and {i} {wrong}; one prompt, or prompts that differ token by token, can be "
+            "compared: change no length, or group all in one way into as many parts, as .group() does"
+        )
+
+
+def _own_tokens(pictures: Sequence[Picture]) -> list[str]:
+    """Of each, its tokens where they are not the same in all."""
+    rows = differing([picture.tokens for picture in pictures])
+    return [f"with {quoted(''.join(row))}" if row else "" for row in rows]
+
+
+def _labels(lines: list[Line]) -> list[str]:
+    """What stands at each position; where that differs, all of it in the order of `lines`."""
+    columns = [list(dict.fromkeys(each)) for each in zip(*(x.picture.tokens for x in lines))]
+    labels = []
+    for texts in columns:
+        shown = [letters.token(text) for text in texts[:MOST_TEXTS]]
+        parts = [*map(isolated, shown), *["…"] * (len(texts) > MOST_TEXTS)]
+        labels.append(" / ".join(parts) if len(parts) > 1 else shown[0])
+    return labels
+
+
+def _settings(picture: Picture) -> list[str]:
+    joined = JOINED[picture.how] if picture.how else ""
+    return [f"at {picture.site}", read_at(picture.rows[0].read), joined]
+
+
+def agreement(a: Row, b: Row) -> float | None:
+    """Spearman's rank correlation over the tokens that both have in colour; None: it has none."""
+    both = a.included & b.included
+    found = rank_correlation(a.scores[both], b.scores[both])
+    return None if both.sum() < 3 or np.isnan(found) else found
+
+
+def _bars(lines: list[Line]) -> Figure:
+    n, k = len(lines[0].picture.tokens), len(lines)
+    blocks = -(-n // BAR_LINE)
+    per = -(-n // blocks)
+    width = max(0.21 * per + 1.6, 7.0)
+    headings = [_heading(line, width) for line in lines]
+    more = sum(len(heading) - 1 for heading in headings)
+    below = 1.0 + letters.room(_labels(lines))
+    size = (width, min((1.15 * k + below) * blocks + 0.13 * more + 0.9, 40.0))
+    figure = NotebookFigure(figsize=size, layout="constrained")
+    axes = figure.subplots(k * blocks, 1, squeeze=False)[:, 0]
+    for i in range(blocks):
+        span = np.arange(i * per, min((i + 1) * per, n))
+        block = axes[i * k : (i + 1) * k]
+        for ax, line, heading in zip(block, lines, headings):
+            draw_heights(ax, line.row, span, few=True)
+            ax.set_xlim(span[0] - 0.7, span[0] + per - 0.3)
+            ax.set_xticks([])
+            ax.tick_params(axis="y", labelsize=7)
+            ax.spines[["top", "right"]].set_visible(False)
+            if i == 0:
+                # A number stands above a bar that is cut off.
+                beyond = np.abs(line.row.scores[span]) > line.row.scale.limit
+                title = ax.set_title("", loc="left", pad=12 if beyond.any() else 3)
+                write(title, "\n".join(heading), size=8, color=SOFT)
+        _label_tokens(block[-1], lines, span)
+    _say(figure, lines)
+    return figure
+
+
+def _heading(line: Line, width: float) -> list[str]:
+    parts = [*line.name.split(DOT), line.picture.units, line.correlation]
+    return wrapped([part for part in parts if part], int(width * 15))
+
+
+def _map(lines: list[Line]) -> Figure:
+    picture, k = lines[0].picture, len(lines)
+    n = len(picture.tokens)
+    blocks = -(-n // MAP_LINE)
+    per = -(-n // blocks)
+    names = ["\n".join(letters.broken(line.name, NAME)) for line in lines]
+    longest = max(letters.cells(part) for name in names for part in name.split("\n"))
+    tall = max(0.24, 0.13 * max(1 + name.count("\n") for name in names) + 0.06)
+    below = 1.25 + letters.room(_labels(lines))
+    size = (
+        max(0.2 * per + 0.07 * longest + 1.7, 7.0),
+        min((tall * k + below) * blocks + 1.5, 40.0),
+    )
+    figure = NotebookFigure(figsize=size, layout="constrained")
+    low = -1.0 if any(line.row.scale.signed for line in lines) else 0.0
+    values = np.array([line.row.colours for line in lines])
+    plain = ~np.array([line.row.included for line in lines])
+    axes = figure.subplots(blocks, 1, squeeze=False)[:, 0]
+    for i, ax in enumerate(axes):
+        span = np.arange(i * per, min((i + 1) * per, n))
+        edges = (span[0] - 0.5, span[-1] + 0.5)
+        ax.axvspan(*edges, facecolor=EMPTY, hatch="////", edgecolor=FAINT, linewidth=0, zorder=-1)
+        ax.imshow(
+            np.ma.array(values[:, span], mask=plain[:, span]), aspect="auto", cmap=ramp(low),
+            vmin=low, vmax=1.0, interpolation="nearest", extent=(*edges, k - 0.5, -0.5),
+        )  # fmt: skip
+        for edge in np.arange(0.5, k - 1):
+            ax.plot(edges, (edge, edge), color="#ffffff", linewidth=2, solid_capstyle="butt")
+        ax.set_xlim(span[0] - 0.5, span[0] + per - 0.5)
+        ax.set_ylim(k - 0.5, -0.5)
+        ax.spines[:].set_visible(False)
+        _label_tokens(ax, lines, span)
+        ax.set_yticks(range(k), names)
+        for text, name in zip(ax.get_yticklabels(), names):
+            write(text, name, size=8)
+        ax.tick_params(length=0)
+    aspect = max(8.0, (tall * k + 1.0) * blocks / 0.14)
+    bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
+    bar.set_ticks([low, 0.0, 1.0] if low else [0.0, 1.0],
+                  labels=["−max", "0", "max"] if low else ["low" if picture.log else "0", "max"])  # fmt: skip
+    for text in bar.ax.get_yticklabels():
+        write(text, text.get_text(), size=8)
+    write(bar.ax.yaxis.label, f"of each one's own largest{', logarithmic' * picture.log}", size=8)
+    bar.outline.set_linewidth(0.4)
+    told = [f"{line.name}: largest {number(line.row.scale.limit)} {line.picture.units}"
+            f"{', ' * bool(line.correlation)}{line.correlation}" for line in lines]  # fmt: skip
+    _say(figure, lines, told)
+    return figure
+
+
+def _label_tokens(ax: Axes, lines: list[Line], span: np.ndarray) -> None:
+    marked = len({line.row.position for line in lines}) == 1
+    label_tokens(ax, lines[0].picture, span, lines[0].row, marked, _labels(lines))
+    for text, t in zip(ax.get_xticklabels(), span):
+        if len({line.picture.tokens[t] for line in lines}) > 1:
+            text.set(fontweight="bold")
+
+
+def _say(figure: Figure, lines: list[Line], told: Sequence[str] = ()) -> None:
+    """What holds for all of `lines`; what does not is among their names."""
+    first = lines[0].picture
+    *places, how = (set(column) for column in zip(*(_settings(line.picture) for line in lines)))
+    own = [line.picture if len(how) == 1 else replace(line.picture, how="") for line in lines]
+    size = " and ".join(dict.fromkeys(picture.size for picture in own))
+    subtitle = DOT.join([*(fact for same in places if len(same) == 1 for fact in same), size])
+    left = first.left_out()
+    hatched = f"hatched: {' and '.join(left)}, not in the colours" if left else ""
+    prompts = len({line.picture.tokens for line in lines})
+    several = "tokens that differ are bold, in the order of the attributions" if prompts > 1 else ""
+    title = f"{len(lines)} attributions of {'one prompt' if prompts == 1 else f'{prompts} prompts'}"
+    caption(figure, title, subtitle, [*told, *_signs(lines), several, hatched])
+
+
+def _signs(lines: list[Line]) -> list[str]:
+    """What the two colours mean, where there are two: it may not be the same in all of `lines`."""
+    found: dict[str, list[str]] = {}
+    for line in lines:
+        if line.picture.signs:
+            found.setdefault(line.picture.signs, []).append(line.name)
+    return [
+        text if len(names) == len(lines) else f"{', '.join(names)}: {text}"
+        for text, names in found.items()
+    ]

@@ -1,0 +1,131 @@
+"""Coloured maps with a bar for each row beside them: layers by heads, components by tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tl_scopes.render.colours import number
+from tl_scopes.render.figures import letters
+from tl_scopes.render.figures.canvas import (
+    EMPTY,
+    FAINT,
+    Shades,
+    hatch,
+    label,
+    label_tokens,
+    numbers,
+    paint,
+    separate,
+    sheet,
+    token_labels,
+)
+from tl_scopes.render.figures.tokens import INK, SOFT, css, write
+from tl_scopes.results.circuits import CircuitResult
+
+BAR_INCHES = 1.5
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One number for each row of a map. `title`: what they are."""
+
+    title: str
+    values: np.ndarray
+
+
+def head_grid(
+    values: np.ndarray, layers: Sequence[int], bars: Bars | None, shades: Shades, unit: str
+) -> Figure:
+    """`values` [layer, head_index], NaN where a layer has no heads."""
+    n_layers, n_heads = values.shape
+    tall = float(np.clip(3.0 / n_layers, 0.235, 0.5))
+    wide = float(np.clip(4.2 / n_heads, 0.3, 0.62))
+    figure, ax, side = _sheet(n_heads * wide + 0.5, n_layers * tall, bars)
+    have = np.isfinite(values)
+    colours = paint(ax, np.where(have, values, 0.0), shades, have)
+    if wide >= 0.4:
+        numbers(ax, values, colours, have & (np.abs(colours) >= 0.12), 6.5)
+    separate(ax, n_layers, n_heads)
+    ax.set_facecolor(EMPTY)
+    size = 8.0 if wide >= 0.24 else 7.0
+    label(ax.yaxis, [str(layer) for layer in layers], size)
+    label(ax.xaxis, [str(head) for head in range(n_heads)], size)
+    write(ax.yaxis.label, "layer", size=9)
+    write(ax.xaxis.label, "head", size=9)
+    _finish(figure, ax, side, bars, shades, unit, n_layers * tall)
+    return figure
+
+
+def token_map(
+    result: CircuitResult,
+    values: np.ndarray,
+    names: Sequence[str],
+    inside: np.ndarray,
+    bars: Bars,
+    shades: Shades,
+    unit: str,
+) -> Figure:
+    """`values` [row, pos]: the tokens up to the read position, those `inside` in colour."""
+    n_row, n = values.shape
+    tall = float(np.clip(2.4 / n_row, 0.2, 0.4))
+    wide = float(np.clip(5.0 / n, 0.19, 0.42))
+    below = 0.8 + letters.room(token_labels(result))
+    figure, ax, side = _sheet(n * wide + 0.9, n_row * tall + below, bars)
+    paint(ax, values, shades, np.broadcast_to(inside, values.shape))
+    for t in np.flatnonzero(~inside):
+        hatch(ax, (t - 0.5, t + 0.5), (-0.5, n_row - 0.5))
+    if n_row <= 64 and n <= 64:
+        separate(ax, n_row, n)
+    label(ax.yaxis, names, 8 if n_row <= 40 else 7)
+    label_tokens(ax.xaxis, result, inside)
+    _finish(figure, ax, side, bars, shades, unit, n_row * tall)
+    return figure
+
+
+def _sheet(width: float, height: float, bars: Bars | None) -> tuple[Figure, Axes, Axes | None]:
+    """A figure around a map of `width` by `height` inches, with room for its bars."""
+    room = 1.5 + (BAR_INCHES if bars else 0.0)
+    figure = sheet(width + room, height + 1.5)
+    if bars is None:
+        return figure, figure.subplots(), None
+    left = max(figure.get_figwidth() - room, 0.1)
+    ax, side = figure.subplots(1, 2, width_ratios=[left, BAR_INCHES])
+    return figure, ax, side
+
+
+def _finish(
+    figure: Figure, ax: Axes, side: Axes | None, bars: Bars | None, shades: Shades, unit: str,
+    tall: float,
+) -> None:  # fmt: skip
+    axes = [ax]
+    if side is not None and bars is not None:
+        _draw_bars(side, bars)
+        side.set_ylim(ax.get_ylim())
+        axes.append(side)
+    shades.bar(figure, axes, unit, tall)
+
+
+def _draw_bars(ax: Axes, bars: Bars) -> None:
+    """Horizontal bars from zero, each with its number, in line with the rows of the map."""
+    values = bars.values
+    limit = float(np.abs(values).max()) or 1.0
+    lengths = values / limit  # as numbers can be too small or large for an axis
+    shades = [css(0.55 if value >= 0 else -0.55) for value in values]
+    ax.barh(range(len(values)), lengths, height=0.62, color=shades)
+    for i, (value, length) in enumerate(zip(values, lengths)):
+        text = ax.annotate(
+            "", (length, i), (3 if value >= 0 else -3, 0), textcoords="offset points",
+            ha="left" if value >= 0 else "right", va="center",
+        )  # fmt: skip
+        write(text, number(float(value)), size=7, color=INK)
+    both = bool((values < 0).any()), bool((values > 0).any() or not (values < 0).any())
+    ax.set_xlim(-1.75 if both[0] else 0.0, 1.75 if both[1] else 0.0)
+    ax.axvline(0, color=FAINT, linewidth=0.8)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
+    write(ax.xaxis.label, bars.title, size=8, color=SOFT)

@@ -1,0 +1,220 @@
+"""Figures of heads and other components: which of them, and for which tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from tl_scopes.errors import RenderError
+from tl_scopes.render.colours import number
+from tl_scopes.render.figures.canvas import (
+    Shades,
+    array,
+    bos_note,
+    caption,
+    check,
+    coloured,
+    count,
+    effect_unit,
+    explained,
+    setting,
+)
+from tl_scopes.render.figures.grids import Bars, head_grid, token_map
+from tl_scopes.render.picture import one_of
+from tl_scopes.render.tokens import quoted, words
+from tl_scopes.results.circuits import Components
+from tl_scopes.results.flows import HeadPaths
+
+
+def draw_components(
+    result: Components,
+    *,
+    what: str = "total",
+    over: str | None = None,
+    top: int = 24,
+    scale: str = "linear",
+    include_bos: bool = False,
+) -> Figure:
+    """See `tl_scopes.render.circuit`."""
+    one_of("what", what, ("total", "direct", "sensitivity"))
+    one_of("over", over, (None, "heads", "tokens"))
+    one_of("scale", scale, ("linear", "log"))
+    one_of("include_bos", include_bos, (False, True))
+    values = {"total": result.total, "direct": result.direct, "sensitivity": result.sensitivity}
+    check(result, **{what: values[what]})
+    heads = [i for i, kind in enumerate(result.kinds) if kind == "head"]
+    if over == "heads" and not heads:
+        raise RenderError(
+            f"over='heads', but this result has no heads, only {sorted(set(result.kinds))}: make "
+            "it with by=\"head\", or draw it with over='tokens'"
+        )
+    sums = _Sums(result, what)
+    signed = not result.squared and what != "sensitivity"
+    unit = words(result.units) if what == "sensitivity" else effect_unit(result)
+    baseline = f"against {words(result.baseline)}" if what == "total" else ""
+    said = setting(result, "sensitivity" if what == "sensitivity" else f"{what} effects", baseline)
+    if over == "tokens" or (over is None and not heads):
+        rows = strongest(sums.each, top)
+        inside = coloured(result, include_bos)
+        shown = array(values[what])[rows, : result.position + 1]
+        shades = Shades.fit(shown[:, inside], scale, signed)
+        names = [words(result.labels[i]) for i in rows]
+        bars = Bars("all tokens", sums.each[rows])
+        figure = token_map(result, shown, names, inside, bars, shades, unit)
+        notes = [_chosen(len(rows), len(sums.each), "components"), bos_note(result, inside)]
+        caption(figure, f"Where components move {explained(result)}", said, notes)
+        return figure
+    layers = sorted({layer for layer in result.layers if layer >= 0})
+    grid = np.full((len(layers), 1 + max(result.indices[i] for i in heads)), np.nan)
+    for i in heads:
+        grid[layers.index(result.layers[i]), result.indices[i]] = sums.each[i]
+    mlps = [[i for i in sums.of("mlp") if result.layers[i] == layer] for layer in layers]
+    bars = Bars("MLP", np.array([sums.group(rows) for rows in mlps])) if any(mlps) else None
+    shades = Shades.fit(grid[np.isfinite(grid)], scale, signed)
+    figure = head_grid(grid, layers, bars, shades, unit)
+    # Effects of several components add up, sensitivities do not.
+    kinds = [] if what == "sensitivity" else dict.fromkeys(result.kinds)
+    rest = [
+        f"{'biases' if kind == 'bias' else words(kind)} {number(sums.group(sums.of(kind)))}"
+        for kind in kinds
+        if kind not in ("head", "mlp")
+    ]
+    rooted = what == "sensitivity" and not result.squared
+    notes = [
+        "root of the sum of squares over all tokens" if rooted else "summed over all tokens",
+        f"not drawn: {', '.join(rest)}" if rest else "",
+        "colours by the heads alone" if bars else "",
+    ]
+    caption(figure, f"Heads that move {explained(result)}", said, notes)
+    return figure
+
+
+class _Sums:
+    """Numbers over all tokens at once, of components (`each`) and of groups of them."""
+
+    def __init__(self, result: Components, what: str) -> None:
+        self.kinds, self.weights = result.kinds, result.weights.double()
+        if what == "sensitivity":
+            # Of several vectors they are weighted squares already.
+            squares = result.sensitivity.double()
+            self.parts = (squares if result.squared else squares.square()).sum(-1)[None]
+            self.squared, self.root = False, not result.squared
+            self.weights = self.weights.new_ones(1)
+        else:
+            vectors = result.total_vectors if what == "total" else result.direct_vectors
+            check(result, **{f"{what}_vectors": vectors, "weights": result.weights})
+            self.parts = vectors.double().sum(-1)
+            self.squared, self.root = result.squared, False
+        self.each = array(self._combine(self.parts))
+
+    def of(self, kind: str) -> list[int]:
+        return [i for i, own in enumerate(self.kinds) if own == kind]
+
+    def group(self, rows: list[int]) -> float:
+        """Of a group as a whole: effects by vector add up before they are squared."""
+        return float(self._combine(self.parts[:, rows].sum(-1)))
+
+    def _combine(self, parts: Tensor) -> Tensor:
+        summed = self.weights @ (parts.square() if self.squared else parts)
+        return summed.sqrt() if self.root else summed
+
+
+def draw_head_paths(
+    result: HeadPaths,
+    *,
+    values: str = "norms",
+    part: str = "all",
+    over: str = "heads",
+    source: int | None = None,
+    top: int = 24,
+    scale: str = "linear",
+    include_bos: bool = False,
+) -> Figure:
+    """See `tl_scopes.render.circuit`."""
+    one_of("values", values, ("norms", "signed"))
+    one_of("part", part, ("all", "value", "pattern"))
+    one_of("over", over, ("heads", "tokens"))
+    one_of("scale", scale, ("linear", "log"))
+    one_of("include_bos", include_bos, (False, True))
+    name = values if part == "all" else f"{part}_{values}"
+    chosen: Tensor | None = getattr(result, name)
+    if chosen is None:
+        raise RenderError(
+            f"part={part!r}, but this result does not tell value and pattern paths apart: ask "
+            "head_paths for the split, or draw it with part='all'"
+        )
+    outside = result.outside_norms if values == "norms" else result.outside_signed
+    check(result, **{name: chosen, f"outside_{values}": outside})
+    each = array(chosen)[..., : result.position + 1]
+    unit = words(result.units)
+    kind = {"norms": "norms", "signed": "signed: projected on each token's whole gradient"}[values]
+    path = {"all": "", "value": "by values", "pattern": "by attention patterns"}[part]
+    reach = "what heads write at the read position" if result.read_only else ""
+    said = setting(result, kind, path, reach, f"from {words(result.site)}")
+    if over == "tokens":
+        if source is not None:
+            raise RenderError(
+                f"source={source!r} chooses one token, over='tokens' draws all: pass one of the two"
+            )
+        return _paths_by_token(result, each, unit, said, top, scale, include_bos, values)
+    if source is None:
+        grid, rest = each.sum(-1), array(outside)[:, : result.position + 1].sum(-1)
+        place = f"summed over all {result.position + 1} source tokens"
+        whose = "influence"
+    else:
+        t = _position(result, source)
+        grid, rest = each[..., t], array(outside)[:, t]
+        place = f"from {t} {quoted(result.str_tokens[t])} alone"
+        whose = f"the influence of {t} {quoted(result.str_tokens[t], 24)}"
+    shades = Shades.fit(grid, scale, values == "signed")
+    bars = Bars("outside heads", rest) if part == "all" else None
+    figure = head_grid(grid, range(len(grid)), bars, shades, unit)
+    title = f"Heads that carry {whose} to {explained(result)}"
+    caption(figure, title, said, [place, "colours by the heads alone" if bars else ""])
+    return figure
+
+
+def _paths_by_token(
+    result: HeadPaths,
+    each: np.ndarray,
+    unit: str,
+    said: str,
+    top: int,
+    scale: str,
+    include_bos: bool,
+    values: str,
+) -> Figure:
+    n_heads = each.shape[1]
+    flat = each.reshape(-1, each.shape[-1])
+    sums = flat.sum(-1)
+    rows = strongest(sums, top)
+    inside = coloured(result, include_bos)
+    shades = Shades.fit(flat[rows][:, inside], scale, values == "signed")
+    names = [f"L{i // n_heads}H{i % n_heads}" for i in rows]
+    bars = Bars("all tokens", sums[rows])
+    figure = token_map(result, flat[rows], names, inside, bars, shades, unit)
+    notes = [_chosen(len(rows), len(sums), "heads"), bos_note(result, inside)]
+    title = f"From which token, through which head, to {explained(result)}"
+    caption(figure, title, said, notes)
+    return figure
+
+
+def strongest(sums: np.ndarray, top: int) -> list[int]:
+    """Rows of the largest magnitudes, in the order of the forward pass."""
+    order = np.argsort(-np.abs(sums), kind="stable")[: count("top", top)]
+    return sorted(int(i) for i in order)
+
+
+def _chosen(shown: int, of: int, what: str) -> str:
+    return f"the {shown} of {of} {what} with the largest sums" if shown < of else ""
+
+
+def _position(result: HeadPaths, source: int) -> int:
+    reach = result.position + 1
+    if type(source) is not int or not 0 <= source < reach:
+        raise RenderError(
+            f"source={source!r} is not a token that can matter: give a position from 0 to the read "
+            f"position, {result.position}"
+        )
+    return source

@@ -1,0 +1,1 @@
+"""Web pages and notebook outputs that fetch nothing."""

@@ -1,0 +1,148 @@
+"""Sections of a report beside the measurements: sanity checks, spectra, what the words mean, settings."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from tl_scopes.render.colours import number, percent
+from tl_scopes.render.report.parts import Entry, Section, plain, records, table
+from tl_scopes.render.report.words import ARROWS, MISSING, interval, name, plus_minus, unit
+from tl_scopes.render.tokens import words
+from tl_scopes.results.card import THRESHOLD, FaithfulnessCard
+from tl_scopes.results.metrics import METRICS, metric
+from tl_scopes.results.statistics import summary
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def randomised(card: FaithfulnessCard) -> Section | None:
+    if card.randomisation is None:
+        return None
+    columns = [
+        ("method", ""),
+        ("verdict", ""),
+        ("similarity", "all randomised"),
+        ("95% interval", ""),
+    ]
+    depths = sorted(d for d in card.randomisation["depth"].unique().tolist() if d)
+    early = [d for d in dict.fromkeys((depths[0], depths[len(depths) // 2])) if d != depths[-1]]
+    columns += [("similarity", f"{d} block{'s' * (d != 1)}") for d in early] + [("prompts", "")]
+    rows = []
+    for row in records(card.verdicts()):
+        own = card.randomisation[card.randomisation["method"] == row.method]
+        at = [float(own.loc[own["depth"] == d, "similarity"].mean()) for d in early]
+        rows.append([
+            Entry(name(row.method)), Entry(row.verdict, mark=row.verdict), plain(row.similarity),
+            Entry(interval(row.low, row.high), row.high), *map(plain, at), Entry(str(row.n), float(row.n)),
+        ])  # fmt: skip
+    said = (
+        "Similarity of the scores to the intact model's when its last blocks hold random weights, mean over "
+        "prompts (Spearman's rank correlation).",
+        f"A method passes where, with {depths[-1]} blocks randomised, even the upper end of the interval is below "
+        f"{THRESHOLD:g}, and fails where even the lower end is not. A map that ignores the model stays at 1 and fails.",
+    )
+    return Section(
+        "randomisation",
+        "Parameter randomisation",
+        said,
+        ("randomisation",),
+        (table(columns, rows),),
+    )
+
+
+def stable(card: FaithfulnessCard) -> Section | None:
+    if card.stability is None:
+        return None
+    columns, rows = [("method", "")], [[Entry(name(label))] for label in card.methods]
+    for scale, own in card.stability.groupby("scale"):
+        columns += [
+            ("rank correlation ↑", f"noise {scale:g}"),
+            ("largest change ↓", f"noise {scale:g}"),
+        ]
+        for label, row in zip(card.methods, rows):
+            per_prompt = own[own["method"] == label].groupby("index")
+            for s in (summary(per_prompt["spearman"].mean().to_numpy()),
+                      summary(per_prompt["change"].max().to_numpy())):  # fmt: skip
+                row.append(Entry(plus_minus(s.mean, s.sem), s.mean) if s.n else Entry(MISSING))
+    said = (
+        "How far scores move when noise is added to the embeddings: Spearman's rank correlation with the scores "
+        "without noise (mean over draws), and the largest change over draws of any score as a share of the largest "
+        "score. Mean ± standard error over prompts; noise is a share of each embedding's norm.",
+    )
+    return Section("stability", "Stability", said, ("stability",), (table(columns, rows),))
+
+
+def spread(card: FaithfulnessCard) -> Section | None:
+    spectra = card.spectra
+    if spectra is None or spectra.empty:
+        return None
+    last = int(spectra["k"].max())
+    held, needed = [], []
+    for k in [k for k in (1, 4, 16, 64, 256) if k < last] + [last]:
+        at = spectra[spectra["k"] <= k].groupby("index")["share"].max()
+        held.append(
+            [
+                Entry(str(k), float(k)),
+                *(Entry(percent(x), x) for x in (at.mean(), at.min(), at.max())),
+            ]
+        )
+    for share in (0.5, 0.9, 0.99):
+        ks = ranks(spectra, share)
+        needed.append(
+            [Entry(percent(share), share), *map(_rank, (ks.median(), ks.min(), ks.max()))]
+        )
+    n = spectra["index"].nunique()
+    said = (
+        f"Eigenvalues of F, the Fisher information of the next-token distribution, over {n} prompts: the share of "
+        "tr F that the first k hold, and the fewest that hold a share.",
+    )
+    tables = (
+        table([("k", ""), ("share of tr F", "mean"), ("least", ""), ("most", "")], held),
+        table([("share of tr F", ""), ("k", "median"), ("least", ""), ("most", "")], needed),
+    )
+    return Section("spectra", "Fisher spectra", said, ("spectrum",), tables)
+
+
+def ranks(spectra: pd.DataFrame, share: float) -> pd.Series:
+    """The fewest eigenvalues that hold `share` of each prompt's trace; infinite where all do not."""
+    found = spectra.loc[spectra["share"] >= share].groupby("index")["k"].min()
+    return found.reindex(spectra["index"].unique()).astype(float).fillna(math.inf)
+
+
+def meanings(card: FaithfulnessCard) -> Section | None:
+    held = list(dict.fromkeys(card.rows["metric"]))
+    rows = []
+    for each in [m for m in dict.fromkeys([*METRICS, *held]) if m in held and m != "error"]:
+        m = metric(each)
+        better = f"{m.better} is better {ARROWS[m.better]}".strip() if m.better else MISSING
+        rows.append(
+            [
+                Entry(words(m.label)),
+                Entry(better),
+                Entry(unit(card, each) or MISSING),
+                Entry(m.meaning),
+            ]
+        )
+    if not rows:
+        return None
+    columns = [("metric", ""), ("better", ""), ("unit", ""), ("meaning", "")]
+    return Section("metrics", "What is measured", (), (), (table(columns, rows),))
+
+
+def settings(card: FaithfulnessCard) -> Section:
+    made = card.provenance
+    said = {
+        **card.settings,
+        "model": f"{made.model} ({made.model_class}, {made.dtype} on {made.device}, weights {made.processing})",
+        "precision": made.precision,
+        "hooks of your own": ", ".join(made.hooks),
+        "versions": ", ".join(f"{k} {v}" for k, v in made.versions.items()),
+    }
+    rows = [[Entry(words(str(k))), Entry(words(str(v)))] for k, v in said.items() if v != ""]
+    return Section("settings", "Settings", (), (), (table([("setting", ""), ("value", "")], rows),))
+
+
+def _rank(k: float) -> Entry:
+    return Entry(number(k), k) if math.isfinite(k) else Entry("more", math.inf)

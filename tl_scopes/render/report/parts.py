@@ -1,0 +1,73 @@
+"""What a report is made of: entries, tables, sections; and how numbers become entries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tl_scopes.render.colours import number
+from tl_scopes.render.report.words import MISSING, plus_minus
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a cell shows, what it sorts by, its mark ("best", "tied", "pass", "fail", ""), and what
+    stands below."""
+
+    text: str
+    value: float | None = None
+    mark: str = ""
+    below: str = ""
+
+    @property
+    def shown(self) -> str:
+        """All of it on one line, without the mark."""
+        return f"{self.text} {self.below}".rstrip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """`columns`: heads, each with a second line ("" for none). The first column names the rows."""
+
+    columns: tuple[tuple[str, str], ...]
+    rows: tuple[tuple[Entry, ...], ...]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading with text, tables, figures (kinds of `tl_scopes.render.figure`) and folded tables."""
+
+    id: str
+    title: str
+    said: tuple[str, ...] = ()
+    figures: tuple[str, ...] = ()
+    tables: tuple[Table, ...] = ()
+    folded: tuple[Table, ...] = ()
+
+
+def table(
+    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Entry]], caption: str = ""
+) -> Table:
+    return Table(tuple(columns), tuple(map(tuple, rows)), caption)
+
+
+def mean(found: Any, mark: str = "") -> Entry:
+    """Of a row of the card's summary, or of None."""
+    if found is None or math.isnan(found["mean"]):
+        return Entry(MISSING)
+    return Entry(plus_minus(found["mean"], found["sem"]), float(found["mean"]), mark)
+
+
+def plain(value: float) -> Entry:
+    return Entry(MISSING) if math.isnan(value) else Entry(number(value), value)
+
+
+def records(frame: pd.DataFrame) -> Iterator[Any]:
+    """Rows with their columns as attributes."""
+    return iter(frame.itertuples(index=False))

@@ -1,0 +1,145 @@
+"""Sections of a report about the measurements, and the whole report in order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from tl_scopes.render.colours import number
+from tl_scopes.render.report.checks import meanings, randomised, settings, spread, stable
+from tl_scopes.render.report.parts import Entry, Section, Table, mean, records, table
+from tl_scopes.render.report.words import MISSING, head, interval, name, probability
+from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.card_tables import grouped
+from tl_scopes.results.metrics import AOPC, CURVES, LOO, MAIN
+from tl_scopes.results.statistics import LEVEL
+
+# Longer tables are folded in a page.
+LONG = 15
+
+
+def sections(card: FaithfulnessCard) -> list[Section]:
+    """The report, in order; parts that the card holds nothing of are left out."""
+    makers: Sequence[Callable[[FaithfulnessCard], Section | None]] = (
+        main, shares, agreement, compared, randomised, stable, spread, meanings, settings,
+    )  # fmt: skip
+    return [section for make in makers if (section := make(card)) is not None]
+
+
+def main(card: FaithfulnessCard) -> Section | None:
+    cells = [(key, own) for key, own in grouped(card.to_frame()) if key[0] in MAIN]
+    if not cells:
+        return None
+    leaders = card.leaders()
+    marks = {
+        (row.metric, row.replacement, row.method): "tied" if row.tied else "best"
+        for row in records(leaders)
+    }
+    columns, rows = [("method", "")], [[Entry(name(label))] for label in card.methods]
+    counts, short = [int(own["n"].max()) for _, own in cells], []
+    for key, own in cells:
+        columns.append(head(key))
+        own = own.set_index("method")
+        for label, row in zip(card.methods, rows):
+            found = own.loc[label] if label in own.index else None
+            row.append(mean(found, marks.get((*key[:2], label), "")))
+            if found is not None and found["n"] < max(counts):
+                short.append(f"{name(label)}, {', '.join(head(key))} ({found['n']:.0f})")
+    tests = card.comparisons(None, [m for m in MAIN if m in {key[0] for key, _ in cells}])
+    said = [f"Mean ± standard error over {max(counts)} prompts; arrows: which way is better."]
+    if len(card.methods) > 1:
+        said.append(
+            f"★: better than every other method of its column by a paired Wilcoxon test (p < {LEVEL} "
+            f"after Holm's correction over the {int(tests['p'].notna().sum())} tests between all methods in "
+            "all columns). ≈: the best, and those that the test does not tell from it."
+        )
+        least = 2.0 ** (1 - max(counts)) * len(tests)
+        if least >= LEVEL:
+            said.append(
+                f"With {max(counts)} prompts no difference can be significant among so many tests."
+            )
+    if short:
+        more = f" and {len(short) - 8} more" if len(short) > 8 else ""
+        said.append(f"Fewer prompts have a value of: {'; '.join(short[:8])}{more}.")
+    figures = tuple(kind for kind in ("aopc",) if any(key[0] in AOPC for key, _ in cells))
+    return Section("main", "Main results", tuple(said), figures, (table(columns, rows),))
+
+
+def shares(card: FaithfulnessCard) -> Section | None:
+    """By share of tokens: one table a measure and replacement."""
+    means, made, figures = card.to_frame(), [], []
+    titles = {"curves": "log-probability", "kl": "divergence", "flip": "top prediction"}
+    for kind, names in CURVES.items():
+        own = means.loc[means["metric"].isin(names)]
+        if len(own):
+            figures.append(kind)
+        for replacement, part in own.groupby("replacement", sort=False):
+            columns, rows = [("method", "")], [[Entry(name(label))] for label in card.methods]
+            for key, cell in grouped(part):
+                columns.append((head((key[0], "", key[2]))[0], f"{100 * key[2]:g}%"))
+                cell = cell.set_index("method")
+                for label, row in zip(card.methods, rows):
+                    row.append(mean(cell.loc[label] if label in cell.index else None))
+            made.append(
+                table(columns, rows, f"{titles[kind]}, replaced by {name(str(replacement))}")
+            )
+    if not made:
+        return None
+    said = (
+        "Mean ± standard error over prompts, by the share of tokens that are replaced (comprehensiveness) "
+        "or kept (sufficiency).",
+    )
+    return Section("shares", "By share of tokens", said, tuple(figures[:1]), (), tuple(made))
+
+
+def agreement(card: FaithfulnessCard) -> Section | None:
+    if not set(LOO) & set(card.rows["metric"]):
+        return None
+    said = (
+        "Numbers are those of the main table; intervals are 95% bootstrap intervals of the mean.",
+    )
+    return Section("agreement", "Agreement with leave-one-out", said, ("agreement",))
+
+
+def compared(card: FaithfulnessCard) -> Section | None:
+    tests = card.comparisons()
+    if tests.empty:
+        return None
+    pairs = _pairs(card, None)
+    many = len(pairs.rows) > LONG
+    tables = [_pairs(card, card.reference)] if card.reference is not None else []
+    tables += [] if many or card.reference is not None else [pairs]
+    said = (
+        "Mean of the paired differences with its 95% bootstrap interval, over the prompts that both have; p: "
+        "Wilcoxon's signed-rank test, two-sided, after Holm's correction over all tests of its table.",
+        *dict.fromkeys(f"Note: {note}." for note in tests["note"] if note),
+    )
+    folded = (pairs,) if pairs not in tables else ()
+    return Section("tests", "Paired tests", said, ("comparisons",), tuple(tables), folded)
+
+
+def _pairs(card: FaithfulnessCard, reference: str | None) -> Table:
+    tests = card.comparisons(reference)
+    n = int(tests["p"].notna().sum())
+    columns = [("method", "")] if reference is not None else [("method", ""), ("against", "")]
+    found: dict[tuple[str, str], list[Entry]] = {}
+    for pair in zip(tests["method"], tests["reference"]):
+        found.setdefault(pair, [Entry(name(label)) for label in pair[: len(columns)]])
+    for key, own in grouped(tests):
+        columns.append(head(key))
+        each = {(row.method, row.reference): row for row in records(own)}
+        for pair, row in found.items():
+            row.append(_difference(each.get(pair)))
+    against = f"against {name(reference)}" if reference is not None else "every pair"
+    return table(columns, list(found.values()), f"{against} ({n} tests)")
+
+
+def _difference(row: Any) -> Entry:
+    if row is None or math.isnan(row.difference):
+        return Entry(MISSING)
+    won = row.better == row.method
+    verdict = "" if not row.better else ", better" if won else ", worse"
+    text = f"{number(row.difference)} {interval(row.low, row.high)}"
+    mark = "" if not row.better else "pass" if won else "fail"
+    return Entry(text, row.difference, mark, probability(row.p_holm) + verdict)

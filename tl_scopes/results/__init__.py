@@ -1,0 +1,1 @@
+"""Scores, labels and files: what calls return. No result knows a picture."""

@@ -1,0 +1,312 @@
+"""Results: scores with their labels, and everything needed to read or repeat them."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, Union
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from tl_scopes.errors import PositionError, ScopeParameterError, SiteError
+from tl_scopes.results.base import Result
+from tl_scopes.results.characters import Spans, together
+from tl_scopes.results.escapes import isolated, literal
+from tl_scopes.results.fields import Axis, Index
+from tl_scopes.results.files import in_utf8
+from tl_scopes.results.joining import checked_how, joined
+from tl_scopes.results.records import (
+    Candidate,
+    FisherInfo,
+    Provenance,
+    ScopeInfo,
+    Stability,
+    Token,
+)
+from tl_scopes.results.spans import found_spans
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+_S = TypeVar("_S", bound="_Scores")
+# One range a group, in the prompt's order; the last ends where the prompt does.
+_Groups = Annotated[Spans, Axis("pos"), Axis("token", lambda spans: spans[-1][1])]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class _Scores(Result):
+    """Scores over the tokens of a prompt, or over groups of them."""
+
+    if TYPE_CHECKING:  # what both kinds have, each in its own place among its fields
+        scores: Tensor
+        standard_error: Tensor | None
+        tokens: Tensor
+        str_tokens: tuple[str, ...]
+        has_bos: bool
+        scope: ScopeInfo
+        units: str
+        spans: Spans
+        how: str
+
+        def _read_in(self, spans: Spans) -> dict[str, Any]: ...
+
+    def group(self: _S, by: Any = "word", how: str | None = None) -> _S:
+        """Join the scores of words, sentences, lines or any spans of tokens.
+
+        Args:
+            by: `"word"`, `"sentence"`, `"line"` (see `tl_scopes.results.spans`), or a list of spans in
+                any order that do not overlap: texts that stand in the prompt once (`"Eiffel Tower"`),
+                characters of such a text (`(prompt, 4, 16)` for `prompt[4:16]`), or half-open ranges
+                `(start, end)` of token positions. Texts take every token that they touch. Tokens
+                outside stay alone, but those of one character stay together.
+            how: `"sum"`, `"norm"` (root of the sum of squares) or `"max"` (the largest magnitude, with
+                its sign). None: the one that is exact, `"norm"` for scores that are the norm of a
+                gradient, `"sum"` for Fisher, signed sums and shares of attention; leave-one-out has
+                none. `tl_scopes.results.joining` says why.
+
+        Returns the same kind of result, whose "tokens" are groups, in the same units.
+
+        Raises `ScopeParameterError` for spans that are none, overlap or part the tokens of one
+        character, texts that the prompt does not hold, or more than once, an unknown `how`, none where
+        nothing is exact, and a result that is grouped already; `PositionError` for spans beyond the
+        prompt.
+
+            >>> attribution.group("sentence").top(3)
+        """
+        if self.spans:
+            raise ScopeParameterError(
+                f"this result holds {len(self.spans)} groups already; only tokens can be joined: "
+                "group the result that it was made of"
+            )
+        spans = found_spans(self.str_tokens, self.has_bos, by)
+        how = checked_how(self.scope, self.units, how)
+        scores, error = joined(self.scores, self.standard_error, spans, how)
+        return replace(
+            self,
+            scores=scores,
+            standard_error=error,
+            tokens=self.tokens[[start for start, _ in spans]],
+            str_tokens=tuple(together(self.str_tokens[a:b]) for a, b in spans),
+            has_bos=self.has_bos and spans[0] == (0, 1),
+            spans=spans,
+            how=how,
+            **self._read_in(spans),
+        )
+
+    def to_json(self) -> str:
+        """All fields on one line of JSON. JSON has no infinity: one (a Fisher score that overflows
+        float32, say) is null."""
+
+        def finite(value: Any) -> Any:
+            if isinstance(value, list):
+                return [finite(item) for item in value]
+            return value if math.isfinite(value) else None
+
+        values = asdict(self)
+        return json.dumps(values, default=lambda tensor: finite(tensor.tolist()), allow_nan=False)
+
+    @property
+    def _size(self) -> str:
+        if not self.spans:
+            return f"{len(self.str_tokens)} tokens"
+        return f"{len(self.spans)} groups ({self.how}) of {self.spans[-1][1]} tokens"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Attribution(_Scores):
+    """Influence of every token of one prompt on one explained quantity, at one or more sites.
+
+    `scores[s, t]` is the influence of token `t` at `sites[s]`, in `units`; zero after the read
+    `position`. `tokens` and `str_tokens` (texts as in `Token`) hold the whole prompt as it
+    was fed, BOS included (`has_bos`). `target` is None for scopes without one. `standard_error` is there
+    where the scores are a sampled estimate.
+
+    After `group` the "tokens" are groups of tokens. Then `spans[g]` is the half-open range of prompt
+    tokens that group g holds, and `how` says how their scores were joined. `str_tokens` are the groups'
+    texts and `tokens` the ids of their first tokens. `position` is the group that holds the read
+    position, and `read` this position with the text of its token (None in a file that an older version
+    wrote). `has_bos` says whether BOS is there as a group of its own. `standard_error` is the most that
+    it can be, as tokens share their random directions. `stability` was measured on tokens and is left out.
+    """
+
+    earlier_names: ClassVar[tuple[str, ...]] = ("GroupedAttribution",)
+
+    scores: Float[Tensor, "site pos"]
+    sites: Annotated[tuple[str, ...], Axis("site")]
+    tokens: Int[Tensor, "pos"]
+    str_tokens: Annotated[tuple[str, ...], Axis("pos")]
+    has_bos: bool
+    position: Annotated[int, Index("pos")]
+    scope: ScopeInfo
+    target: Token | None
+    units: str
+    prediction: tuple[Candidate, ...]
+    fisher: FisherInfo | None
+    standard_error: Float[Tensor, "site pos"] | None
+    provenance: Provenance
+    stability: Stability | None = None
+    spans: _Groups = ()
+    how: str = ""
+    read: tuple[int, str] | None = None
+
+    @property
+    def read_token(self) -> tuple[int, str]:
+        """The position in the prompt, and the text, of the token (not the group) that was read at."""
+        return self.read or (self.position, self.str_tokens[self.position])
+
+    def _read_in(self, spans: Spans) -> dict[str, Any]:
+        group = _holding(spans, self.position)
+        return {"position": group, "read": self.read_token, "stability": None}
+
+    def top(
+        self,
+        k: int = 5,
+        site: int | str = 0,
+        *,
+        include_bos: bool = True,
+        include_read: bool = True,
+    ) -> list[tuple[int, str, float]]:
+        """The `k` tokens with the highest scores at `site` as `(position, text, score)`.
+
+        `site` is a label of `sites` or an index into it. `include_bos`, `include_read`: whether BOS,
+        an attention sink, and the read position are counted like any other token (those after the
+        read position are). Raises `SiteError` for a site that the result does not hold.
+        """
+        row = self.scores[site_index(self.sites, site)]
+        order = torch.sort(row, descending=True, stable=True).indices.tolist()
+        if self.has_bos and not include_bos:
+            order.remove(0)
+        if not include_read and self.position in order:
+            order.remove(self.position)
+        return [(t, self.str_tokens[t], float(row[t])) for t in order[: max(k, 0)]]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Long-form pandas table: one row a site and token, or a site and group with its token range."""
+        import pandas as pd
+
+        n_site, n_pos = self.scores.shape
+        columns: dict[str, Any] = {
+            "site": [in_utf8(site) for site in self.sites for _ in range(n_pos)],
+            "position": list(range(n_pos)) * n_site,
+            "token_id": self.tokens.tolist() * n_site,
+            "token": [in_utf8(text) for text in self.str_tokens] * n_site,
+            "score": self.scores.flatten().tolist(),
+        }
+        if self.standard_error is not None:
+            columns["standard_error"] = self.standard_error.flatten().tolist()
+        frame = pd.DataFrame(columns)
+        if not self.spans:
+            return frame
+        frame["token_id"] = [start for start, _ in self.spans] * n_site
+        frame.insert(3, "end", [end for _, end in self.spans] * n_site)
+        return frame.rename(columns={"position": "group", "token_id": "start", "token": "text"})
+
+    def __repr__(self) -> str:
+        target = f", target={literal(self.target.text)}" if self.target else ""
+        where = self.sites[0] if len(self.sites) == 1 else f"{len(self.sites)} sites"
+        top = ", ".join(f"{literal(text)} {score:.3g}" for _, text, score in self.top(3))
+        return (
+            f"Attribution({isolated(str(self.scope))}{target}, {where}, {self._size}, "
+            f"read at {self.read_token[0]}; top: {top})"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SequenceAttribution(_Scores):
+    """Influence of every token on several read positions of one prompt.
+
+    `scores[r, s, t]` is the influence of token `t` at `sites[s]` on what is predicted at read
+    position `positions[r]`; zero for `t > positions[r]`. `targets`, `predictions`, `fishers`
+    hold one entry a read position.
+
+    After `group` the "tokens" are groups, as in `Attribution`. Reads stay single tokens: `positions`
+    count tokens, and `read_tokens` are their texts.
+    """
+
+    earlier_names: ClassVar[tuple[str, ...]] = ("GroupedSequenceAttribution",)
+
+    scores: Float[Tensor, "read site pos"]
+    positions: Annotated[tuple[int, ...], Axis("read"), Index("token", "pos")]
+    sites: Annotated[tuple[str, ...], Axis("site")]
+    tokens: Int[Tensor, "pos"]
+    str_tokens: Annotated[tuple[str, ...], Axis("pos")]
+    has_bos: bool
+    scope: ScopeInfo
+    targets: Annotated[tuple[Union[Token, None], ...], Axis("read")]
+    units: str
+    predictions: Annotated[tuple[tuple[Candidate, ...], ...], Axis("read")]
+    fishers: Annotated[tuple[Union[FisherInfo, None], ...], Axis("read")]
+    standard_error: Float[Tensor, "read site pos"] | None
+    provenance: Provenance
+    spans: _Groups = ()
+    how: str = ""
+    read_tokens: Annotated[tuple[str, ...], Axis("read")] = ()
+
+    def _read_in(self, spans: Spans) -> dict[str, Any]:
+        return {"read_tokens": tuple(self.str_tokens[p] for p in self.positions)}
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def at(self, position: int) -> Attribution:
+        """The `Attribution` of one read position. Raises `PositionError` if it was not read."""
+        if position not in self.positions:
+            raise PositionError(
+                f"read position {position} is not in this result, which holds "
+                f"{list(self.positions)}; ask for one of these"
+            )
+        r = self.positions.index(position)
+        return Attribution(
+            scores=self.scores[r].clone(),
+            sites=self.sites,
+            tokens=self.tokens,
+            str_tokens=self.str_tokens,
+            has_bos=self.has_bos,
+            position=_holding(self.spans, position) if self.spans else position,
+            scope=self.scope,
+            target=self.targets[r],
+            units=self.units,
+            prediction=self.predictions[r],
+            fisher=self.fishers[r],
+            standard_error=None if self.standard_error is None else self.standard_error[r].clone(),
+            provenance=self.provenance,
+            spans=self.spans,
+            how=self.how,
+            read=(position, self.read_tokens[r]) if self.spans else None,
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """Long-form pandas table: one row a read position, site and token."""
+        import pandas as pd
+
+        frames = [self.at(p).to_frame() for p in self.positions]
+        for p, frame in zip(self.positions, frames):
+            frame.insert(0, "read_position", p)
+        return pd.concat(frames, ignore_index=True)
+
+    def __repr__(self) -> str:
+        where = self.sites[0] if len(self.sites) == 1 else f"{len(self.sites)} sites"
+        return (
+            f"SequenceAttribution({isolated(str(self.scope))}, {where}, {len(self.positions)} read positions, "
+            f"{self._size})"
+        )
+
+
+def site_index(sites: tuple[str, ...], site: int | str) -> int:
+    """The row of `site` (a label or an index) in `sites`. Raises `SiteError` if there is none."""
+    if isinstance(site, str) and site in sites:
+        return sites.index(site)
+    if isinstance(site, int) and -len(sites) <= site < len(sites):
+        return site % len(sites)
+    raise SiteError(
+        f"this result has no site {site!r}; it holds {list(sites)}: give one of these labels "
+        f"or an index below {len(sites)}"
+    )
+
+
+def _holding(spans: Spans, position: int) -> int:
+    return next(g for g, (start, end) in enumerate(spans) if start <= position < end)

@@ -1,0 +1,124 @@
+"""Records that results are made of: plain values, without tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True)
+class Token:
+    """A vocabulary entry: its id, and what it adds to a text. Part of a character shows its bytes,
+    `<0xE6><0x97>`."""
+
+    id: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One predicted next token with its probability."""
+
+    id: int
+    text: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class ScopeInfo:
+    """Which scope or method made a result, and how it calls what it gives.
+
+    `name`: `"fisher"`, ...; `parameters`: plain values. `explains`: what is explained, as the end of a
+    sentence ("" for a method that explains no one quantity). `title`: what the scores are. `signs`: what
+    a score above zero says, and one below. `joining`: how the scores of tokens join to that of a span
+    exactly, "sum" or "norm"; "none" where nothing is exact; "" where the record does not say.
+
+    In `explains`, `title` and `signs` the word `{target}` stands for the explained token, with a space
+    before it, and `{b}` for the parameter `b`. All but `name` and `parameters` are empty in a file that
+    version 0.1 wrote.
+    """
+
+    name: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    explains: str = ""
+    title: str = ""
+    signs: tuple[str, str] = ("", "")
+    joining: Literal["sum", "norm", "none", ""] = ""
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items() if v is not None)
+        return f"{self.name}({inside})"
+
+
+@dataclass(frozen=True)
+class FisherInfo:
+    """How much of the Fisher information `F` of the next-token distribution a result holds.
+
+    `eigenvalues`: those kept exactly, largest first (nats per unit^2 of the final state).
+    `trace`: tr F. `share`: kept eigenvalues over the trace, in [0, 1]. `samples`: random
+    directions used for the rest (0: the rest is left out). `left_out`: share of tr F that the tokens
+    left out of `F` hold, so that each eigenvalue is too small by at most that share of the trace.
+    `residual`: how far the pairs kept are from being `F`'s: the largest `||F u - lambda u||` over the
+    largest eigenvalue, 0 where they were found to the rounding of the dtype at any cost.
+    """
+
+    eigenvalues: tuple[float, ...]
+    trace: float
+    share: float
+    samples: int = 0
+    left_out: float = 0.0
+    residual: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far scores are from a rerun in a wider precision, site by site.
+
+    `precision`: that of the rerun. `rank_correlation`: Spearman's, over the tokens up to the read
+    position (BOS aside). `top_agreement`: share of the five highest-scored tokens that both have.
+    `largest_error`: of a score, over the largest score of the site.
+    """
+
+    precision: str
+    rank_correlation: tuple[float, ...]
+    top_agreement: tuple[float, ...]
+    largest_error: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """A statistic with its bootstrap interval (95%)."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Where a result comes from.
+
+    `processing`: "raw", or which weight processing was found. `precision`: the dtype that was
+    differentiated in and the one that norms were reduced in. `hooks`: where hooks of the user's
+    were in force, which are part of what was explained.
+    """
+
+    model: str
+    model_class: str
+    dtype: str
+    device: str
+    processing: str
+    precision: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    hooks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "hooks", tuple(self.hooks))  # a file holds a list
+
+
+# By name, as files have them.
+KINDS: dict[str, type] = {
+    kind.__name__: kind
+    for kind in (Token, Candidate, ScopeInfo, FisherInfo, Stability, Agreement, Provenance)
+}

@@ -1,0 +1,1 @@
+"""What is explained: the vectors `v` that a scope yields at a read position."""

@@ -1,0 +1,286 @@
+"""The scopes of the prediction: a logit, a difference, confidence, the whole distribution."""
+
+from __future__ import annotations
+
+import operator
+import types
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from tl_scopes.adapter.unembedding import working_dtype
+from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
+from tl_scopes.results.escapes import literal
+from tl_scopes.results.records import FisherInfo
+from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
+from tl_scopes.scopes.fisher import FisherGeometry, smallest_rank
+
+_DEFAULT_TAIL = 1e-4
+_SMALL_VOCABULARY = 8192
+
+
+@dataclass(frozen=True)
+class SemanticScope(Scope):
+    """Influence on one target logit: `v = W_U[:, target]`, score `||v^T J_t||_2`.
+
+    `target`: a string that is one token, a token id, `NEXT_TOKEN` (the token that follows in the
+    prompt), or None for the model's top prediction. In every vocabulary `" in"` begins a word and
+    `"in"` goes on in one (SentencePiece's are `▁in` and `in`; `"▁in"` may be written too). Units:
+    logit per unit of residual. arXiv 2601.16407, Semantic Scope.
+    """
+
+    target: Target = None
+    name = "semantic"
+    asks = "what moves one token's logit?"
+    explains = "the logit of the next token{target}"
+    is_of_logits = True
+    units = "logit per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"target": plain_target(self.target)}
+
+    @property
+    def explains_centred_logit(self) -> bool:
+        return True
+
+    def explain(self, read: Read) -> Explained:
+        token = read.resolve(self.target)
+        return Explained.single(read.head.column(token.id), token)
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """The target's logit, before the model's output transform."""
+        assert read.raw is not None and explained.target is not None
+        return read.raw[explained.target.id]
+
+
+@dataclass(frozen=True)
+class LogitDifferenceScope(Scope):
+    """Influence on the difference of two logits: `v = W_U[:, a] - W_U[:, b]`.
+
+    `a`, `b`: targets as in `SemanticScope`. Units: logit per unit of residual. The result's target
+    is `a`; `b` stands in its scope's parameters, with its id where the prompt decided it. Raises
+    `TargetError` if both are one token.
+    Source: the semantic scope of arXiv 2601.16407, which is linear in `v`.
+    """
+
+    a: Target
+    b: Target
+    name = "logit_difference"
+    asks = "what moves it from one token to another?"
+    options = types.MappingProxyType({"target": "a", "versus": "b"})
+    target_fields = ("a", "b")
+    is_of_logits = True
+    units = "logit per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {"a": plain_target(self.a), "b": plain_target(self.b)}
+
+    @property
+    def explains(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        other = f"token {self.b}" if isinstance(self.b, int) else "{b}"
+        return f"the logit of{{target}} against that of {other}"
+
+    def explain(self, read: Read) -> Explained:
+        a, b = read.resolve(self.a), read.resolve(self.b)
+        if a.id == b.id:
+            raise TargetError(
+                f"both targets are token {a.id} ({literal(a.text)}), whose difference is zero everywhere: "
+                "give two different tokens"
+            )
+        found = Explained.single(read.head.column(a.id) - read.head.column(b.id), a)
+        asked = {"a": (self.a, a), "b": (self.b, b)}
+        chosen = {k: t for k, (got, t) in asked.items() if not isinstance(got, (str, int))}
+        ids = {f"{k}_id": t.id for k, t in chosen.items()}
+        return replace(found, resolved={k: t.text for k, t in chosen.items()} | ids)
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """The difference of the two logits, before the model's output transform."""
+        assert read.raw is not None
+        a, b = (at.resolve(target).id for target in (self.a, self.b))
+        return read.raw[a] - read.raw[b]
+
+
+@dataclass(frozen=True)
+class TemperatureScope(Scope):
+    """Influence on confidence: `v = y / ||y||`, so that the score is `||grad_t ||y|| ||_2`.
+
+    `||y||` is the effective inverse temperature of the prediction. Units: norm of y per unit of
+    residual. Needs raw weights (`ProcessedWeightsError`), and a final norm with a gain: where it has
+    none (OLMo 1, NanoChat) or the same for every coordinate, as in a freshly made model, `||y||` is
+    constant and scores would be rounding (`UnsupportedModelError`).
+    arXiv 2601.16407, Temperature Scope.
+    """
+
+    name = "temperature"
+    asks = "what makes the model more or less sure?"
+    explains = "the confidence of the prediction"
+    needs_gain = True
+    units = "norm of y per unit of residual"
+
+    def parameters(self) -> dict[str, Any]:
+        return {}
+
+    @property
+    def needs_raw_weights(self) -> str | None:
+        return (
+            "with the final norm's gain folded away ||y|| is constant, so only noise would remain"
+        )
+
+    def explain(self, read: Read) -> Explained:
+        y = read.value.to(working_dtype(read.value.dtype))
+        # In double: squared in float32, a large y would be infinite, and the score zero.
+        norm = torch.linalg.vector_norm(y.cpu().double()).to(y)
+        if norm == 0:
+            raise NumericalError(
+                "the final state y is zero here, so y / ||y|| does not exist: check the final norm's "
+                "gain and the hooks before it"
+            )
+        return Explained.single(y / norm)
+
+    def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
+        """`||y||`."""
+        return torch.linalg.vector_norm(read.value)
+
+
+@dataclass(frozen=True)
+class FisherScope(Scope):
+    """Influence on the whole predicted distribution: `tr(J_t^T F J_t)`, or a part of it.
+
+    `rank`: an int k keeps the top k eigenpairs of F, `"full"` all of them, a float in (0, 1] the
+    fewest that hold that share of tr F. `samples=n`: n random vectors instead, an unbiased
+    estimate of the full score with a standard error; with both, the top k exactly and the samples
+    projected off their span (Hutch++). Neither: rank 1, as published.
+    `tail`: how much of tr F the unlikeliest tokens may hold and be left out (0: nothing), which can
+    only lower scores; the result's `fisher.left_out` says how much it was. "auto": 1e-4 for an int
+    rank alone, in float32 or less, where more than 8,192 tokens are to choose from; else 0. There
+    "auto" also spends a few passes over W_U at most: on a flat prediction, whose leading eigenvalues
+    are nearly equal, `fisher.residual` says how near the pairs are to F's own; a number as tail
+    finds them exactly, at any cost.
+    `seed` and `distribution` ("rademacher" or "normal") belong to the samples. Units: nats per unit^2
+    (twice the second-order KL). An int or share as rank, alone, needs raw weights
+    (`ProcessedWeightsError`). Bad parameters raise `ScopeParameterError`.
+    arXiv 2601.16407, Fisher Scope; Hutch++: Meyer, Musco, Musco, Woodruff, arXiv 2010.09649.
+    """
+
+    rank: int | float | Literal["full"] | None = None
+    samples: int | None = None
+    seed: int = 0
+    distribution: Literal["rademacher", "normal"] = "rademacher"
+    tail: int | float | Literal["auto"] = "auto"
+    name = "fisher"
+    argument = "rank"
+    asks = "what moves the whole predicted distribution?"
+    explains = "the next-token distribution"
+    units = "nats per unit^2 of residual"
+
+    def __post_init__(self) -> None:
+        if self.rank is None and self.samples is None:
+            object.__setattr__(self, "rank", 1)
+        for name in ("rank", "samples", "seed"):
+            value = getattr(self, name)
+            if hasattr(value, "__index__") and not isinstance(value, bool):
+                object.__setattr__(self, name, operator.index(value))
+        rank_is_number = isinstance(self.rank, (int, float)) and not isinstance(self.rank, bool)
+        full = isinstance(self.rank, str) and self.rank == "full"
+        if not (self.rank is None or full or rank_is_number):
+            raise ScopeParameterError(
+                f'rank is {self.rank!r}; allowed: an int from 1 to d_model, a share in (0, 1], "full"'
+            )
+        if isinstance(self.rank, int) and self.rank < 1:
+            raise ScopeParameterError(f"rank is {self.rank}; allowed: 1 to d_model")
+        if isinstance(self.rank, float) and not 0 < self.rank <= 1:
+            raise ScopeParameterError(
+                f"rank is the float {self.rank}; a share of tr F lies in (0, 1]; "
+                "give an int for a number of eigenpairs"
+            )
+        if self.samples is not None and (
+            isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1
+        ):
+            raise ScopeParameterError(
+                f"samples is {self.samples!r}; allowed: a whole number from 1, or None for none"
+            )
+        if self.rank == "full" and self.samples is not None:
+            raise ScopeParameterError(
+                'rank="full" is exact and leaves nothing to sample: drop samples, or give a rank'
+            )
+        if self.distribution not in ("rademacher", "normal"):
+            raise ScopeParameterError(
+                f'distribution is {self.distribution!r}; allowed: "rademacher", "normal"'
+            )
+        is_share = isinstance(self.tail, (int, float)) and 0 <= self.tail < 1
+        if not is_share and self.tail != "auto":
+            raise ScopeParameterError(
+                f'tail is {self.tail!r}; allowed: a share from 0 to below 1, or "auto"'
+            )
+        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 63:
+            raise ScopeParameterError(f"seed is {self.seed!r}; allowed: an int from 0 to 2**63 - 1")
+
+    def parameters(self) -> dict[str, Any]:
+        found: dict[str, Any] = {"rank": self.rank}
+        if self.samples is not None:
+            found |= {"samples": self.samples, "seed": self.seed, "distribution": self.distribution}
+        if self.tail != "auto" and self.rank is not None:
+            found["tail"] = self.tail
+        return found
+
+    @property
+    def needs_raw_weights(self) -> str | None:
+        if self.samples is not None or self.rank == "full":
+            return None
+        return (
+            "with the final norm's gain folded away F is another quadratic form, whose leading "
+            'eigenvectors differ (rank="full" and samples=n stay right)'
+        )
+
+    def validate(self, d_model: int) -> None:
+        if isinstance(self.rank, int) and self.rank > d_model:
+            raise ScopeParameterError(
+                f"rank {self.rank} is over d_model: F of this model has rank {d_model} at most; "
+                f'give 1 to {d_model}, or "full"'
+            )
+
+    def explain(self, read: Read) -> Explained:
+        assert read.raw is not None
+        geometry = FisherGeometry.at(read.head, read.raw)
+        values = read.raw.new_zeros(0)
+        vectors = read.raw.new_zeros(0, read.head.d_model)
+        tail, residual = self._tail(read.raw), 0.0
+        tokens = geometry.heaviest(tail) if tail else None
+        if self.rank is not None:
+            if isinstance(self.rank, int):
+                tokens = geometry.kept(tail)
+                if self.tail == "auto" and tail:
+                    values, vectors, residual = geometry.estimate(self.rank, tail)
+                else:
+                    values, vectors = geometry.leading(self.rank, tail)
+            else:
+                values, vectors = geometry.eigenpairs(tail)
+            if isinstance(self.rank, float):
+                kept = smallest_rank(values, geometry.trace, self.rank)
+                values, vectors = values[:kept], vectors[:kept]
+        held = float(values.cpu().double().sum())
+        info = FisherInfo(
+            eigenvalues=tuple(values.cpu().double().tolist()),
+            trace=geometry.trace,
+            share=min(1.0, held / geometry.trace) if geometry.trace else 1.0,
+            samples=self.samples or 0,
+            left_out=1 - geometry.share_of(tokens),
+            residual=residual,
+        )
+        weights = values.cpu().double()  # of the exact part; samples count alike
+        if self.samples is not None:
+            generator = torch.Generator().manual_seed(self.seed)
+            g = geometry.sample(self.samples, generator, self.distribution)
+            g = g - (g @ vectors.T) @ vectors
+            vectors = torch.cat([vectors, g])
+        return Explained(vectors, weights, True, self.samples or 0, fisher=info)
+
+    def _tail(self, raw: Tensor) -> float:
+        if isinstance(self.tail, str):
+            small = len(raw) <= _SMALL_VOCABULARY or raw.dtype == torch.float64
+            whole = small or not isinstance(self.rank, int) or self.samples is not None
+            return 0.0 if whole else _DEFAULT_TAIL
+        # A share must stay within reach of the tokens kept.
+        return min(self.tail, (1 - self.rank) / 10) if isinstance(self.rank, float) else self.tail
