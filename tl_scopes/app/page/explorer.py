@@ -147,10 +147,10 @@ def form(settings: Settings) -> None:
         st.text_area("Prompt", first.prompt, key="prompt", height=110)
         st.radio(
             "Scope",
-            list(scopes()),
-            list(scopes()).index(first.scope),
+            list(questions := scopes()),
+            list(questions).index(first.scope),
             key="scope",
-            captions=list(scopes().values()),
+            captions=list(questions.values()),
             horizontal=True,
         )
         columns = st.columns([1, 1, 1], vertical_alignment="bottom")
