@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from tl_scopes.evaluation.checking.finding import Finding, ModelCheck
 from tl_scopes.evaluation.checking.table import COST_HEADS, MARKS, cells
-from tl_scopes.render.pages.page import asset, style, themed
+from tl_scopes.render.pages.page import report_style
 from tl_scopes.results.escapes import message
 
 _CLASSES = {"passed": "tls-pass", "failed": "tls-fail"}
@@ -30,7 +30,7 @@ def _fragment(check: ModelCheck, id: str) -> str:
     versions = {} if made is None else {**made.versions}
     facts = ", ".join(f"{k} {v}" for k, v in {**versions, **check.machine}.items())
     return (
-        f"<style>{style()}\n{asset('faithfulness.css')}{themed('faithfulness_dark.css')}</style>\n"
+        f"{report_style()}"
         f'<section class="tls tls-card" id="{id}"><header><h1>{_shown(check.subject)}</h1>'
         f"<p>{_shown(check.verdict)}</p></header>\n{''.join(parts)}\n"
         f"<footer>{_shown(facts)}</footer></section>"

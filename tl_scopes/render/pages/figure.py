@@ -6,7 +6,7 @@ from typing import Any
 
 from tl_scopes.render import figure
 from tl_scopes.render.figures.canvas import explained
-from tl_scopes.render.pages.page import asset, style, svg, themed
+from tl_scopes.render.pages.page import report_style, svg
 from tl_scopes.results.circuits import CircuitResult
 
 
@@ -14,7 +14,7 @@ def view(result: CircuitResult, id: str, **options: Any) -> tuple[str, str]:
     """Title and HTML of `result`, drawn with the options of its figure."""
     title = f"What moves {explained(result)}"
     body = (
-        f"<style>{style()}\n{asset('faithfulness.css')}{themed('faithfulness_dark.css')}</style>\n"
+        f"{report_style()}"
         f'<section class="tls tls-card" id="{id}"><figure>{svg(figure(result, **options), title)}'
         "</figure></section>"
     )

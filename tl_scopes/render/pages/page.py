@@ -96,6 +96,12 @@ def style() -> str:
     return asset("page.css") + themed("dark.css")
 
 
+def report_style() -> str:
+    """What pages of tables and figures look like, as an element of a document."""
+    rules = f"{style()}\n{asset('faithfulness.css')}{themed('faithfulness_dark.css')}"
+    return f"<style>{rules}</style>\n"
+
+
 def themed(name: str) -> str:
     """Rules for the dark: where the reader asks for it, unless a notebook says what its theme is."""
     dark = asset(name)

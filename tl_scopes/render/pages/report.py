@@ -6,7 +6,7 @@ import html
 import re
 
 from tl_scopes.render.figures import card as figures
-from tl_scopes.render.pages.page import asset, style, svg, themed
+from tl_scopes.render.pages.page import asset, report_style, svg
 from tl_scopes.render.report import sections
 from tl_scopes.render.report.parts import Entry, Section, Table
 from tl_scopes.render.report.words import subtitle, title, warnings
@@ -35,7 +35,7 @@ def fragment(card: FaithfulnessCard, id: str) -> str:
     links = "".join(f'<a href="#{id}-{part.id}">{html.escape(part.title)}</a>' for part in parts)
     body = "\n".join(_section(card, part, id, drawn) for part in parts)
     return (
-        f"<style>{style()}\n{asset('faithfulness.css')}{themed('faithfulness_dark.css')}</style>\n"
+        f"{report_style()}"
         f'<section class="tls tls-card" id="{id}">\n<header><h1>{html.escape(title(card))}</h1>'
         f"<p>{html.escape(subtitle(card))}</p></header>\n{_failed(warnings(card))}"
         f"<nav>{links}</nav>\n{body}\n</section>\n"
