@@ -179,7 +179,7 @@ def test_the_reference_says_what_the_code_says(site: Path) -> None:
         lost = {option for option in options if f"<code>{option}</code>" not in commands}
         assert options and not lost, f"tl-scopes {name}: {lost}"
     reference = (site / "api" / "results.html").read_text(encoding="utf-8")
-    plain = re.sub(r"<[^>]+>", "", reference).replace("&#39;", '"').replace("&quot;", '"')
+    plain = re.sub(r"""&#39;|&quot;|'""", '"', re.sub(r"<[^>]+>", "", reference))
     assert 'Float[Tensor, "site pos"]' in plain
 
 
