@@ -8,9 +8,9 @@ import torch
 import zoo
 from reference import POSITION, TOKENS
 
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines.ablation import Alteration, final_states
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 
 # Learned positions, an embedding norm, an embedding scale, a soft-cap, windows, no norm, no Hugging Face.
 _HOOKED = "gpt2 bloom embed-norm shortformer attn-only-no-norm llama gemma2"
@@ -22,15 +22,15 @@ ALTERED = [(), (2,), (0, 4), (POSITION,), tuple(range(POSITION + 1)), (3, POSITI
 
 def states(name: str, alterations: Sequence[Alteration], **where) -> torch.Tensor:
     """Final states, and no trace of what was asked before."""
-    prompted = Prompted.ask(zoo.shared(name), where.pop("tokens", TOKENS), POSITION)
-    with zoo.exact_float64(), prompted.frozen():
+    prompt_run = PromptRun.ask(zoo.shared(name), where.pop("tokens", TOKENS), POSITION)
+    with zoo.exact_float64(), prompt_run.locked():
         if "site" in where:
-            where["site"] = prompted.engine.site(where["site"])
-        return final_states(prompted, alterations, **where)
+            where["site"] = prompt_run.view.site(where["site"])
+        return final_states(prompt_run, alterations, **where)
 
 
 def logits_of(name: str, y: torch.Tensor) -> torch.Tensor:
-    head = view(zoo.shared(name)).unembedding()
+    head = view_of(zoo.shared(name)).unembedding()
     return head.logits(head.raw_logits(y))
 
 

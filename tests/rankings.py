@@ -17,8 +17,8 @@ class Given(Method):
     name = "given"
     units = "none"
 
-    def scores(self, prompted, site) -> Scored:
-        out = torch.zeros(len(prompted.run), dtype=torch.float64)
+    def scores(self, prompt_run, site) -> Scored:
+        out = torch.zeros(len(prompt_run.run), dtype=torch.float64)
         own = torch.tensor(self.values, dtype=torch.float64)[: len(out)]
         out[: len(own)] = own
         return Scored(out)
@@ -32,10 +32,10 @@ class Failing(Method):
     name = "failing"
     units = "none"
 
-    def scores(self, prompted, site) -> Scored:
-        if len(prompted.ids) == self.length:
+    def scores(self, prompt_run, site) -> Scored:
+        if len(prompt_run.ids) == self.length:
             raise RuntimeError("no scores for <this> length")
-        return Scored(torch.arange(float(len(prompted.run))))
+        return Scored(torch.arange(float(len(prompt_run.run))))
 
 
 def embedding(model, token: int) -> torch.Tensor:

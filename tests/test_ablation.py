@@ -12,11 +12,11 @@ from altered import ALTERED, NAMES, close, logits_of, states
 from reference import HEADS, POSITION, TOKENS
 
 import tl_scopes as ts
-from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.baselines import ablation
 from tl_scopes.baselines.ablation import INTACT, Alteration, final_states
 from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 
 PAD, BOS = zoo.tokenizer().pad_token_id, zoo.tokenizer().bos_token_id
 
@@ -105,11 +105,11 @@ def test_batches_equal_single_rows_and_equal_alterations_run_once(name, passes, 
     assert max(rows for rows, _ in passes) == 3
 
     monkeypatch.setattr("tl_scopes.jacobian.prompt_run.BATCH_TOKENS", 2048)
-    prompted = Prompted.ask(zoo.shared(name), TOKENS, POSITION)
+    prompt_run = PromptRun.ask(zoo.shared(name), TOKENS, POSITION)
     a, b, hidden = Alteration((1,)), Alteration((2, 3)), Alteration((2, 3), "hide")
-    with prompted.frozen():
+    with prompt_run.locked():
         passes.clear()
-        found = final_states(prompted, [a, INTACT, b, a, hidden, a, INTACT, hidden])
+        found = final_states(prompt_run, [a, INTACT, b, a, hidden, a, INTACT, hidden])
     assert passes == [
         (3, POSITION + 1),
         (1, POSITION + 1),
@@ -135,9 +135,9 @@ def test_under_hooks_of_the_user_s_the_whole_prompt_runs_row_by_row(name, passes
     )  # of a model's first use, some are of other ids
     passes.clear()
     with model.hooks([("blocks.1.hook_resid_pre", steer)]):
-        prompted = Prompted.ask(model, TOKENS, POSITION)
-        with zoo.exact_float64(), prompted.frozen():
-            found = final_states(prompted, [Alteration((1,)), INTACT, Alteration((1,), "hide")])
+        prompt_run = PromptRun.ask(model, TOKENS, POSITION)
+        with zoo.exact_float64(), prompt_run.locked():
+            found = final_states(prompt_run, [Alteration((1,)), INTACT, Alteration((1,), "hide")])
         assert set(passes) == {(1, len(TOKENS))}
         ablated = ("hook_embed", lambda a, hook: replaced((1,), torch.zeros(16))(a))
         with zoo.exact_float64(), torch.no_grad(), model.hooks([ablated]):
@@ -151,9 +151,9 @@ def test_the_mean_embedding_follows_the_weights_and_forgets_hooks(name):
     model = zoo.build(name)
 
     def mean() -> torch.Tensor:
-        prompted = Prompted.ask(model, TOKENS)
-        with prompted.frozen():
-            return ablation.replacement(prompted, prompted.engine.site("embed"), "mean").clone()
+        prompt_run = PromptRun.ask(model, TOKENS)
+        with prompt_run.locked():
+            return ablation.replacement(prompt_run, prompt_run.view.site("embed"), "mean").clone()
 
     with model.hooks([("hook_embed", lambda a, hook: a + 1)]):
         shifted = mean()
@@ -171,7 +171,7 @@ def test_effects_are_those_of_the_definitions():
     found = states(name, [INTACT, *(Alteration((t,)) for t in range(POSITION + 1))])
     z = logits_of(name, found)
     before, after = z[0].log_softmax(-1), z[1:].log_softmax(-1)
-    got = ablation.effects(view(zoo.shared(name)).unembedding(), found[0], found[1:], 7)
+    got = ablation.effects(view_of(zoo.shared(name)).unembedding(), found[0], found[1:], 7)
     torch.testing.assert_close(got.fall, before[7] - after[:, 7])
     torch.testing.assert_close(got.logit, z[0, 7] - z[1:, 7])
     kl = torch.nn.functional.kl_div(
@@ -180,9 +180,9 @@ def test_effects_are_those_of_the_definitions():
     torch.testing.assert_close(got.kl, kl)
     assert got.flip.tolist() == (after.argmax(1) != before.argmax()).tolist()
     many = found[1:].repeat(9, 1)  # more than are unembedded at once
-    again = ablation.effects(view(zoo.shared(name)).unembedding(), found[0], many, 7)
+    again = ablation.effects(view_of(zoo.shared(name)).unembedding(), found[0], many, 7)
     torch.testing.assert_close(again.kl, got.kl.repeat(9))
-    nothing = ablation.effects(view(zoo.shared(name)).unembedding(), found[0], found[:1], 7)
+    nothing = ablation.effects(view_of(zoo.shared(name)).unembedding(), found[0], found[:1], 7)
     assert not nothing.kl.any() and not nothing.fall.any() and not nothing.flip.any()
 
 
@@ -203,9 +203,9 @@ def test_what_cannot_be_replaced_is_refused(name):
         return a / (a.abs().sum(-1, keepdim=True) > 0)
 
     with model.hooks([("blocks.0.hook_resid_pre", nan_of_nothing)]):
-        prompted = Prompted.ask(model, TOKENS)
-        with prompted.frozen(), pytest.raises(NumericalError, match=r"positions \[1\] .* 'zero'"):
-            final_states(prompted, [INTACT, Alteration((1,))])
+        prompt_run = PromptRun.ask(model, TOKENS)
+        with prompt_run.locked(), pytest.raises(NumericalError, match=r"positions \[1\] .* 'zero'"):
+            final_states(prompt_run, [INTACT, Alteration((1,))])
 
 
 @pytest.mark.wrong_types

@@ -16,7 +16,7 @@ from test_bad_input import refused
 
 import tl_scopes as ts
 from tl_scopes import baselines, errors
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import (
     AttentionRollout,
     GradientNorm,
@@ -233,5 +233,5 @@ def test_a_centred_logit_is_told(label):
         ):
             method.attribute(model, T)
         with pytest.warns(errors.ProcessedWeightsWarning):
-            score(view(model), [T], [method], -1)
+            score(view_of(model), [T], [method], -1)
     InputXGradient().attribute(model, T)  # a log-probability is what it was; a warning is an error

@@ -11,7 +11,7 @@ import torch
 import zoo
 from reference import HEADS, POSITION, TOKENS, norms
 
-from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.baselines import InputXGradient, IntegratedGradients, SemanticPath
 from tl_scopes.baselines.paths import RULES
 from tl_scopes.jacobian import checkpointing
@@ -178,7 +178,7 @@ def test_steps_in_small_batches_give_the_same(name, monkeypatch):
     monkeypatch.setattr(
         ModelView, "forward", lambda v, t, *a: shapes.append(t) or forward(v, t, *a)
     )
-    a_row = checkpointing.kept_bytes(view(zoo.shared(name)), 1, POSITION + 1)
+    a_row = checkpointing.kept_bytes(view_of(zoo.shared(name)), 1, POSITION + 1)
     for rows in (1, 2):
         monkeypatch.setattr("tl_scopes.jacobian.prompt_run.GRADIENT_BYTES", rows * a_row)
         shapes.clear()

@@ -12,7 +12,7 @@ from reference import TOKENS
 from traces import each_class, lived_in, model_state, process_state, traceless
 
 import tl_scopes as ts
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.jacobian import checkpointing, probes
 
@@ -47,10 +47,10 @@ def runs(model, layer: int) -> list[int]:
 def test_scores_are_the_same(name, scope):
     model = zoo.shared(name)
     kept = ts.attribute(model, TOKENS, scope, sites="all", checkpoint_blocks=False)
-    loops = view(model).loops_backward
+    loops = view_of(model).loops_backward
     again = ts.attribute(model, TOKENS, scope, sites="all", checkpoint_blocks=True)
     torch.testing.assert_close(again.scores, kept.scores, rtol=1e-6, atol=1e-9)
-    assert view(model).loops_backward == loops, "directions no longer share a backward pass"
+    assert view_of(model).loops_backward == loops, "directions no longer share a backward pass"
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -117,7 +117,7 @@ def test_long_prompts_are_checkpointed_unasked(name, monkeypatch):
     counts.clear()
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
     assert len(counts) == 1
-    needed = checkpointing.kept_bytes(view(model), 1, len(TOKENS))
+    needed = checkpointing.kept_bytes(view_of(model), 1, len(TOKENS))
     monkeypatch.setattr(checkpointing, "BUDGET_BYTES", needed)
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
     assert len(counts) == 2
@@ -224,7 +224,7 @@ def test_other_values_are_refused(value):
 )
 def test_what_is_kept_is_estimated(name, dtype):
     model = zoo.build(name, dtype)
-    engine = view(model)
+    view = view_of(model)
     weights = [*model.parameters(), *model.buffers()]
     own = {a.untyped_storage().data_ptr() for a in weights}
     kept: dict[int, torch.Tensor] = {}
@@ -234,7 +234,7 @@ def test_what_is_kept_is_estimated(name, dtype):
         return a
 
     ids = torch.tensor([(TOKENS * zoo.N_CTX)[: zoo.N_CTX]])
-    with engine.frozen(), torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
-        probes.record(engine, ids, engine.sites("embed"), None)
+    with view.locked(), torch.autograd.graph.saved_tensors_hooks(keep, lambda a: a):
+        probes.record(view, ids, view.sites("embed"), None)
     found = sum(a.untyped_storage().nbytes() for key, a in kept.items() if key not in own)
-    assert 0.3 < found / checkpointing.kept_bytes(engine, 1, zoo.N_CTX) < 1.3
+    assert 0.3 < found / checkpointing.kept_bytes(view, 1, zoo.N_CTX) < 1.3

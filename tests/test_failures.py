@@ -13,7 +13,7 @@ from zoo_tables import _LLAMA
 import tl_scopes as ts
 from tl_scopes import models
 from tl_scopes.adapter import failures
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ModelUnavailableError, UnsupportedModelError
 
 SCOPE = ts.SemanticScope(5)
@@ -85,7 +85,7 @@ def test_an_error_in_a_hook_is_the_hooks_own(name):
 def test_too_little_memory_is_no_fault_of_the_model():
     model = zoo.shared(zoo.names()[0])
     with pytest.raises(UnsupportedModelError, match=r"the model's own forward pass fails.*shapes"):
-        failures.named(view(model), functools.partial(torch.nn.Linear(2, 3), torch.ones(4)))
+        failures.named(view_of(model), functools.partial(torch.nn.Linear(2, 3), torch.ones(4)))
     with pytest.raises(RuntimeError, match="memory") as found:
-        failures.named(view(model), functools.partial(torch.nn.Linear, 1 << 24, 1 << 24))
+        failures.named(view_of(model), functools.partial(torch.nn.Linear, 1 << 24, 1 << 24))
     assert not isinstance(found.value, UnsupportedModelError)

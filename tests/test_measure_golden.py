@@ -11,10 +11,10 @@ from test_golden import GOLDEN, ONE_CLASS, golden, load
 
 import tl_scopes as ts
 from tl_scopes import baselines
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines.ablation import INTACT, Alteration, effects, final_states
 from tl_scopes.evaluation import Settings, measure
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 
 pytestmark = pytest.mark.real
 
@@ -67,9 +67,9 @@ def test_leave_one_out(name, backend):
     ids = golden(name)["ids/lam0"].tolist()
     model = load(name, backend, "float32")
     some = [*range(1, len(ids) - 1, 12), len(ids) - 2]
-    prompted = Prompted(view(model), ids, len(ids) - 2, False)
-    with prompted.frozen(gradients=False):
+    prompt_run = PromptRun(view_of(model), ids, len(ids) - 2, False)
+    with prompt_run.locked(gradients=False):
         without = [Alteration((t,)) for t in some]
-        intact, *altered = final_states(prompted, [INTACT, *without])
-        found = effects(view(model).unembedding(), intact, torch.stack(altered), ids[-1])
+        intact, *altered = final_states(prompt_run, [INTACT, *without])
+        found = effects(view_of(model).unembedding(), intact, torch.stack(altered), ids[-1])
     np.testing.assert_allclose(found.kl, expected[[t - 1 for t in some]], atol=1e-3)

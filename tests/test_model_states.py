@@ -7,7 +7,7 @@ import torch
 import zoo
 
 import tl_scopes as ts
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
 
 T = zoo.TEXT
@@ -184,5 +184,5 @@ def test_a_lack_of_memory_is_not_remembered(name, monkeypatch, batched):
     with monkeypatch.context() as patch:
         patch.setattr(torch.autograd, "grad", full)
         ts.attribute(model, T, FISHER)
-    assert view(model).loops_backward is None
+    assert view_of(model).loops_backward is None
     assert shares(model, batched)

@@ -13,7 +13,7 @@ from zoo_tables import _LLAMA
 
 import tl_scopes as ts
 from tl_scopes import models
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ModelUnavailableError
 
 pytestmark = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
@@ -73,6 +73,6 @@ def test_it_loads_for_text(config, tmp_path, monkeypatch):
     ids = model.to_tokens(zoo.TEXT)
     with torch.no_grad():
         torch.testing.assert_close(models.load_original(tmp_path)(ids).logits, source(ids).logits)
-        torch.testing.assert_close(view(model).forward(ids), source(ids).logits)
+        torch.testing.assert_close(view_of(model).forward(ids), source(ids).logits)
     result = ts.attribute(model, zoo.TEXT, ts.SemanticScope(5), sites="all")
     assert torch.isfinite(result.scores).all() and result.scores.any()

@@ -52,8 +52,8 @@ class PlaceMethod(Method):
     joining = "sum"
     needs_gradients = False
 
-    def scores(self, prompted, site):
-        return Scored(torch.arange(prompted.activation(site).shape[1]))
+    def scores(self, prompt_run, site):
+        return Scored(torch.arange(prompt_run.activation(site).shape[1]))
 
 
 @pytest.fixture

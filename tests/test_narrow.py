@@ -10,7 +10,7 @@ from reference import TOKENS
 from traces import PLAIN, each_class
 
 import tl_scopes as ts
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.jacobian.answers import Job, Limits, run
 
 SITES = ["embed", 0, 2, 3]
@@ -31,13 +31,13 @@ def seen_by_mlp(model, layer: int) -> list[tuple[int, ...]]:
 
 def both(model, call):
     """A call's results with and without it."""
-    engine = view(model)
+    view = view_of(model)
     narrow = call()
-    known, engine.positionwise_mlp = engine.positionwise_mlp, None
+    known, view.positionwise_mlp = view.positionwise_mlp, None
     try:
         return known is not None, narrow, call()
     finally:
-        engine.positionwise_mlp = known
+        view.positionwise_mlp = known
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -68,11 +68,11 @@ def test_a_place_that_is_read_twice_counts_once(name):
     model = zoo.shared(name)
     scopes = [ts.TemperatureScope(), ts.SemanticScope(3), ts.FisherScope(rank=2)]
     apart = [ts.attribute(model, TOKENS, scope).scores for scope in scopes]
-    engine = view(model)
+    view = view_of(model)
     job = Job(TOKENS, [(len(TOKENS) - 1, scope) for scope in scopes])
-    (together,) = run(engine, [job], engine.sites("embed"), Limits())
+    (together,) = run(view, [job], view.sites("embed"), Limits())
     for answer, alone in zip(together, apart):
-        scores = answer.attribution(engine, TOKENS).scores
+        scores = answer.attribution(view, TOKENS).scores
         torch.testing.assert_close(scores, alone, rtol=1e-6, atol=1e-9)
 
 
@@ -127,7 +127,7 @@ def test_an_mlp_that_mixes_positions_is_left_alone(name):
     vars(mlp)["forward"] = lambda x, *args, **kwargs: forward(x.cumsum(1), *args, **kwargs)
     expected = by_hand(model, torch.tensor([TOKENS]), target=3)
     found = ts.attribute(model, TOKENS, ts.SemanticScope(3))
-    assert view(model).positionwise_mlp is None
+    assert view_of(model).positionwise_mlp is None
     torch.testing.assert_close(found.scores[0], expected, rtol=2e-5, atol=1e-6)
 
 
@@ -142,7 +142,7 @@ def test_half_precision_tells_mixing_from_rounding(name, dtype, mixes):
     if mixes:
         vars(mlp)["forward"] = lambda x, *args, **kwargs: forward(x.cumsum(1), *args, **kwargs)
     ts.attribute(model, TOKENS, ts.SemanticScope(3))
-    assert (view(model).positionwise_mlp is None) == mixes
+    assert (view_of(model).positionwise_mlp is None) == mixes
 
 
 @each_class

@@ -128,7 +128,7 @@ def test_interrupt_at_any_line_leaves_no_trace(name):
     # All that touches a model. What undoes cannot itself be protected from Python: it runs once, on the way out.
     files = ("adapter/view.py", "jacobian/probes.py", "jacobian/forward.py")
     places = {str(Path(ts.__file__).parent / file) for file in files}
-    undoing = {"remove", "frozen", "_thaw"}
+    undoing = {"remove", "locked", "_thaw"}
 
     def passes_by(frame) -> bool:
         code = frame.f_code

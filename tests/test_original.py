@@ -11,7 +11,7 @@ from zoo_tables import _GPT, _LLAMA
 
 import tl_scopes as ts
 from tl_scopes import models
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ModelUnavailableError, UnsupportedModelError
 from tl_scopes.jacobian import causality, original
 
@@ -43,8 +43,8 @@ def hugging_face(name: str):
 
 
 def apart(model) -> float | None:
-    with view(model).frozen():
-        return original.apart(view(model), IDS)
+    with view_of(model).locked():
+        return original.apart(view_of(model), IDS)
 
 
 @needs_bridge
@@ -58,7 +58,7 @@ def test_equal_or_refused(name, dtype, tmp_path):
         zoo.tokenizer().save_pretrained(tmp_path)
         expected = source(IDS).logits.float()
         bridge = zoo.boot(source, dtype)
-        logits = view(bridge).forward(IDS).float()
+        logits = view_of(bridge).forward(IDS).float()
     off = float((logits - expected).abs().max() / expected.std())
     if off < {torch.float32: 1e-5, torch.bfloat16: 0.1}[dtype]:
         ts.attribute(bridge, IDS[0], SCOPE)
@@ -103,8 +103,8 @@ def test_what_runs_beside_a_bridge_is_not_the_bridge(name, monkeypatch):
 @pytest.mark.parametrize("name", [n for n in zoo.names() if "olmo2" not in n])
 def test_no_model_here_looks_ahead(name, dtype):
     model = zoo.build(name, dtype)
-    with view(model).frozen():
-        assert causality.lookahead(view(model), IDS)[0] < 1e-6
+    with view_of(model).locked():
+        assert causality.lookahead(view_of(model), IDS)[0] < 1e-6
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.names() if n.endswith("/llama")])

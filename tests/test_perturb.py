@@ -22,7 +22,7 @@ from traces import (
 )
 
 import tl_scopes as ts
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import InputXGradient, LeaveOneOut, Random
 from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
@@ -43,8 +43,8 @@ class Embedding(Method):
     def parameters(self):
         return {}
 
-    def scores(self, prompted, site) -> Scored:
-        self.seen.append(prompted.activation(site)[0].detach().clone())
+    def scores(self, prompt_run, site) -> Scored:
+        self.seen.append(prompt_run.activation(site)[0].detach().clone())
         return Scored(self.seen[-1].norm(dim=-1))
 
 
@@ -179,10 +179,10 @@ def test_less_noise_changes_less(name):
 class Failing(Embedding):
     name = "failing"
 
-    def scores(self, prompted, site) -> Scored:
+    def scores(self, prompt_run, site) -> Scored:
         if len(self.seen) == 2:
             raise KeyboardInterrupt
-        return super().scores(prompted, site)
+        return super().scores(prompt_run, site)
 
 
 @each_model
@@ -234,8 +234,8 @@ def test_change_of_nothing():
 def test_a_model_in_use_keeps_its_lock_free():
     model = zoo.shared(zoo.names()[0])
     input_stability(model, [zoo.TEXT], [Random()], draws=1)
-    assert view.view(model).lock.acquire(blocking=False)
-    view.view(model).lock.release()
+    assert view_of(model).lock.acquire(blocking=False)
+    view_of(model).lock.release()
 
 
 @pytest.mark.wrong_types

@@ -314,9 +314,9 @@ def test_without_a_context_any_length_is_tokenised(name):
     model = zoo.build(name)
     model.cfg.n_ctx = None
     from tl_scopes.adapter.prompts import encode
-    from tl_scopes.adapter.view import view
+    from tl_scopes.adapter.view import view_of
 
-    assert len(encode(view(model), " cat" * 1_000, None)) == 1_001
+    assert len(encode(view_of(model), " cat" * 1_000, None)) == 1_001
 
 
 @pytest.mark.real("gemma-3-270m")

@@ -12,7 +12,7 @@ from traces import each_class, lived_in, model_state, process_state
 from weights import changed, places, values
 
 import tl_scopes as ts
-from tl_scopes.adapter import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import AttentionRollout, InputXGradient, Random
 from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
@@ -31,16 +31,16 @@ class Constant(Method):
 
     name, units = "constant", "none"
 
-    def scores(self, prompted, site) -> Scored:
-        return Scored(torch.full((len(prompted.run),), 0.25))
+    def scores(self, prompt_run, site) -> Scored:
+        return Scored(torch.full((len(prompt_run.run),), 0.25))
 
 
 @dataclass(frozen=True)
 class Place(Constant):
     name = "place"
 
-    def scores(self, prompted, site) -> Scored:
-        return Scored(torch.arange(len(prompted.run)) / 7)
+    def scores(self, prompt_run, site) -> Scored:
+        return Scored(torch.arange(len(prompt_run.run)) / 7)
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class EmbeddingNorm(Constant):
 
     name = "embedding_norm"
 
-    def scores(self, prompted, site) -> Scored:
-        return Scored(prompted.activation(site)[0].norm(dim=-1))
+    def scores(self, prompt_run, site) -> Scored:
+        return Scored(prompt_run.activation(site)[0].norm(dim=-1))
 
 
 BLIND = [Constant(), Place(), EmbeddingNorm(), Random()]
@@ -95,7 +95,7 @@ def test_similarity_is_that_of_separate_calls(name):
         ):
             a = ts.attribute(model, text, scope).scores[0, 1:]
             for depth in (1, 2, 3):
-                with randomised(view.view(model), range(3 - depth, 3), seed=3):
+                with randomised(view_of(model), range(3 - depth, 3), seed=3):
                     b = ts.attribute(model, text, scope).scores[0, 1:]
                 row = frame.query(f"index == {index} and depth == {depth}")
                 got = row[row["method"].str.startswith(scope.name)]["similarity"].item()
@@ -120,11 +120,11 @@ class Failing(Constant):
     calls: tuple = ()
     name = "failing"
 
-    def scores(self, prompted, site) -> Scored:
+    def scores(self, prompt_run, site) -> Scored:
         object.__setattr__(self, "calls", (*self.calls, 1))
         if len(self.calls) == 3:
             raise self.error
-        return super().scores(prompted, site)
+        return super().scores(prompt_run, site)
 
 
 @each_class
@@ -143,7 +143,7 @@ def test_an_error_of_a_method_leaves_no_trace(name, error):
 def test_facts_that_the_package_remembers_stay_right(name):
     model = zoo.build(name)
     fresh = [ts.attribute(zoo.build(name), zoo.TEXT, scope).scores for scope in SCOPES]
-    with randomised(view.view(model), range(3)):  # its first use, head and MLP learnt meanwhile
+    with randomised(view_of(model), range(3)):  # its first use, head and MLP learnt meanwhile
         ts.attribute_batch(model, TEXTS, ts.FisherScope())
     for scope, wanted in zip(SCOPES, fresh):
         torch.testing.assert_close(ts.attribute(model, zoo.TEXT, scope).scores, wanted)
@@ -190,7 +190,7 @@ def test_bad_arguments_of_the_parts():
     model = zoo.shared(zoo.names()[0])
     with (
         pytest.raises(ScopeParameterError, match="block 3 does not exist"),
-        randomised(view.view(model), [3]),
+        randomised(view_of(model), [3]),
     ):
         pass
     frame = randomisation(model, [zoo.TEXT], [Constant()])

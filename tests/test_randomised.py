@@ -13,7 +13,7 @@ import zoo_unfit
 from traces import PLAIN, each_class, strike_every_line
 from weights import changed, places, tensors, values, written
 
-from tl_scopes.adapter import view as adapter
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import Random
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation import sanity
@@ -51,7 +51,7 @@ def seen(model, hooks):
 @each_model
 def test_all_of_a_block_and_nothing_else_is_random_and_comes_back(name):
     model = made(name)
-    view = adapter.view(model)
+    view = view_of(model)
     before, kept = places(model), values(model)
     flat = {id(t) for t in tensors(model).values() if t.numel() and (t == t.flatten()[0]).all()}
     block = model.blocks[1]
@@ -73,7 +73,7 @@ def test_all_of_a_block_and_nothing_else_is_random_and_comes_back(name):
 def test_every_weight_of_a_block_takes_part(name, monkeypatch):
     """Copies of weights that a model keeps elsewhere, and computes with, would stay what they were."""
     model = made(name)
-    view = adapter.view(model)
+    view = view_of(model)
     tokens = model.to_tokens(zoo.TEXT)
     known = model.hook_dict
     hooks = [f"blocks.1.{x}" for x in INNER if f"blocks.1.{x}" in known]
@@ -97,7 +97,7 @@ def test_every_weight_of_a_block_takes_part(name, monkeypatch):
 @each_class
 def test_draws_depend_on_seed_block_and_name_alone(name):
     model = zoo.shared(name)
-    view = adapter.view(model)
+    view = view_of(model)
     random = torch.get_rng_state()
 
     def inside(*blocks, seed=0):
@@ -123,7 +123,7 @@ def test_draws_depend_on_seed_block_and_name_alone(name):
 @torch.no_grad()
 def test_what_replaces_a_parameter(name):
     model = zoo.build(name)
-    view = adapter.view(model)
+    view = view_of(model)
     block = dict(model.blocks[1].named_parameters())
     (gain,) = model.blocks[1].ln1.parameters()
     gain.data.fill_(1.0)  # as in a freshly made model
@@ -157,7 +157,7 @@ def test_initial_norms_have_no_effect(name):
     """Gemma's multiply by 1 + weight on bridges, by the weight otherwise."""
     model = zoo.shared(name)
     x = torch.arange(4.0 * model.cfg.d_model, dtype=torch.float64).sin().reshape(1, 4, -1)
-    with torch.no_grad(), randomised(adapter.view(model), [1], how="initial"):
+    with torch.no_grad(), randomised(view_of(model), [1], how="initial"):
         y = model.blocks[1].ln1(x)
     if zoo.traits(name).isdisjoint({"rms"}):
         x = x - x.mean(-1, keepdim=True)
@@ -175,14 +175,14 @@ def test_shared_parameters_are_random_once_or_never(name):
         if "mlp" in path and key in module._parameters
     )
     shared = second[path]._parameters[key] = first[path]._parameters[key]
-    with randomised(adapter.view(model), [1]) as further:
+    with randomised(view_of(model), [1]) as further:
         once = shared.detach().clone()
         further([0])
         assert torch.equal(shared, once)
     kept = shared.detach().clone()
     assert not torch.equal(once, kept)
     model.embed.register_parameter("tied", shared)
-    with randomised(adapter.view(model), range(3)):
+    with randomised(view_of(model), range(3)):
         assert torch.equal(shared, kept)
 
 
@@ -208,7 +208,7 @@ def test_interrupt_at_any_line_leaves_no_trace():
 
 @pytest.mark.wrong_types
 def test_bad_arguments():
-    view = adapter.view(zoo.shared(zoo.names()[0]))
+    view = view_of(zoo.shared(zoo.names()[0]))
     for blocks, how, message in [
         ([3], "normal", "block 3 does not exist: the model has 3"),
         ([-1], "normal", "block -1 does not exist"),

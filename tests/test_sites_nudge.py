@@ -14,7 +14,7 @@ import zoo
 from reference import TOKENS
 
 import tl_scopes as ts
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import SiteError
 from tl_scopes.jacobian.forward import read_under
 
@@ -58,7 +58,7 @@ def scores(model: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
 
 def gradients(model: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
     """Of the target's logit at every name, in one pass."""
-    engine, kept = view(model), {}
+    view, kept = view_of(model), {}
 
     def keep(name: str, activation: torch.Tensor) -> torch.Tensor:
         kept[name] = activation.clone()
@@ -66,10 +66,10 @@ def gradients(model: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
             kept[name].requires_grad_()
         return kept[name].clone()
 
-    edits = {engine.site(n): lambda a, n=n: keep(n, a) for n in names}
-    with engine.frozen():
-        y = read_under(engine, torch.tensor([TOKENS]), edits)
-        logit = y[0, -1] @ engine.unembedding().column(TARGET).to(y)
+    edits = {view.site(n): lambda a, n=n: keep(n, a) for n in names}
+    with view.locked():
+        y = read_under(view, torch.tensor([TOKENS]), edits)
+        logit = y[0, -1] @ view.unembedding().column(TARGET).to(y)
         found = torch.autograd.grad(logit, list(kept.values()))
     return dict(zip(kept, found))
 
@@ -91,7 +91,7 @@ def hold_against_nudges(model: Any) -> dict[str, torch.Tensor]:
         nudged = nudges.at_source(model, tokens, values, ranks, along, vector)
         beside = [n for n in got if n not in nudged or not agrees(nudged[n], predicted[n])]
         hooked = nudges.at_hook(model, tokens, {n: along[n] for n in beside}, vector)
-    bridge = view(model).is_bridge
+    bridge = view_of(model).is_bridge
     for n in beside:
         assert BRANCHES.fullmatch(n) or (bridge and BY_PRODUCTS.fullmatch(n)), (
             f"{n}: predicted {predicted[n]}, by a nudge {nudged.get(n)}"

@@ -8,7 +8,7 @@ import zoo
 from torch.nn.modules import module as torch_module
 
 import tl_scopes as ts
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import (
     ProcessedWeightsWarning,
     ScopeParameterError,
@@ -89,16 +89,16 @@ def test_a_head_replaced_after_first_use_is_looked_at_again(name):
 @each_class
 def test_a_parameter_object_is_told_from_another_with_the_same_numbers(name):
     model = zoo.build(name)
-    before = view(model).circumstances()
+    before = view_of(model).circumstances()
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(1.0)
-    assert view(model).circumstances() == before
+    assert view_of(model).circumstances() == before
     module, key, weight = next(
         (m, key, p) for m in model.blocks.modules() for key, p in m._parameters.items()
     )
     setattr(module, key, torch.nn.Parameter(weight.detach()))
-    assert view(model).circumstances() != before
+    assert view_of(model).circumstances() != before
 
 
 # ------------------------------------------------------------------------------------------- torch's global hooks

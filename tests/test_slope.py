@@ -13,7 +13,7 @@ import zoo_unfit
 
 import tl_scopes as ts
 from tl_scopes import baselines, circuits, models
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
 from tl_scopes.jacobian import slope
 
@@ -43,7 +43,7 @@ def with_room(monkeypatch, dtype: torch.dtype) -> None:
 
 def looked_at(model, prompt) -> None:
     """`attribute`, with nothing known of the model's gradient."""
-    view(model).followed.clear()
+    view_of(model).followed.clear()
     ts.attribute(model, prompt, SCOPE)
 
 

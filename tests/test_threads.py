@@ -24,7 +24,7 @@ from weights import tensors
 
 import tl_scopes as ts
 from tl_scopes import models
-from tl_scopes.adapter import view as adapter
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.evaluation.sanity import randomisation, randomised
 from tl_scopes.jacobian import stability
@@ -157,7 +157,7 @@ def test_the_way_back_uses_the_same_weights_as_the_way_there(name, function, aga
         return ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=3), **options).scores
 
     model, expected = made(function), made(torch.matmul)
-    view = adapter.view(model)
+    view = view_of(model)
     with randomised(view, range(3)):
         values = {k: p.detach().clone() for k, p in model.named_parameters()}
         found = scores(model)
@@ -202,7 +202,7 @@ def test_hooks_that_read_weights_read_those_in_force(name):
 def test_weights_beside_the_parameters_are_widened_too(name):
     """A processed bridge computes with plain tensors."""
     model = PROCESSED[name]().to(torch.float32)
-    for module in adapter.view(model).every_module():
+    for module in view_of(model).every_module():
         for key, value in vars(module).items():
             if isinstance(value, torch.Tensor) and value.is_floating_point():
                 vars(module)[key] = value.to(torch.float32)
@@ -215,7 +215,7 @@ def test_weights_beside_the_parameters_are_widened_too(name):
 def test_weights_that_are_elsewhere_are_refused(name):
     """Offloaded weights are fetched in each pass: what stands for them would never be used."""
     model = zoo.build(name, torch.float32)
-    view = adapter.view(model)
+    view = view_of(model)
     module = model.blocks[1].mlp
     stores = [m._parameters for m in module.modules()]
     store, key = next((s, k) for s in stores for k in s if s[k] is not None)

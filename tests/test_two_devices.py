@@ -18,7 +18,7 @@ from two_devices import Devices
 
 import tl_scopes as ts
 from tl_scopes import baselines, circuits, evaluation
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import UnsupportedModelError
 
 try:
@@ -129,7 +129,7 @@ CALLS: dict[str, Callable[[Any], Any]] = {
     "verify heads": lambda m: circuits.verify(
         m, T, circuits.components(m, T, SCOPES["temperature"]), by="head", random=0
     ),
-    "scope_metric": lambda m: circuits.scope_metric(m, T, SCOPES["temperature"])(view(m).forward(m.to_tokens(T))),
+    "scope_metric": lambda m: circuits.scope_metric(m, T, SCOPES["temperature"])(view_of(m).forward(m.to_tokens(T))),
     **{
         f"baselines {method.name}": lambda m, b=method: b.attribute(m, T)
         for method in METHODS[1:]

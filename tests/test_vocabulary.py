@@ -21,7 +21,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 import tl_scopes as ts
 from tl_scopes.adapter import prompts, vocabulary
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import TargetError
 from tl_scopes.render.tokens import visible
 from tl_scopes.results.characters import together
@@ -102,13 +102,13 @@ def tiny(kind: str) -> Any:
 
 
 def piece(kind: str, target: str) -> str:
-    token = prompts.resolve_token(view(tiny(kind)), target)
+    token = prompts.resolve_token(view_of(tiny(kind)), target)
     return sentencepiece(kind).convert_ids_to_tokens(token.id)
 
 
 def refused(model: Any, target: str) -> str:
     with pytest.raises(TargetError) as caught:
-        prompts.resolve_token(view(model), target)
+        prompts.resolve_token(view_of(model), target)
     return str(caught.value)
 
 

@@ -13,7 +13,7 @@ from tl_scopes.adapter.prompt_lists import encode_all, entry, list_of_prompts
 from tl_scopes.adapter.prompts import Mask, Prompt, Prompts, encode, resolve_position
 from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.adapter.sites import SiteRequest
-from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
 from tl_scopes.jacobian.answers import Job, Limits, check_scopes, run
 from tl_scopes.jacobian.backward import default_chunk
@@ -122,32 +122,32 @@ def attribute_batch(
     Returns:
         One `Attribution` a prompt, scores Float[Tensor, "site pos"] in the scope's units.
     """
-    engine = view(model)
+    view = view_of(model)
     limits = Limits(chunk_size, checkpoint_blocks)
     if stability:
-        wider(engine)
-    encoded = _encoded(engine, prompts, prepend_bos, attention_mask)
+        wider(view)
+    encoded = _encoded(view, prompts, prepend_bos, attention_mask)
     if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
         raise ScopeParameterError(f"batch_tokens is {batch_tokens!r}; allowed: an int from 1")
     scopes = _scopes(scope, len(encoded))
-    hooked = engine.is_hooked()
+    hooked = view.is_hooked()
     jobs = []
     for ids, s, p in zip(encoded, scopes, _positions(position, len(encoded))):
         own = getattr(s, "position", None)
         with entry(len(jobs), len(encoded)):
             at = resolve_position(p if own is None else own, ids)
         jobs.append(Job(ids, [(at, s)], hooked))
-    check_scopes(engine, scopes)
-    places = engine.sites(sites)
+    check_scopes(view, scopes)
+    places = view.sites(sites)
     results: dict[int, Attribution] = {}
     for group in grouped(jobs, batch_tokens):
-        answers = run(engine, [jobs[i] for i in group], places, limits)
+        answers = run(view, [jobs[i] for i in group], places, limits)
         for i, (answer,) in zip(group, answers):
-            results[i] = answer.attribution(engine, jobs[i].ids)
+            results[i] = answer.attribution(view, jobs[i].ids)
     found = [results[i] for i in range(len(jobs))]
     if not stability:
         return found
-    with widened(engine):
+    with widened(view):
         again = attribute_batch(
             model,
             [job.ids for job in jobs],
@@ -184,9 +184,9 @@ def attribute_sequence(
 
     Arguments and errors otherwise as in `attribute`.
     """
-    engine = view(model)
+    view = view_of(model)
     limits = Limits(chunk_size, checkpoint_blocks)
-    ids = encode(engine, prompt, prepend_bos, attention_mask)
+    ids = encode(view, prompt, prepend_bos, attention_mask)
     check_is_scope(scope)
     if getattr(scope, "position", None) is not None:
         raise ScopeParameterError(
@@ -196,19 +196,19 @@ def attribute_sequence(
     reads = _reads(positions, ids, any(v is NEXT_TOKEN for v in vars(scope).values()))
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
-    check_scopes(engine, [scope])
-    places = engine.sites(sites)
+    check_scopes(view, [scope])
+    places = view.sites(sites)
     ordered = sorted(set(reads))
-    hooked = engine.is_hooked()
-    group = default_chunk(engine, 1, ordered[-1] + 1)
+    hooked = view.is_hooked()
+    group = default_chunk(view, 1, ordered[-1] + 1)
     if not hooked:
         group = min(group, max(_FEW_READS, -(-len(ordered) // 4)))
     results: dict[int, Attribution] = {}
     for start in range(0, len(ordered), group):
         chosen = ordered[start : start + group]
-        (answers,) = run(engine, [Job(ids, [(p, scope) for p in chosen], hooked)], places, limits)
+        (answers,) = run(view, [Job(ids, [(p, scope) for p in chosen], hooked)], places, limits)
         for p, answer in zip(chosen, answers):
-            results[p] = answer.attribution(engine, ids)
+            results[p] = answer.attribution(view, ids)
     each = [results[p] for p in reads]
     first = each[0]
     errors = [a.standard_error for a in each]
@@ -243,7 +243,7 @@ def _reads(positions: Any, ids: Sequence[int], need_next: bool) -> list[int]:
 
 
 def _encoded(
-    engine: ModelView, prompts: Any, prepend_bos: bool | None, attention_mask: Mask | None
+    view: ModelView, prompts: Any, prepend_bos: bool | None, attention_mask: Mask | None
 ) -> list[Ids]:
     listed = list_of_prompts(prompts, attention_mask)
     others = [p for p in listed if not isinstance(p, str)]
@@ -254,7 +254,7 @@ def _encoded(
             "the list of prompts mixes text and token ids: give one kind, so that BOS is treated "
             "alike in all of them"
         )
-    return encode_all(engine, listed, prepend_bos)
+    return encode_all(view, listed, prepend_bos)
 
 
 def _scopes(scope: Any, n: int) -> list[Scope]:

@@ -216,8 +216,8 @@ class Recency(baselines.Method):
     name = "recency"
     units = "none"
 
-    def scores(self, prompted, site):
-        return baselines.Scored(torch.arange(len(prompted.ids)))
+    def scores(self, prompt_run, site):
+        return baselines.Scored(torch.arange(len(prompt_run.ids)))
 
 
 methods = {

@@ -15,7 +15,7 @@ from benchmarks.replication.cells import READ
 from benchmarks.replication.loop import PublishedLoop
 from tl_scopes import models
 from tl_scopes.adapter.prompts import encode
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.evaluation import DataSet, Settings
 from tl_scopes.evaluation import measure as measure_rows
 from tl_scopes.models import bundled
@@ -41,7 +41,7 @@ def run(
         ours = models.load(name, progress=False)
         theirs = _published(name, ours)
         for label, data in sets:
-            ids: list[list[int]] = [encode(view(ours), p, None) for p in data.prompts]
+            ids: list[list[int]] = [encode(view_of(ours), p, None) for p in data.prompts]
             for contest in contests(ours, theirs, ids):
                 timing = measure.interleaved(
                     contest.theirs, contest.ours, rounds, budget_s=float("inf"), warm=False

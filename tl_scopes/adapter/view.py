@@ -253,7 +253,7 @@ class ModelView:
         return self.dtype, self.device, hooks.circumstances(self.every_module())
 
     @contextmanager
-    def frozen(self) -> Iterator[None]:
+    def locked(self) -> Iterator[None]:
         """Gradients on, parameters frozen, one caller at a time; everything put back on exit."""
         with self.lock:
             thawed = [p for p in guards.every_parameter(self.every_module()) if p.requires_grad]
@@ -307,7 +307,7 @@ _views: weakref.WeakKeyDictionary[Any, ModelView] = weakref.WeakKeyDictionary()
 forks.in_child(lambda: [found.disown() for found in list(_views.values())])
 
 
-def view(model: Any) -> ModelView:
+def view_of(model: Any) -> ModelView:
     """The view of `model`, after every check that does not need a prompt.
 
     Raises `UnsupportedModelError` or `TrainingModeError`.

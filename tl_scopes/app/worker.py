@@ -80,11 +80,11 @@ class Desk:
     def _compute(self, request: Request, tell: Tell) -> Attribution:
         import tl_scopes as ts
         from tl_scopes.adapter.prompts import encode
-        from tl_scopes.adapter.view import view
+        from tl_scopes.adapter.view import view_of
 
         model = self._model(request.model, tell)
         tell("Computing …")
-        n = len(encode(view(model), request.prompt, None))
+        n = len(encode(view_of(model), request.prompt, None))
         if n > self.settings.max_tokens:
             raise PromptTooLongError(
                 f"the prompt has {n} tokens, this page takes {self.settings.max_tokens}: shorten it, "

@@ -15,7 +15,7 @@ from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.unembedding import Unembedding, working_dtype
 from tl_scopes.adapter.view import Edit
 from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 
 Replacement = Literal["zero", "pad", "bos", "mean", "hide"]
 REPLACEMENTS: tuple[Replacement, ...] = ("zero", "pad", "bos", "mean", "hide")
@@ -45,7 +45,7 @@ INTACT = Alteration(())
 
 
 def final_states(
-    prompted: Prompted,
+    prompt_run: PromptRun,
     alterations: Sequence[Alteration],
     site: Site | None = None,
     component: tuple[int, ...] = (),
@@ -53,11 +53,11 @@ def final_states(
     """The final state under each alteration at `site` (None: the embedding), equal ones run once.
 
     `component`: the head whose activation is replaced, where the site has heads. Inside
-    `prompted.frozen()`. Raises `ScopeParameterError`, `SiteError` or `NumericalError`.
+    `prompt_run.locked()`. Raises `ScopeParameterError`, `SiteError` or `NumericalError`.
     """
     site = embed_site() if site is None else site
     distinct = list(dict.fromkeys(alterations))
-    size = prompted.rows_at_once()
+    size = prompt_run.rows_at_once()
     found: dict[Alteration, Tensor] = {}
     with torch.no_grad():
         for hidden in (False, True):
@@ -65,7 +65,7 @@ def final_states(
             run = _hidden if hidden else _replaced
             for start in range(0, len(chosen), size):
                 chunk = chosen[start : start + size]
-                found |= zip(chunk, run(prompted, chunk, site, component))
+                found |= zip(chunk, run(prompt_run, chunk, site, component))
     states = torch.stack([found[a] for a in alterations])
     if not torch.isfinite(states).all():
         row = int((~torch.isfinite(states)).any(1).nonzero()[0])
@@ -78,21 +78,21 @@ def final_states(
 
 
 def _where(
-    prompted: Prompted, alterations: Sequence[Alteration], width: int
+    prompt_run: PromptRun, alterations: Sequence[Alteration], width: int
 ) -> Bool[Tensor, "row pos"]:
     where = torch.zeros(len(alterations), width, dtype=torch.bool, device="cpu")
     for row, alteration in enumerate(alterations):
         # Those after the read position were not run, and cannot matter.
         where[row, [t for t in alteration.positions if t < width]] = True
-    return where.to(prompted.engine.device)
+    return where.to(prompt_run.view.device)
 
 
 def _replaced(
-    prompted: Prompted, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
+    prompt_run: PromptRun, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
 ) -> Float[Tensor, "row d_model"]:
-    where = _where(prompted, alterations, len(prompted.run))
+    where = _where(prompt_run, alterations, len(prompt_run.run))
     kinds = [a.by if a.positions else "zero" for a in alterations]
-    new = [replacement(prompted, site, kind) for kind in kinds]
+    new = [replacement(prompt_run, site, kind) for kind in kinds]
     # That of all heads, where one is replaced.
     new = [v[component] if v.ndim and component else v for v in new]
 
@@ -107,11 +107,11 @@ def _replaced(
         out[(slice(None), slice(None), *component)] = changed
         return out
 
-    return prompted.states(len(alterations), {site: edit})
+    return prompt_run.states(len(alterations), {site: edit})
 
 
 def _hidden(
-    prompted: Prompted, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
+    prompt_run: PromptRun, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
 ) -> Float[Tensor, "row d_model"]:
     """Positions that no query attends to, in any layer or head; all tokens keep their places.
 
@@ -122,8 +122,8 @@ def _hidden(
             f'"hide" takes tokens out of attention in every layer, so it has no site {site.label!r}; '
             'use "embed", or another replacement'
         )
-    engine = prompted.engine
-    where = _where(prompted, alterations, len(prompted.run))[:, None, None, :]
+    view = prompt_run.view
+    where = _where(prompt_run, alterations, len(prompt_run.run))[:, None, None, :]
     itself = torch.eye(where.shape[-1], dtype=torch.bool, device=where.device)
     kept_out: list[bool] = []
 
@@ -141,13 +141,13 @@ def _hidden(
         return pattern
 
     edits: dict[Site, Edit] = {}
-    for layer in range(engine.n_layers):
+    for layer in range(view.n_layers):
         for hook, edit in (("hook_attn_scores", hide), ("hook_pattern", check)):
             name = f"blocks.{layer}.attn.{hook}"
-            if name in engine.hooks:
-                edits[engine.site(name)] = edit
-    states = prompted.states(len(where), edits)
-    if kept_out != [True] * engine.n_layers:
+            if name in view.hooks:
+                edits[view.site(name)] = edit
+    states = prompt_run.states(len(where), edits)
+    if kept_out != [True] * view.n_layers:
         raise SiteError(
             '"hide" needs attention scores that can be edited in every layer, which this model does '
             "not give (OPT, GPT-J and native bridges do not): use another replacement, or a "
@@ -156,7 +156,7 @@ def _hidden(
     return states
 
 
-def replacement(prompted: Prompted, site: Site, kind: str) -> Tensor:
+def replacement(prompt_run: PromptRun, site: Site, kind: str) -> Tensor:
     """What an activation at `site` is replaced by, as the hook there shows it: [] or [..., d].
 
     "zero"; at the embedding also "pad" and "bos", the embeddings of the tokenizer's tokens, and
@@ -165,51 +165,51 @@ def replacement(prompted: Prompted, site: Site, kind: str) -> Tensor:
     """
     check_replacement(kind)
     key = ("replacement", site.label, kind)
-    if key not in prompted.remembered:
-        prompted.remembered[key] = _replacement(prompted, site, kind)
-    return prompted.remembered[key]
+    if key not in prompt_run.remembered:
+        prompt_run.remembered[key] = _replacement(prompt_run, site, kind)
+    return prompt_run.remembered[key]
 
 
-def _replacement(prompted: Prompted, site: Site, kind: str) -> Tensor:
-    engine = prompted.engine
+def _replacement(prompt_run: PromptRun, site: Site, kind: str) -> Tensor:
+    view = prompt_run.view
     if kind == "zero":
-        return torch.zeros((), device=engine.device)
+        return torch.zeros((), device=view.device)
     if kind == "mean" and not site.is_embed:
-        x = prompted.activation(site)[0]
-        return x[prompted.first : prompted.position + 1].mean(0)
+        x = prompt_run.activation(site)[0]
+        return x[prompt_run.first : prompt_run.position + 1].mean(0)
     if not site.is_embed:
         raise ScopeParameterError(
             f'{kind!r} is the embedding of a token, so it replaces at the site "embed" only, not at '
             f'{site.label!r}: use "zero" or "mean" there'
         )
     if kind == "mean":
-        return _mean_embedding(prompted)
+        return _mean_embedding(prompt_run)
     name = f"{kind}_token_id"
-    token = getattr(getattr(engine.model, "tokenizer", None), name, None)
+    token = getattr(getattr(view.model, "tokenizer", None), name, None)
     if kind == "bos":
-        token = bos_id(engine)
-    if token is None or not 0 <= int(token) < int(engine.cfg.d_vocab):
+        token = bos_id(view)
+    if token is None or not 0 <= int(token) < int(view.cfg.d_vocab):
         raise ScopeParameterError(
             f"{kind!r} needs the embedding of the tokenizer's {name}, which is {token}: use "
             '"zero" or "mean"'
         )
-    return prompted.embedded(torch.tensor([[int(token)]], device="cpu"))[0, 0]
+    return prompt_run.embedded(torch.tensor([[int(token)]], device="cpu"))[0, 0]
 
 
-def _mean_embedding(prompted: Prompted) -> Float[Tensor, "d_model"]:
+def _mean_embedding(prompt_run: PromptRun) -> Float[Tensor, "d_model"]:
     """Over the vocabulary."""
-    engine = prompted.engine
-    d_vocab = int(engine.cfg.d_vocab)
-    width = min(engine.n_ctx or 1024, 1024)
+    view = prompt_run.view
+    d_vocab = int(view.cfg.d_vocab)
+    width = min(view.n_ctx or 1024, 1024)
     # Hooks of the user's may be made for one row.
-    rows = 1 if prompted.hooked else max(1, _EMBEDDED_AT_ONCE // width)
+    rows = 1 if prompt_run.hooked else max(1, _EMBEDDED_AT_ONCE // width)
     total = torch.zeros((), dtype=torch.float64, device="cpu")
     for ids in torch.arange(d_vocab, device="cpu").split(rows * width):
         whole = ids[: len(ids) // width * width].view(-1, width)
         for part in (whole, ids[whole.numel() :][None]):
             if part.numel():
-                total = total + prompted.embedded(part).sum((0, 1), dtype=torch.float64).cpu()
-    return (total / d_vocab).to(engine.device, working_dtype(engine.dtype))
+                total = total + prompt_run.embedded(part).sum((0, 1), dtype=torch.float64).cpu()
+    return (total / d_vocab).to(view.device, working_dtype(view.dtype))
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,13 +261,13 @@ def effects(
 
 
 def leave_one_out(
-    prompted: Prompted,
+    prompt_run: PromptRun,
     by: str,
     token: int,
     site: Site | None = None,
     component: tuple[int, ...] = (),
 ) -> Effects:
     """The effect of each position up to the read one being taken away alone."""
-    each = [Alteration((t,), by) for t in range(prompted.position + 1)]
-    intact, *altered = final_states(prompted, [INTACT, *each], site, component)
-    return effects(prompted.read.head, intact, torch.stack(altered), token)
+    each = [Alteration((t,), by) for t in range(prompt_run.position + 1)]
+    intact, *altered = final_states(prompt_run, [INTACT, *each], site, component)
+    return effects(prompt_run.read.head, intact, torch.stack(altered), token)

@@ -27,7 +27,7 @@ from tl_scopes.baselines.target import (
     value_of,
 )
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
 
@@ -110,8 +110,8 @@ class InputXGradient(Explaining):
         super().__post_init__()
         check_reduce(self.reduce)
 
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
-        product = self.gradient(prompted, site) * prompted.activation(site)[0]
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+        product = self.gradient(prompt_run, site) * prompt_run.activation(site)[0]
         return Scored(reduced(product, self.reduce))
 
 
@@ -146,12 +146,12 @@ class SmoothGrad(Explaining):
     def units(self) -> str:
         return UNITS[self.of] + ("" if self.times_input else " per unit of residual")
 
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
         from captum.attr import InputXGradient as Product
         from captum.attr import NoiseTunnel, Saliency
 
-        x = prompted.activation(site).requires_grad_()
-        explained = self.explained(prompted, site)
+        x = prompt_run.activation(site).requires_grad_()
+        explained = self.explained(prompt_run, site)
         method = Product(explained) if self.times_input else Saliency(explained)
         devices = [x.device] if x.device.type == "cuda" else []
         # captum draws from the global generator, of the activation's device.
@@ -164,12 +164,12 @@ class SmoothGrad(Explaining):
                 x,
                 nt_type="smoothgrad",
                 nt_samples=self.draws,
-                nt_samples_batch_size=min(self.draws, prompted.rows_at_once(gradients=True)),
+                nt_samples_batch_size=min(self.draws, prompt_run.rows_at_once(gradients=True)),
                 stdevs=self.noise * float(x.detach().double().std()),
                 **({} if self.times_input else {"abs": False}),
             )
         assert isinstance(found, Tensor)  # as what was given
         scale = 1.0
         if site.is_embed and not self.times_input:
-            scale = prompted.engine.embed_scale
+            scale = prompt_run.view.embed_scale
         return Scored(reduced(found[0], "norm") / scale)

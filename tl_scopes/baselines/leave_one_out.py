@@ -13,7 +13,7 @@ from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.baselines.target import NUMBERS
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.jacobian.answers import components_of
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
 from tl_scopes.scopes.base import Target, plain_target
 
@@ -69,16 +69,16 @@ class LeaveOneOut(Method):
     def parameters(self) -> dict[str, Any]:
         return super().parameters() | {"target": plain_target(self.target)}
 
-    def target_of(self, prompted: Prompted) -> Token | None:
-        return None if self.measure == "kl" else prompted.read.resolve(self.target)
+    def target_of(self, prompt_run: PromptRun) -> Token | None:
+        return None if self.measure == "kl" else prompt_run.read.resolve(self.target)
 
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
-        target = self.target_of(prompted)
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+        target = self.target_of(prompt_run)
         token = 0 if target is None else target.id
-        shape = prompted.activation(site).shape
+        shape = prompt_run.activation(site).shape
         rows = []
         for _, component in components_of(site, torch.empty(shape[:-1], device="meta")):
-            found = leave_one_out(prompted, self.replacement, token, site, component)
+            found = leave_one_out(prompt_run, self.replacement, token, site, component)
             chosen = {"kl": found.kl, "log_prob": found.fall, "logit": found.logit}[self.measure]
             rows.append((component, chosen))
         values = torch.zeros(shape[1:-1], dtype=torch.float64, device="cpu")

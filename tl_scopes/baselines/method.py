@@ -16,7 +16,7 @@ from tl_scopes.adapter.sites import Site, SiteRequest
 from tl_scopes.errors import NumericalError
 from tl_scopes.jacobian.answers import candidates, components_of
 from tl_scopes.jacobian.forward import refuse_noncausal
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import ScopeInfo, Token
 
@@ -59,10 +59,10 @@ class Method(ABC):
         """What a score is measured in."""
 
     @abstractmethod
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
-        """Scores of one prompt at one site, inside `prompted.frozen()`."""
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+        """Scores of one prompt at one site, inside `prompt_run.locked()`."""
 
-    def target_of(self, prompted: Prompted) -> Token | None:
+    def target_of(self, prompt_run: PromptRun) -> Token | None:
         """The token that is explained, if there is one. Raises `TargetError`."""
         return None
 
@@ -100,34 +100,34 @@ class Method(ABC):
         Arguments, result and errors as of `tl_scopes.attribute`: scores are Float[Tensor, "site pos"]
         in `units`, zero after the read position. They may be negative where the method is signed.
         """
-        prompted = Prompted.ask(model, prompt, position, prepend_bos)
+        prompt_run = PromptRun.ask(model, prompt, position, prepend_bos)
         check_scope(model, self)
-        return self.whole(prompted, prompted.engine.sites(sites))
+        return self.whole(prompt_run, prompt_run.view.sites(sites))
 
-    def whole(self, prompted: Prompted, places: Sequence[Site]) -> Attribution:
+    def whole(self, prompt_run: PromptRun, places: Sequence[Site]) -> Attribution:
         """`attribute`, for a prompt that several methods share."""
-        engine = prompted.engine
+        view = prompt_run.view
         labels: list[str] = []
         rows: list[Tensor] = []
         facts: dict[str, Any] = {}
-        end = prompted.position + 1
-        with prompted.frozen(self.needs_gradients):
-            prompted.look(places)
-            read = prompted.read
-            target = self.target_of(prompted)
+        end = prompt_run.position + 1
+        with prompt_run.locked(self.needs_gradients):
+            prompt_run.look(places)
+            read = prompt_run.read
+            target = self.target_of(prompt_run)
             for site in places:
-                scored = self.scores(prompted, site)
+                scored = self.scores(prompt_run, site)
                 values = scored.values.detach().cpu().double()
                 for label, index in components_of(site, values[None]):
                     labels.append(label)
                     rows.append(values[(slice(None), *index)])
                     if self.shows_causality and (rows[-1][end:].abs() > 0).any():
-                        refuse_noncausal(label, prompted.position)
+                        refuse_noncausal(label, prompt_run.position)
                 for key, value in scored.facts().items():
                     facts[key if len(places) == 1 else f"{key} at {site.label}"] = value
             assert read.raw is not None
-            prediction = candidates(engine, read.head.logits(read.raw))
-        scores = torch.zeros(len(rows), len(prompted.ids), dtype=torch.float32, device="cpu")
+            prediction = candidates(view, read.head.logits(read.raw))
+        scores = torch.zeros(len(rows), len(prompt_run.ids), dtype=torch.float32, device="cpu")
         scores[:, :end] = torch.stack(rows)[:, :end].float()
         bad = (~torch.isfinite(scores)).nonzero()
         if len(bad):
@@ -136,14 +136,14 @@ class Method(ABC):
                 f"{self.name} gives NaN or infinity at site {labels[s]!r}, token {t}: check the "
                 "weights and hooks, or use another baseline or replacement"
             )
-        about = described(engine, prompted.ids)
+        about = described(view, prompt_run.ids)
         made = about["provenance"]
         about["provenance"] = replace(made, precision=self.precision(made.precision))
         return Attribution(
             **about,
             scores=scores,
             sites=tuple(labels),
-            position=prompted.position,
+            position=prompt_run.position,
             scope=self.info(facts),
             target=target,
             units=self.units,

@@ -15,7 +15,7 @@ from tl_scopes.baselines.ablation import REPLACEMENTS, replacement
 from tl_scopes.baselines.method import Scored
 from tl_scopes.baselines.target import Explaining, Of, Reduce, check_count, check_reduce, reduced
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.scopes.base import Target
 
 Rule = Literal[
@@ -76,17 +76,17 @@ class IntegratedGradients(Explaining):
         plain = "tensor" if isinstance(self.baseline, Tensor) else self.baseline
         return super().parameters() | {"baseline": plain}
 
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
-        x = prompted.activation(site)
-        start = self._start(prompted, site, x)
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+        x = prompt_run.activation(site)
+        start = self._start(prompt_run, site, x)
         if self.rule == "published":
-            mean = self.mean_gradient(prompted, site, start, x, weights=self.shares)
+            mean = self.mean_gradient(prompt_run, site, start, x, weights=self.shares)
             found = mean * (x[0] - start[0])
         else:
-            found = self._standard(prompted, site, start, x)
+            found = self._standard(prompt_run, site, start, x)
 
         def facts() -> dict[str, float]:
-            explained = self.explained(prompted, site)
+            explained = self.explained(prompt_run, site)
             with torch.no_grad():
                 change = float(explained(x)) - float(explained(start))
             return {"convergence_delta": float(found.double().sum()) - change}
@@ -98,11 +98,11 @@ class IntegratedGradients(Explaining):
         """Of the way along the path, where the published code takes gradients."""
         return [i / self.steps for i in range(1, self.steps + 1)]
 
-    def _start(self, prompted: Prompted, site: Site, x: Tensor) -> Tensor:
+    def _start(self, prompt_run: PromptRun, site: Site, x: Tensor) -> Tensor:
         own = self.baseline
         if not isinstance(own, Tensor):
-            return replacement(prompted, site, own).to(x).expand_as(x).clone()
-        whole = (len(prompted.ids), *x.shape[2:])
+            return replacement(prompt_run, site, own).to(x).expand_as(x).clone()
+        whole = (len(prompt_run.ids), *x.shape[2:])
         run = own[: x.shape[1]] if own.shape == whole else own
         try:
             found = run.to(x).expand(x.shape[1:])[None].clone()
@@ -111,37 +111,37 @@ class IntegratedGradients(Explaining):
                 f"baseline has shape {tuple(own.shape)}, the activation at {site.label!r} {whole}: "
                 "give one that is equal, or the same for every position"
             ) from None
-        return found / prompted.engine.embed_scale if site.is_embed else found
+        return found / prompt_run.view.embed_scale if site.is_embed else found
 
-    def _standard(self, prompted: Prompted, site: Site, start: Tensor, x: Tensor) -> Tensor:
+    def _standard(self, prompt_run: PromptRun, site: Site, start: Tensor, x: Tensor) -> Tensor:
         from captum.attr import IntegratedGradients as Captum
 
         with x.device:  # captum puts numbers on the default device, which may hold none
-            found = Captum(self.explained(prompted, site)).attribute(
+            found = Captum(self.explained(prompt_run, site)).attribute(
                 x,
                 start,
                 n_steps=self.steps,
                 method=self.rule,
-                internal_batch_size=prompted.rows_at_once(gradients=True),
+                internal_batch_size=prompt_run.rows_at_once(gradients=True),
             )
         return found[0]
 
     def mean_gradient(
         self,
-        prompted: Prompted,
+        prompt_run: PromptRun,
         site: Site,
         start: Float[Tensor, "1 pos *d"],
         x: Float[Tensor, "1 pos *d"],
         weights: list[float],
     ) -> Float[Tensor, "pos *d"]:
         """The mean over `shares` of the way from `start` to `x` of weight times the gradient there."""
-        explained = self.explained(prompted, site)
-        size = prompted.rows_at_once(gradients=True)
+        explained = self.explained(prompt_run, site)
+        size = prompt_run.rows_at_once(gradients=True)
         total = torch.zeros_like(x[0], dtype=working_dtype(x.dtype))
-        key = self.gradient_key(prompted, site)
+        key = self.gradient_key(prompt_run, site)
         left = list(zip(self.shares, weights))
-        if key in prompted.remembered:  # that at the end of the path
-            total += sum(w for a, w in left if a == 1) * prompted.remembered[key]
+        if key in prompt_run.remembered:  # that at the end of the path
+            total += sum(w for a, w in left if a == 1) * prompt_run.remembered[key]
             left = [(a, w) for a, w in left if a != 1]
         for first in range(0, len(left), size):
             part = left[first : first + size]
@@ -150,7 +150,7 @@ class IntegratedGradients(Explaining):
             (gradients,) = torch.autograd.grad(explained(point).sum(), point)
             total += (w * gradients).sum(0)
             if part[-1][0] == 1:
-                prompted.remembered[key] = gradients[-1]
+                prompt_run.remembered[key] = gradients[-1]
         return total / self.steps
 
 
@@ -182,10 +182,10 @@ class SemanticPath(IntegratedGradients):
     def parameters(self) -> dict[str, Any]:
         return {key: value for key, value in super().parameters().items() if key != "rule"}
 
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
-        x = prompted.activation(site)
-        start = self._start(prompted, site, x)
-        mean = self.mean_gradient(prompted, site, start, x, weights=[1.0] * self.steps)
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+        x = prompt_run.activation(site)
+        start = self._start(prompt_run, site, x)
+        mean = self.mean_gradient(prompt_run, site, start, x, weights=[1.0] * self.steps)
         return Scored(reduced(mean * (1 - self.shares[0]) * (x[0] - start[0]), self.reduce))
 
 

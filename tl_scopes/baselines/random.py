@@ -10,7 +10,7 @@ import torch
 from tl_scopes.adapter.sites import Site
 from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.baselines.target import check_seed
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class Random(Method):
     def precision(self, recorded: str) -> str:
         return ""
 
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
-        own = f"{self.seed} {site.label} {prompted.ids}".encode()
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+        own = f"{self.seed} {site.label} {prompt_run.ids}".encode()
         seed = int.from_bytes(hashlib.sha256(own).digest()[:8], "big") >> 1
         generator = torch.Generator("cpu").manual_seed(seed)
-        shape = prompted.activation(site).shape[1:-1]
+        shape = prompt_run.activation(site).shape[1:-1]
         return Scored(torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu"))

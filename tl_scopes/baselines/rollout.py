@@ -11,7 +11,7 @@ from tl_scopes.adapter.sites import Site
 from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import ScopeParameterError, SiteError
 from tl_scopes.jacobian.forward import seen_at
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 
 
 @dataclass(frozen=True)
@@ -42,18 +42,18 @@ class AttentionRollout(Method):
                 f"residual is {self.residual!r}; allowed: a share from 0 to below 1"
             )
 
-    def scores(self, prompted: Prompted, site: Site) -> Scored:
-        engine = prompted.engine
+    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+        view = prompt_run.view
         first = 0 if site.is_embed else site.layer
         if first is None:
             raise SiteError(
                 f"attention rollout goes from layer to layer, so it has no site {site.label!r}; use "
                 '"embed", or a layer'
             )
-        hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(first, engine.n_layers)]
-        seen = seen_at(engine, prompted.tokens(1), [engine.site(hook) for hook in hooks])
-        row = torch.zeros(len(prompted.run), dtype=torch.float64, device="cpu")
-        row[prompted.position] = 1
+        hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(first, view.n_layers)]
+        seen = seen_at(view, prompt_run.tokens(1), [view.site(hook) for hook in hooks])
+        row = torch.zeros(len(prompt_run.run), dtype=torch.float64, device="cpu")
+        row[prompt_run.position] = 1
         for hook in reversed(hooks):
             row = self._through(row, seen[hook], hook)
         return Scored(row)

@@ -14,7 +14,7 @@ from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import Unembedding, working_dtype
 from tl_scopes.baselines.method import Method
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
 from tl_scopes.scopes.base import Target, plain_target
 
@@ -101,24 +101,24 @@ class Explaining(Method):
     def parameters(self) -> dict[str, Any]:
         return super().parameters() | {"target": plain_target(self.target)}
 
-    def target_of(self, prompted: Prompted) -> Token:
-        return prompted.read.resolve(self.target)
+    def target_of(self, prompt_run: PromptRun) -> Token:
+        return prompt_run.read.resolve(self.target)
 
-    def explained(self, prompted: Prompted, site: Site) -> Callable[[Tensor], Tensor]:
+    def explained(self, prompt_run: PromptRun, site: Site) -> Callable[[Tensor], Tensor]:
         """The number, [row], as a function of the activation at `site`, [row, pos, ...]."""
-        rest, head = prompted.rest(site), prompted.read.head
-        token = self.target_of(prompted).id
+        rest, head = prompt_run.rest(site), prompt_run.read.head
+        token = self.target_of(prompt_run).id
         return lambda activation: value_of(head, rest(activation), token, self.of)
 
-    def gradient(self, prompted: Prompted, site: Site) -> Float[Tensor, "pos *d"]:
+    def gradient(self, prompt_run: PromptRun, site: Site) -> Float[Tensor, "pos *d"]:
         """Of that number at the intact activation."""
-        key = self.gradient_key(prompted, site)
-        if key not in prompted.remembered:
-            x = prompted.activation(site).requires_grad_()
-            (found,) = torch.autograd.grad(self.explained(prompted, site)(x).sum(), x)
-            prompted.remembered[key] = found[0]
-        return prompted.remembered[key]
+        key = self.gradient_key(prompt_run, site)
+        if key not in prompt_run.remembered:
+            x = prompt_run.activation(site).requires_grad_()
+            (found,) = torch.autograd.grad(self.explained(prompt_run, site)(x).sum(), x)
+            prompt_run.remembered[key] = found[0]
+        return prompt_run.remembered[key]
 
-    def gradient_key(self, prompted: Prompted, site: Site) -> tuple[Any, ...]:
+    def gradient_key(self, prompt_run: PromptRun, site: Site) -> tuple[Any, ...]:
         """What names it among the things that methods of one prompt share."""
-        return ("gradient", site.label, self.target_of(prompted).id, self.of)
+        return ("gradient", site.label, self.target_of(prompt_run).id, self.of)

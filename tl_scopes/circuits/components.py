@@ -86,9 +86,9 @@ def components(
     if by not in ("head", "mlp", "layer", "neuron"):
         raise ScopeParameterError(f'by is {by!r}; allowed: "head", "mlp", "layer", "neuron"')
     question = ask(model, prompt, scope, position, prepend_bos, frozen)
-    engine = question.view
-    stream = last_stream(engine, question.read_site)
-    sites = _sites(engine, stream, by)
+    view = question.view
+    stream = last_stream(view, question.read_site)
+    sites = _sites(view, stream, by)
     start = Baseline.chosen(question, baseline, corrupted, reference, prepend_bos)
     # HookedTransformer lists hook_mlp_out where a block has no MLP; a write that is missed shows in
     # the sum.

@@ -33,7 +33,7 @@ def scalars(trace: Trace, moves: Sequence[Move], step: float = 1.0) -> Float[Ten
     """The change of the scope's scalar under each move, scaled by `step`, from real forward passes.
 
     For a scope with several vectors, the quadratic form of the change of what is read. Inside
-    `view.frozen()`. Raises `NumericalError` where an intervention overflows.
+    `view.locked()`. Raises `NumericalError` where an intervention overflows.
     """
     question = trace.question
     size = max(1, BATCH_TOKENS // len(question.run) - 1)

@@ -36,7 +36,7 @@ def push_forward(
     """How the activations at `sites` move when that at the first one moves along `direction`.
 
     One forward pass with forward-mode differentiation; rows of the batch are the directions. Inside
-    `view.frozen()`. Raises `UnsupportedModelError` where an operation has no such derivative.
+    `view.locked()`. Raises `UnsupportedModelError` where an operation has no such derivative.
     """
     view = question.view
     if question.hooked and len(direction) > 1:  # by hooks that may be made for one row

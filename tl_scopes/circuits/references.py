@@ -66,7 +66,7 @@ class Baseline:
         return cls(question, kind, [*prompts])
 
     def measure(self, sites: Sequence[Site], own: dict[str, Tensor]) -> None:
-        """Learn the baseline's activations at `sites`, inside `view.frozen()`.
+        """Learn the baseline's activations at `sites`, inside `view.locked()`.
 
         `own`: those of the prompt itself, which a mean without a reference is taken over.
         """

@@ -14,7 +14,7 @@ from torch import Tensor
 from tl_scopes.adapter.padding import refuse_read
 from tl_scopes.adapter.prompts import Prompt, described, encode, resolve_position
 from tl_scopes.adapter.sites import Site
-from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.circuits.freezing import Frozen, freeze_patterns, hold_norms, parse_frozen
 from tl_scopes.errors import (
     LengthMismatchError,
@@ -71,14 +71,14 @@ def ask(
     frozen: Frozen = None,
 ) -> Question:
     """Check a call's common arguments. Raises the errors that `attribute` raises for them."""
-    engine = view(model)
+    view = view_of(model)
     check_is_scope(scope)
     parts = parse_frozen(frozen)
-    ids = encode(engine, prompt, prepend_bos)
+    ids = encode(view, prompt, prepend_bos)
     own = getattr(scope, "position", None)
     at = resolve_position(position if own is None else own, ids)
-    check_scopes(engine, [scope])
-    return Question(engine, ids, at, scope, parts, engine.is_hooked())
+    check_scopes(view, [scope])
+    return Question(view, ids, at, scope, parts, view.is_hooked())
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,10 +144,10 @@ class Trace:
     def common(self) -> dict[str, Any]:
         """The fields that every circuit result has."""
         ids, answer = self.question.ids, self.answer
-        engine = self.question.view
+        view = self.question.view
         explained = answer.explained
         return {
-            **described(engine, ids),
+            **described(view, ids),
             "position": self.question.position,
             "scope": answer.scope.info(explained),
             "target": explained.target,
@@ -185,7 +185,7 @@ def traced(
     they are reached. Gradients hold the question's `frozen` parts constant. Inside the context
     parameters are frozen and the model locked.
     """
-    engine, read_site = question.view, question.read_site
+    view, read_site = question.view, question.read_site
     kept: dict[str, Tensor] = {}
     found: list[Tensor] = []
 
@@ -203,30 +203,30 @@ def traced(
         found.append(activation)
         raise forward.Stop
 
-    with engine.frozen():
-        tokens = torch.tensor([question.run], device=engine.device)
-        verify_once(engine, tokens, question.hooked)
-        with engine.taps() as undo:
+    with view.locked():
+        tokens = torch.tensor([question.run], device=view.device)
+        verify_once(view, tokens, question.hooked)
+        with view.taps() as undo:
             if "norms" in question.frozen:
-                hold_norms(engine, undo)
+                hold_norms(view, undo)
             for site in dict.fromkeys([root, *sites, *optional]):
-                engine.tap(undo, site, keep(site.label))
+                view.tap(undo, site, keep(site.label))
             if "patterns" in question.frozen:
-                freeze_patterns(engine, undo)
+                freeze_patterns(view, undo)
             if read_site is None:
-                engine.tap_final(undo, stop)
+                view.tap_final(undo, stop)
             else:
-                engine.tap(undo, read_site, stop)
-            forward.forward_to_stop(engine, tokens)
+                view.tap(undo, read_site, stop)
+            forward.forward_to_stop(view, tokens)
         _check_reached(question, root, sites, kept, found)
         if read_site is None:
-            at = forward.at_head(engine, found[0])
+            at = forward.at_head(view, found[0])
         else:
             at = found[0]
-            _check_read_axes(engine, read_site, at, tokens)
-        read = read_values(engine, read_site, at, [0], [question.position])
+            _check_read_axes(view, read_site, at, tokens)
+        read = read_values(view, read_site, at, [0], [question.position])
         job = Job(question.ids, [(question.position, question.scope)], question.hooked)
-        (answer,) = explain(engine, [job], tokens, read.detach(), at_final=read_site is None)
+        (answer,) = explain(view, [job], tokens, read.detach(), at_final=read_site is None)
         vectors, norms = answer.explained.vectors, answer.norms
         weights = answer.explained.every_weight.double().cpu()
         if not len(vectors):  # F of a prediction that is certain has no eigenpairs

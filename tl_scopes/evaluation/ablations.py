@@ -12,13 +12,13 @@ from torch import Tensor
 
 from tl_scopes.adapter.padding import rows as rows_of
 from tl_scopes.adapter.prompts import Prompts, resolve_position
-from tl_scopes.adapter.view import ModelView, view
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.baselines.ablation import INTACT, Alteration, Effects, effects, final_states
 from tl_scopes.errors import PositionError, TargetError
 from tl_scopes.evaluation.methods import AnyMethod, Methods, check_methods, labelled, ranked, score
 from tl_scopes.evaluation.runs.units import encoded
 from tl_scopes.evaluation.settings import Settings
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.files import in_utf8
 from tl_scopes.results.statistics import rank_correlation
 
@@ -50,15 +50,15 @@ def measure(
     """
     settings = settings or Settings()
     named = labelled(methods)
-    engine = view(model)
-    check_methods(engine, named.values())
+    view = view_of(model)
+    check_methods(view, named.values())
     listed = rows_of(prompts)
     known = encoded(model, listed, settings.prepend_bos)
     usable = {i: ids for i, ids in enumerate(known.ids) if ids is not None}
     failed = dict(known.errors)
     done: dict[int, list[Row]] = {}
     try:
-        each = score(engine, list(usable.values()), list(named.values()), settings.position)
+        each = score(view, list(usable.values()), list(named.values()), settings.position)
         scores = dict(zip(usable, each))
     except Exception as error:
         refuse_to_record(error)
@@ -68,8 +68,8 @@ def measure(
         try:
             own = scores.get(i)
             if own is None:
-                (own,) = score(engine, [ids], list(named.values()), settings.position)
-            done[i] = list(_of_prompt(engine, ids, dict(zip(named, own)), settings))
+                (own,) = score(view, [ids], list(named.values()), settings.position)
+            done[i] = list(_of_prompt(view, ids, dict(zip(named, own)), settings))
         except Exception as error:
             refuse_to_record(error)
             failed[i] = error
@@ -109,27 +109,27 @@ def _row(
 
 
 def _of_prompt(
-    engine: ModelView, ids: list[int], scores: dict[str, Tensor], settings: Settings
+    view: ModelView, ids: list[int], scores: dict[str, Tensor], settings: Settings
 ) -> Iterator[Row]:
-    prompted = Prompted(engine, ids, resolve_position(settings.position, ids), engine.is_hooked())
-    gold = prompted.next_id
+    prompt_run = PromptRun(view, ids, resolve_position(settings.position, ids), view.is_hooked())
+    gold = prompt_run.next_id
     if settings.target == "gold" and gold is None:
         raise TargetError(
             "the gold target is the token after the read position, but the prompt ends there: use "
             'position=-2, or target="predicted"'
         )
-    first, end = prompted.first, prompted.position + 1
+    first, end = prompt_run.first, prompt_run.position + 1
     if first == end:
         raise PositionError(
-            f"position {prompted.position} is BOS, before which nothing can be replaced: read later"
+            f"position {prompt_run.position} is BOS, before which nothing can be replaced: read later"
         )
     # What follows the read position cannot matter, but would stand before negative scores.
     orders = {name: ranked(own[:end], first) for name, own in scores.items()}
     asked = dict(_alterations(orders, len(ids) - first, settings))
-    left_out = _left_out(prompted, settings)
-    with prompted.frozen(gradients=False):
-        states = final_states(prompted, [INTACT, *asked.values(), *left_out])
-        head = engine.unembedding()
+    left_out = _left_out(prompt_run, settings)
+    with prompt_run.locked(gradients=False):
+        states = final_states(prompt_run, [INTACT, *asked.values(), *left_out])
+        head = view.unembedding()
         logits = head.logits(head.raw_logits(states[:1]))[0].double()
         predicted = int(logits.argmax())
         token = gold if settings.target == "gold" and gold is not None else predicted
@@ -165,11 +165,11 @@ def _alterations(
                     yield (name, "sufficiency", *key), Alteration(rest, kind)
 
 
-def _left_out(prompted: Prompted, settings: Settings) -> list[Alteration]:
+def _left_out(prompt_run: PromptRun, settings: Settings) -> list[Alteration]:
     kind = settings.leave_one_out
     if kind is None:
         return []
-    return [Alteration((t,), kind) for t in range(prompted.first, prompted.position + 1)]
+    return [Alteration((t,), kind) for t in range(prompt_run.first, prompt_run.position + 1)]
 
 
 def _areas(asked: list[Asked], found: Effects, settings: Settings) -> Iterator[Row]:

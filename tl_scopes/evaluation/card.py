@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter.prompt_lists import list_of_prompts
 from tl_scopes.adapter.prompts import Prompts
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesWarning
 from tl_scopes.evaluation.ablations import COLUMNS, Row, error_row, measure
 from tl_scopes.evaluation.methods import Methods, check_methods, labelled
@@ -75,15 +75,15 @@ def faithfulness_card(
             f"reference is {reference!r}; allowed: {', '.join(map(repr, named))}, or None"
         )
     given = list_of_prompts(prompts)
-    engine = view(model)
+    view = view_of(model)
     known = encoded(model, given, settings.prepend_bos)
     plan = units(known.ids, _UNIT)
     depths = _DEPTHS if randomised is True else randomised
     # Checked before hours of measuring, not after.
-    depths = depths and parse_depths(depths, engine.n_layers)
+    depths = depths and parse_depths(depths, view.n_layers)
     draws = _number("stability", stability, 4)
     top = _number("spectra", spectra, 64)
-    check_methods(engine, [*named.values(), *([FisherScope(rank=1)] if top else [])])
+    check_methods(view, [*named.values(), *([FisherScope(rank=1)] if top else [])])
     for method in named.values() if depths or draws else ():
         pinned(method, 0)
     found: list[Row] = [error_row(i, 0, error) for i, error in known.errors.items()]
@@ -108,14 +108,14 @@ def faithfulness_card(
                 checks["stability"] = input_stability(model, own, named, draws=draws, **seeded)
         if own and top:
             with _kept(bar, "spectra of F"):
-                top = min(top, engine.d_model)
+                top = min(top, view.d_model)
                 checks["spectra"] = fisher_spectrum(model, own, top=top, **where)
     places = dict(enumerate(kept))
     return FaithfulnessCard(
         rows=_rows(found),
         methods=tuple(named),
         settings=settings.to_dict(),
-        provenance=engine.provenance(),
+        provenance=view.provenance(),
         reference=reference,
         **{k: frame.assign(index=frame["index"].map(places)) for k, frame in checks.items()},
     )

@@ -18,7 +18,7 @@ from tl_scopes.attribution import grouped
 from tl_scopes.baselines.method import Method
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.jacobian.answers import Job, Limits, check_scopes, run
-from tl_scopes.jacobian.prompt_run import Prompted
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.scopes.base import Scope
 
 # Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
@@ -80,7 +80,7 @@ def label(method: Any) -> str:
 
 
 def score(
-    engine: ModelView,
+    view: ModelView,
     prompts: Sequence[list[int]],
     methods: Sequence[AnyMethod],
     position: int,
@@ -90,9 +90,9 @@ def score(
     Prompts of similar length share a forward pass, all scopes their backward passes.
     Raises what `attribute` raises, also where a score is not finite.
     """
-    check_methods(engine, methods)
+    check_methods(view, methods)
     scopes = [m for m in methods if isinstance(m, Scope)]
-    asked = [Prompted.ask(engine.model, ids, position) for ids in prompts]
+    asked = [PromptRun.ask(view.model, ids, position) for ids in prompts]
     found: list[dict[int, Tensor]] = [{} for _ in prompts]
     for read_site in dict.fromkeys(s.read_site for s in scopes):
         chosen = [i for i, m in enumerate(methods) if isinstance(m, Scope)]
@@ -104,39 +104,39 @@ def score(
             reads = [(place, methods[i]) for place, i in zip(at, chosen)]
             jobs.append(Job(p.ids, reads, p.hooked))  # pyright: ignore[reportArgumentType]
         for group in grouped(jobs, BATCH_TOKENS):
-            answers = run(engine, [jobs[p] for p in group], (embed_site(),), Limits())
+            answers = run(view, [jobs[p] for p in group], (embed_site(),), Limits())
             for p, own in zip(group, answers):
                 for i, answer in zip(chosen, own):
                     if read_site is None and answer.position == asked[p].position:
                         asked[p].expect(answer.read.value)
-                    found[p][i] = answer.attribution(engine, jobs[p].ids).scores[0].double()
+                    found[p][i] = answer.attribution(view, jobs[p].ids).scores[0].double()
     others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
-    for own, prompted in zip(found, asked):
-        own |= {i: scores_alone(m, prompted) for i, m in others}
+    for own, prompt_run in zip(found, asked):
+        own |= {i: scores_alone(m, prompt_run) for i, m in others}
     return [[each[i] for i in range(len(methods))] for each in found]
 
 
-def check_methods(engine: ModelView, methods: Iterable[AnyMethod]) -> None:
+def check_methods(view: ModelView, methods: Iterable[AnyMethod]) -> None:
     """Raises `ScopeParameterError` or `ProcessedWeightsError` for one that the model cannot have; may
     warn."""
     listed = list(methods)
-    check_scopes(engine, [m for m in listed if isinstance(m, Scope)])
+    check_scopes(view, [m for m in listed if isinstance(m, Scope)])
     for method in listed:
         if isinstance(method, Method):
-            check_scope(engine.model, method)
+            check_scope(view.model, method)
 
 
-def scores_alone(method: Method, prompted: Prompted) -> Float[Tensor, "pos"]:
+def scores_alone(method: Method, prompt_run: PromptRun) -> Float[Tensor, "pos"]:
     """Scores at the embedding of a method that is no scope."""
-    with prompted.frozen(method.needs_gradients):
-        values = method.scores(prompted, embed_site()).values.detach().cpu().double()
+    with prompt_run.locked(method.needs_gradients):
+        values = method.scores(prompt_run, embed_site()).values.detach().cpu().double()
     if not torch.isfinite(values).all():
         raise NumericalError(
             f"{method.name} gives NaN or infinity at token {int((~torch.isfinite(values)).nonzero()[0])}: "
             "check the weights and hooks, or use another baseline or replacement"
         )
-    end = prompted.position + 1
-    return torch.nn.functional.pad(values[:end], (0, len(prompted.ids) - end))
+    end = prompt_run.position + 1
+    return torch.nn.functional.pad(values[:end], (0, len(prompt_run.ids) - end))
 
 
 def ranked(scores: Float[Tensor, "pos"], first: int) -> list[int]:

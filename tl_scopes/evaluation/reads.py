@@ -50,7 +50,7 @@ def final_states(
     hooked = view.is_hooked()
     jobs = [Job(ids, [(resolve_position(position, ids), FisherScope())], hooked) for ids in prompts]
     found: dict[int, Tensor] = {}
-    with view.frozen(), torch.no_grad():
+    with view.locked(), torch.no_grad():
         for group in grouped(jobs, BATCH_TOKENS):
             own = [jobs[i] for i in group]
             width = max(job.length for job in own)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from tl_scopes.adapter import guards, internals
 from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.adapter.view import ModelView
-from tl_scopes.adapter.view import view as view_of
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.adapter.weights import substituted
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
 from tl_scopes.evaluation.methods import Methods, labelled, score

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompts, bos_id
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.adapter.view import ModelView
-from tl_scopes.adapter.view import view as view_of
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.methods import Methods, labelled, score
 from tl_scopes.evaluation.reads import (
@@ -117,7 +116,7 @@ def _change(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
 def _noise(
     view: ModelView, ids: list[int], scale: float, seed: int, draw: int
 ) -> Float[Tensor, "pos d_model"]:
-    with view.frozen():
+    with view.locked():
         tokens = torch.tensor([ids], device=view.device)
         clean = activations(view, tokens, [embed_site()])["embed"][0]
     norms = torch.linalg.vector_norm(clean.cpu().double(), dim=-1, keepdim=True)
@@ -140,7 +139,7 @@ def _noisy(view: ModelView, noise: Float[Tensor, "pos d_model"]) -> Iterator[Non
         rest = activation.shape[1] - len(own)
         return activation + torch.nn.functional.pad(own, (0, 0, 0, rest))
 
-    # Not a stack of the view's own, which the end of every frozen() inside would close.
+    # Not a stack of the view's own, which the end of every locked() inside would close.
     undo = ExitStack()
     with view.lock:
         try:

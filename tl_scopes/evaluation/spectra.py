@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter.prompts import Prompts
-from tl_scopes.adapter.view import view as view_of
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.reads import check_whole, encoded, final_states
 from tl_scopes.jacobian.answers import check_scopes

@@ -67,7 +67,7 @@ class Answer:
     exact: list[Tensor] = field(default_factory=list)
     sampled: list[Tensor] = field(default_factory=list)
 
-    def attribution(self, engine: ModelView, ids: list[int]) -> Attribution:
+    def attribution(self, view: ModelView, ids: list[int]) -> Attribution:
         """The public result over the whole prompt `ids`. Raises `NumericalError`."""
         n = self.explained.n_sampled
         scores, errors = [], []
@@ -76,11 +76,11 @@ class Answer:
             scores.append(row if self.explained.squared else row.sqrt())
             if n > 1:
                 errors.append((sampled.var(0) / n).sqrt())
-        self._check(engine, scores)
+        self._check(view, scores)
         return Attribution(
             scores=self._whole(scores, len(ids)),
             sites=tuple(self.sites),
-            **described(engine, ids),
+            **described(view, ids),
             position=self.position,
             scope=self.scope.info(self.explained),
             target=self.explained.target,
@@ -90,7 +90,7 @@ class Answer:
             standard_error=self._whole(errors, len(ids)) if errors else None,
         )
 
-    def _check(self, engine: ModelView, scores: list[Tensor]) -> None:
+    def _check(self, view: ModelView, scores: list[Tensor]) -> None:
         # From the site nearest to what is read: a NaN there reaches all the earlier ones.
         for label, row in zip(reversed(self.sites), reversed(scores)):
             bad = (~torch.isfinite(row.float())).nonzero()
@@ -98,7 +98,7 @@ class Answer:
                 raise NumericalError(
                     f"NaN or infinity in the gradient at site {label!r}, token {int(bad[0])}, "
                     "although the forward pass was finite: check the weights and hooks between "
-                    f"there and what is read{overflow_hint(engine)}"
+                    f"there and what is read{overflow_hint(view)}"
                 )
             if row[self.position + 1 :].any():
                 refuse_noncausal(label, self.position)
@@ -136,15 +136,15 @@ class Limits:
             )
 
 
-def check_scopes(engine: ModelView, scopes: Sequence[Scope]) -> None:
+def check_scopes(view: ModelView, scopes: Sequence[Scope]) -> None:
     """Raises `ScopeParameterError` or `ProcessedWeightsError`; may warn."""
     for scope in {id(s): s for s in scopes}.values():
-        scope.validate(engine.d_model)
-        guards.check_scope(engine.model, scope)
+        scope.validate(view.d_model)
+        guards.check_scope(view.model, scope)
 
 
 def run(
-    engine: ModelView, jobs: list[Job], sites: tuple[Site, ...], limits: Limits
+    view: ModelView, jobs: list[Job], sites: tuple[Site, ...], limits: Limits
 ) -> list[list[Answer]]:
     """Answer every read of every job. All scopes of one call read at the same site.
 
@@ -153,38 +153,38 @@ def run(
     width = max(job.length for job in jobs)
     # Padded with a token of the row's own: the embedding of another may be unused, or NaN.
     rows = [job.ids[: job.length] + [job.ids[0]] * (width - job.length) for job in jobs]
-    tokens = torch.tensor(rows, device=engine.device)
+    tokens = torch.tensor(rows, device=view.device)
     request = jobs[0].reads[0][1].read_site
-    read_site = None if request is None else engine.site(request)
-    with engine.frozen():
-        verify_once(engine, tokens[:1, : jobs[0].length], jobs[0].whole)
+    read_site = None if request is None else view.site(request)
+    with view.locked():
+        verify_once(view, tokens[:1, : jobs[0].length], jobs[0].whole)
         recompute = limits.checkpoint_blocks
         if recompute is None:
-            recompute = exceeds_budget(engine, len(jobs), width)
+            recompute = exceeds_budget(view, len(jobs), width)
         rows = [row for row, job in enumerate(jobs) for _ in job.reads]
         columns = [position for job in jobs for position, _ in job.reads]
-        recording = probes.record(engine, tokens, sites, read_site, recompute, (rows, columns))
-        read = read_values(engine, read_site, recording.read, rows, columns)
-        answers = explain(engine, jobs, tokens, read.detach(), at_final=read_site is None)
-        chunk = limits.chunk_size or default_chunk(engine, len(jobs), width, sparing=recompute)
-        _pull_back(engine, recording, read, answers, chunk)
+        recording = probes.record(view, tokens, sites, read_site, recompute, (rows, columns))
+        read = read_values(view, read_site, recording.read, rows, columns)
+        answers = explain(view, jobs, tokens, read.detach(), at_final=read_site is None)
+        chunk = limits.chunk_size or default_chunk(view, len(jobs), width, sparing=recompute)
+        _pull_back(view, recording, read, answers, chunk)
     remaining = iter(answers)
     return [[next(remaining) for _ in job.reads] for job in jobs]
 
 
-def verify_once(engine: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
+def verify_once(view: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
     """`capture.verify`, `original.refuse_another` and `slope.refuse_another`, unless the model's last
     step, that a bridge is what it wraps, that it is causal, and that its gradient is its slope are
-    known. Inside `engine.frozen()`."""
-    if engine.verified_under != engine.last_step_facts() or engine.last_step_is_hooked():
+    known. Inside `view.locked()`."""
+    if view.verified_under != view.last_step_facts() or view.last_step_is_hooked():
         # Hooks may count on the whole prompt; the last step itself is the same at any length.
-        probes.verify(engine, tokens if whole else tokens[:, :_CHECKED_TOKENS])
-    original.refuse_another(engine, tokens)
-    slope.refuse_another(engine, tokens, whole)
+        probes.verify(view, tokens if whole else tokens[:, :_CHECKED_TOKENS])
+    original.refuse_another(view, tokens)
+    slope.refuse_another(view, tokens, whole)
 
 
 def read_values(
-    engine: ModelView,
+    view: ModelView,
     site: Site | None,
     activation: Float[Tensor, "batch pos *d"],
     rows: list[int],
@@ -192,8 +192,8 @@ def read_values(
 ) -> Float[Tensor, "read *own"]:
     """What is read of the activation at `site` (None: of the final state) at rows and positions."""
     read = activation[rows, columns]
-    if site is not None and site.is_embed and engine.embed_scale != 1:
-        read = read * engine.embed_scale
+    if site is not None and site.is_embed and view.embed_scale != 1:
+        read = read * view.embed_scale
     if site is not None and site.component is not None:
         ((_, index),) = components_of(site, activation[..., 0])
         read = read[(slice(None), *index)]
@@ -201,7 +201,7 @@ def read_values(
 
 
 def explain(
-    engine: ModelView,
+    view: ModelView,
     jobs: list[Job],
     tokens: Int[Tensor, "batch pos"],
     read: Float[Tensor, "read *d"],
@@ -211,37 +211,37 @@ def explain(
 
     Raises `TargetError`, `ScopeParameterError` or `NumericalError`.
     """
-    head = engine.unembedding()
+    head = view.unembedding()
     raw = head.raw_logits(read) if at_final else None
     seen = read if raw is None else raw
     if not torch.isfinite(seen).all():
         what = "the activation that is read" if raw is None else "the logits"
-        refuse_nonfinite(engine, tokens, what)
+        refuse_nonfinite(view, tokens, what)
     answers = []
     for row, job in enumerate(jobs):
         for position, scope in job.reads:
             i = len(answers)
             own = None if raw is None else raw[i]
             after = following(job.ids, position)
-            at = Read(read[i], own, head, lambda t: resolve_token(engine, t), after)
+            at = Read(read[i], own, head, lambda t: resolve_token(view, t), after)
             explained = scope.explain(at)
             explained = replace(explained, vectors=explained.vectors.detach())
             # In double: squared in float32, tiny vectors would vanish.
             norms = torch.linalg.vector_norm(explained.vectors.flatten(1).cpu().double(), dim=1)
-            prediction = () if own is None else candidates(engine, head.logits(own))
+            prediction = () if own is None else candidates(view, head.logits(own))
             answers.append(Answer(row, position, scope, explained, norms, prediction, at))
     return answers
 
 
-def candidates(engine: ModelView, logits: Float[Tensor, "d_vocab"]) -> tuple[Candidate, ...]:
+def candidates(view: ModelView, logits: Float[Tensor, "d_vocab"]) -> tuple[Candidate, ...]:
     """The top predicted next tokens."""
     p, ids = torch.softmax(logits, dim=-1).topk(min(N_CANDIDATES, logits.numel()))
-    names = texts(engine, ids.tolist())
+    names = texts(view, ids.tolist())
     return tuple(Candidate(*entry) for entry in zip(ids.tolist(), names, p.tolist()))
 
 
 def _pull_back(
-    engine: ModelView,
+    view: ModelView,
     recording: probes.Recording,
     read: Float[Tensor, "read *d"],
     answers: list[Answer],
@@ -278,7 +278,7 @@ def _pull_back(
         return out
 
     slots = [slot for _, slot in live]
-    for passes, norms in norms_at(engine, read, slots, cotangents, max(used.values()), chunk):
+    for passes, norms in norms_at(view, read, slots, cotangents, max(used.values()), chunk):
         for (i, _), found in zip(live, norms):
             if found is None:
                 raise SiteError(

@@ -16,7 +16,7 @@ from tl_scopes.jacobian.forward import read_under
 def refuse_lookahead(view: ModelView, tokens: Int[Tensor, "1 pos"], alone: bool = False) -> None:
     """Raise `UnsupportedModelError` where tokens after a position change the final state there.
 
-    Inside `view.frozen()`, under the user's hooks. `alone`: row by row, for hooks made for one.
+    Inside `view.locked()`, under the user's hooks. `alone`: row by row, for hooks made for one.
     """
     refuse(view, lookahead(view, tokens, alone))
 

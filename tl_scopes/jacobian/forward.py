@@ -28,7 +28,7 @@ def forward_to_stop(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
 def activations(
     view: ModelView, tokens: Int[Tensor, "batch pos"], sites: Sequence[Site]
 ) -> dict[str, Tensor]:
-    """The model's own activations at `sites`, [batch, pos, ...] by label. Inside `view.frozen()`.
+    """The model's own activations at `sites`, [batch, pos, ...] by label. Inside `view.locked()`.
 
     Raises `SiteError` for a site that is not reached before the final state.
     """
@@ -71,7 +71,7 @@ def read_under(
     """What is read, [batch, pos, *d], in a forward pass with activations edited at sites.
 
     `read`: None for the final state. `prepare`: what else is changed until `undo`. Inside
-    `view.frozen()`. Raises `SiteError` where the pass does not get there.
+    `view.locked()`. Raises `SiteError` where the pass does not get there.
     """
     found: list[Tensor] = []
 

@@ -25,7 +25,7 @@ def refuse_another(view: ModelView, tokens: Int[Tensor, "1 pos"]) -> None:
     """On a bridge's first use, and in another dtype or setting: hold it against the model it wraps.
 
     `tokens`: ids of a prompt, run where ids spread over the vocabulary give NaN. Inside
-    `view.frozen()`. Raises `UnsupportedModelError`.
+    `view.locked()`. Raises `UnsupportedModelError`.
     """
     facts = (view.dtype, view.device, *(getattr(view.cfg, s, None) for s in _SETTINGS))
     if not view.is_bridge or _compared.get(view.model) == facts:

@@ -72,7 +72,7 @@ def record(
     `recompute`: keep no activations of the blocks, which the backward pass will run again.
     `reads`: rows and positions of the final state that will be read; None: any.
 
-    Must be called inside `view.frozen()`. Raises `SiteError` for a site that is not reached, is
+    Must be called inside `view.locked()`. Raises `SiteError` for a site that is not reached, is
     reached more than once, or has no position axis.
     """
     slots: list[Tensor | None] = [None] * len(sites)

@@ -15,7 +15,7 @@ from torch import Tensor
 from tl_scopes.adapter.padding import following
 from tl_scopes.adapter.prompts import Prompt, bos_id, encode, resolve_position, resolve_token
 from tl_scopes.adapter.sites import Site, embed_site
-from tl_scopes.adapter.view import Edit, ModelView, view
+from tl_scopes.adapter.view import Edit, ModelView, view_of
 from tl_scopes.errors import SiteError
 from tl_scopes.jacobian.answers import verify_once
 from tl_scopes.jacobian.checkpointing import exceeds_budget, kept_bytes, recompute_blocks
@@ -30,13 +30,13 @@ GRADIENT_BYTES = 1 << 30
 
 
 @dataclass(eq=False)
-class Prompted:
+class PromptRun:
     """A prompt of a model, and what was already asked of it. `position` counts from 0.
 
-    Everything but `ask` and the plain facts is to be used inside `with prompted.frozen()`.
+    Everything but `ask` and the plain facts is to be used inside `with prompt_run.locked()`.
     """
 
-    engine: ModelView
+    view: ModelView
     ids: list[int]
     position: int
     hooked: bool
@@ -46,11 +46,11 @@ class Prompted:
     @classmethod
     def ask(
         cls, model: Any, prompt: Prompt, position: int = -1, prepend_bos: bool | None = None
-    ) -> Prompted:
+    ) -> PromptRun:
         """Raises the errors that `attribute` raises for a model, prompt or position."""
-        engine = view(model)
-        ids = encode(engine, prompt, prepend_bos)
-        return cls(engine, ids, resolve_position(position, ids), engine.is_hooked())
+        view = view_of(model)
+        ids = encode(view, prompt, prepend_bos)
+        return cls(view, ids, resolve_position(position, ids), view.is_hooked())
 
     @property
     def run(self) -> list[int]:
@@ -60,7 +60,7 @@ class Prompted:
     @property
     def first(self) -> int:
         """The first position after BOS, which methods do not replace."""
-        return int(self.ids[0] == bos_id(self.engine) and len(self.ids) > 1)
+        return int(self.ids[0] == bos_id(self.view) and len(self.ids) > 1)
 
     @property
     def next_id(self) -> int | None:
@@ -68,15 +68,15 @@ class Prompted:
         return following(self.ids, self.position)
 
     @contextmanager
-    def frozen(self, gradients: bool = True):
-        """`engine.frozen()`, with the model's last step known and, for `gradients`, its slope."""
-        with self.engine.frozen():
+    def locked(self, gradients: bool = True):
+        """`view.locked()`, with the model's last step known and, for `gradients`, its slope."""
+        with self.view.locked():
             with torch.set_grad_enabled(gradients):
-                verify_once(self.engine, self.tokens(1), self.hooked)
+                verify_once(self.view, self.tokens(1), self.hooked)
             yield
 
     def tokens(self, rows: int) -> Int[Tensor, "row pos"]:
-        return torch.tensor([self.run] * rows, device=self.engine.device)
+        return torch.tensor([self.run] * rows, device=self.view.device)
 
     def rows_at_once(self, gradients: bool = False) -> int:
         """Copies of the prompt that may share a forward pass."""
@@ -84,18 +84,18 @@ class Prompted:
             return 1
         width = len(self.run)
         if gradients:
-            return max(1, GRADIENT_BYTES // max(1, kept_bytes(self.engine, 1, width)))
+            return max(1, GRADIENT_BYTES // max(1, kept_bytes(self.view, 1, width)))
         return max(1, BATCH_TOKENS // width)
 
     def states(self, rows: int, edits: Mapping[Site, Edit]) -> Float[Tensor, "row d_model"]:
         """The final states of copies of the prompt, with activations edited at sites."""
-        many = torch.is_grad_enabled() and exceeds_budget(self.engine, rows, len(self.run))
+        many = torch.is_grad_enabled() and exceeds_budget(self.view, rows, len(self.run))
 
         def prepare(undo: ExitStack) -> None:
             if many:
-                recompute_blocks(self.engine, undo, spared=None)
+                recompute_blocks(self.view, undo, spared=None)
 
-        return read_under(self.engine, self.tokens(rows), edits, prepare=prepare)[:, self.position]
+        return read_under(self.view, self.tokens(rows), edits, prepare=prepare)[:, self.position]
 
     def rest(self, site: Site) -> Callable[[Tensor], Tensor]:
         """The model from `site` on, [row, pos, ...] to final states [row, d_model].
@@ -121,7 +121,7 @@ class Prompted:
         Raises `SiteError` where `attribute` does.
         """
         tokens = self.tokens(1)
-        seen, y = look(self.engine, tokens, sites)
+        seen, y = look(self.view, tokens, sites)
         self.expect(y[0, self.position])
         for site in sites:
             if len(seen[site.label]) != 1:
@@ -133,7 +133,7 @@ class Prompted:
             (found,) = seen[site.label]
             check_axes(site.label, found, tokens)
             if site.is_named and found.shape[1] == found.shape[2]:
-                check_second_axis(self.engine, tokens, site)
+                check_second_axis(self.view, tokens, site)
             self.remembered["activation", site.label] = found
 
     def activation(self, site: Site) -> Float[Tensor, "1 pos *d"]:
@@ -153,9 +153,9 @@ class Prompted:
             found.append(a.clone())
             raise Stop
 
-        with torch.no_grad(), self.engine.taps() as undo:
-            self.engine.tap(undo, embed_site(), stop)
-            forward_to_stop(self.engine, ids.to(self.engine.device))
+        with torch.no_grad(), self.view.taps() as undo:
+            self.view.tap(undo, embed_site(), stop)
+            forward_to_stop(self.view, ids.to(self.view.device))
         return found[0]
 
     def expect(self, final_state: Float[Tensor, "d_model"]) -> None:
@@ -169,8 +169,8 @@ class Prompted:
             self.look()
         with torch.no_grad():
             y = self.remembered["final state",]
-            head = self.engine.unembedding()
+            head = self.view.unembedding()
             (raw,) = head.raw_logits(y[None])
         if not torch.isfinite(raw).all():
-            refuse_nonfinite(self.engine, self.tokens(1), "the logits")
-        return Read(y, raw, head, lambda t: resolve_token(self.engine, t), self.next_id)
+            refuse_nonfinite(self.view, self.tokens(1), "the logits")
+        return Read(y, raw, head, lambda t: resolve_token(self.view, t), self.next_id)

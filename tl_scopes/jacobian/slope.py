@@ -84,7 +84,7 @@ def refuse_another(view: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -
     """On a model's first use, and under new circumstances: nudge the embedding, compare slopes.
 
     `tokens`: ids of a prompt; only the first few are run, unless `whole` (hooks may count on all).
-    Inside `view.frozen()`; nothing is asked where gradients are off. Raises `UnsupportedModelError`
+    Inside `view.locked()`; nothing is asked where gradients are off. Raises `UnsupportedModelError`
     that names what cuts or changes the gradient, or `TrainingModeError`.
     """
     if not torch.is_grad_enabled():

@@ -47,7 +47,7 @@ def gradient(at: Subject, site: Site) -> Finding:
     """Whether the gradient at a site is the slope that nudges there measure."""
     dtype = at.dtype_name
     try:
-        with at.view.frozen():
+        with at.view.locked():
             off, allowed = slope.deviation(at.view, at.tokens, site, at.view.is_hooked())
     except ScopesError as error:
         return Finding("", "failed", str(error))

@@ -67,7 +67,7 @@ def logits(at: Subject) -> Finding:
     """Whether log-probabilities are the Hugging Face model's, or a bridge's those of what it wraps."""
     off, whose = None, "the model that the bridge wraps"
     if at.view.is_bridge:
-        with at.view.frozen():
+        with at.view.locked():
             off = original.apart(at.view, at.tokens)
         original.refuse(at.view, off)
     if at.original is not None:
@@ -88,7 +88,7 @@ def logits(at: Subject) -> Finding:
 def causal(at: Subject) -> Finding:
     """Whether tokens leave what is before them alone."""
     alone = at.view.is_hooked()
-    with at.view.frozen():
+    with at.view.locked():
         found = causality.lookahead(at.view, at.tokens, alone)
         if found is None:
             return skipped("a pass gives NaN, or the prompt has one token", "give a longer prompt")

@@ -14,7 +14,7 @@ import torch
 
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.sites import Site
-from tl_scopes.adapter.view import view
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ScopesError, ScopesWarning
 from tl_scopes.evaluation.checking import backward, forward
 from tl_scopes.evaluation.checking.costs import bare_seconds, cost, longest, scopes
@@ -66,7 +66,7 @@ def check(
     """
     started = time.perf_counter()
     try:
-        at = Subject(model, view(model), [], original)
+        at = Subject(model, view_of(model), [], original)
     except ScopesError as error:
         made = ModelCheck((_failed("model", error, ()),), machine=_machine([]))
         return replace(made, seconds=time.perf_counter() - started)
@@ -199,7 +199,7 @@ def _costs(at: Subject, kinds: Mapping[str, Any], bar: Any) -> tuple[Cost, ...]:
 
 def _runs(at: Subject) -> Finding:
     """Whether a forward pass ends, in finite numbers."""
-    with at.view.frozen():
+    with at.view.locked():
         at_fault = first_nonfinite(at.view, at.tokens)
     if at_fault is None:
         return Finding("", "passed", "supported, and its numbers are finite")

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from tl_scopes.adapter.view import view as view_of
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import RunError
 from tl_scopes.evaluation.runs.fingerprint import (
     buffers_hash,

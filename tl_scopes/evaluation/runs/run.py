@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from tl_scopes.adapter.padding import rows
-from tl_scopes.adapter.view import view as view_of
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import PromptError, RunError, ScopeParameterError, ScopesWarning
 from tl_scopes.evaluation.ablations import Row, error_row, refuse_to_record
 from tl_scopes.evaluation.ablations import measure as measure_rows

@@ -9,7 +9,7 @@ from typing import Any
 
 from tl_scopes.adapter.padding import refuse_read
 from tl_scopes.adapter.prompts import encode
-from tl_scopes.adapter.view import view as view_of
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import PromptError
 
 # Padded tokens of a unit, beyond which it takes no further prompt.
