@@ -76,7 +76,7 @@ def write_frames(
     tables = {}
     for name, frame in frames.items():
         made = io.BytesIO()
-        frame.to_parquet(made, view="pyarrow", index=False)
+        frame.to_parquet(made, engine="pyarrow", index=False)
         data = made.getvalue()
         digest = hashlib.sha256(data).hexdigest()
         file = f"{name}-{digest[:12]}.parquet"
@@ -146,7 +146,7 @@ def read_frames(folder: str | Path, kind: str) -> tuple[dict[str, pd.DataFrame],
                 f"{part} is missing, truncated or changed since it was saved: save the result again"
             )
         try:
-            frames[name] = pd.read_parquet(io.BytesIO(data), view="pyarrow")
+            frames[name] = pd.read_parquet(io.BytesIO(data), engine="pyarrow")
         except Exception as error:  # pyarrow has many for a file of another program
             raise ResultFileError(
                 f"{part} is no table that tl_scopes wrote ({error}): save the result again"
