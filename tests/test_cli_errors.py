@@ -16,7 +16,7 @@ from cli_calls import DIFFERENCE, FISHER, call, parsed, refused, save_tiny
 
 import tl_scopes as ts
 from tl_scopes import models
-from tl_scopes.cli import attribute
+from tl_scopes.cli import options
 from tl_scopes.errors import ProcessedWeightsWarning
 
 
@@ -89,7 +89,7 @@ def test_files_are_checked_before_the_model_is_loaded(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(attribute.tempfile, "TemporaryFile", full)
+    monkeypatch.setattr(options.tempfile, "TemporaryFile", full)
     assert "cannot be written (Read-only file system)" in message("--save", same)
     assert sorted(os.listdir(tmp_path)) == ["file", "pipe", "readonly"]
 

@@ -21,7 +21,7 @@ from test_cli_process import COMMAND, Terminal, environment
 import tl_scopes as ts
 from tl_scopes import baselines, evaluation, models
 from tl_scopes.baselines import named
-from tl_scopes.cli import evaluation as _evaluate
+from tl_scopes.cli.evaluate import DEFAULT
 
 TEXTS = [zoo.TEXT, zoo.LONG_TEXT, "The cat", "The dog is in Rome", zoo.TEXT, "The" + " cat" * 99]
 
@@ -86,7 +86,7 @@ def test_json_and_gold_targets(folder, data, tmp_path):
     assert made["methods"]["semantic"]["target"] == "NEXT_TOKEN"
     assert made["methods"]["integrated-gradients"]["target"] == "NEXT_TOKEN"
     assert made["settings"]["target"] == "gold" and made["data"]["first"] == 1
-    assert made["order"] == _evaluate.DEFAULT.split(",")
+    assert made["order"] == DEFAULT.split(",")
 
 
 def test_every_method(folder, data, tmp_path):

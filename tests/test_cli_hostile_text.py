@@ -13,7 +13,7 @@ import pytest
 import zoo
 from cli_calls import call, save_tiny
 
-from tl_scopes.cli import attribute
+from tl_scopes.cli import models, terminal
 from tl_scopes.errors import ScopesWarning
 from tl_scopes.models.bundled import BundleState
 from tl_scopes.results.escapes import isolated, message, without_isolates
@@ -123,8 +123,8 @@ def test_paths_that_are_written(folder, tmp_path):
 
 def test_models_and_warnings(monkeypatch, capsys, tmp_path):
     state = BundleState(EVIL, EVIL, EVIL, False, False, tmp_path, 5, EVIL)
-    attribute.print_states([state])
-    with attribute.quiet():
+    models.print_states([state])
+    with terminal.quiet():
         warnings.warn(EVIL, ScopesWarning, stacklevel=1)
     out, err = capsys.readouterr()
     assert OBEYED.findall(out + err) == [] and "warning: \\x1b[31mred" in err

@@ -18,8 +18,8 @@ import typer
 
 from tl_scopes.app.gate import Door
 from tl_scopes.app.settings import MAX_TOKENS, Settings
-from tl_scopes.cli import attribute
-from tl_scopes.cli import options as _options
+from tl_scopes.cli import options
+from tl_scopes.cli.options import bad
 from tl_scopes.models.quiet import say
 from tl_scopes.results.files import write_bytes
 
@@ -56,9 +56,9 @@ def app(
             "then fetches. Only without --model, and on this machine alone, if left out.",
         ),
     ] = None,
-    backend: _options.Backend = "auto",
-    dtype: _options.Dtype = "float32",
-    device: _options.Device = None,
+    backend: options.Backend = "auto",
+    dtype: options.Dtype = "float32",
+    device: options.Device = None,
     held: Annotated[
         int, _model(min=1, help="How many models stay in memory at once.", metavar="N")
     ] = 2,
@@ -116,14 +116,14 @@ def app(
     try:
         door = Door.of(host, local, tuple(name or ()), tuple(framed_by or ()))
     except ValueError as error:
-        raise typer.BadParameter(str(error), param_hint="'--name' or '--framed-by'") from None
+        raise bad("--name' or '--framed-by", str(error)) from None
     at = _free_port(host, port)
     settings = Settings(
         models=tuple(model or ()),
         naming=(local and not model) if naming is None else naming,
         backend=backend,
         dtype=dtype,
-        device=attribute.device(device),
+        device=options.device(device),
         max_tokens=max_tokens,
         held=held,
     )
@@ -142,21 +142,16 @@ def write_space(folder: Path, others: list[str]) -> None:
     `others`: options that were given too. Its Dockerfile says with which the page is served there.
     """
     if others:
-        raise typer.BadParameter(
+        raise bad(
+            "--space",
             f"--space only writes files, and would ignore {', '.join(others)}: drop that here, and "
             "change the last line of its Dockerfile",
-            param_hint="'--space'",
         )
     if folder.exists() and not folder.is_dir():
-        raise typer.BadParameter(
-            f"{str(folder)!r} is a file; give a new folder", param_hint="'--space'"
-        )
+        raise bad("--space", f"{str(folder)!r} is a file; give a new folder")
     files = sorted(path for path in (_APP / "space").iterdir() if path.is_file())
     if taken := [path.name for path in files if os.path.lexists(folder / path.name)]:
-        raise typer.BadParameter(
-            f"{str(folder)!r} already holds {', '.join(taken)}; give a new folder",
-            param_hint="'--space'",
-        )
+        raise bad("--space", f"{str(folder)!r} already holds {', '.join(taken)}; give a new folder")
     folder.mkdir(parents=True, exist_ok=True)
     for path in files:
         write_bytes(folder / path.name, path.read_bytes())
@@ -165,7 +160,7 @@ def write_space(folder: Path, others: list[str]) -> None:
 
 def _serve(settings: Settings, host: str, port: int, opened: str, door: Door) -> None:
     """Run Streamlit in this process until Ctrl-C. `opened`: an address for a browser, or nothing."""
-    options: dict[str, str] = {
+    flags: dict[str, str] = {
         "server.address": host,
         "server.port": str(port),
         "server.headless": "true",
@@ -182,7 +177,7 @@ def _serve(settings: Settings, host: str, port: int, opened: str, door: Door) ->
         # It would look for this machine's address on the internet.
         "logger.hideWelcomeMessage": "true",
     }
-    arguments = [f"--{name}={value}" for name, value in options.items()]
+    arguments = [f"--{name}={value}" for name, value in flags.items()]
     script = str(_APP / "page" / "serving.py")
     from click.exceptions import Abort
     from streamlit.web import cli as streamlit
@@ -197,17 +192,12 @@ def _serve(settings: Settings, host: str, port: int, opened: str, door: Door) ->
 
 def _check_streamlit() -> None:
     if importlib.util.find_spec("streamlit") is None:
-        raise typer.BadParameter(
-            "the explorer needs streamlit, which is not installed; run: pip install 'tl-scopes[app]'",
-            param_hint="'app'",
-        )
-    version = metadata.version("streamlit")
-    if tuple(int(part) for part in version.split(".")[:2]) < (1, 67):
-        raise typer.BadParameter(
-            f"the explorer needs streamlit 1.67 or newer, {version} is installed; run: "
-            "pip install 'tl-scopes[app]'",
-            param_hint="'app'",
-        )
+        fault = "streamlit, which is not installed"
+    elif tuple(map(int, (version := metadata.version("streamlit")).split(".")[:2])) < (1, 67):
+        fault = f"streamlit 1.67 or newer, {version} is installed"
+    else:
+        return
+    raise bad("app", f"the explorer needs {fault}; run: pip install 'tl-scopes[app]'")
 
 
 def _free_port(host: str, port: int) -> int:
@@ -223,10 +213,10 @@ def _free_port(host: str, port: int) -> int:
             return int(trial.getsockname()[1])
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise typer.BadParameter(
+        raise bad(
+            "--port",
             f"{host}:{port} cannot be listened at ({reason}); give another --port, or an address of "
             "this machine",
-            param_hint="'--port'",
         ) from None
 
 

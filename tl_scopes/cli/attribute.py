@@ -1,56 +1,160 @@
-"""Behind the command line: what its options mean, and where its results go."""
+"""The command `tl-scopes attribute`: the scores of one prompt's tokens."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import logging
-import signal
+import functools
 import sys
-import tempfile
-import threading
-import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
+from tl_scopes.adapter.sites import from_text
 from tl_scopes.baselines import named
-from tl_scopes.cli.options import in_options
-from tl_scopes.errors import (
-    EmptyPromptError,
-    ModelUnavailableError,
-    PromptError,
-    RenderError,
-    ScopeParameterError,
-    ScopesWarning,
-)
-from tl_scopes.models import DEFAULT_MODEL, BundleState
+from tl_scopes.cli import options
+from tl_scopes.cli.options import bad
+from tl_scopes.cli.terminal import quiet, write
+from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.models import DEFAULT_MODEL
 from tl_scopes.models.quiet import say
-from tl_scopes.results.escapes import message
-from tl_scopes.results.files import target
 
-if TYPE_CHECKING:
-    from tl_scopes import Attribution
+EXAMPLES = """Examples:
 
-_PICTURES = (".png", ".pdf", ".svg")
+    tl-scopes attribute "The capital of France is"
 
-Given = Mapping[str, "str | int | None"]
+    tl-scopes attribute "The truth is" --scope logit-difference --target " that" --versus " not"
+
+    tl-scopes attribute "The capital of France is Paris" --target id:next --position -2
+
+    tl-scopes attribute "The truth is" --scope fisher --rank 4 --html scope.html
+
+    tl-scopes attribute "The truth is" --scope temperature --sites all --plot layers.pdf
+
+    tl-scopes attribute - --sites embed,6,12 --json < prompt.txt > scores.json
+
+    tl-scopes attribute --model ./my-model --dtype bfloat16 -- "-40 degrees is"
+"""
+_explained = functools.partial(typer.Option, rich_help_panel="What is explained")
 
 
-def _bad(option: str, message: str) -> typer.BadParameter:
-    return typer.BadParameter(message, param_hint=f"'{option}'")
+def attribute(
+    prompt: Annotated[
+        str,
+        typer.Argument(
+            help="The text. A single - reads it from stdin, less one line break at its end; put -- "
+            "before a text that starts with a dash.",
+            metavar="PROMPT",
+        ),
+    ],
+    model: options.ModelName = DEFAULT_MODEL,
+    backend: options.Backend = "auto",
+    dtype: options.Dtype = "float32",
+    device: options.Device = None,
+    trust_remote_code: options.TrustRemoteCode = False,
+    prepend_bos: options.PrependBos = None,
+    scope: Annotated[
+        str,
+        _explained(
+            help="semantic (one logit), logit-difference (one against another), temperature "
+            "(confidence), fisher (the whole distribution), entropy, or any of "
+            f"{', '.join(named.names()[5:])}.",
+            metavar="SCOPE",
+        ),
+    ] = "semantic",
+    target: Annotated[
+        str | None,
+        _explained(
+            help="The token of semantic and logit-difference: text that is one token (mind a "
+            "leading space), id:1234, or id:next, which follows --position in the prompt. The top "
+            "prediction if left out.",
+            metavar="TOKEN",
+        ),
+    ] = None,
+    versus: Annotated[
+        str | None,
+        _explained(help="The token that logit-difference takes away.", metavar="TOKEN"),
+    ] = None,
+    rank: Annotated[
+        str | None,
+        _explained(
+            help="What fisher keeps exactly: a number of eigenpairs, a share such as 0.9, or full. "
+            "1 if left out, but nothing with --samples.",
+            metavar="RANK",
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        _explained(help="Random directions by which fisher estimates the rest.", metavar="N"),
+    ] = None,
+    seed: Annotated[
+        int | None, _explained(help="For --samples; 0 if left out.", metavar="N")
+    ] = None,
+    sites: Annotated[
+        str,
+        _explained(
+            help="Where influence is measured: embed, all (embed and every layer), layers, hook "
+            "names; commas between several.",
+            metavar="SITES",
+        ),
+    ] = "embed",
+    position: Annotated[
+        int,
+        _explained(help="The token whose next-token prediction is explained.", metavar="N"),
+    ] = -1,
+    html: options.Html = None,
+    plot: Annotated[
+        Path | None, options.output(help="Write a .png, .pdf or .svg.", metavar="FILE")
+    ] = None,
+    save: Annotated[
+        Path | None, options.output(help="Write all of it, for Attribution.load.", metavar="FILE")
+    ] = None,
+    scale: Annotated[
+        Literal["linear", "log"], options.output(help="linear or log colours.", metavar="SCALE")
+    ] = "linear",
+    as_json: options.Json = False,
+) -> None:
+    """Show how strongly each token of a prompt moves the model's prediction.
+
+    Prints the prompt in colour, the strongest tokens and the predicted next ones.
+    """
+    given = {"target": target, "versus": versus, "rank": rank, "samples": samples, "seed": seed}
+    method = scope_of(scope, given, position)
+    places, outputs = from_text(sites), options.outputs(save=save, html=html, plot=plot)
+    text = prompt_of(prompt)
+    with quiet():
+        with contextlib.redirect_stdout(sys.stderr):
+            import tl_scopes as ts
+            from tl_scopes.models import load
+
+            where = options.device(device)
+            if sys.stderr.isatty():
+                say(f"loading {model} ...")
+            loaded = load(
+                model, backend, dtype=dtype, device=where, trust_remote_code=trust_remote_code
+            )
+            reading = {"sites": places, "position": position, "prepend_bos": prepend_bos}
+            if isinstance(method, ts.Scope):
+                result = ts.attribute(loaded, text, method, **reading)
+            else:
+                result = method.attribute(loaded, text, **reading)
+        # Files first: who closes the pipe early has them all the same.
+        write(result, outputs, scale=scale)
+        if as_json:
+            typer.echo(result.to_json())
+        else:
+            result.print(scale=scale)
 
 
-def scope(name: str, given: Given, position: int) -> Any:
+def scope_of(name: str, given: Mapping[str, str | int | None], position: int) -> Any:
     """The scope or method that the options describe. Raises `ScopeParameterError` or BadParameter."""
     from tl_scopes.scopes.base import NEXT, target_from
 
     try:
         taken = named.takes(name.partition(":")[0])
     except ScopeParameterError as error:
-        raise _bad("--scope", str(error)) from None
+        raise bad("--scope", str(error)) from None
     for option, value in given.items():
         if value is None or option in taken:
             continue
@@ -64,22 +168,22 @@ def scope(name: str, given: Given, position: int) -> Any:
         raise ScopeParameterError(
             "--seed is for --samples, which is missing: add it or drop --seed"
         )
-    options: dict[str, Any] = dict(given)
+    values: dict[str, Any] = dict(given)
     for option in ("target", "versus"):
-        text = options[option]
+        text = values[option]
         if text == NEXT and position == -1:
-            raise _bad(
+            raise bad(
                 f"--{option}", f"{NEXT} is the token after the read position: add --position -2"
             )
-        options[option] = target_from(text, f"--{option}")
-    if options["rank"] is not None:
-        options["rank"] = rank = named.number(options["rank"])
+        values[option] = target_from(text, f"--{option}")
+    if values["rank"] is not None:
+        values["rank"] = rank = named.number(values["rank"])
         if isinstance(rank, str) and rank != "full":
-            raise _bad("--rank", f"{rank!r}; give a whole number, a share such as 0.9, or full")
-    return named.made(name, options)
+            raise bad("--rank", f"{rank!r}; give a whole number, a share such as 0.9, or full")
+    return named.made(name, values)
 
 
-def prompt(text: str) -> str:
+def prompt_of(text: str) -> str:
     """The prompt, read from stdin for `-`. Raises `EmptyPromptError` or `PromptError`."""
     try:
         if text == "-":
@@ -94,126 +198,3 @@ def prompt(text: str) -> str:
     if not text:
         raise EmptyPromptError("the prompt is empty: give some text, or - to read it from stdin")
     return text
-
-
-def device(name: str | None) -> str | None:
-    """The device, after a tensor was put there."""
-    from tl_scopes.models.loading import usable_device
-
-    try:
-        return name and usable_device(name)
-    except ModelUnavailableError as error:
-        raise _bad("--device", str(error).rstrip(".")) from None
-
-
-def outputs(**paths: Path | None) -> dict[str, Path]:
-    """The files asked for, by option. Raises BadParameter for one that could not be written: better
-    now than after the model has run."""
-    found: dict[str, Path] = {}
-    for kind, path in paths.items():
-        if path is None:
-            continue
-        option = f"--{kind}"
-        if kind == "plot" and path.suffix.lower() not in _PICTURES:
-            raise _bad(option, f"{str(path)!r} must end in {', '.join(_PICTURES)}")
-        try:
-            file = target(path)
-        except FileNotFoundError:
-            folder = str(path.resolve().parent)
-            raise _bad(option, f"the folder {folder!r} does not exist; make it first") from None
-        except OSError as error:
-            raise _bad(option, str(error)) from None
-        folder = file.parent
-        try:
-            tempfile.TemporaryFile(dir=folder).close()
-        except OSError as error:
-            reason = error.strerror or error
-            raise _bad(option, f"the folder {str(folder)!r} cannot be written ({reason})") from None
-        if file in (target(other) for other in found.values()):
-            raise _bad(option, f"{str(path)!r} is given twice; give two names")
-        found[kind] = path
-    return found
-
-
-def write(result: Attribution, kind: str, path: Path, scale: str) -> None:
-    """Write one output; the file appears whole or not at all."""
-    if kind == "save":
-        result.save(path)
-    elif kind == "html":
-        result.to_html(path, scale=scale)
-    else:
-        try:
-            result.plot(scale=scale).savefig(path, format=path.suffix[1:].lower(), dpi=150)
-        except ValueError as error:  # matplotlib's limit is 65,535 pixels
-            raise RenderError(
-                f"--plot failed ({error}): use --html for so long a prompt"
-            ) from error
-
-
-def print_states(states: list[BundleState]) -> None:
-    """The bundled models as a table."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for heading in ("MODEL", "STATE", "SIZE", "LICENCE", "WHAT"):
-        table.add_column(heading, no_wrap=heading != "WHAT")
-    for state in states:
-        ready = "ready" if state.cached else "ready (converts once)"
-        row = (state.name, ready if state.ready else "not installed", f"{state.size / 1e9:.1f} GB")
-        table.add_row(*(Text(message(x)) for x in (*row, state.licence, state.description)))
-    # A pipe has no width: one line a model.
-    Console(width=None if sys.stdout.isatty() else 400).print(table)
-    typer.echo(
-        f"\nDefault: {DEFAULT_MODEL}. --model also takes a Hugging Face folder, or a name that "
-        "transformer-lens knows."
-    )
-    for state in states:
-        if not state.ready:
-            typer.echo(message(f"For {state.name}: {state.pip_command}"))
-
-
-def state_json(state: BundleState) -> dict[str, Any]:
-    plain = dataclasses.asdict(state) | {"path": str(state.path)}
-    return plain | {"ready": state.ready, "default": state.name == DEFAULT_MODEL}
-
-
-@contextlib.contextmanager
-def interrupts() -> Iterator[list[int]]:
-    """A list of the interrupts (Ctrl-C) that came: importing libraries swallow some."""
-    pressed: list[int] = []
-
-    def note(signum: int, frame: Any) -> None:
-        pressed.append(signum)
-        raise KeyboardInterrupt
-
-    # Only a main thread may set a handler; one that was set, or set to ignore, stays.
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
-        yield pressed
-        return
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Keep libraries' log lines and warnings off the terminal; this package's are one line each."""
-
-    def show(message: Warning | str, *_rest: Any, **_more: Any) -> None:
-        say(f"warning: {in_options(str(message))}")
-
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", ScopesWarning)
-            warnings.showwarning = show
-            yield
-    finally:
-        logging.disable(disabled)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tl_scopes.cli import attribute, options
+from tl_scopes.cli import options
+from tl_scopes.cli.terminal import quiet, write
 from tl_scopes.models import DEFAULT_MODEL
 from tl_scopes.models.quiet import say
 
@@ -22,71 +21,57 @@ EXAMPLES = """Examples:
 
     tl-scopes check gpt2 --backend hooked --html check.html --json > check.json
 """
-_output = functools.partial(typer.Option, rich_help_panel="Output")
 
 
 def check(
-    model: Annotated[
-        str,
-        typer.Argument(
-            help="A bundled model (tl-scopes models), a Hugging Face folder on this disk, or a "
-            "name that transformer-lens knows.",
-            metavar="MODEL",
-        ),
-    ] = DEFAULT_MODEL,
+    model: Annotated[str, typer.Argument(help=options.MODEL, metavar="MODEL")] = DEFAULT_MODEL,
     backend: options.Backend = "auto",
     dtype: options.Dtype = "float32",
     device: options.Device = None,
     trust_remote_code: options.TrustRemoteCode = False,
     costs: Annotated[
         bool,
-        _output(
+        options.output(
             "--costs/--no-costs", help="Measure seconds and memory of each scope, on 128 tokens."
         ),
     ] = True,
-    html: Annotated[
-        Path | None, _output(help="Write a self-contained page.", metavar="FILE")
-    ] = None,
-    as_json: Annotated[
-        bool, _output("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    html: options.Html = None,
+    as_json: options.Json = False,
 ) -> None:
     """Hold a model to all that scopes rest on: on this machine, in this dtype.
 
     Against Hugging Face, nudges and sums; with what each scope costs. Two minutes for
     SmolLM2-135M on 2 cores, one with --no-costs. Ends with 0 if nothing failed, else with 1.
     """
-    pages = attribute.outputs(html=html)
-    with attribute.quiet():
+    outputs = options.outputs(html=html)
+    with quiet():
         with contextlib.redirect_stdout(sys.stderr):
             from tl_scopes.errors import ModelUnavailableError
-            from tl_scopes.evaluation.checking import check as look
+            from tl_scopes.evaluation import checking
             from tl_scopes.evaluation.checking.subject import room_for_weights
             from tl_scopes.models import load_original
             from tl_scopes.models.loading import build
 
-            where = attribute.device(device)
+            where = options.device(device)
             if sys.stderr.isatty():
                 say(f"loading {model} ...")
-            asked: dict[str, Any] = dict(
+            how: dict[str, Any] = dict(
                 dtype=dtype, device=where, trust_remote_code=trust_remote_code
             )
-            loaded, refusal = build(model, backend, **asked)
+            loaded, refusal = build(model, backend, **how)
             original = None
             try:
                 if room_for_weights(loaded):
-                    original = load_original(model, **asked)
+                    original = load_original(model, **how)
             except ModelUnavailableError as error:
                 say(f"warning: not held against Hugging Face's model: {error}")
-            found = look(loaded, original=original, costs=costs)
+            card = checking.check(loaded, original=original, costs=costs)
             if refusal is not None:
-                found = found.failing("logits", str(refusal))
-            for path in pages.values():
-                found.to_html(path)
-                say(f"wrote {path}")
+                card = card.failing("logits", str(refusal))
+            write(card, outputs)
         if as_json:
-            typer.echo(found.to_json())
+            typer.echo(card.to_json())
         else:
-            found.print()
-    if not found.passed:
+            card.print()
+    if not card.passed:
         raise typer.Exit(1)

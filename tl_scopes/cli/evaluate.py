@@ -1,19 +1,32 @@
-"""The command `tl-scopes evaluate`: its options. What they mean is in `_evaluate`."""
+"""The command `tl-scopes evaluate`: attribution methods against ablation, over a whole data set."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import json
+import math
 import sys
+import time
+import warnings
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from tl_scopes.baselines import named
-from tl_scopes.cli import attribute, evaluation, options
+from tl_scopes.cli import options
+from tl_scopes.cli.options import bad
+from tl_scopes.cli.terminal import print_table, quiet, write
+from tl_scopes.errors import LostProcessError, RunError, ScopeParameterError, ScopesError
 from tl_scopes.models import DEFAULT_MODEL
 from tl_scopes.models.quiet import say
+from tl_scopes.results.escapes import message
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from tl_scopes.evaluation import Run
 
 EXAMPLES = """Examples:
 
@@ -25,9 +38,9 @@ EXAMPLES = """Examples:
 
     accelerate launch --multi_gpu -m tl_scopes.cli evaluate --data passages.parquet --out run
 """
+DEFAULT = "semantic,temperature,fisher,input-x-gradient,integrated-gradients,random"
 _data = functools.partial(typer.Option, rich_help_panel="Prompts")
 _measured = functools.partial(typer.Option, rich_help_panel="What is measured")
-_output = functools.partial(typer.Option, rich_help_panel="Output")
 
 
 def evaluate(
@@ -41,7 +54,7 @@ def evaluate(
     ],
     out: Annotated[
         Path,
-        _output(
+        options.output(
             help="The folder of the run. Given again, the run goes on where it ended.",
             metavar="DIR",
         ),
@@ -74,7 +87,7 @@ def evaluate(
             "fisher:full, integrated-gradients:20.",
             metavar="METHODS",
         ),
-    ] = evaluation.DEFAULT,
+    ] = DEFAULT,
     target: Annotated[
         Literal["predicted", "gold"],
         _measured(
@@ -119,17 +132,13 @@ def evaluate(
     seed: Annotated[int, _measured(help="Of random and smoothgrad.", metavar="N")] = 0,
     unit: Annotated[
         int,
-        _output(
+        options.output(
             help="Most prompts that are measured and written together: what a killed run may lose.",
             metavar="N",
         ),
     ] = 4,
-    html: Annotated[
-        Path | None, _output(help="Write a self-contained report.", metavar="FILE")
-    ] = None,
-    as_json: Annotated[
-        bool, _output("--json", help="Print one JSON object and nothing else.")
-    ] = False,
+    html: options.Html = None,
+    as_json: options.Json = False,
 ) -> None:
     """Hold attribution methods against ablation over a whole data set.
 
@@ -137,41 +146,177 @@ def evaluate(
 
     Killed and given again, it goes on; accelerate launch and torchrun split the prompts.
     """
-    reports = attribute.outputs(html=html)
-    asked = evaluation.Asked(
-        model={
-            "name": model,
-            "backend": backend,
-            "dtype": dtype,
-            "device": device,
-            "trust_remote_code": trust_remote_code,
-        },
-        source=data,
-        data={"column": column, "config": config, "split": split, "n": n, "skip": skip},
-        methods=methods,
-        settings={
-            "fractions": evaluation.numbers("--fractions", fractions),
-            "replacements": evaluation.items("--replacements", replacements),
-            "target": target,
-            "sufficiency": sufficiency,
-            "leave_one_out": leave_one_out,
-            "area": area,
-            "position": position,
-            "prepend_bos": prepend_bos,
-            "seed": seed,
-        },
-        out=out,
-        unit=unit,
-    )
-    with attribute.quiet():
+    outputs = options.outputs(html=html)
+    settings = {
+        "fractions": numbers("--fractions", fractions),
+        "replacements": items("--replacements", replacements),
+        "target": target,
+        "sufficiency": sufficiency,
+        "leave_one_out": leave_one_out,
+        "area": area,
+        "position": position,
+        "prepend_bos": prepend_bos,
+        "seed": seed,
+    }
+    with quiet():
         with contextlib.redirect_stdout(sys.stderr):
-            done = evaluation.evaluate(asked)
+            done = _run(
+                dict(name=model, backend=backend, dtype=dtype, trust_remote_code=trust_remote_code),
+                device,
+                dict(source=data, column=column, config=config, split=split, n=n, skip=skip),
+                methods,
+                settings,
+                out,
+                unit,
+            )
             if done is None:
                 return
-            for path in reports.values():
-                done.card().to_html(path)
-                say(f"wrote {path}")
+            if outputs:
+                write(done.card(), outputs)
         if as_json:
-            typer.echo(evaluation.as_json(done))
+            typer.echo(summary_json(done))
         else:
-            evaluation.print_summary(done)
+            print_summary(done)
+
+
+def _run(
+    model: dict[str, Any],
+    device: str | None,
+    data: dict[str, Any],
+    methods: str,
+    settings: dict[str, Any],
+    out: Path,
+    unit: int,
+) -> Run | None:
+    """Measure in this process and those launched with it. None in all but the main one.
+
+    `model`, `data` and `settings`: arguments of `models.load`, `evaluation.read` and `Settings`.
+    """
+    texts = [item.lower().replace("_", "-") for item in items("--methods", methods)]
+    for text in texts:
+        try:
+            named.maker(text.partition(":")[0])
+        except ScopeParameterError as error:
+            raise bad("--methods", str(error)) from None
+    gold = settings["target"] == "gold"
+    if gold and settings["position"] == -1:
+        raise bad("--target", "gold is the token after the read position: add --position -2")
+
+    from tl_scopes.evaluation import Settings, read, run
+    from tl_scopes.evaluation.runs.processes import processes
+    from tl_scopes.models import load
+    from tl_scopes.scopes.base import NEXT_TOKEN
+
+    checked = Settings(**settings)
+    arguments = {"target": NEXT_TOKEN if gold else None, "seed": checked.seed}
+    compared = {text: named.made(text, arguments) for text in texts}
+    team = processes(cpu=device == "cpu")  # says itself where it cannot join the others
+    where = options.device(device or team.device)
+    if not team.is_main:
+        warnings.simplefilter("ignore")  # the main process gives them; `quiet` puts this back
+
+    def loader() -> Any:
+        if team.is_main and sys.stderr.isatty():
+            say(f"loading {model['name']} ...")
+        return load(**model, device=where, progress=team.is_main)
+
+    try:
+        with team.together():
+            prompts = read(**data)
+        done = run(loader, prompts, compared, checked, out=out, unit=unit)
+        team.leave()
+    except KeyboardInterrupt:
+        if team.is_main and out.is_dir():
+            say(f"what is finished stays in {out}; the same command goes on from there")
+        raise
+    except (ScopesError, OSError) as error:
+        if team.is_main or isinstance(error, LostProcessError):
+            raise
+        # The main process says it, and first: as soon as one has ended, launchers end the others.
+        time.sleep(2)
+        raise typer.Exit(2) from None
+    if not team.is_main:
+        return None
+    if done.failed == done.prompts:
+        first = done.to_frame()["error"].iloc[0]
+        raise RunError(f"every prompt failed, the first with {first} (all: {done.rows})")
+    return done
+
+
+def items(option: str, text: str) -> list[str]:
+    """`"a, b"` as a list. Raises BadParameter for an empty entry, or one given twice."""
+    entries = [item.strip() for item in text.split(",")]
+    if not all(entries):
+        raise bad(option, f"{text!r} has an empty entry; put one comma between two")
+    twice = next((item for item in entries if entries.count(item) > 1), None)
+    if twice is not None:
+        raise bad(option, f"{twice!r} is given twice; give it once")
+    return entries
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """`"0.1, 0.2"` as numbers. Raises BadParameter."""
+    try:
+        return [float(item) for item in items(option, text)]
+    except ValueError:
+        raise bad(option, f"{text!r} is not allowed; give numbers such as 0.05,0.1,0.2") from None
+
+
+def summary(done: Run) -> pd.DataFrame:
+    """Mean, standard error and count of the metrics that tell most, by method and replacement."""
+    from tl_scopes.results.card_tables import summarise, tables
+    from tl_scopes.results.metrics import MAIN
+
+    rows = done.to_frame()
+    cells = tables(rows.loc[rows["metric"].isin(MAIN)], done.manifest["order"])
+    return summarise(cells, done.prompts)
+
+
+def print_summary(done: Run) -> None:
+    """Print the summary as a table, a row for each method."""
+    from rich.table import Column
+    from rich.text import Text
+
+    from tl_scopes.results.metrics import metric
+
+    frame = summary(done)
+    several = frame["replacement"].nunique() > 1
+    columns = [Column("METHOD", no_wrap=True)]
+    keys = list(dict.fromkeys(zip(frame["metric"], frame["replacement"])))
+    arrows = {1: " ↑", -1: " ↓"}
+    for name, replacement in keys:
+        measure = metric(name)
+        heading = measure.label + (f" ({replacement})" if several and replacement else "")
+        heading += arrows.get(measure.direction, "")
+        columns.append(Column(Text(message(heading)), justify="right"))
+    values = frame.set_index(["method", "metric", "replacement"])
+    rows = []
+    for method in done.manifest["order"]:
+        cells = [values.loc[(method, *key)] for key in keys]
+        rows.append([method, *(_number(cell["mean"], cell["sem"]) for cell in cells)])
+    print_table(columns, rows)
+    counts = f"{done.prompts} prompts" + (f", {done.failed} of them failed" if done.failed else "")
+    typer.echo("\n" + message(f"{counts}; mean ± standard error over prompts. Rows: {done.rows}"))
+
+
+def _number(mean: float, sem: float) -> str:
+    if math.isnan(mean):
+        return "-"
+    digits = 4 if abs(mean) < 1 else 3
+    return f"{mean:.{digits}f}" + ("" if math.isnan(sem) else f" ± {sem:.{digits}f}")
+
+
+def summary_json(done: Run) -> str:
+    """One line of valid JSON: where the files are, what failed, and the summary."""
+    rows = summary(done).to_dict("records")
+    clean = [{k: None if v != v else v for k, v in row.items()} for row in rows]
+    return json.dumps(
+        {
+            "out": str(done.out),
+            "rows": str(done.rows),
+            "prompts": done.prompts,
+            "failed": done.failed,
+            "summary": clean,
+        },
+        allow_nan=False,
+    )

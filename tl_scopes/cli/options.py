@@ -1,26 +1,29 @@
-"""Options that several commands take: which model, and how it reads text."""
+"""Options that several commands take, and what they mean: the model, how it reads text, where results go."""
 
 from __future__ import annotations
 
 import functools
 import re
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from tl_scopes.adapter.refusals import EACH_IN_TURN, MEND
+from tl_scopes.errors import ModelUnavailableError
+from tl_scopes.results.files import target
 
+MODEL = (
+    "A bundled model (tl-scopes models), a Hugging Face folder on this disk, or a name that "
+    "transformer-lens knows."
+)
+_PICTURES = (".png", ".pdf", ".svg")
 _model = functools.partial(typer.Option, rich_help_panel="Model")
+output = functools.partial(typer.Option, rich_help_panel="Output")
 
-ModelName = Annotated[
-    str,
-    _model(
-        help="A bundled model (tl-scopes models), a Hugging Face folder on this disk, or a "
-        "name that transformer-lens knows.",
-        metavar="NAME",
-    ),
-]
+ModelName = Annotated[str, _model(help=MODEL, metavar="NAME")]
 Backend = Annotated[
     Literal["auto", "hooked", "bridge"],
     _model(help="hooked (HookedTransformer), bridge or auto.", metavar="CLASS"),
@@ -44,6 +47,53 @@ PrependBos = Annotated[
     bool | None,
     _model("--prepend-bos/--no-bos", help="Overrides the model's own way with text."),
 ]
+Html = Annotated[Path | None, output(help="Write a self-contained page.", metavar="FILE")]
+Json = Annotated[bool, output("--json", help="Print one JSON object and nothing else.")]
+
+
+def bad(option: str, message: str) -> typer.BadParameter:
+    """A mistake in the value of one option, to raise."""
+    return typer.BadParameter(message, param_hint=f"'{option}'")
+
+
+def device(name: str | None) -> str | None:
+    """The device, after a tensor was put there."""
+    from tl_scopes.models.loading import usable_device
+
+    try:
+        return name and usable_device(name)
+    except ModelUnavailableError as error:
+        raise bad("--device", str(error).rstrip(".")) from None
+
+
+def outputs(**paths: Path | None) -> dict[str, Path]:
+    """The files asked for, by option. Raises BadParameter for one that could not be written: better
+    now than after the model has run."""
+    found: dict[str, Path] = {}
+    for kind, path in paths.items():
+        if path is None:
+            continue
+        option = f"--{kind}"
+        if kind == "plot" and path.suffix.lower() not in _PICTURES:
+            raise bad(option, f"{str(path)!r} must end in {', '.join(_PICTURES)}")
+        try:
+            file = target(path)
+        except FileNotFoundError:
+            folder = str(path.resolve().parent)
+            raise bad(option, f"the folder {folder!r} does not exist; make it first") from None
+        except OSError as error:
+            raise bad(option, str(error)) from None
+        folder = file.parent
+        try:
+            tempfile.TemporaryFile(dir=folder).close()
+        except OSError as error:
+            reason = error.strerror or error
+            raise bad(option, f"the folder {str(folder)!r} cannot be written ({reason})") from None
+        if file in (target(other) for other in found.values()):
+            raise bad(option, f"{str(path)!r} is given twice; give two names")
+        found[kind] = path
+    return found
+
 
 # How messages name arguments in Python. A plain word, as in "rank is 0", says as much here.
 _FLAGS = {"prepend_bos=True": "--prepend-bos", "prepend_bos=False": "--no-bos"}
