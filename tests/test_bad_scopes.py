@@ -22,9 +22,9 @@ FISHER = {
     "rank 1.5": (dict(rank=1.5), ["1.5", r"\(0, 1\]", "int"]),
     "rank 0.0": (dict(rank=0.0), ["0.0", r"\(0, 1\]"]),
     "rank nan": (dict(rank=float("nan")), ["nan", r"\(0, 1\]"]),
-    "rank True": (dict(rank=True), ["True", '"full"']),
-    "rank ful": (dict(rank="ful"), ["'ful'", '"full"', "1 to d_model"]),
-    "rank list": (dict(rank=[1]), [r"\[1\]", '"full"']),
+    "rank True": (dict(rank=True), ["True", "'full'"]),
+    "rank ful": (dict(rank="ful"), ["'ful'", "'full'", "1 to d_model"]),
+    "rank list": (dict(rank=[1]), [r"\[1\]", "'full'"]),
     "samples 0": (dict(samples=0), ["samples is 0", "from 1"]),
     "samples -1": (dict(samples=-1), ["samples is -1", "from 1"]),
     "samples 1.5": (dict(samples=1.5), ["samples is 1.5", "whole number"]),
@@ -40,7 +40,7 @@ FISHER = {
     "seed None": (dict(samples=2, seed=None), ["seed is None", "int|whole"]),
     "seed 1.5": (dict(samples=2, seed=1.5), ["seed is 1.5", "int|whole"]),
     "seed too large": (dict(samples=2, seed=2**64), ["seed is 18446744073709551616"]),
-    "distribution": (dict(distribution="gauss"), ["'gauss'", '"rademacher"', '"normal"']),
+    "distribution": (dict(distribution="gauss"), ["'gauss'", "'rademacher', 'normal'"]),
 }
 
 

@@ -59,7 +59,7 @@ BASELINE = ["baseline is", "'zero', 'pad', 'bos', 'mean', or a tensor"]
 REPLACED = ["replacement is", "'zero', 'pad', 'bos', 'mean', 'hide'"]
 PARAMETERS: list[tuple[Any, dict[str, Any], list[str]]] = [
     *((m, dict(of=of), OF) for m in (GradientNorm, InputXGradient, SmoothGrad) for of in ("prob", None, ["logit"])),
-    *((InputXGradient, dict(reduce=r), ["reduce is", '"norm".*"sum"']) for r in ("mean", None, {})),
+    *((InputXGradient, dict(reduce=r), ["reduce is", "'norm'.*'sum'"]) for r in ("mean", None, {})),
     *((IntegratedGradients, dict(steps=s), STEPS) for s in (0, -1, 2.5, True, "5", None)),
     (IntegratedGradients, dict(steps=1, rule="riemann_left"), ["steps is 1", "from 2"]),
     (SemanticPath, dict(steps=1), ["steps is 1", "from 2"]),

@@ -210,7 +210,7 @@ def test_what_autograd_keeps_is_one_block_of_it(name):
 @pytest.mark.parametrize("value", [0, 1, "auto"])
 def test_other_values_are_refused(value):
     model = zoo.shared(zoo.names()[0])
-    with pytest.raises(ScopeParameterError, match="True, False, or None"):
+    with pytest.raises(ScopeParameterError, match="True, False, None"):
         ts.attribute(model, TOKENS, ts.SemanticScope(3), checkpoint_blocks=value)
 
 

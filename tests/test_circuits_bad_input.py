@@ -164,11 +164,11 @@ def test_chunk_sizes(name, call, size):
 
 
 COMPONENTS = {
-    "by": (dict(by="heads"), ["by is 'heads'", '"head", "mlp", "layer", "neuron"']),
-    "by None": (dict(by=None), ["by is None", '"neuron"']),
-    "by list": (dict(by=["head"]), [r"\['head'\]", '"neuron"']),
+    "by": (dict(by="heads"), ["by is 'heads'", "'head', 'mlp', 'layer', 'neuron'"]),
+    "by None": (dict(by=None), ["by is None", "'neuron'"]),
+    "by list": (dict(by=["head"]), [r"\['head'\]", "'neuron'"]),
     "baseline": (dict(baseline="average"), ["'average'", '"zero", "mean", "corrupted"']),
-    "baseline tensor": (dict(baseline=0), ["baseline is 0", '"mean"']),
+    "baseline tensor": (dict(baseline=0), ["baseline is 0", "'mean'"]),
     "corrupted missing": (dict(baseline="corrupted"), ["needs corrupted="]),
     "corrupted and mean": (
         dict(baseline="mean", corrupted=T),

@@ -46,9 +46,9 @@ def made(name: str, kind: str = "attribution"):
 
 
 OPTIONS = {
-    "by": (dict(by="mlp"), ["by is 'mlp'", '"token", "head"']),
-    "by None": (dict(by=None), ["by is None", '"token", "head"']),
-    "by list": (dict(by=["head"]), ["head", '"token", "head"']),
+    "by": (dict(by="mlp"), ["by is 'mlp'", "'token', 'head'"]),
+    "by None": (dict(by=None), ["by is None", "'token', 'head'"]),
+    "by list": (dict(by=["head"]), ["head", "'token', 'head'"]),
     "intervention": (dict(intervention="noise"), ["'noise'", '"zero", "mean", "pad", "corrupt"']),
     "intervention None": (dict(intervention=None), ["None", '"corrupt"']),
     "intervention list": (dict(intervention=["zero"]), ["zero", '"corrupt"']),

@@ -170,7 +170,7 @@ def test_where_transformers_knows_the_architecture_its_own_is_used(folder, marke
 @pytest.mark.wrong_types
 @pytest.mark.parametrize("answer", ["yes", 1, None])
 def test_trust_is_true_or_false(folder, answer):
-    with pytest.raises(ModelUnavailableError, match="True or False"):
+    with pytest.raises(ModelUnavailableError, match="allowed: True, False"):
         models.load(folder, trust_remote_code=answer)
 
 

@@ -442,7 +442,7 @@ def test_state_comes_back_after_an_error():
         ({"name": "gema-3-270m"}, "Close names: gemma-3-270m"),
         ({"name": "zzzz-no-model"}, "Bundled, without network: gemma-3-270m"),
         ({"name": "./no-such-folder"}, "there is no such folder"),
-        ({"name": "gemma-3-270m", "backend": "keras"}, "use 'auto', 'hooked' or 'bridge'"),
+        ({"name": "gemma-3-270m", "backend": "keras"}, "allowed: 'auto', 'hooked', 'bridge'"),
         ({"name": "gemma-3-270m", "n_ctx": 0}, "must be 1 or more"),
     ],
 )

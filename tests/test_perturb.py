@@ -248,7 +248,7 @@ def test_a_model_in_use_keeps_its_lock_free():
         ({"scale": math.inf}, ScopeParameterError, "scale is inf"),
         ({"scale": True}, ScopeParameterError, "scale is True"),
         ({"scale": "5%"}, ScopeParameterError, "scale is '5%'"),
-        ({"draws": 0}, ScopeParameterError, "draws is 0; allowed: an int from 1"),
+        ({"draws": 0}, ScopeParameterError, "draws is 0; allowed: a whole number from 1"),
         ({"draws": 2.0}, ScopeParameterError, "draws is 2.0"),
         ({"seed": -1}, ScopeParameterError, "seed is -1"),
         ({"methods": []}, ScopeParameterError, "methods is empty"),

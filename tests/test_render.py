@@ -169,7 +169,7 @@ def test_unknown_option_values_are_refused(draw, options):
 
 
 def test_an_error_says_what_was_got_and_what_is_allowed():
-    with pytest.raises(RenderError, match="scale='sqrt' is unknown; it is 'linear' or 'log'"):
+    with pytest.raises(RenderError, match="scale is 'sqrt'; allowed: 'linear', 'log'"):
         render.html(attribution(), scale="sqrt")
 
 

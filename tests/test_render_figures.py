@@ -134,7 +134,7 @@ def test_dark_figures_are_light_ink_on_a_dark_ground(name):
 @pytest.mark.wrong_types
 @pytest.mark.parametrize("name", FIGURES)
 def test_dark_is_yes_or_no(name):
-    with pytest.raises(RenderError, match="dark='yes' is unknown"):
+    with pytest.raises(RenderError, match="dark is 'yes'; allowed"):
         FIGURES[name](dark="yes")
 
 
@@ -319,7 +319,7 @@ def test_long_prompts_become_lines_of_colour():
         ([attribution(), sequence()], {}, "only a list of Attributions"),
         ([attribution(), attribution(tuple("abcde"))], {}, r"different tokens \(4 and 5\)"),
         ([attribution(), attribution().group([(1, 3)])], {}, r"different tokens \(4 and 3\)"),
-        ([attribution()] * 2, {"kind": "pie"}, "kind='pie' is unknown"),
+        ([attribution()] * 2, {"kind": "pie"}, "kind is 'pie'; allowed"),
         ([attribution()] * 2, {"scale": "log2"}, "scale='log2'"),
     ],
 )

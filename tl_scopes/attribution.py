@@ -14,7 +14,13 @@ from tl_scopes.adapter.prompts import Mask, Prompt, Prompts, encode, resolve_pos
 from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.adapter.sites import SiteRequest
 from tl_scopes.adapter.view import ModelView, view_of
-from tl_scopes.errors import EmptyPromptError, PositionError, PromptError, ScopeParameterError
+from tl_scopes.errors import (
+    EmptyPromptError,
+    PositionError,
+    PromptError,
+    ScopeParameterError,
+    check_whole,
+)
 from tl_scopes.jacobian.answers import Job, Limits, check_scopes, run
 from tl_scopes.jacobian.backward import default_chunk
 from tl_scopes.jacobian.stability import compare, widened, wider
@@ -127,8 +133,7 @@ def attribute_batch(
     if stability:
         wider(view)
     encoded = _encoded(view, prompts, prepend_bos, attention_mask)
-    if isinstance(batch_tokens, bool) or not isinstance(batch_tokens, int) or batch_tokens < 1:
-        raise ScopeParameterError(f"batch_tokens is {batch_tokens!r}; allowed: an int from 1")
+    check_whole("batch_tokens", batch_tokens, 1)
     scopes = _scopes(scope, len(encoded))
     hooked = view.is_hooked()
     jobs = []

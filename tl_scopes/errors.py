@@ -1,4 +1,12 @@
-"""Named errors and warnings: each message says what was got, what is allowed and what to do."""
+"""Named errors and warnings, and the checks of arguments that raise them.
+
+Each message says what was got, what is allowed and what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Any
 
 
 class ScopesError(Exception):
@@ -99,3 +107,75 @@ class ScopesWarning(UserWarning):
 
 class ProcessedWeightsWarning(ScopesWarning):
     """The number returned is right but explains a processed quantity, such as a centred logit."""
+
+
+def check_whole(
+    name: str,
+    value: Any,
+    least: int,
+    most: int | None = None,
+    *,
+    also: Collection[Any] = (),
+    hint: str = "",
+    error: type[ScopesError] = ScopeParameterError,
+) -> None:
+    """Raise `error` unless `value` is an int from `least` (to `most`), or one of `also`.
+
+    True and False are no numbers. `hint` ends the message. `check_whole("samples", 0, 1, also=[None])`
+    raises "samples is 0; allowed: a whole number from 1, or None".
+    """
+
+    def fits(number: int | float) -> bool:
+        return isinstance(number, int) and least <= number and (most is None or number <= most)
+
+    allowed = f"a whole number from {least}" + ("" if most is None else f" to {most}")
+    check_number(name, value, fits, allowed, also=also, hint=hint, error=error)
+
+
+def check_seed(seed: Any) -> None:
+    """Raise `ScopeParameterError` unless `seed` is an int that generators of torch take."""
+    allowed = "a whole number from 0 to 2**63 - 1"
+    check_number("seed", seed, lambda n: isinstance(n, int) and 0 <= n < 2**63, allowed)
+
+
+def check_number(
+    name: str,
+    value: Any,
+    fits: Callable[[Any], bool],
+    allowed: str,
+    *,
+    also: Collection[Any] = (),
+    hint: str = "",
+    error: type[ScopesError] = ScopeParameterError,
+) -> None:
+    """Raise `error` unless `value` is an int or a float that `fits`, or one of `also`.
+
+    True and False are no numbers. `allowed` says in words what `fits`, and `hint` ends the message.
+    `check_number("noise", -1, lambda x: 0 < x < math.inf, "a number above 0")` raises "noise is -1;
+    allowed: a number above 0".
+    """
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and fits(value)) and not _is_one_of(value, also):
+        others = "".join(f", or {other!r}" for other in also)
+        raise error(f"{name} is {value!r}; allowed: {allowed}{others}{hint}")
+
+
+def check_choice(
+    name: str,
+    value: Any,
+    choices: Collection[Any],
+    *,
+    hint: str = "",
+    error: type[ScopesError] = ScopeParameterError,
+) -> None:
+    """Raise `error` unless `value` is one of `choices`, of the same type: 1 is not True.
+
+    `hint` ends the message. `check_choice("of", "loss", ["log_prob", "logit"])` raises "of is 'loss';
+    allowed: 'log_prob', 'logit'".
+    """
+    if not _is_one_of(value, choices):
+        raise error(f"{name} is {value!r}; allowed: {', '.join(map(repr, choices))}{hint}")
+
+
+def _is_one_of(value: Any, choices: Collection[Any]) -> bool:
+    return any(isinstance(value, type(choice)) and value == choice for choice in choices)

@@ -26,6 +26,7 @@ from tl_scopes.errors import (
     PromptError,
     PromptTooLongError,
     TargetError,
+    check_choice,
 )
 from tl_scopes.results.escapes import literal
 from tl_scopes.results.records import Token
@@ -50,10 +51,9 @@ def encode(
 
     Raises `EmptyPromptError`, `PromptError`, `PaddingError`, `PromptTooLongError` or `DoubleBosError`.
     """
-    if prepend_bos is not None and not isinstance(prepend_bos, bool):
-        raise PromptError(
-            f"prepend_bos is {prepend_bos!r}; allowed: True, False, None (the default)"
-        )
+    check_choice(
+        "prepend_bos", prepend_bos, (True, False, None), hint=" (the default)", error=PromptError
+    )
     refuse_conversation(prompt, getattr(view.model, "tokenizer", None))
     if isinstance(prompt, Mapping):
         prompt, attention_mask = parts(prompt, attention_mask)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -23,14 +23,6 @@ REPLACEMENTS: tuple[Replacement, ...] = ("zero", "pad", "bos", "mean", "hide")
 _ROWS = 16
 # Tokens of the vocabulary that are embedded at once for their mean: 40 MiB at d_model 640.
 _EMBEDDED_AT_ONCE = 16384
-
-
-def check_replacement(kind: Any, argument: str = "replacement") -> None:
-    """Raises `ScopeParameterError` for anything but a name in `REPLACEMENTS`."""
-    if not isinstance(kind, str) or kind not in REPLACEMENTS:
-        raise ScopeParameterError(
-            f"{argument} is {kind!r}; allowed: {', '.join(map(repr, REPLACEMENTS))}"
-        )
 
 
 @dataclass(frozen=True)

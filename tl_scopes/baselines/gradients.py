@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,14 +20,11 @@ from tl_scopes.baselines.target import (
     Explaining,
     Of,
     Reduce,
-    check_count,
-    check_of,
     check_reduce,
-    check_seed,
     reduced,
     value_of,
 )
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import check_choice, check_number, check_seed, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
@@ -46,7 +44,7 @@ class GradientNorm(Scope):
     is_of_logits = True
 
     def __post_init__(self) -> None:
-        check_of(self.of)
+        check_choice("of", self.of, UNITS)
 
     @property
     def units(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -136,10 +134,8 @@ class SmoothGrad(Explaining):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("draws", self.draws)
-        fits = isinstance(self.noise, (int, float)) and not isinstance(self.noise, bool)
-        if not fits or not 0 < self.noise < float("inf"):
-            raise ScopeParameterError(f"noise is {self.noise!r}; allowed: a number above 0")
+        check_whole("draws", self.draws, 1)
+        check_number("noise", self.noise, lambda x: 0 < x < math.inf, "a number above 0")
         check_seed(self.seed)
 
     @property

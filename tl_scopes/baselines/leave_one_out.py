@@ -8,10 +8,10 @@ from typing import Any, Literal
 import torch
 
 from tl_scopes.adapter.sites import Site
-from tl_scopes.baselines.ablation import Replacement, check_replacement, leave_one_out
+from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement, leave_one_out
 from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.baselines.target import NUMBERS
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import check_choice
 from tl_scopes.jacobian.answers import components_of
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
@@ -40,11 +40,8 @@ class LeaveOneOut(Method):
     needs_gradients = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.measure, str) or self.measure not in _UNITS:
-            raise ScopeParameterError(
-                f"measure is {self.measure!r}; allowed: {', '.join(map(repr, _UNITS))}"
-            )
-        check_replacement(self.replacement)
+        check_choice("measure", self.measure, _UNITS)
+        check_choice("replacement", self.replacement, REPLACEMENTS)
 
     @property
     def units(self) -> str:

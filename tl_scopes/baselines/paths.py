@@ -13,8 +13,8 @@ from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.baselines.ablation import REPLACEMENTS, replacement
 from tl_scopes.baselines.method import Scored
-from tl_scopes.baselines.target import Explaining, Of, Reduce, check_count, check_reduce, reduced
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.baselines.target import Explaining, Of, Reduce, check_reduce, reduced
+from tl_scopes.errors import ScopeParameterError, check_choice, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.scopes.base import Target
 
@@ -62,15 +62,10 @@ class IntegratedGradients(Explaining):
         if isinstance(own, Tensor):
             # A copy: a frozen method must not change with what the caller does later.
             object.__setattr__(self, "baseline", own.detach().clone())
-        elif not isinstance(own, str) or own not in _BASELINES:
-            raise ScopeParameterError(
-                f"baseline is {own!r}; allowed: {', '.join(map(repr, _BASELINES))}, or a tensor"
-            )
-        if not isinstance(self.rule, str) or self.rule not in RULES:
-            raise ScopeParameterError(
-                f"rule is {self.rule!r}; allowed: {', '.join(map(repr, RULES))}"
-            )
-        check_count("steps", self.steps, least=2 if self.rule.startswith("riemann") else 1)
+        else:
+            check_choice("baseline", own, _BASELINES, hint=", or a tensor")
+        check_choice("rule", self.rule, RULES)
+        check_whole("steps", self.steps, 2 if self.rule.startswith("riemann") else 1)
 
     def parameters(self) -> dict[str, Any]:
         plain = "tensor" if isinstance(self.baseline, Tensor) else self.baseline
@@ -172,7 +167,7 @@ class SemanticPath(IntegratedGradients):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("steps", self.steps, least=2)  # of one alone, nothing changes along the path
+        check_whole("steps", self.steps, 2)  # of one alone, nothing changes along the path
         if self.rule != IntegratedGradients.rule:
             raise ScopeParameterError(
                 f"rule is {self.rule!r}, but the weights of semantic_path are its own: drop rule, or "

@@ -9,7 +9,7 @@ import torch
 
 from tl_scopes.adapter.sites import Site
 from tl_scopes.baselines.method import Method, Scored
-from tl_scopes.baselines.target import check_seed
+from tl_scopes.errors import check_seed
 from tl_scopes.jacobian.prompt_run import PromptRun
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tl_scopes.adapter.sites import Site
 from tl_scopes.baselines.method import Method, Scored
-from tl_scopes.errors import ScopeParameterError, SiteError
+from tl_scopes.errors import SiteError, check_number
 from tl_scopes.jacobian.forward import seen_at
 from tl_scopes.jacobian.prompt_run import PromptRun
 
@@ -36,11 +36,7 @@ class AttentionRollout(Method):
         return "share of attention"
 
     def __post_init__(self) -> None:
-        fits = isinstance(self.residual, (int, float)) and not isinstance(self.residual, bool)
-        if not fits or not 0 <= self.residual < 1:
-            raise ScopeParameterError(
-                f"residual is {self.residual!r}; allowed: a share from 0 to below 1"
-            )
+        check_number("residual", self.residual, lambda x: 0 <= x < 1, "a share from 0 to below 1")
 
     def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
         view = prompt_run.view

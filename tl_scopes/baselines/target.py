@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import Unembedding, working_dtype
 from tl_scopes.baselines.method import Method
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import check_choice
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
 from tl_scopes.scopes.base import Target, plain_target
@@ -28,26 +28,9 @@ NUMBERS = {
 }
 
 
-def check_of(of: Any) -> None:
-    if not isinstance(of, str) or of not in UNITS:
-        raise ScopeParameterError(f'of is {of!r}; allowed: "log_prob", "logit"')
-
-
 def check_reduce(reduce: Any) -> None:
-    if not isinstance(reduce, str) or reduce not in ("norm", "sum"):
-        raise ScopeParameterError(
-            f'reduce is {reduce!r}; allowed: "norm" (size), "sum" (signed, adds up over tokens)'
-        )
-
-
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ScopeParameterError(f"{name} is {value!r}; allowed: a whole number from {least}")
-
-
-def check_seed(seed: Any) -> None:
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**63:
-        raise ScopeParameterError(f"seed is {seed!r}; allowed: a whole number from 0 to 2**63 - 1")
+    """Raises `ScopeParameterError`."""
+    check_choice("reduce", reduce, ("norm", "sum"), hint=" (signed: adds up over tokens)")
 
 
 def value_of(
@@ -80,7 +63,7 @@ class Explaining(Method):
     label = ""
 
     def __post_init__(self) -> None:
-        check_of(self.of)
+        check_choice("of", self.of, UNITS)
 
     @property
     def units(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tl_scopes.circuits.trace import Question
-from tl_scopes.errors import PromptError, ScopeParameterError
+from tl_scopes.errors import PromptError, ScopeParameterError, check_choice, check_seed, check_whole
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.circuits import Components
 from tl_scopes.results.flows import Flow, HeadPaths
@@ -29,17 +29,13 @@ def check_options(
 ) -> None:
     """Raises `ScopeParameterError`."""
     kinds = {"token": (Attribution, Flow, HeadPaths), "head": (Attribution, Components, HeadPaths)}
-    if not isinstance(by, str) or by not in kinds:
-        raise ScopeParameterError(f'by is {by!r}; allowed: "token", "head"')
+    check_choice("by", by, kinds)
     if not isinstance(attribution, kinds[by]):
         raise ScopeParameterError(
             f"by={by!r} takes {', '.join(c.__name__ for c in kinds[by])}, not "
             f"{type(attribution).__name__}: make one with tl_scopes.attribute or tl_scopes.circuits"
         )
-    if intervention not in ("zero", "mean", "pad", "corrupt"):
-        raise ScopeParameterError(
-            f'intervention is {intervention!r}; allowed: "zero", "mean", "pad", "corrupt"'
-        )
+    check_choice("intervention", intervention, ("zero", "mean", "pad", "corrupt"))
     if intervention == "pad" and (by == "head" or token_site(attribution) != "embed"):
         raise ScopeParameterError(
             'intervention="pad" replaces token embeddings: use it with by="token" and an attribution '
@@ -50,12 +46,9 @@ def check_options(
             'intervention="corrupt" and corrupted=, a prompt of the same length, go together: give '
             "both or none"
         )
-    if any(isinstance(n, bool) or not isinstance(n, int) or n < 0 for n in counts) or counts[2] < 1:
-        raise ScopeParameterError(
-            f"top, random and k are {counts}; allowed: whole numbers from 0, k from 1"
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 1 << 63:
-        raise ScopeParameterError(f"seed is {seed!r}; allowed: an int from 0 to 2**63 - 1")
+    for name, count, least in zip(("top", "random", "k"), counts, (0, 0, 1)):
+        check_whole(name, count, least)
+    check_seed(seed)
 
 
 def shares(steps: Any) -> tuple[float, ...]:

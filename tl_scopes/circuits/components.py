@@ -28,7 +28,7 @@ from tl_scopes.circuits.stream import (
     shows_heads,
 )
 from tl_scopes.circuits.trace import Trace, ask, traced
-from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
+from tl_scopes.errors import UnsupportedModelError, check_choice
 from tl_scopes.results.circuits import Components
 from tl_scopes.scopes.base import Scope
 
@@ -83,8 +83,7 @@ def components(
     logit attribution (Elhage et al. 2021) for direct ones, with a scope's vectors (arXiv 2601.16407)
     in the place of a logit.
     """
-    if by not in ("head", "mlp", "layer", "neuron"):
-        raise ScopeParameterError(f'by is {by!r}; allowed: "head", "mlp", "layer", "neuron"')
+    check_choice("by", by, ("head", "mlp", "layer", "neuron"))
     question = ask(model, prompt, scope, position, prepend_bos, frozen)
     view = question.view
     stream = last_stream(view, question.read_site)

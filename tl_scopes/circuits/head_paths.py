@@ -19,7 +19,7 @@ from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.parts import Whole, alone
 from tl_scopes.circuits.stream import last_stream
 from tl_scopes.circuits.trace import Trace, ask, traced
-from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelError
+from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelError, check_number
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull
 from tl_scopes.results.flows import HeadPaths
@@ -178,9 +178,7 @@ class _Choice:
                 f"layers and heads name {wrong[0] if wrong else 'nothing'}; allowed: layers 0 to "
                 f"{n - 1}, and pairs (layer, head) with heads 0 to {width - 1}"
             )
-        is_number = isinstance(least_effect, (int, float)) and not isinstance(least_effect, bool)
-        if not is_number or not 0 <= least_effect <= 1:
-            raise ScopeParameterError(f"least_effect is {least_effect!r}; allowed: 0 to 1")
+        check_number("least_effect", least_effect, lambda x: 0 <= x <= 1, "0 to 1")
         return cls(some, each, float(least_effect))
 
     def of(self, trace: Trace, at_heads: dict[int, Tensor]) -> dict[int, list[int]]:

@@ -15,7 +15,7 @@ from tl_scopes.adapter.prompts import Prompt, Prompts, bos_id
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.circuits.trace import Question
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.jacobian import forward
 
 
@@ -41,10 +41,8 @@ class Baseline:
         if kind is None:
             given = {"corrupted": corrupted, "mean": reference}
             kind = next((own for own, value in given.items() if value is not None), "zero")
-        if kind not in ("zero", "mean", "corrupted"):
-            raise ScopeParameterError(
-                f'baseline is {kind!r}; allowed: "zero", "mean", "corrupted" (with corrupted=prompt)'
-            )
+        names = ("zero", "mean", "corrupted")
+        check_choice("baseline", kind, names, hint=" (with corrupted=prompt)")
         for name, value, own in (
             ("corrupted", corrupted, "corrupted"),
             ("reference", reference, "mean"),

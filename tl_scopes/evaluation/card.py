@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 from tl_scopes.adapter.prompt_lists import list_of_prompts
 from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.view import view_of
-from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesWarning
+from tl_scopes.errors import NumericalError, ScopesWarning, check_choice, check_whole
 from tl_scopes.evaluation.ablations import COLUMNS, Row, error_row, measure
 from tl_scopes.evaluation.methods import Methods, check_methods, labelled
-from tl_scopes.evaluation.reads import check_whole
 from tl_scopes.evaluation.runs.units import encoded, units
 from tl_scopes.evaluation.sanity import Depth, parse_depths, randomisation
 from tl_scopes.evaluation.sensitivity import input_stability
@@ -70,10 +69,7 @@ def faithfulness_card(
     """
     settings = settings or Settings(leave_one_out="zero")
     named = labelled(methods)
-    if reference is not None and reference not in named:
-        raise ScopeParameterError(
-            f"reference is {reference!r}; allowed: {', '.join(map(repr, named))}, or None"
-        )
+    check_choice("reference", reference, (*named, None))
     given = list_of_prompts(prompts)
     view = view_of(model)
     known = encoded(model, given, settings.prepend_bos)

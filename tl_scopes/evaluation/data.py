@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tl_scopes.adapter.refusals import is_conversation
-from tl_scopes.errors import DataError
+from tl_scopes.errors import DataError, check_whole
 from tl_scopes.models.quiet import local_only_if_unreachable, undisturbed
 
 # Where prompts stand unless a column is named: text first, then token ids.
@@ -71,10 +71,8 @@ def read(
         DataError: nothing is there, it cannot be read, or it lacks the column or split; the message
             says which ones there are, and which line is wrong.
     """
-    for name, value, least in (("n", n, 1), ("skip", skip, 0)):
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= least
-        if not whole and (name, value) != ("n", None):
-            raise DataError(f"{name} is {value!r}; allowed: a whole number from {least}")
+    check_whole("n", n, 1, also=[None], error=DataError)
+    check_whole("skip", skip, 0, error=DataError)
     text, path = str(source), Path(source).expanduser()
     wanted = slice(skip, None if n is None else skip + n)
     try:

@@ -15,7 +15,6 @@ from tl_scopes.adapter.prompt_lists import encode_all
 from tl_scopes.adapter.prompts import Prompts, bos_id, resolve_position
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.attribution import BATCH_TOKENS, grouped
-from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation.methods import ranked
 from tl_scopes.jacobian.answers import Job, verify_once
 from tl_scopes.jacobian.forward import read_under, refuse_nonfinite
@@ -88,9 +87,3 @@ def generator(*key: object) -> torch.Generator:
     """A random source of its own for each key, whatever was drawn before."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-
-
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raises `ScopeParameterError` unless `value` is an int from `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ScopeParameterError(f"{name} is {value!r}; allowed: an int from {least}")

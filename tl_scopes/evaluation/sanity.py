@@ -16,10 +16,15 @@ from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.adapter.weights import substituted
-from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
+from tl_scopes.errors import (
+    ScopeParameterError,
+    UnsupportedModelError,
+    check_choice,
+    check_number,
+    check_whole,
+)
 from tl_scopes.evaluation.methods import Methods, labelled, score
 from tl_scopes.evaluation.reads import (
-    check_whole,
     encoded,
     generator,
     likeness,
@@ -232,8 +237,7 @@ def _is_bias(name: str) -> bool:
 
 def _check_draws(how: Any, seed: Any) -> None:
     check_whole("seed", seed, 0)
-    if how not in get_args(How):
-        raise ScopeParameterError(f"how is {how!r}; allowed: {', '.join(map(repr, get_args(How)))}")
+    check_choice("how", how, get_args(How))
 
 
 def parse_depths(depths: Sequence[Depth] | None, n_layers: int) -> list[int]:
@@ -245,15 +249,15 @@ def parse_depths(depths: Sequence[Depth] | None, n_layers: int) -> list[int]:
     listed = list(depths) if isinstance(depths, Iterable) else [depths]
     found = set()
     for depth in listed:
-        if isinstance(depth, float) and 0 < depth <= 1:
-            found.add(n_layers - math.floor((1 - depth) * n_layers + 1e-9))
-        elif isinstance(depth, int) and not isinstance(depth, bool) and 1 <= depth <= n_layers:
-            found.add(depth)
-        else:
-            raise ScopeParameterError(
-                f"depth {depth!r} cannot be used; allowed: a number of blocks, 1 to {n_layers}, or a "
-                "share of them as a float in (0, 1]"
-            )
+        check_number(
+            "depth",
+            depth,
+            lambda d: 1 <= d <= n_layers if isinstance(d, int) else 0 < d <= 1,
+            f"a number of blocks, 1 to {n_layers}, or a share of them as a float in (0, 1]",
+        )
+        if isinstance(depth, float):
+            depth = n_layers - math.floor((1 - depth) * n_layers + 1e-9)
+        found.add(depth)
     if not found:
         raise ScopeParameterError("depths is empty: give at least one, or None for all")
     return sorted(found)

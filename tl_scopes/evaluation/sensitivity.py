@@ -14,10 +14,9 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompts, bos_id
 from tl_scopes.adapter.sites import embed_site
 from tl_scopes.adapter.view import ModelView, view_of
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import check_number, check_whole
 from tl_scopes.evaluation.methods import Methods, labelled, score
 from tl_scopes.evaluation.reads import (
-    check_whole,
     encoded,
     generator,
     likeness,
@@ -80,11 +79,12 @@ def input_stability(
     named = labelled(methods)
     check_whole("draws", draws, 1)
     check_whole("seed", seed, 0)
-    number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    if not (number and 0 < scale < math.inf):
-        raise ScopeParameterError(
-            f"scale is {scale!r}; allowed: a positive number, the noise's share of each embedding's norm"
-        )
+    check_number(
+        "scale",
+        scale,
+        lambda x: 0 < x < math.inf,
+        "a positive number, the noise's share of each embedding's norm",
+    )
     listed = encoded(view, prompts, prepend_bos)
     tokens = (
         predictions(view, listed, position) if any(map(takes_prediction, named.values())) else None

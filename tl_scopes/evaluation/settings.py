@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Union
 
-from tl_scopes.baselines.ablation import Replacement, check_replacement
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement
+from tl_scopes.errors import ScopeParameterError, check_choice, check_number, check_whole
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,24 @@ class Settings:
                 f"replacements is {list(kinds)}; allowed: one or more names, each once"
             )
         for kind in kinds:
-            check_replacement(kind, "replacements")
+            check_choice("replacements", kind, REPLACEMENTS)
         object.__setattr__(self, "replacements", kinds)
-        if self.leave_one_out is not None:
-            check_replacement(self.leave_one_out, "leave_one_out")
-        for name, allowed in (("target", ("predicted", "gold")), ("area", ("trapezoid", "mean"))):
-            if getattr(self, name) not in allowed:
-                raise ScopeParameterError(
-                    f"{name} is {getattr(self, name)!r}; allowed: {', '.join(map(repr, allowed))}"
-                )
+        check_choice("leave_one_out", self.leave_one_out, (*REPLACEMENTS, None))
+        check_choice("target", self.target, ("predicted", "gold"))
+        check_choice("area", self.area, ("trapezoid", "mean"))
         if self.area == "trapezoid" and len(self.fractions) < 2:
             raise ScopeParameterError(
                 f"a trapezoid needs two fractions or more, not {list(self.fractions)}: add one, or "
                 'use area="mean"'
             )
-        self._check_numbers()
+        check_number(
+            "top",
+            self.top,
+            lambda top: top >= 1 if isinstance(top, int) else 0 < top <= 1,
+            "a number of tokens from 1, or a share in (0, 1]",
+        )
+        check_whole("seed", self.seed, 0)
+        check_choice("sufficiency", self.sufficiency, (True, False))
 
     def _fractions(self) -> tuple[float, ...]:
         try:
@@ -72,21 +75,6 @@ class Settings:
                 f"fractions is {self.fractions!r}; allowed: rising shares between 0 and 1"
             )
         return found
-
-    def _check_numbers(self) -> None:
-        top, numbers = self.top, (int, float)
-        share = isinstance(top, float) and 0 < top <= 1
-        count = isinstance(top, int) and not isinstance(top, bool) and top >= 1
-        if not isinstance(top, numbers) or not (share or count):
-            raise ScopeParameterError(
-                f"top is {top!r}; allowed: a number of tokens from 1, or a share in (0, 1]"
-            )
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
-            raise ScopeParameterError(f"seed is {self.seed!r}; allowed: a whole number from 0")
-        if not isinstance(self.sufficiency, bool):
-            raise ScopeParameterError(
-                f"sufficiency is {self.sufficiency!r}; allowed: True or False"
-            )
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""

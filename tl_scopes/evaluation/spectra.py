@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.view import view_of
-from tl_scopes.errors import ScopeParameterError
-from tl_scopes.evaluation.reads import check_whole, encoded, final_states
+from tl_scopes.errors import ScopeParameterError, check_number, check_whole
+from tl_scopes.evaluation.reads import encoded, final_states
 from tl_scopes.jacobian.answers import check_scopes
 from tl_scopes.scopes.fisher import FisherGeometry
 from tl_scopes.scopes.prediction import FisherScope
@@ -56,15 +56,9 @@ def fisher_spectrum(
     import pandas as pd
 
     view = view_of(model)
-    if top is not None:
-        check_whole("top", top, 1)
-    if top is not None and top > view.d_model:
-        raise ScopeParameterError(
-            f"top is {top}, but F of this model has {view.d_model} eigenvalues: give 1 to "
-            f"{view.d_model}, or None for all"
-        )
-    if isinstance(tail, str):  # FisherScope's "auto"
-        raise ScopeParameterError(f"tail is {tail!r}; allowed: a share from 0 to below 1")
+    hint = f": F of this model has {view.d_model} eigenvalues"
+    check_whole("top", top, 1, view.d_model, also=[None], hint=hint)
+    check_number("tail", tail, lambda x: 0 <= x < 1, "a share from 0 to below 1")
     check_scopes(view, [FisherScope(rank=1, tail=tail)])
     listed = encoded(view, prompts, prepend_bos)
     states = final_states(view, listed, position)

@@ -18,8 +18,9 @@ from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import (
     NumericalError,
-    ScopeParameterError,
     SiteError,
+    check_choice,
+    check_whole,
 )
 from tl_scopes.jacobian import original, probes, slope
 from tl_scopes.jacobian.backward import default_chunk, norms_at
@@ -111,8 +112,7 @@ class Answer:
 
 def check_chunk(size: Any) -> None:
     """Raises `ScopeParameterError` unless `size` is a chunk_size."""
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise ScopeParameterError(f"chunk_size is {size!r}; allowed: an int from 1, or None")
+    check_whole("chunk_size", size, 1, also=[None])
 
 
 @dataclass(frozen=True)
@@ -128,12 +128,12 @@ class Limits:
 
     def __post_init__(self) -> None:
         check_chunk(self.chunk_size)
-        blocks = self.checkpoint_blocks
-        if blocks is not None and not isinstance(blocks, bool):
-            raise ScopeParameterError(
-                f"checkpoint_blocks is {blocks!r}; allowed: True, False, or None (when activations "
-                "would take too much memory)"
-            )
+        check_choice(
+            "checkpoint_blocks",
+            self.checkpoint_blocks,
+            (True, False, None),
+            hint=" (when activations would take too much memory)",
+        )
 
 
 def check_scopes(view: ModelView, scopes: Sequence[Scope]) -> None:

@@ -15,7 +15,7 @@ import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tl_scopes.errors import ModelUnavailableError
+from tl_scopes.errors import ModelUnavailableError, check_choice
 from tl_scopes.models.bundled import BUNDLES, BundleState, available, ensure
 from tl_scopes.models.folder import AGREEMENT, auto_class, cut_context, first_line, from_folder
 from tl_scopes.models.foreign import check_folder, nothing_installed, refused, weights_only
@@ -103,14 +103,12 @@ def build(
 ) -> tuple[Any, ModelUnavailableError | None]:
     """What `load` gives, and what it raises in place of a model that is not Hugging Face's: for those
     who want to look at it all the same. Raises `ModelUnavailableError` for all else that `load` does."""
-    if backend not in ("auto", "hooked", "bridge"):
-        raise ModelUnavailableError(f"backend is {backend!r}; use 'auto', 'hooked' or 'bridge'.")
+    error = ModelUnavailableError
+    check_choice("backend", backend, ("auto", "hooked", "bridge"), error=error)
     if n_ctx is not None and n_ctx < 1:
         raise ModelUnavailableError(f"n_ctx is {n_ctx}; it must be 1 or more.")
-    if not isinstance(trust_remote_code, bool):  # "no" would count as yes
-        raise ModelUnavailableError(
-            f"trust_remote_code is {trust_remote_code!r}; use True or False."
-        )
+    # "no" would count as yes.
+    check_choice("trust_remote_code", trust_remote_code, (True, False), error=error)
     kind, where = _floating_dtype(dtype), usable_device(device)
     text = str(name)
     if text in BUNDLES:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from tl_scopes.errors import RenderError
+from tl_scopes.errors import RenderError, check_choice
 from tl_scopes.render import wording
 from tl_scopes.render.colours import Scale, number, percent
 from tl_scopes.render.selection import Result as Result
@@ -215,6 +216,9 @@ def source(picture: Picture) -> str:
     return words(" · ".join(part for part in parts if part))
 
 
+one_of = functools.partial(check_choice, error=RenderError)
+
+
 def build(
     result: Result,
     *,
@@ -279,9 +283,3 @@ def build(
         spans=result.spans,
         how=result.how,
     )
-
-
-def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if not any(type(value) is type(a) and value == a for a in allowed):
-        choices = " or ".join(repr(a) for a in allowed)
-        raise RenderError(f"{name}={value!r} is unknown; it is {choices}: pass one of these")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.results.base import Result
 from tl_scopes.results.escapes import isolated
 from tl_scopes.results.fields import Axis, Index
@@ -106,8 +106,7 @@ class Components(CircuitResult):
         return values[rows].reshape(n_layers, -1, values.shape[-1])
 
     def _one_of(self, what: str, allowed: dict[str, Tensor]) -> Tensor:
-        if what not in allowed:
-            raise ScopeParameterError(f"what is {what!r}; allowed: {', '.join(map(repr, allowed))}")
+        check_choice("what", what, allowed)
         return allowed[what]
 
     def top(

@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.results.characters import Spans
 from tl_scopes.results.records import ScopeInfo
 
@@ -52,10 +52,7 @@ def checked_how(scope: ScopeInfo, units: str, how: str | None) -> str:
             f"no way of joining tokens is known to be exact for {scope.name!r} (units: "
             f"{units}); choose one yourself: how= {allowed}"
         )
-    if not isinstance(found, str) or found not in HOW:
-        raise ScopeParameterError(
-            f"how is {how!r}; allowed: {allowed}, or None for the one that is exact"
-        )
+    check_choice("how", found, HOW, hint=", or None for the one that is exact")
     return found
 
 

@@ -11,7 +11,15 @@ import torch
 from torch import Tensor
 
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
+from tl_scopes.errors import (
+    NumericalError,
+    ScopeParameterError,
+    TargetError,
+    check_choice,
+    check_number,
+    check_seed,
+    check_whole,
+)
 from tl_scopes.results.escapes import literal
 from tl_scopes.results.records import FisherInfo
 from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
@@ -182,40 +190,22 @@ class FisherScope(Scope):
             value = getattr(self, name)
             if hasattr(value, "__index__") and not isinstance(value, bool):
                 object.__setattr__(self, name, operator.index(value))
-        rank_is_number = isinstance(self.rank, (int, float)) and not isinstance(self.rank, bool)
-        full = isinstance(self.rank, str) and self.rank == "full"
-        if not (self.rank is None or full or rank_is_number):
-            raise ScopeParameterError(
-                f'rank is {self.rank!r}; allowed: an int from 1 to d_model, a share in (0, 1], "full"'
-            )
-        if isinstance(self.rank, int) and self.rank < 1:
-            raise ScopeParameterError(f"rank is {self.rank}; allowed: 1 to d_model")
-        if isinstance(self.rank, float) and not 0 < self.rank <= 1:
-            raise ScopeParameterError(
-                f"rank is the float {self.rank}; a share of tr F lies in (0, 1]; "
-                "give an int for a number of eigenpairs"
-            )
-        if self.samples is not None and (
-            isinstance(self.samples, bool) or not isinstance(self.samples, int) or self.samples < 1
-        ):
-            raise ScopeParameterError(
-                f"samples is {self.samples!r}; allowed: a whole number from 1, or None for none"
-            )
+        check_number(
+            "rank",
+            self.rank,
+            lambda rank: rank >= 1 if isinstance(rank, int) else 0 < rank <= 1,
+            "an int from 1 to d_model (a number of eigenpairs), a float in (0, 1] (a share of tr F)",
+            also=("full", None),
+        )
+        check_whole("samples", self.samples, 1, also=[None])
         if self.rank == "full" and self.samples is not None:
             raise ScopeParameterError(
                 'rank="full" is exact and leaves nothing to sample: drop samples, or give a rank'
             )
-        if self.distribution not in ("rademacher", "normal"):
-            raise ScopeParameterError(
-                f'distribution is {self.distribution!r}; allowed: "rademacher", "normal"'
-            )
-        is_share = isinstance(self.tail, (int, float)) and 0 <= self.tail < 1
-        if not is_share and self.tail != "auto":
-            raise ScopeParameterError(
-                f'tail is {self.tail!r}; allowed: a share from 0 to below 1, or "auto"'
-            )
-        if not isinstance(self.seed, int) or not 0 <= self.seed < 1 << 63:
-            raise ScopeParameterError(f"seed is {self.seed!r}; allowed: an int from 0 to 2**63 - 1")
+        check_choice("distribution", self.distribution, ("rademacher", "normal"))
+        share = "a share from 0 to below 1"
+        check_number("tail", self.tail, lambda tail: 0 <= tail < 1, share, also=["auto"])
+        check_seed(self.seed)
 
     def parameters(self) -> dict[str, Any]:
         found: dict[str, Any] = {"rank": self.rank}

@@ -15,7 +15,7 @@ import torch
 
 from tl_scopes.adapter.padding import rows
 from tl_scopes.adapter.view import view_of
-from tl_scopes.errors import PromptError, RunError, ScopeParameterError, ScopesWarning
+from tl_scopes.errors import PromptError, RunError, ScopesWarning, check_whole
 from tl_scopes.evaluation.ablations import Row, error_row, refuse_to_record
 from tl_scopes.evaluation.ablations import measure as measure_rows
 from tl_scopes.evaluation.data import DataSet
@@ -131,8 +131,7 @@ def run(
         ScopesError: for `unit`, or methods that this model cannot have.
         OSError: the folder cannot be written.
     """
-    if isinstance(unit, bool) or not isinstance(unit, int) or unit < 1:
-        raise ScopeParameterError(f"unit is {unit!r}; allowed: a whole number of prompts from 1")
+    check_whole("unit", unit, 1, hint=" (of prompts)")
     if isinstance(prompts, str) or (isinstance(prompts, torch.Tensor) and prompts.ndim != 2):
         raise PromptError(
             f"prompts is a {type(prompts).__name__}; allowed: a DataSet, or a list of texts and lists "

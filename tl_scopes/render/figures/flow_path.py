@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path
 
-from tl_scopes.errors import RenderError
+from tl_scopes.errors import RenderError, check_number
 from tl_scopes.render.colours import NEGATIVE, POSITIVE, hexed, number, percent
 from tl_scopes.render.figures import letters
 from tl_scopes.render.figures.canvas import (
@@ -40,12 +40,8 @@ def draw_flow_path(
 ) -> Figure:
     """See `tl_scopes.render.circuit`."""
     one_of("include_bos", include_bos, (False, True))
-    if isinstance(min_share, bool) or not isinstance(min_share, (int, float)) or not (
-        0 <= min_share < 1
-    ):  # fmt: skip
-        raise RenderError(
-            f"min_share={min_share!r} is not a share: give a number from 0 to below 1"
-        )
+    share = "a share from 0 to below 1"
+    check_number("min_share", min_share, lambda x: 0 <= x < 1, share, error=RenderError)
     check(result, edges=result.edges, nodes=result.nodes)
     n = result.position + 1
     edges, nodes = array(result.edges)[:, :n, :n], array(result.nodes)[:, :n]
