@@ -191,7 +191,7 @@ def test_what_cannot_be_replaced_is_refused(name):
     with pytest.raises(
         ScopeParameterError, match="'blank'; allowed: 'zero', 'pad', 'bos', 'mean', 'hide'"
     ):
-        ablation.check_replacement("blank")
+        states(name, [Alteration((1,), "blank")])
     for kind in ("pad", "bos"):
         with pytest.raises(ScopeParameterError, match=r"site \"embed\" only, not at 'resid\(1\)'"):
             states(name, [Alteration((1,), kind)], site="resid(1)")

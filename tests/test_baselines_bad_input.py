@@ -52,7 +52,7 @@ T = zoo.TEXT
 
 
 NAN, INF = float("nan"), float("inf")
-OF = ["of is", 'allowed: "log_prob", "logit"']
+OF = ["of is", "allowed: 'log_prob', 'logit'"]
 STEPS = ["steps is", "whole number from 1"]
 SEED = ["seed is", "whole number from 0"]
 BASELINE = ["baseline is", "'zero', 'pad', 'bos', 'mean', or a tensor"]

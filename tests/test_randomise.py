@@ -164,11 +164,11 @@ def test_depths():
 @pytest.mark.parametrize(
     "arguments, error, message",
     [
-        ({"depths": [0]}, ScopeParameterError, "depth 0 .* 1 to 3"),
-        ({"depths": [4]}, ScopeParameterError, "depth 4 .* 1 to 3"),
-        ({"depths": [True]}, ScopeParameterError, "depth True"),
+        ({"depths": [0]}, ScopeParameterError, "depth is 0; .* 1 to 3"),
+        ({"depths": [4]}, ScopeParameterError, "depth is 4; .* 1 to 3"),
+        ({"depths": [True]}, ScopeParameterError, "depth is True"),
         ({"depths": [1.5]}, ScopeParameterError, r"float in \(0, 1\]"),
-        ({"depths": "12"}, ScopeParameterError, "depth '1'"),
+        ({"depths": "12"}, ScopeParameterError, "depth is '1'"),
         ({"depths": []}, ScopeParameterError, "depths is empty"),
         ({"depths": 1.0, "how": "zero"}, ScopeParameterError, "how is 'zero'"),
         ({"seed": -1}, ScopeParameterError, "seed is -1"),

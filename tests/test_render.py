@@ -158,19 +158,21 @@ def test_a_sequence_has_a_row_for_each_read_position():
 
 @pytest.mark.wrong_types
 @pytest.mark.parametrize(
-    "options",
-    [{"scale": "sqrt"}, {"scale": None}, {"normalise": "token"}, {"include_bos": "no"},
-     {"include_read": 1}, {"sites": []}, {"sites": ["embed"], "site": "embed"}],
-)  # fmt: skip
+    "options, words",
+    [
+        ({"scale": "sqrt"}, "scale is 'sqrt'; allowed: 'linear', 'log'"),
+        ({"scale": None}, "scale is None; allowed: 'linear', 'log'"),
+        ({"normalise": "token"}, "normalise is 'token'; allowed: 'site', 'all'"),
+        ({"include_bos": "no"}, "include_bos is 'no'; allowed: False, True"),
+        ({"include_read": 1}, "include_read is 1; allowed: False, True"),
+        ({"sites": []}, "name at least"),
+        ({"sites": ["embed"], "site": "embed"}, ": pass"),
+    ],
+)
 @pytest.mark.parametrize("draw", [render.html, render.notebook, render.terminal, render.figure])
-def test_unknown_option_values_are_refused(draw, options):
-    with pytest.raises(RenderError, match=r".+: (pass|name)|name at least"):
+def test_unknown_option_values_are_refused(draw, options, words):
+    with pytest.raises(RenderError, match=words):
         draw(attribution(), **options)
-
-
-def test_an_error_says_what_was_got_and_what_is_allowed():
-    with pytest.raises(RenderError, match="scale is 'sqrt'; allowed: 'linear', 'log'"):
-        render.html(attribution(), scale="sqrt")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

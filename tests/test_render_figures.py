@@ -320,7 +320,7 @@ def test_long_prompts_become_lines_of_colour():
         ([attribution(), attribution(tuple("abcde"))], {}, r"different tokens \(4 and 5\)"),
         ([attribution(), attribution().group([(1, 3)])], {}, r"different tokens \(4 and 3\)"),
         ([attribution()] * 2, {"kind": "pie"}, "kind is 'pie'; allowed"),
-        ([attribution()] * 2, {"scale": "log2"}, "scale='log2'"),
+        ([attribution()] * 2, {"scale": "log2"}, "scale is 'log2'"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(results, options, says):

@@ -14,7 +14,7 @@ from tl_scopes.adapter.prompts import bos_id
 from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.unembedding import Unembedding, working_dtype
 from tl_scopes.adapter.view import Edit
-from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError
+from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError, check_choice
 from tl_scopes.jacobian.prompt_run import PromptRun
 
 Replacement = Literal["zero", "pad", "bos", "mean", "hide"]
@@ -155,7 +155,7 @@ def replacement(prompt_run: PromptRun, site: Site, kind: str) -> Tensor:
     "mean", that of the whole vocabulary; at other sites "mean" is over the prompt's own positions, BOS
     left out. Raises `ScopeParameterError`.
     """
-    check_replacement(kind)
+    check_choice("replacement", kind, REPLACEMENTS)
     key = ("replacement", site.label, kind)
     if key not in prompt_run.remembered:
         prompt_run.remembered[key] = _replacement(prompt_run, site, kind)
