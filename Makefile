@@ -103,7 +103,7 @@ bench-1b: $(VENV)/.test
 # Bundled models on every device at hand, in three dtypes; on two devices, in 8 and 4 bits where there are
 # these. Without a GPU the report says so.
 gpu: $(VENV)/.test
-	$(BIN)/python -m pytest -m gpu tests/test_devices.py
+	$(BIN)/python -m pytest -m gpu tests/adapter/test_devices.py
 	$(BIN)/python -m benchmarks gpu $(ARGS)
 
 # What PyPI gets, in dist/: built and checked; then the wheel, installed by itself, does the main job elsewhere.

@@ -16,7 +16,12 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 
 import jaxtyping
-import typechecks
+import pytest
+
+pytest.register_assert_rewrite("support")  # a helper's failure shows its values, as a test's does
+
+from support import typechecks
+from support.ci import in_ci
 
 assert "tl_scopes" not in sys.modules, (
     "something imported tl_scopes before its annotations could be checked"
@@ -24,7 +29,6 @@ assert "tl_scopes" not in sys.modules, (
 typechecks.install("tl_scopes")
 
 import hypothesis
-import pytest
 import torch
 
 # The same examples on every run, and no clock: a failure must be a failure of the code.
@@ -37,10 +41,6 @@ hypothesis.settings.register_profile(
     phases=(Phase.explicit, Phase.generate, Phase.shrink),
 )
 hypothesis.settings.load_profile("tests")
-
-
-def in_ci() -> bool:
-    return os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -63,19 +63,19 @@ _LONG = 900
 _LEAVING = 120
 
 
-# Pictures of results that are made up. No model takes part, and what draws has the same version beside every line
-# of transformer-lens: the legs of .ci/run on other lines leave them out.
+# Of tests/render: pictures of results that are made up. No model takes part, and what draws has the same version beside
+# every line of transformer-lens: the legs of .ci/run on other lines leave them out.
 _VERSIONLESS = (
-    "drawn_texts render render_bos_alone render_browser render_circuits render_circuits_any render_colour_vision"
-    " render_comparison render_faithfulness render_faithfulness_figures render_figures render_long render_parts"
-    " render_scripts render_series render_text"
+    "drawn_texts render bos_alone browser circuits circuits_any colour_vision comparison faithfulness"
+    " faithfulness_figures figures long parts scripts series text"
 ).split()
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.stem.removeprefix("test_") in _VERSIONLESS:
+        room, test = item.path.parent.name, item.path.stem.removeprefix("test_")
+        if room == "render" and test in _VERSIONLESS:
             assert "zoo" not in vars(item.module), f"{item.path} has models: it is not versionless"
             item.add_marker("versionless")
         if item.get_closest_marker("slow") or item.get_closest_marker("teaching"):

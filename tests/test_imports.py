@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-# The file, not the module: importing it here would be too early for nothing, and its place is all that is needed.
-PACKAGE = Path(__file__).resolve().parent.parent / "tl_scopes"
+from support.package_files import MODULES, PACKAGE, modules
+
 LONGEST = 330
 
 # The rooms of the house, from the ground up. A room may import itself and those before it: never one that
@@ -36,15 +36,6 @@ HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),
 ]
-
-
-def modules() -> dict[str, Path]:
-    """Dotted name below the package: its file."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
 
 
 def imported(path: Path, everywhere: bool = True) -> set[str]:
@@ -80,9 +71,6 @@ def imported(path: Path, everywhere: bool = True) -> set[str]:
 
 def top(name: str) -> str:
     return name.split(".")[0]
-
-
-MODULES = modules()
 
 
 def test_the_top_of_the_package_is_its_rooms():

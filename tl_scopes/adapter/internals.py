@@ -1,6 +1,6 @@
 """What torch, transformer-lens and others keep for themselves: every private field read here, nowhere else.
 
-`tests/test_internals.py` holds each against the installed releases, and says which ones changed it.
+`tests/adapter/test_internals.py` holds each against the installed releases, and says which ones changed it.
 """
 
 from __future__ import annotations

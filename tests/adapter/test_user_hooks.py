@@ -1,0 +1,264 @@
+"""A user's own hooks are part of the model: honoured exactly, or refused where they would be passed over."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tl_scopes as ts
+from support import zoo
+from support.by_hand import by_hand
+from support.hook_edits import EDITS, each_class, nothing, twice
+from tl_scopes import baselines
+from tl_scopes.errors import NumericalError, UnsupportedModelError
+
+T = zoo.TEXT
+SCOPE = ts.SemanticScope(5)
+
+
+def halve_gradient(grad, hook):
+    return (grad[0] / 2,) if isinstance(grad, tuple) else grad / 2
+
+
+@each_class
+@pytest.mark.parametrize("edit", EDITS)
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_edits_change_the_scores_as_they_change_the_model(name, edit, used):
+    model = zoo.build(name)
+    tokens = model.to_tokens(T)
+    plain = by_hand(model, tokens, target=5)
+    if used:
+        ts.attribute(model, tokens, SCOPE)
+    with model.hooks([EDITS[edit]]):
+        expected = by_hand(model, tokens, target=5)
+        found = ts.attribute(model, tokens, SCOPE, sites="all")
+    torch.testing.assert_close(found.scores[0], expected, rtol=2e-5, atol=1e-6)
+    assert not torch.allclose(expected, plain, rtol=1e-3)
+    after = ts.attribute(model, tokens, SCOPE)
+    torch.testing.assert_close(after.scores[0], plain, rtol=2e-5, atol=1e-6)
+
+
+@each_class
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_a_stream_ablated_from_the_start_has_no_influence(name, used):
+    """And what the package measures of a model on first use is not what a hook made of it."""
+    model = zoo.build(name)
+    expected = ts.attribute(zoo.shared(name), T, SCOPE).scores
+    if used:
+        ts.attribute(model, T, SCOPE)
+    with model.hooks([("blocks.0.hook_resid_pre", nothing)]):
+        assert not ts.attribute(model, T, SCOPE).scores.any()
+    torch.testing.assert_close(ts.attribute(model, T, SCOPE).scores, expected)
+
+
+@pytest.mark.parametrize("name", zoo.names("bridge", "embed_scale"))
+def test_a_first_call_that_fails_teaches_nothing(name):
+    model = zoo.build(name)
+    with (
+        model.hooks([("blocks.2.hook_resid_pre", lambda a, hook: a * float("nan"))]),
+        pytest.raises(NumericalError, match=r"resid\(2\)"),
+    ):
+        ts.attribute(model, T, SCOPE)
+    found = ts.attribute(model, T, SCOPE).scores
+    torch.testing.assert_close(found, ts.attribute(zoo.shared(name), T, SCOPE).scores)
+
+
+@each_class
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_backward_hooks_that_change_gradients_are_refused(name, used):
+    """The function, and so its Jacobian, is what it was without them."""
+    model = zoo.build(name)
+    if used:
+        ts.attribute(model, T, SCOPE)
+    for edit in (halve_gradient, lambda g, hook: (torch.zeros_like(g),)):
+        with (
+            model.hooks(bwd_hooks=[("blocks.1.hook_resid_pre", edit)]),
+            pytest.raises(UnsupportedModelError, match=r"slope.*way back.*1.hook_resid_pre"),
+        ):
+            ts.attribute(model, T, SCOPE, sites="all")
+    expected = ts.attribute(zoo.shared(name), T, SCOPE, sites="all").scores
+    torch.testing.assert_close(ts.attribute(model, T, SCOPE, sites="all").scores, expected)
+
+
+@each_class
+def test_backward_hooks_that_only_look_are_welcome(name):
+    model = zoo.build(name)
+    expected = ts.attribute(zoo.shared(name), T, SCOPE, sites="all").scores
+    seen = []
+    model.add_hook("blocks.1.hook_resid_pre", lambda g, hook: seen.append(hook.name), dir="bwd")
+    model.blocks[0].register_full_backward_hook(lambda *_: seen.append("torch"))
+    torch.testing.assert_close(ts.attribute(model, T, SCOPE, sites="all").scores, expected)
+    assert "torch" in seen and len(set(seen)) == 2
+
+
+@each_class
+def test_a_result_says_which_hooks_were_in_force(name, tmp_path, capsys):
+    model = zoo.build(name)
+    plain = ts.attribute(model, T, SCOPE)
+    assert plain.provenance.hooks == ()
+    model.add_hook("blocks.1.hook_resid_pre", twice)
+    model.blocks[0].register_forward_hook(lambda *_: None)
+    model.add_hook("blocks.2.hook_resid_pre", lambda g, hook: None, dir="bwd")
+    found = ts.attribute(model, T, SCOPE)
+    names = ("blocks.0", "blocks.1.hook_resid_pre", "blocks.2.hook_resid_pre")
+    assert sorted(found.provenance.hooks) == sorted(names)
+    assert baselines.InputXGradient().attribute(model, T).provenance.hooks == found.provenance.hooks
+    again = ts.Attribution.load(found.save(tmp_path / "a.safetensors"))
+    assert again.provenance == found.provenance
+    for result, told in ((plain, False), (again, True)):
+        result.print()
+        printed = " ".join(capsys.readouterr().out.split())
+        for text in (printed, result.to_html()):
+            assert ("with your own hooks at" in text) == told
+            assert not told or all(name in text for name in names)
+
+
+@each_class
+def test_hooks_added_with_torch_are_honoured(name):
+    model = zoo.build(name)
+    tokens = model.to_tokens(T)
+    handle = model.blocks[1].mlp.register_forward_hook(lambda module, args, output: output * 0.5)
+    try:
+        expected = by_hand(model, tokens, target=5)
+        torch.testing.assert_close(
+            ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=2e-5, atol=1e-6
+        )
+    finally:
+        handle.remove()
+    assert not torch.allclose(ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=1e-3)
+
+
+def last_step_edits(model) -> dict:
+    """Ways to edit what comes after the final state was read."""
+    return {
+        "unembed.hook_in": lambda: model.hooks([("unembed.hook_in", twice)]),
+        "unembed.hook_out": lambda: model.hooks([("unembed.hook_out", twice)]),
+        "module unembed": lambda: model.unembed.register_forward_hook(lambda m, a, out: out * 2),
+        "module model": lambda: model.register_forward_hook(lambda m, a, out: out * 2),
+    }
+
+
+@each_class
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@pytest.mark.parametrize(
+    "edit", ["unembed.hook_in", "unembed.hook_out", "module unembed", "module model"]
+)
+def test_edited_logits_are_refused_not_ignored(name, edit, used):
+    model = zoo.build(name)
+    if edit in ("unembed.hook_in", "unembed.hook_out") and edit not in model.hook_dict:
+        pytest.skip("this version has no such hook")
+    expected = ts.attribute(model, T, SCOPE).scores if used else None
+    with (
+        last_step_edits(model)[edit](),
+        pytest.raises(UnsupportedModelError, match=r"logits.*hooks that edit the logits.*remove"),
+    ):
+        ts.attribute(model, T, SCOPE)
+    found = ts.attribute(model, T, SCOPE).scores
+    if expected is not None:
+        assert torch.equal(found, expected)
+
+
+@each_class
+@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+def test_hooks_that_only_look_at_the_logits_are_welcome(name, used):
+    model = zoo.build(name)
+    expected = ts.attribute(zoo.shared(name), T, SCOPE).scores
+    if used:
+        ts.attribute(model, T, SCOPE)
+    seen = []
+    with model.unembed.register_forward_hook(lambda m, a, out: seen.append(out.shape)):
+        torch.testing.assert_close(ts.attribute(model, T, SCOPE).scores, expected)
+
+
+@each_class
+def test_an_unknown_last_step_is_refused(name, monkeypatch):
+    """An output transform that neither the configuration nor the bridge's adapter tells of."""
+    model = zoo.build(name)
+    unembed = type(model.unembed)
+    original = unembed.forward
+    monkeypatch.setattr(unembed, "forward", lambda self, *a, **k: original(self, *a, **k).sin() * 3)
+    with pytest.raises(UnsupportedModelError, match=r"differ from y W_U \+ b_U.*allowed"):
+        ts.attribute(model, T, SCOPE)
+
+
+@each_class
+def test_influence_that_looks_ahead_is_refused(name):
+    """A patch that carries a later token to an earlier position makes the model non-causal."""
+    model = zoo.build(name)
+
+    def back(activation, hook):
+        return activation.flip(1)
+
+    with (
+        model.hooks([("blocks.1.hook_resid_pre", back)]),
+        pytest.raises(UnsupportedModelError, match="not causal"),
+    ):
+        ts.attribute(model, T, SCOPE, position=2)
+
+
+@each_class
+@pytest.mark.parametrize(
+    "method",
+    [
+        baselines.GradientNorm(),
+        baselines.InputXGradient(),
+        baselines.SmoothGrad(draws=2),
+        baselines.IntegratedGradients(steps=2),
+        baselines.SemanticPath(steps=2),
+    ],
+    ids=lambda method: method.name,
+)
+def test_other_methods_refuse_it_too(name, method):
+    model = zoo.build(name)
+    hook = ("blocks.1.hook_resid_pre", lambda activation, hook: activation.flip(1))
+    with model.hooks([hook]), pytest.raises(UnsupportedModelError, match=r"not causal.*hook"):
+        method.attribute(model, T, position=2)
+    assert method.attribute(model, T, position=2).scores[:, 3:].eq(0).all()
+
+
+@each_class
+@pytest.mark.parametrize("at", [-1, 3, slice(-2, None)], ids=["last", "fourth", "last two"])
+def test_hooks_that_count_positions_see_the_whole_prompt(name, at):
+    """An edit at a position is one of the prompt as given: not of the prefix that would do, nor of a padded row."""
+    model = zoo.build(name)
+
+    def edit(activation, hook):
+        activation = activation.clone()
+        activation[:, at] = 0
+        return activation
+
+    longer = f"{T} {T}"
+    with model.hooks([("blocks.1.hook_resid_pre", edit)]):
+        batch = ts.attribute_batch(model, [T, longer], SCOPE, sites="all", position=[4, -1])
+        alone = [
+            ts.attribute(model, prompt, SCOPE, sites="all", position=position)
+            for prompt, position in ((T, 4), (longer, -1))
+        ]
+        sequence = ts.attribute_sequence(model, T, SCOPE, sites="all", positions=[4, 5])
+    plain = ts.attribute(model, longer, SCOPE, sites="all")
+    for together, single in zip(batch, alone):
+        torch.testing.assert_close(together.scores, single.scores)
+    torch.testing.assert_close(sequence.at(4).scores, alone[0].scores)
+    assert not torch.allclose(alone[1].scores, plain.scores)
+    # With the last position cut off at resid(1), what is read before it does not change.
+    if at == -1:
+        before = ts.attribute(model, T, SCOPE, sites="all", position=4)
+        torch.testing.assert_close(alone[0].scores, before.scores)
+
+
+@each_class
+def test_hooks_may_edit_in_place(name):
+    model = zoo.build(name)
+
+    def in_place(activation, hook):
+        activation[:, 2] = 0
+        return activation
+
+    def apart(activation, hook):
+        return torch.cat([activation[:, :2], 0 * activation[:, 2:3], activation[:, 3:]], 1)
+
+    maps = []
+    for hook in (in_place, apart):
+        with model.hooks([("blocks.0.hook_resid_pre", hook)]):
+            maps.append(ts.attribute(model, T, SCOPE, sites=["embed", 1]).scores)
+    torch.testing.assert_close(*maps)

@@ -1,0 +1,131 @@
+"""The explorer's desk: many people, one at a time, each in turn, and no more kept than allowed."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import tl_scopes as ts
+from support import zoo
+from support.cli_calls import save_tiny
+from support.served_app import ask
+from tl_scopes import models
+from tl_scopes.app.request import Request
+from tl_scopes.app.settings import Settings
+from tl_scopes.app.worker import Desk
+from tl_scopes.errors import ModelUnavailableError, PositionError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> str:
+    return save_tiny(tmp_path_factory.mktemp("app") / "tiny-llama")
+
+
+class Watched(Desk):
+    """A desk whose work waits to be let go, and that writes down who works."""
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.go, self.started, self.order, self.inside = threading.Event(), threading.Event(), [], 0
+
+    def _compute(self, request, tell):
+        self.inside += 1
+        assert self.inside == 1, "two requests at one time"
+        self.order.append(request)
+        self.started.set()
+        assert self.go.wait(30)
+        try:
+            return super()._compute(request, tell)
+        finally:
+            self.inside -= 1
+
+
+def queued(desk: Watched, requests: list[Request]) -> tuple[list[threading.Thread], dict, dict]:
+    """A thread for each request, started in this order; what each got and was told."""
+    got: dict = {}
+    heard: dict = {}
+
+    def work(i: int, request: Request) -> None:
+        heard[i] = []
+        try:
+            got[i] = desk.answer(request, heard[i].append)
+        except Exception as error:
+            got[i] = error
+
+    threads = []
+    for i, request in enumerate(requests):
+        threads.append(threading.Thread(target=work, args=(i, request)))
+        threads[-1].start()
+        while desk.waiting <= i:
+            assert threads[-1].is_alive()
+    return threads, got, heard
+
+
+def test_a_class_is_served_in_order_and_one_at_a_time(folder, monkeypatch):
+    loads = []
+    real = models.load
+    monkeypatch.setattr(models, "load", lambda *a, **k: loads.append(a) or real(*a, **k))
+    desk = Watched(Settings(models=(folder,)))
+    wanted = [ask(desk, position=i) for i in (1, 2, 99, 3, 1, 2)]
+    threads, got, heard = queued(desk, wanted)
+    desk.go.set()
+    for thread in threads:
+        thread.join(60)
+    assert [r.position for r in desk.order] == [1, 2, 99, 3]  # who asks the same is given the same
+    assert len(loads) == 1 and desk.waiting == 0
+    assert got[0] is got[4] and got[1] is got[5]
+    assert isinstance(got[2], PositionError)
+    assert [got[i].position for i in (0, 1, 3)] == [1, 2, 3]
+    alone = ts.attribute(models.load(folder), zoo.TEXT, ts.SemanticScope(), sites="all", position=3)
+    torch.testing.assert_close(got[3].scores, alone.scores)
+    assert heard[0][0].startswith("Loading ") and heard[0][-1].startswith("Computing")
+    assert heard[1][0] == "Waiting: 1 request is before yours …"
+    assert heard[3][0] == "Waiting: 3 requests are before yours …"
+
+
+def test_who_leaves_the_queue_holds_nobody_up(folder):
+    desk = Watched(Settings(models=(folder,)))
+    threads, got, _ = queued(desk, [ask(desk)])
+    assert desk.started.wait(30)
+
+    class Left(BaseException):
+        """What Streamlit raises when somebody clicks elsewhere is no Exception."""
+
+    def leave(told: str) -> None:
+        raise Left
+
+    with pytest.raises(Left):
+        desk.answer(ask(desk, position=2), leave)
+    assert desk.waiting == 1
+    desk.go.set()
+    threads[0].join(60)
+    assert desk.waiting == 0 and desk.answer(ask(desk)) is got[0]
+
+
+def test_answers_and_models_are_kept_up_to_a_bound(folder, tmp_path):
+    other = save_tiny(tmp_path / "other")
+    first = Desk(Settings(models=(folder, other), held=1))
+    size = 0
+    for position in range(4):
+        first.answer(ask(first, position=position))
+        size = size or first.remembered()
+    assert first.remembered() == 4 * size
+    small = Desk(first.settings, result_bytes=2 * size)
+    answers = [small.answer(ask(small, position=p)) for p in range(4)]
+    assert small.remembered() == 2 * size
+    assert small.answer(ask(small, position=3)) is answers[3]
+    assert small.answer(ask(small, position=0)) is not answers[0]
+    small.answer(ask(small, model=other))
+    assert list(small._models) == [other]
+
+
+def test_a_typing_error_costs_nobody_a_model(folder):
+    desk = Desk(Settings(models=(folder,), naming=True, held=1))
+    desk.answer(ask(desk))
+    held = desk._models[folder]
+    for name in ("no-such-model", "./nowhere", "a/b/c"):
+        with pytest.raises(ModelUnavailableError):
+            desk.answer(ask(desk, model=name))
+    assert desk._models == {folder: held}

