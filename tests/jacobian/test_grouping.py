@@ -12,8 +12,9 @@ from support import zoo
 from support.reference import TOKENS
 from support.traces import each_class
 from tl_scopes import attribution
+from tl_scopes.adapter.view import view_of
 from tl_scopes.jacobian import answers, original
-from tl_scopes.jacobian.answers import Job
+from tl_scopes.jacobian.answers import Job, Limits, run
 
 
 def groups(lengths: list[int], batch_tokens: int = 4096) -> list[list[int]]:
@@ -91,3 +92,15 @@ def test_the_last_step_is_checked_on_a_short_prefix_unless_hooks_may_count(
     with widths_run(model) as widths:
         ts.attribute(model, TOKENS, ts.SemanticScope(3))
     assert widths == [len(TOKENS)]
+
+
+@each_class
+def test_scopes_that_are_read_at_one_place_do_not_mix(name):
+    view = view_of(zoo.shared(name))
+    scopes = [ts.TemperatureScope(), ts.SemanticScope(3), ts.FisherScope(rank=2)]
+    job = Job(TOKENS, [(len(TOKENS) - 1, scope) for scope in scopes])
+    (together,) = run(view, [job], view.sites("embed"), Limits())
+    for answer, scope in zip(together, scopes, strict=True):
+        alone = ts.attribute(view.model, TOKENS, scope).scores
+        found = answer.attribution(view, TOKENS).scores
+        torch.testing.assert_close(found, alone, rtol=1e-6, atol=1e-9)

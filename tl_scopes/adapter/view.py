@@ -40,7 +40,6 @@ class ModelView:
         self.embed_scale = 1.0
         self.followed: list[tuple[tuple[Any, ...], int]] = []
         self.loops_backward: tuple[Any, ...] | None = None
-        self.positionwise_mlp: weakref.ref[nn.Module] | None = None
         self.last_texts: tuple[tuple[int, ...], tuple[str, ...]] | None = None
         self._hooks: dict[str, Any] | None = None
         self._points: dict[str, weakref.ref[Any]] = {}

@@ -163,7 +163,7 @@ def run(
             recompute = exceeds_budget(view, len(jobs), width)
         rows = [row for row, job in enumerate(jobs) for _ in job.reads]
         columns = [position for job in jobs for position, _ in job.reads]
-        recording = probes.record(view, tokens, sites, read_site, recompute, (rows, columns))
+        recording = probes.record(view, tokens, sites, read_site, recompute)
         read = read_values(view, read_site, recording.read, rows, columns)
         answers = explain(view, jobs, tokens, read.detach(), at_final=read_site is None)
         chunk = limits.chunk_size or default_chunk(view, len(jobs), width, sparing=recompute)

@@ -16,7 +16,6 @@ from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.checkpointing import recompute_blocks
 from tl_scopes.jacobian.forward import read_under, seen_at
-from tl_scopes.jacobian.narrow import last_mlp, learn, narrow_last_mlp
 
 # Their position axis is not the second one, whatever sizes happen to coincide.
 _NO_POS_AXIS = ("hook_pattern", "hook_attn_scores")
@@ -65,12 +64,10 @@ def record(
     sites: Sequence[Site],
     read: Site | None,
     recompute: bool = False,
-    reads: tuple[list[int], list[int]] | None = None,
 ) -> Recording:
     """Run the model over right-padded rows up to what is read (None: the final state).
 
     `recompute`: keep no activations of the blocks, which the backward pass will run again.
-    `reads`: rows and positions of the final state that will be read; None: any.
 
     Must be called inside `view.locked()`. Raises `SiteError` for a site that is not reached, is
     reached more than once, or has no position axis.
@@ -100,8 +97,6 @@ def record(
     def prepare(undo: ExitStack) -> None:
         if recompute:
             recompute_blocks(view, undo, spared=None if read is None else read.block)
-        elif read is None and reads is not None:
-            narrow_last_mlp(view, undo, sites, reads, tokens.shape)
 
     edits = {site: lambda a, i=i, site=site: probe(i, site, a) for i, site in enumerate(sites)}
     found = read_under(view, tokens, edits, read, prepare)
@@ -157,9 +152,6 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
             view.tap_stream(undo, lambda a: keep("stream", a))
         first = 0 if view.last_step_is_hooked() else -1
         view.tap_final(undo, lambda y: keep("y", y[:, first:]))
-        mlp = last_mlp(view)
-        if mlp is not None:
-            view.tap_module(undo, mlp, lambda x: keep("mlp", x), lambda y: y)
         logits = view.forward(tokens[:1])[0]
         head = view.unembedding()
         expected = head.logits(head.raw_logits(seen["y"][0]))
@@ -170,8 +162,6 @@ def verify(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
             return  # zeros do not tell by what they are scaled: asked again at the next use
         if "embed" in seen and "stream" in seen:
             view.embed_scale = _constant_ratio(seen["stream"], seen["embed"])
-        if mlp is not None:
-            learn(view, mlp, seen.get("mlp"))
     view.verified_under = facts
 
 
