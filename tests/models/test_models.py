@@ -52,7 +52,7 @@ def fake(tmp_path, monkeypatch):
         source="model.gguf",
         sha256=hashlib.sha256(SOURCE).hexdigest(),
         converted={"model.safetensors": hashlib.sha256(SOURCE * 2).hexdigest()},
-        config={"model_type": "fake"},
+        config_json=b'{"model_type": "fake"}',
         pip_command="pip install fake-model",
         size=100,
         description="three bytes",
@@ -76,7 +76,7 @@ def test_converted_once_then_found(fake, capfd):
     folder = bundled.ensure("fake")
     assert folder == bundled.cache_folder(bundle)
     assert (folder / "model.safetensors").read_bytes() == SOURCE * 2
-    assert json.loads((folder / "config.json").read_text()) == bundle.config
+    assert (folder / "config.json").read_bytes() == bundle.config_json
     assert {path.name for path in folder.iterdir()} == {"config.json", "model.safetensors"}
     assert bundled.ensure("fake") == folder
     assert len(calls) == 1

