@@ -94,7 +94,8 @@ def substituted(view: ModelView) -> Iterator[Substitution]:
     found = Substitution()
     with view.lock:
         try:
-            with found:
+            # Weights drawn or widened under a user's inference mode could take no gradient.
+            with torch.inference_mode(False), found:
                 yield found
         finally:
             found.clear()  # should Ctrl-C have struck on the way out: without effect from now on
