@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 
 import pytest
@@ -10,9 +11,10 @@ import torch
 
 import tl_scopes as ts
 from support import zoo, zoo_unfit
+from support.calls import ATTRIBUTING, CALLS, T, calls
 from support.reference import TOKENS
+from support.traces import PLAIN
 from support.zoo_tables import UNUSUAL
-from tl_scopes import circuits, errors
 from tl_scopes.errors import (
     ProcessedWeightsError,
     ProcessedWeightsWarning,
@@ -20,10 +22,7 @@ from tl_scopes.errors import (
     UnsupportedModelError,
 )
 
-T = zoo.TEXT
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
-each_class = pytest.mark.parametrize("name", MODELS)
-PROCESSED, REFUSED = zoo_unfit.processed(), zoo_unfit.refused()
+PROCESSED = zoo_unfit.processed()
 DESCRIPTION = {
     "folded": "processed: final norm folded into W_U",
     "centred": "processed: W_U mean-centred",
@@ -32,12 +31,7 @@ DESCRIPTION = {
 
 
 # ------------------------------------------------------------------------------------------- processed weights
-NEEDS_RAW = [
-    ts.TemperatureScope(),
-    ts.FisherScope(),
-    ts.FisherScope(rank=4),
-    ts.FisherScope(rank=0.9),
-]
+NEEDS_RAW = [ts.TemperatureScope(), *(ts.FisherScope(rank=rank) for rank in (None, 4, 0.9))]
 UNCHANGED = [
     ts.LogitDifferenceScope(5, 6),
     ts.FisherScope(rank="full", tail=0),
@@ -46,21 +40,34 @@ UNCHANGED = [
 
 
 @pytest.mark.parametrize("label", PROCESSED)
-def test_processing_is_recognised(label):
+def test_processed_weights_are_refused_or_told(label):
+    """Folded, nothing but what needs no basis; centred, a warning that points at the caller's own line."""
     effect, make = PROCESSED[label]
     model = make()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ProcessedWeightsWarning)
-        found = ts.attribute(model, T, ts.SemanticScope(5)).provenance.processing
+    found = ts.attribute(model, T, ts.LogitDifferenceScope(5, 6)).provenance.processing
     assert found.startswith(DESCRIPTION[effect])
-    for scope in NEEDS_RAW:
-        if effect == "folded":
-            with pytest.raises(
-                ProcessedWeightsError, match=r"basis.*raw weights.*from_pretrained_no_processing"
-            ):
-                ts.attribute(model, T, scope)
-        else:
-            assert ts.attribute(model, T, scope).scores.any()
+    centred = "mean-centred" in found
+    basis = r"basis.*raw weights.*from_pretrained_no_processing"
+    for name in calls("scope") if label.endswith("/rms") else ATTRIBUTING:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            if name != "verify":  # which asks as its attribution did
+                CALLS[name].function(model, **CALLS[name].arguments())
+        mine = [w for w in seen if w.category is ProcessedWeightsWarning]
+        assert len(mine) == (centred and name != "verify")
+        for warning in mine:
+            assert re.search("mean logit.*raw weights", str(warning.message))
+            assert warning.filename == __file__, name
+        for scope in NEEDS_RAW:
+            if effect == "folded":
+                with pytest.raises(ProcessedWeightsError, match=basis):
+                    CALLS[name](model, scope=scope)
+            elif name == "attribute":
+                assert ts.attribute(model, T, scope).scores.any()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ProcessedWeightsWarning)
+        for scope in (*UNCHANGED[:2], ts.FisherScope(samples=2)):
+            ts.attribute(model, T, scope)
 
 
 @pytest.mark.parametrize("label", PROCESSED)
@@ -71,45 +78,14 @@ def test_processed_weights_leave_what_is_invariant(label):
     sources = {"rms": "llama", "process-weights": "llama", "gemma": "gemma3", "softcap": "gemma2"}
     kind, _, what = label.partition("/")
     raw, model = zoo.shared(f"{kind}/{sources.get(what, 'gpt2')}"), make()
-    centred_writing = "LN" in str(
-        raw.cfg.normalization_type
-    )  # centring what is written moves the embedding itself
+    # Centring what is written moves the embedding itself.
+    centred_writing = "LN" in str(raw.cfg.normalization_type)
     site = "blocks.1.attn.hook_z" if centred_writing and effect != "raw" else "all"
     for scope in UNCHANGED:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ProcessedWeightsWarning)
             found, expected = (ts.attribute(m, T, scope, sites=site).scores for m in (model, raw))
         torch.testing.assert_close(found, expected, rtol=2e-3, atol=2e-4 * float(expected.max()))
-
-
-@pytest.mark.parametrize("label", PROCESSED)
-def test_a_centred_unembedding_warns_of_the_centred_logit(label):
-    model = PROCESSED[label][1]()
-    centred = (
-        "mean-centred"
-        in ts.attribute(model, T, ts.LogitDifferenceScope(5, 6)).provenance.processing
-    )
-    for call in (
-        ts.attribute,
-        ts.attribute_sequence,
-        lambda m, p, s: ts.attribute_batch(m, [p], s),
-    ):
-        with warnings.catch_warnings(record=True) as seen:
-            warnings.simplefilter("always")
-            call(model, T, ts.SemanticScope(5))
-        mine = [w for w in seen if issubclass(w.category, ProcessedWeightsWarning)]
-        assert len(mine) == centred
-        if centred:
-            assert "mean logit" in str(mine[0].message) and "raw weights" in str(mine[0].message)
-            assert mine[0].filename == __file__, "the warning must point at the caller's own line"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ProcessedWeightsWarning)
-        for scope in (
-            ts.LogitDifferenceScope(5, 6),
-            ts.FisherScope(samples=2),
-            ts.FisherScope(rank="full"),
-        ):
-            ts.attribute(model, T, scope)
 
 
 @pytest.mark.parametrize(
@@ -148,43 +124,9 @@ def test_confidence_without_a_gain_is_refused(name):
         )
         assert noise < 1e-3 * motion
         assert ts.attribute(model, TOKENS, ts.FisherScope(rank=2)).scores.any()
-        for asked in (
-            lambda: ts.attribute(model, TOKENS, ts.TemperatureScope()),
-            lambda: ts.attribute_sequence(model, TOKENS, ts.TemperatureScope()),
-            lambda: circuits.components(model, TOKENS, ts.TemperatureScope()),
-        ):
+        for call in calls("scope"):
             with pytest.raises(UnsupportedModelError, match="no gain"):
-                asked()
-
-
-@pytest.mark.parametrize("label", REFUSED)
-def test_models_to_turn_away(label):
-    error, make = REFUSED[label]
-    model = make()
-    for call in (ts.attribute, ts.attribute_sequence):
-        with pytest.raises(getattr(errors, error)) as caught:
-            call(model, [0, 5, 6], ts.SemanticScope(5))
-        message = str(caught.value)
-        wanted = {
-            "TrainingModeError": ("dropout", "model.eval()"),
-            "UnsupportedModelError": ("model",),
-        }
-        assert all(word in message for word in wanted[error]), message
-
-
-@pytest.mark.wrong_types
-@pytest.mark.parametrize(
-    "other",
-    [None, "gpt2", torch.nn.Linear(2, 2), zoo.HookedTransformer, object()],
-    ids=["None", "a name", "a module", "a class", "an object"],
-)
-def test_things_that_are_not_models(other):
-    if other is None and zoo.HookedTransformer is None:
-        pytest.skip("the same object twice")
-    with pytest.raises(
-        UnsupportedModelError, match=r"got .*allowed: a HookedTransformer.*TransformerBridge"
-    ):
-        ts.attribute(other, T, ts.SemanticScope())
+                CALLS[call](model, scope=ts.TemperatureScope())
 
 
 def test_the_package_needs_no_class_that_transformer_lens_may_lack():
@@ -195,7 +137,7 @@ def test_the_package_needs_no_class_that_transformer_lens_may_lack():
     for module in (view, answers, guards):
         assert "import transformer_lens" not in inspect.getsource(module)
         assert "from transformer_lens" not in inspect.getsource(module)
-    for name in MODELS:
+    for name in PLAIN:
         kind = {"hooked": "HookedTransformer", "bridge": "TransformerBridge"}[name.split("/")[0]]
         assert ts.attribute(zoo.shared(name), T, ts.SemanticScope()).provenance.model_class == kind
 
@@ -221,7 +163,7 @@ def test_training_mode_matters_only_with_dropout(name):
 
 
 def test_models_built_under_inference_mode_are_refused():
-    for name in MODELS:
+    for name in PLAIN:
         with torch.inference_mode():
             model = zoo.build(name)
         with pytest.raises(UnsupportedModelError, match="inference"):

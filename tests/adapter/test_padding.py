@@ -12,7 +12,8 @@ from transformers import BatchEncoding
 
 import tl_scopes as ts
 from support import real_models, zoo
-from support.refusals import MODELS, refused
+from support.refusals import refused
+from support.traces import PLAIN as MODELS
 from tl_scopes import baselines, circuits, evaluation
 from tl_scopes.errors import (
     DoubleBosError,

@@ -21,7 +21,8 @@ import tl_scopes as ts
 from support import real_models, zoo
 from support.cli_calls import DIFFERENCE, call, save_tiny, scores
 from support.cli_calls import refused as refused_call
-from support.refusals import MODELS, refused
+from support.refusals import refused
+from support.traces import PLAIN as MODELS
 from tl_scopes import baselines, circuits, evaluation
 from tl_scopes.cli.main import app
 from tl_scopes.cli.options import _NAMES, _VALUED, in_options

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
+from torch.testing import assert_close
 
 import tl_scopes as ts
 from support import zoo
 from support.by_hand import by_hand
-from support.hook_edits import EDITS, each_class, nothing, twice
+from support.calls import VARIANTS, T, values
+from support.hook_edits import EDITS, nothing, twice
+from support.traces import built, each_class, each_use
 from tl_scopes import baselines
 from tl_scopes.errors import NumericalError, UnsupportedModelError
 
-T = zoo.TEXT
 SCOPE = ts.SemanticScope(5)
 
 
@@ -22,7 +26,7 @@ def halve_gradient(grad, hook):
 
 @each_class
 @pytest.mark.parametrize("edit", EDITS)
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_edits_change_the_scores_as_they_change_the_model(name, edit, used):
     model = zoo.build(name)
     tokens = model.to_tokens(T)
@@ -32,23 +36,21 @@ def test_edits_change_the_scores_as_they_change_the_model(name, edit, used):
     with model.hooks([EDITS[edit]]):
         expected = by_hand(model, tokens, target=5)
         found = ts.attribute(model, tokens, SCOPE, sites="all")
-    torch.testing.assert_close(found.scores[0], expected, rtol=2e-5, atol=1e-6)
+    assert_close(found.scores[0], expected, rtol=2e-5, atol=1e-6)
     assert not torch.allclose(expected, plain, rtol=1e-3)
     after = ts.attribute(model, tokens, SCOPE)
-    torch.testing.assert_close(after.scores[0], plain, rtol=2e-5, atol=1e-6)
+    assert_close(after.scores[0], plain, rtol=2e-5, atol=1e-6)
 
 
 @each_class
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_a_stream_ablated_from_the_start_has_no_influence(name, used):
     """And what the package measures of a model on first use is not what a hook made of it."""
-    model = zoo.build(name)
+    model = built(name, used)
     expected = ts.attribute(zoo.shared(name), T, SCOPE).scores
-    if used:
-        ts.attribute(model, T, SCOPE)
     with model.hooks([("blocks.0.hook_resid_pre", nothing)]):
         assert not ts.attribute(model, T, SCOPE).scores.any()
-    torch.testing.assert_close(ts.attribute(model, T, SCOPE).scores, expected)
+    assert_close(ts.attribute(model, T, SCOPE).scores, expected)
 
 
 @pytest.mark.parametrize("name", zoo.names("bridge", "embed_scale"))
@@ -60,16 +62,14 @@ def test_a_first_call_that_fails_teaches_nothing(name):
     ):
         ts.attribute(model, T, SCOPE)
     found = ts.attribute(model, T, SCOPE).scores
-    torch.testing.assert_close(found, ts.attribute(zoo.shared(name), T, SCOPE).scores)
+    assert_close(found, ts.attribute(zoo.shared(name), T, SCOPE).scores)
 
 
 @each_class
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_backward_hooks_that_change_gradients_are_refused(name, used):
     """The function, and so its Jacobian, is what it was without them."""
-    model = zoo.build(name)
-    if used:
-        ts.attribute(model, T, SCOPE)
+    model = built(name, used)
     for edit in (halve_gradient, lambda g, hook: (torch.zeros_like(g),)):
         with (
             model.hooks(bwd_hooks=[("blocks.1.hook_resid_pre", edit)]),
@@ -77,18 +77,36 @@ def test_backward_hooks_that_change_gradients_are_refused(name, used):
         ):
             ts.attribute(model, T, SCOPE, sites="all")
     expected = ts.attribute(zoo.shared(name), T, SCOPE, sites="all").scores
-    torch.testing.assert_close(ts.attribute(model, T, SCOPE, sites="all").scores, expected)
+    assert_close(ts.attribute(model, T, SCOPE, sites="all").scores, expected)
+
+
+LOOKS = {
+    "forward": lambda m, look: m.hooks([("blocks.1.hook_resid_pre", look)]),
+    "backward": lambda m, look: m.hooks(bwd_hooks=[("blocks.1.hook_resid_pre", look)]),
+    "backward of a module": lambda m, look: m.blocks[0].register_full_backward_hook(look),
+    "at the logits": lambda m, look: m.unembed.register_forward_hook(look),
+}
+LOOKED_AT = (
+    *("fisher, every site", "fisher, batch", "fisher, sequence", "InputXGradient", "LeaveOneOut", "SemanticPath"),
+    *("components", "components, frozen", "flow, in chunks", "flow_path, frozen", "head_paths, split", "verify, heads"),
+)  # fmt: skip
 
 
 @each_class
-def test_backward_hooks_that_only_look_are_welcome(name):
-    model = zoo.build(name)
-    expected = ts.attribute(zoo.shared(name), T, SCOPE, sites="all").scores
-    seen = []
-    model.add_hook("blocks.1.hook_resid_pre", lambda g, hook: seen.append(hook.name), dir="bwd")
-    model.blocks[0].register_full_backward_hook(lambda *_: seen.append("torch"))
-    torch.testing.assert_close(ts.attribute(model, T, SCOPE, sites="all").scores, expected)
-    assert "torch" in seen and len(set(seen)) == 2
+@pytest.mark.parametrize("where", LOOKS)
+@each_use
+def test_hooks_that_only_look_change_nothing(name, where, used):
+    """They make the whole prompt be run, in rows of its own; no number may depend on that."""
+    model, plain, seen = built(name, used), zoo.shared(name), []
+    more = {v: {"position": 3} if "position" in VARIANTS[v].takes else {} for v in LOOKED_AT}
+    more["components"] |= {"baseline": "mean"}
+    more["fisher, batch"] = {}  # of prompts of several lengths
+    with LOOKS[where](model, lambda *_, **__: seen.append(1)):
+        for variant in LOOKED_AT[:: 1 if where == "forward" else 4]:
+            call = functools.partial(VARIANTS[variant], **more[variant])
+            for got, wanted in zip(values(call(model)), values(call(plain)), strict=True):
+                assert_close(got, wanted, rtol=1e-5, atol=1e-6)
+    assert seen
 
 
 @each_class
@@ -117,57 +135,34 @@ def test_a_result_says_which_hooks_were_in_force(name, tmp_path, capsys):
 def test_hooks_added_with_torch_are_honoured(name):
     model = zoo.build(name)
     tokens = model.to_tokens(T)
-    handle = model.blocks[1].mlp.register_forward_hook(lambda module, args, output: output * 0.5)
-    try:
+    with model.blocks[1].mlp.register_forward_hook(lambda module, args, output: output * 0.5):
         expected = by_hand(model, tokens, target=5)
-        torch.testing.assert_close(
-            ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=2e-5, atol=1e-6
-        )
-    finally:
-        handle.remove()
+        found = ts.attribute(model, tokens, SCOPE).scores[0]
+    assert_close(found, expected, rtol=2e-5, atol=1e-6)
     assert not torch.allclose(ts.attribute(model, tokens, SCOPE).scores[0], expected, rtol=1e-3)
 
 
-def last_step_edits(model) -> dict:
-    """Ways to edit what comes after the final state was read."""
-    return {
-        "unembed.hook_in": lambda: model.hooks([("unembed.hook_in", twice)]),
-        "unembed.hook_out": lambda: model.hooks([("unembed.hook_out", twice)]),
-        "module unembed": lambda: model.unembed.register_forward_hook(lambda m, a, out: out * 2),
-        "module model": lambda: model.register_forward_hook(lambda m, a, out: out * 2),
-    }
+# Ways to edit what comes after the final state was read.
+LAST_STEP = {
+    "unembed.hook_in": lambda model: model.hooks([("unembed.hook_in", twice)]),
+    "unembed.hook_out": lambda model: model.hooks([("unembed.hook_out", twice)]),
+    "module unembed": lambda model: model.unembed.register_forward_hook(lambda m, a, out: out * 2),
+    "module model": lambda model: model.register_forward_hook(lambda m, a, out: out * 2),
+}
 
 
 @each_class
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
-@pytest.mark.parametrize(
-    "edit", ["unembed.hook_in", "unembed.hook_out", "module unembed", "module model"]
-)
+@each_use
+@pytest.mark.parametrize("edit", LAST_STEP)
 def test_edited_logits_are_refused_not_ignored(name, edit, used):
-    model = zoo.build(name)
-    if edit in ("unembed.hook_in", "unembed.hook_out") and edit not in model.hook_dict:
+    model = built(name, used)
+    if edit.startswith("unembed") and edit not in model.hook_dict:
         pytest.skip("this version has no such hook")
-    expected = ts.attribute(model, T, SCOPE).scores if used else None
-    with (
-        last_step_edits(model)[edit](),
-        pytest.raises(UnsupportedModelError, match=r"logits.*hooks that edit the logits.*remove"),
-    ):
+    words = r"logits.*hooks that edit the logits.*remove"
+    with LAST_STEP[edit](model), pytest.raises(UnsupportedModelError, match=words):
         ts.attribute(model, T, SCOPE)
-    found = ts.attribute(model, T, SCOPE).scores
-    if expected is not None:
-        assert torch.equal(found, expected)
-
-
-@each_class
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
-def test_hooks_that_only_look_at_the_logits_are_welcome(name, used):
-    model = zoo.build(name)
     expected = ts.attribute(zoo.shared(name), T, SCOPE).scores
-    if used:
-        ts.attribute(model, T, SCOPE)
-    seen = []
-    with model.unembed.register_forward_hook(lambda m, a, out: seen.append(out.shape)):
-        torch.testing.assert_close(ts.attribute(model, T, SCOPE).scores, expected)
+    assert torch.equal(ts.attribute(model, T, SCOPE).scores, expected)
 
 
 @each_class
@@ -182,52 +177,16 @@ def test_an_unknown_last_step_is_refused(name, monkeypatch):
 
 
 @each_class
-def test_influence_that_looks_ahead_is_refused(name):
-    """A patch that carries a later token to an earlier position makes the model non-causal."""
-    model = zoo.build(name)
-
-    def back(activation, hook):
-        return activation.flip(1)
-
-    with (
-        model.hooks([("blocks.1.hook_resid_pre", back)]),
-        pytest.raises(UnsupportedModelError, match="not causal"),
-    ):
-        ts.attribute(model, T, SCOPE, position=2)
-
-
-@each_class
-@pytest.mark.parametrize(
-    "method",
-    [
-        baselines.GradientNorm(),
-        baselines.InputXGradient(),
-        baselines.SmoothGrad(draws=2),
-        baselines.IntegratedGradients(steps=2),
-        baselines.SemanticPath(steps=2),
-    ],
-    ids=lambda method: method.name,
-)
-def test_other_methods_refuse_it_too(name, method):
-    model = zoo.build(name)
-    hook = ("blocks.1.hook_resid_pre", lambda activation, hook: activation.flip(1))
-    with model.hooks([hook]), pytest.raises(UnsupportedModelError, match=r"not causal.*hook"):
-        method.attribute(model, T, position=2)
-    assert method.attribute(model, T, position=2).scores[:, 3:].eq(0).all()
-
-
-@each_class
 @pytest.mark.parametrize("at", [-1, 3, slice(-2, None)], ids=["last", "fourth", "last two"])
 def test_hooks_that_count_positions_see_the_whole_prompt(name, at):
     """An edit at a position is one of the prompt as given: not of the prefix that would do, nor of a padded row."""
-    model = zoo.build(name)
+    model, longer = zoo.build(name), f"{T} {T}"
 
     def edit(activation, hook):
         activation = activation.clone()
         activation[:, at] = 0
         return activation
 
-    longer = f"{T} {T}"
     with model.hooks([("blocks.1.hook_resid_pre", edit)]):
         batch = ts.attribute_batch(model, [T, longer], SCOPE, sites="all", position=[4, -1])
         alone = [
@@ -237,13 +196,13 @@ def test_hooks_that_count_positions_see_the_whole_prompt(name, at):
         sequence = ts.attribute_sequence(model, T, SCOPE, sites="all", positions=[4, 5])
     plain = ts.attribute(model, longer, SCOPE, sites="all")
     for together, single in zip(batch, alone):
-        torch.testing.assert_close(together.scores, single.scores)
-    torch.testing.assert_close(sequence.at(4).scores, alone[0].scores)
+        assert_close(together.scores, single.scores)
+    assert_close(sequence.at(4).scores, alone[0].scores)
     assert not torch.allclose(alone[1].scores, plain.scores)
     # With the last position cut off at resid(1), what is read before it does not change.
     if at == -1:
         before = ts.attribute(model, T, SCOPE, sites="all", position=4)
-        torch.testing.assert_close(alone[0].scores, before.scores)
+        assert_close(alone[0].scores, before.scores)
 
 
 @each_class
@@ -261,4 +220,4 @@ def test_hooks_may_edit_in_place(name):
     for hook in (in_place, apart):
         with model.hooks([("blocks.0.hook_resid_pre", hook)]):
             maps.append(ts.attribute(model, T, SCOPE, sites=["embed", 1]).scores)
-    torch.testing.assert_close(*maps)
+    assert_close(*maps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 
 import numpy as np
 import pytest
@@ -10,24 +11,19 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
-from support.refusals import MODELS, refused
+from support.calls import INSIDE, ONES, S, T
+from support.refusals import refused
+from support.traces import each_class
 from tl_scopes.circuits import components, flow, head_paths, scope_metric, verify
 from tl_scopes.errors import (
-    EmptyPromptError,
     LengthMismatchError,
     NumericalError,
     PromptError,
     ScopeParameterError,
-    TargetError,
     UnsupportedModelError,
 )
 
 pytestmark = pytest.mark.wrong_types
-each_class = pytest.mark.parametrize("name", MODELS)
-T, S = zoo.TEXT, ts.SemanticScope(5)
-OTHER = "The cat sat on the"
-ones = torch.ones(16)
-INSIDE = ts.DirectionScope(ones, site=2)
 
 
 @functools.cache
@@ -45,45 +41,6 @@ def made(name: str, kind: str = "attribution"):
     }[kind]()
 
 
-OPTIONS = {
-    "by": (dict(by="mlp"), ["by is 'mlp'", "'token', 'head'"]),
-    "by None": (dict(by=None), ["by is None", "'token', 'head'"]),
-    "by list": (dict(by=["head"]), ["head", "'token', 'head'"]),
-    "intervention": (dict(intervention="noise"), ["'noise'", '"zero", "mean", "pad", "corrupt"']),
-    "intervention None": (dict(intervention=None), ["None", '"corrupt"']),
-    "intervention list": (dict(intervention=["zero"]), ["zero", '"corrupt"']),
-    "corrupt alone": (dict(intervention="corrupt"), ["corrupted=", "both or none"]),
-    "corrupted alone": (dict(corrupted=OTHER), ["corrupted=", "both or none"]),
-    "pad of heads": (dict(by="head", intervention="pad"), ["embed", 'by="token"', '"zero"']),
-    "top": (dict(top=-1), [r"\(-1, 10, 5\)", "whole numbers from 0"]),
-    "top True": (dict(top=True), ["True", "whole numbers from 0"]),
-    "random": (dict(random=1.5), ["1.5", "whole numbers from 0"]),
-    "k": (dict(k=0), [r"\(10, 10, 0\)", "k from 1"]),
-    "k None": (dict(k=None), ["None", "k from 1"]),
-    "nothing": (dict(top=0, random=0), ["only 0 of 6", "at least three", "raise top"]),
-    "two": (dict(top=1, random=1), ["only 2 of 6", "at least three"]),
-    "no steps": (dict(steps=[]), [r"steps is \[\]", "above 0"]),
-    "steps None": (dict(steps=None), ["None", "list of shares"]),
-    "one step": (dict(steps=0.5), ["0.5", "list of shares"]),
-    "step 0": (dict(steps=[0.0, 1.0]), [r"\[0.0, 1.0\]", "above 0"]),
-    "step 2": (dict(steps=[2]), [r"\[2\]", "up to 1"]),
-    "step nan": (dict(steps=[float("nan")]), ["nan", "up to 1"]),
-    "text steps": (dict(steps="abc"), ["'abc'", "list of shares"]),
-    "seed": (dict(seed="a"), ["seed is 'a'", "int from 0"]),
-    "seed -1": (dict(seed=-1), ["seed is -1", "int from 0"]),
-    "seed None": (dict(seed=None), ["seed is None", "int from 0"]),
-    "seed 1.5": (dict(seed=1.5), ["seed is 1.5", "int from 0"]),
-}
-
-
-@each_class
-@pytest.mark.parametrize("case", OPTIONS)
-def test_options(name, case):
-    options, words = OPTIONS[case]
-    call = functools.partial(verify, zoo.shared(name), T, made(name), **options)
-    refused(call, ScopeParameterError, *words)
-
-
 @each_class
 def test_steps_in_any_container_work(name):
     model = zoo.shared(name)
@@ -91,42 +48,36 @@ def test_steps_in_any_container_work(name):
         assert verify(model, T, made(name), steps=steps).steps == (0.5, 1.0)
 
 
-@each_class
-@pytest.mark.parametrize(
-    ("by", "kind", "words"),
-    [("token", "components", ["Components", "Attribution, Flow, HeadPaths"]),
-     ("head", "flow", ["Flow", "Attribution, Components, HeadPaths"]),
-     ("token", "sequence", ["SequenceAttribution"]), ("head", "mlps", ["no heads", 'by="head"'])],
-)  # fmt: skip
-def test_results_of_another_kind(name, by, kind, words):
-    call = functools.partial(verify, zoo.shared(name), T, made(name, kind), by)
-    refused(call, ScopeParameterError, *words)
+KINDS = [
+    ("components", "token", "Components", "Attribution, Flow, HeadPaths"),
+    ("flow", "head", "Flow", "Attribution, Components, HeadPaths"),
+    ("sequence", "token", "SequenceAttribution"),
+    ("mlps", "head", "no heads", 'by="head"'),
+]
 
 
 @each_class
-@pytest.mark.parametrize("other", [None, 3, "scores", torch.ones(6)], ids=repr)
-def test_what_is_no_result(name, other):
-    words = [type(other).__name__, "make one with tl_scopes.attribute"]
-    for by in ("token", "head"):
+def test_results_of_another_kind(name):
+    for kind, by, *words in KINDS:
+        call = functools.partial(verify, zoo.shared(name), T, made(name, kind), by)
+        refused(call, ScopeParameterError, *words)
+    for other, by in itertools.product((None, 3, "scores", torch.ones(6)), ("token", "head")):
+        words = type(other).__name__, "make one with tl_scopes.attribute"
         call = functools.partial(verify, zoo.shared(name), T, other, by)
         refused(call, ScopeParameterError, *words)
 
 
 @each_class
 def test_another_prompt(name):
-    model, attribution = zoo.shared(name), made(name)
+    model = zoo.shared(name)
+    ask = functools.partial(verify, model, attribution=made(name))
     for prompt, at in (("The cat sat on the", 2), (f"{T} Paris", 6), ("The capital of France", 5)):
-        words = ["6 of the attribution", f"position {at} on", "give the prompt"]
-        refused(lambda p=prompt: verify(model, p, attribution), PromptError, *words)
-    bare = functools.partial(verify, model, T, attribution, prepend_bos=not attribution.has_bos)
+        words = "6 of the attribution", f"position {at} on", "give the prompt"
+        refused(functools.partial(ask, prompt), PromptError, *words)
+    bare = functools.partial(ask, T, prepend_bos=not made(name).has_bos)
     refused(bare, PromptError, "position 0 on", "prepend_bos")
-    refused(lambda: verify(model, "", attribution), EmptyPromptError)
-    short = functools.partial(
-        verify, model, T, attribution, intervention="corrupt", corrupted="The cat"
-    )
-    refused(short, LengthMismatchError, "corrupted prompt", "same")
-    two = ts.attribute(model, [0, 5], S)
-    refused(lambda: verify(model, [0, 5], two), ScopeParameterError, "only 2 of 2", "longer prompt")
+    two = functools.partial(verify, model, [0, 5], ts.attribute(model, [0, 5], S))
+    refused(two, ScopeParameterError, "only 2 of 2", "longer prompt")
 
 
 @each_class
@@ -141,7 +92,7 @@ def test_scopes_that_the_record_does_not_hold(name):
         assert len(again.labels) == 6 and again.scope.name == scope.name
         wrong = functools.partial(verify, model, T, attribution, scope=ts.TemperatureScope())
         refused(wrong, ScopeParameterError, "'temperature'", f"of {scope.name}", "made with")
-    elsewhere = ts.DirectionScope(ones, site=2, position=3)
+    elsewhere = ts.DirectionScope(ONES, site=2, position=3)
     attribution = ts.attribute(model, T, INSIDE)
     moved = functools.partial(verify, model, T, attribution, scope=elsewhere)
     refused(moved, ScopeParameterError, "read at 3", "read at 5", "give the scope")
@@ -202,7 +153,7 @@ def test_changes_that_are_no_numbers(name):
 def test_nothing_that_matters(name):
     """No scale for ranks: no agreement is claimed."""
     model = zoo.shared(name)
-    none = ts.DirectionScope(ones * 0)
+    none = ts.DirectionScope(ONES * 0)
     attribution = ts.attribute(model, T, none)
     words = ["all changes are equal", "choose another"]
     refused(lambda: verify(model, T, attribution, scope=none), NumericalError, *words)
@@ -213,33 +164,16 @@ def test_nothing_that_matters(name):
 @each_class
 def test_metrics(name):
     model = zoo.shared(name)
-    refused(
-        lambda: scope_metric(model, T, INSIDE),
-        ScopeParameterError,
-        "reads at 2",
-        "logits do not determine",
-        "verify",
-    )
+    inside = functools.partial(scope_metric, model, T, INSIDE)
+    refused(inside, ScopeParameterError, "reads at 2", "logits do not determine", "verify")
     metric = scope_metric(model, T, ts.TemperatureScope())
     n, vocabulary = 6, model.W_U.shape[1]
     for shape in ((n + 1, vocabulary), (1, n - 1, vocabulary), (n, vocabulary - 1), (vocabulary,),
                   (0, n, vocabulary), (1, 1, n, vocabulary)):  # fmt: skip
-        refused(
-            lambda s=shape: metric(torch.zeros(s)),
-            LengthMismatchError,
-            str(shape[0]),
-            "pos = 6",
-            str(vocabulary),
-        )
+        words = str(shape[0]), "pos = 6", str(vocabulary)
+        refused(functools.partial(metric, torch.zeros(shape)), LengthMismatchError, *words)
     for other in (None, (torch.zeros(1, n, vocabulary),), np.zeros((n, vocabulary))):
-        refused(lambda o=other: metric(o), PromptError, type(other).__name__, "give")
-
-
-@each_class
-def test_targets_after_the_end(name):
-    after = ts.SemanticScope(ts.NEXT_TOKEN)
-    refused(lambda: scope_metric(zoo.shared(name), T, after), TargetError, "NEXT_TOKEN")
-    assert scope_metric(zoo.shared(name), T, after, position=2).position == 2
+        refused(functools.partial(metric, other), PromptError, type(other).__name__, "give")
 
 
 @each_class

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
 
 import tl_scopes as ts
 from support import zoo
-from support.circuit_refusals import CALLS
-from support.refusals import MODELS
+from support.traces import PLAIN as MODELS
+from support.traces import each_class
 from tl_scopes.circuits import components, flow, flow_path, head_paths, scope_metric, verify
 
 pytestmark = pytest.mark.wrong_types
-each_class = pytest.mark.parametrize("name", MODELS)
 T, S = zoo.TEXT, ts.SemanticScope(5)
 FISHER = ts.FisherScope(rank=2, samples=2)
 ones = torch.ones(16)
@@ -199,7 +199,12 @@ def test_norms_fed_zeros(name):
         assert all(x.isfinite().all() for x in tensors(found).values())
         error = (found.direct_vectors.sum((1, 2)) - found.whole).abs().max()
         assert error < 1e-5 * found.direct_vectors.abs().max()
-        for call in (components, CALLS["flow"], CALLS["flow_path"], head_paths):
+        for call in (
+            components,
+            partial(flow, layer=1),
+            partial(flow_path, layers=[1, 2]),
+            head_paths,
+        ):
             held = call(model, T, S, frozen="norms")
             assert all(x.isfinite().all() for x in tensors(held).values())
 

@@ -68,29 +68,6 @@ def test_hooks_that_count_positions_see_the_whole_prompt(name, at):
 
 
 @each_class
-def test_hooks_that_only_look_change_nothing(name):
-    """They make the whole prompt be run, in rows of its own; no number may depend on that."""
-    model = zoo.build(name)
-    calls = [
-        lambda: components(model, IDS, S, position=4, baseline="mean").total,
-        lambda: components(model, IDS, S, position=4, corrupted=IDS[::-1]).total,
-        lambda: flow(model, IDS, FISHER, 2, position=4).norms,
-        lambda: flow_path(model, IDS, FISHER, [1, 2], position=4, frozen="both").edges,
-        lambda: head_paths(model, IDS, S, position=4, split=True).pattern_signed,
-        lambda: verify(model, IDS, ts.attribute(model, IDS, FISHER, position=4)).measured,
-        lambda: (
-            verify(
-                model, IDS, ts.attribute(model, IDS, S, position=4), "head", "mean"
-            ).step_measured
-        ),
-    ]
-    plain = [call() for call in calls]
-    with model.hooks([("blocks.1.hook_resid_pre", lambda a, hook: None)]):
-        for call, wanted in zip(calls, plain):
-            close(call(), wanted, 1e-5)
-
-
-@each_class
 @pytest.mark.parametrize("scope", [S, FISHER], ids=lambda s: s.name)
 def test_hooks_made_for_one_row_see_one_row(name, scope):
     """Rows are this package's doing: a hook that edits `a[0]`, or puts a cached run in place, means the prompt."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-import threading
-
 import pytest
 import torch
 
 import tl_scopes as ts
 from support import zoo
 from support.reference import TOKENS
-from support.traces import each_class, lived_in, model_state, process_state, traceless
+from support.traces import each_class
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.jacobian import checkpointing, probes
@@ -126,64 +123,6 @@ def test_long_prompts_are_checkpointed_unasked(name, monkeypatch):
     assert len(counts) == 4
     ts.attribute(model, TOKENS, ts.SemanticScope(3), checkpoint_blocks=False)
     assert len(counts) == 5
-
-
-@each_class
-@pytest.mark.wrong_types  # beartype draws from Python's own generator
-def test_no_trace_is_left(name):
-    model = lived_in(name)
-    with traceless(model):
-        before = [dict(vars(block)) for block in model.blocks]
-        ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=2), sites="all", checkpoint_blocks=True)
-        with pytest.raises(ts.errors.SiteError):
-            ts.attribute(
-                model,
-                zoo.TEXT,
-                ts.SemanticScope(),
-                sites=[0, "blocks.0.attn.hook_result"],
-                checkpoint_blocks=True,
-            )
-        assert [set(vars(block)) for block in model.blocks] == [set(b) for b in before]
-
-
-@each_class
-@pytest.mark.wrong_types
-def test_interrupt_at_any_line_leaves_no_trace(name):
-    """Ctrl-C between any two lines of the module that replaces what blocks run."""
-    model = lived_in(name)
-    before = model_state(model) | process_state()
-    keys = [set(vars(block)) for block in model.blocks]
-    struck: set[int] = set()
-    bad: list[int] = []
-
-    def trace(frame, event, arg):
-        if frame.f_code.co_filename != checkpointing.__file__ or frame.f_code.co_name == "put_back":
-            return None
-        if event == "line" and frame.f_lineno not in struck:
-            struck.add(frame.f_lineno)
-            sys.settrace(None)
-            raise KeyboardInterrupt
-        return trace
-
-    def strike_every_line() -> None:
-        while True:
-            sys.settrace(trace)
-            try:
-                ts.attribute(model, zoo.TEXT, ts.SemanticScope(), checkpoint_blocks=True)
-                return
-            except KeyboardInterrupt:
-                pass
-            finally:
-                sys.settrace(None)
-            now = model_state(model) | process_state()
-            changed = {k for k in before if before[k] != now[k]}
-            if changed or [set(vars(block)) for block in model.blocks] != keys:
-                bad.append(max(struck))
-
-    thread = threading.Thread(target=strike_every_line)
-    thread.start()
-    thread.join()
-    assert len(struck) > 10 and not bad
 
 
 @each_class

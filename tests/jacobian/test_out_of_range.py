@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
-from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,10 +13,9 @@ import tl_scopes as ts
 from support import run_cases, zoo
 from support.faithfulness_cards import METHODS, card
 from support.stored_results import attribution, sequence
-from tl_scopes.baselines import IntegratedGradients
 from tl_scopes.circuits import components, flow, head_paths, verify
-from tl_scopes.errors import NumericalError, ScopeParameterError
-from tl_scopes.evaluation import faithfulness_card, fisher_spectrum, measure, run
+from tl_scopes.errors import NumericalError
+from tl_scopes.evaluation import faithfulness_card, fisher_spectrum
 from tl_scopes.results.card import FaithfulnessCard
 
 IDS = [0, 5, 6, 7, 8, 9]
@@ -96,70 +92,6 @@ def test_a_final_state_that_cannot_be_squared(gain):
     found = ts.attribute(scaled(1 / gain, gain=gain), IDS, ts.TemperatureScope())
     right = ts.attribute(plain(), IDS, ts.TemperatureScope()).scores
     assert torch.allclose(found.scores / gain, right, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "fn", [lambda z: z.sum() * 1j, lambda z: torch.fft.fft(z)[1], lambda z: z.to(torch.cdouble)[:1]]
-)
-def test_a_complex_function_is_refused(fn):
-    with pytest.raises(ScopeParameterError, match=r"complex.*return a real number"):
-        ts.attribute(plain(), IDS, ts.FunctionScope(fn))
-    right = ts.attribute(plain(), IDS, ts.FunctionScope(lambda z: fn(z).abs().sum()))
-    assert right.scores.any()
-
-
-# --- a default device of the user's ---
-
-
-@pytest.fixture
-def meta():
-    # Made before: a model's own place is not what this is about.
-    plain()
-    torch.set_default_device("meta")
-    yield
-    torch.set_default_device(None)
-
-
-def run_in_new_folder(model) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        asked = {"methods": [ts.SemanticScope()], "settings": run_cases.SETTINGS}
-        return run(model, ["The cat"], out=Path(folder) / "out", **asked).to_frame().to_csv()
-
-
-CALLS = {
-    "text": lambda m: ts.attribute(m, "The cat", ts.SemanticScope()).scores,
-    "all": lambda m: ts.attribute(m, IDS, ts.FisherScope(rank=2, samples=2), sites="all").scores,
-    "full": lambda m: ts.attribute(m, IDS, ts.FisherScope(rank="full")).scores,
-    "stability": lambda m: ts.attribute(m, IDS, ts.SemanticScope(5), stability=True).scores,
-    "direction": lambda m: ts.attribute(m, IDS, ts.DirectionScope(np.ones(16), site=1)).scores,
-    "sequence": lambda m: ts.attribute_sequence(m, IDS, ts.FisherScope()).scores,
-    "group": lambda m: ts.attribute(m, IDS, ts.SemanticScope(5)).group([(1, 3)]).scores,
-    "flow": lambda m: flow(m, IDS, ts.SemanticScope(5), 1).norms,
-    "components": lambda m: components(m, IDS, ts.FisherScope(rank=2, samples=2)).total,
-    "heads": lambda m: head_paths(m, IDS, ts.FisherScope(), split=True).norms,
-    "verify": lambda m: verify(m, IDS, ts.attribute(m, IDS, ts.SemanticScope(5)), steps=[1]).measured,
-    "spectrum": lambda m: fisher_spectrum(m, [IDS]),
-    "measure": lambda m: [r["value"] for r in measure(m, [IDS], [ts.SemanticScope()])],
-    "captum": lambda m: IntegratedGradients(steps=3).attribute(m, IDS).scores,
-    "run": lambda m: run_in_new_folder(m),
-    "page": lambda m: len(ts.attribute(m, IDS, ts.SemanticScope(5)).to_html()),
-}  # fmt: skip
-
-
-@pytest.mark.wrong_types
-@pytest.mark.parametrize("name", CALLS)
-def test_a_default_device_changes_nothing(name, request):
-    expected = CALLS[name](plain())
-    request.getfixturevalue("meta")
-    found = CALLS[name](plain())
-    torch.set_default_device(None)
-    assert str(found) == str(expected)
-
-
-def test_a_file_is_read_whatever_the_default_device(meta, tmp_path):
-    found = ts.attribute(plain(), IDS, ts.SemanticScope(5))
-    loaded = ts.Attribution.load(found.save(tmp_path / "file"))
-    assert torch.equal(loaded.scores, found.scores) and loaded.scores.device.type == "cpu"
 
 
 # --- half of a surrogate pair ---

@@ -8,6 +8,7 @@ from torch.nn.modules import module as torch_module
 
 import tl_scopes as ts
 from support import zoo
+from support.traces import built, each_class, each_use
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import (
     ProcessedWeightsWarning,
@@ -18,8 +19,6 @@ from tl_scopes.evaluation.runs import fingerprint
 
 T = zoo.TEXT
 SCOPE = ts.SemanticScope(5)
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
-each_class = pytest.mark.parametrize("name", MODELS)
 needs_bridge = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
 
 _PRODUCTS = ("linear", "matmul", "__matmul__", "mm", "addmm", "bmm", "einsum")
@@ -52,38 +51,32 @@ class _Coarse(_Cut):
 
 
 # ------------------------------------------------------------------------------------------- replaced weights
+def matrix(part):
+    """The module, and the name there, of the first matrix of weights below a part of the model."""
+    stores = (
+        (module, key, p) for module in part.modules() for key, p in module._parameters.items()
+    )
+    return next(found for found in stores if found[2] is not None and found[2].ndim == 2)
+
+
+REPLACED = {
+    "MLP": (lambda model: model.blocks[1].mlp, _Cut, "slope"),
+    "head": (lambda model: model.unembed, _Coarse, r"logits differ from y W_U"),
+}
+
+
 @each_class
-def test_a_weight_replaced_after_first_use_is_looked_at_again(name):
+@pytest.mark.parametrize("part", REPLACED)
+def test_a_weight_replaced_after_first_use_is_looked_at_again(name, part):
+    find, kind, words = REPLACED[part]
     model = zoo.build(name)
     expected = ts.attribute(model, T, SCOPE).scores
-    module, key, weight = next(
-        (module, key, p)
-        for module in model.blocks[1].mlp.modules()
-        for key, p in module._parameters.items()
-        if p is not None and p.ndim == 2
-    )
-    setattr(module, key, torch.nn.Parameter(weight.detach().as_subclass(_Cut)))
-    with pytest.raises(UnsupportedModelError, match="slope"):
+    module, key, weight = matrix(find(model))
+    setattr(module, key, torch.nn.Parameter(weight.detach().as_subclass(kind)))
+    with pytest.raises(UnsupportedModelError, match=words):
         ts.attribute(model, T, SCOPE)
     setattr(module, key, weight)
     assert torch.equal(ts.attribute(model, T, SCOPE).scores, expected)
-
-
-@each_class
-def test_a_head_replaced_after_first_use_is_looked_at_again(name):
-    model = zoo.build(name)
-    ts.attribute(model, T, SCOPE)
-    module, key, weight = next(
-        (module, key, p)
-        for module in model.unembed.modules()
-        for key, p in module._parameters.items()
-        if p is not None and p.ndim == 2
-    )
-    setattr(module, key, torch.nn.Parameter(weight.detach().as_subclass(_Coarse)))
-    with pytest.raises(UnsupportedModelError, match=r"logits differ from y W_U"):
-        ts.attribute(model, T, SCOPE)
-    setattr(module, key, weight)
-    assert ts.attribute(model, T, SCOPE).scores.any()
 
 
 @each_class
@@ -103,11 +96,9 @@ def test_a_parameter_object_is_told_from_another_with_the_same_numbers(name):
 
 # ------------------------------------------------------------------------------------------- torch's global hooks
 @each_class
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_global_backward_hooks_that_change_gradients_are_refused(name, used):
-    model = zoo.build(name)
-    if used:
-        ts.attribute(model, T, SCOPE)
+    model = built(name, used)
     with (
         torch_module.register_module_full_backward_hook(
             lambda module, inner, outer: tuple(None if g is None else g * 0 for g in inner)
@@ -140,12 +131,10 @@ def test_a_result_says_that_global_hooks_were_in_force(name, kind):
 
 
 @each_class
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_global_hooks_are_part_of_the_model(name, used):
     """An edit at the last position sees the whole prompt; one of the logits is refused."""
-    model = zoo.build(name)
-    if used:
-        ts.attribute(model, T, SCOPE)
+    model = built(name, used)
     mlp = model.blocks[1].mlp
 
     def edit(module, args, out):
@@ -172,11 +161,10 @@ def test_global_hooks_are_part_of_the_model(name, used):
 
 # ------------------------------------------------------------------------------------------- edits by hand
 @each_class
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_centring_through_data_is_seen(name, used):
-    model = zoo.build(name)
-    if used:
-        assert ts.attribute(model, T, SCOPE).provenance.processing == "raw"
+    model = built(name, used)
+    assert not used or ts.attribute(model, T, SCOPE).provenance.processing == "raw"
     if name.startswith("bridge"):
         W = model.unembed.original_component.weight.data
         W -= W.mean(0, keepdim=True)
@@ -246,22 +234,15 @@ def test_tensors_made_under_inference_mode_are_named(name):
 # ------------------------------------------------------------------------------------------- compiled inside
 @needs_bridge
 @pytest.mark.parametrize("part", ["original_model", "original_model.model"])
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_a_compiled_wrapped_model_is_named(part, used):
-    model = zoo.build("bridge/llama")
-    if used:
-        ts.attribute(model, T, SCOPE)
+    model = built("bridge/llama", used)
     module = model.original_model if part == "original_model" else model.original_model.model
     module.compile(backend="eager")
     with pytest.raises(UnsupportedModelError, match=rf"was compiled \({part}\)"):
         ts.attribute(model, T, SCOPE)
     module._compiled_call_impl = None
     assert ts.attribute(model, T, SCOPE).scores.any()
-
-
-@needs_bridge
-def test_a_wrapped_model_compiled_in_its_place_is_named():
-    model = zoo.build("bridge/llama")
     model.original_model = torch.compile(model.original_model, backend="eager")
     with pytest.raises(UnsupportedModelError, match=r"Put original_model\._orig_mod back"):
         ts.attribute(model, T, SCOPE)

@@ -19,8 +19,7 @@ from tl_scopes.errors import (
     ScopesError,
 )
 
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
-T, S = zoo.TEXT, ts.SemanticScope(5)
+LAST = zoo.D_VOCAB - 1
 
 
 def refused(call: Callable[[], object], error: type[ScopesError], *words: str) -> str:
@@ -38,53 +37,38 @@ def refused(call: Callable[[], object], error: type[ScopesError], *words: str) -
 
 
 PROMPTS = {
-    "empty text": ("", EmptyPromptError, ["empty", "give"]),
-    "no ids": ([], EmptyPromptError, ["no tokens", "give"]),
-    "list of lists": ([[1, 5], [1, 6]], PromptError, ["list", "allowed", "attribute_batch"]),
-    "list of words": (["The", "cat"], PromptError, ["list", "allowed", "attribute_batch"]),
-    "float ids": ([1.0, 2.0], PromptError, ["list", "int"]),
-    "float array": (np.array([1.0, 2.0]), PromptError, ["ndarray", "int"]),
-    "float tensor": (torch.tensor([1.0]), PromptError, ["float32", "integer"]),
-    "bool tensor": (torch.tensor([True]), PromptError, ["bool", "integer"]),
-    "two rows": (
-        torch.zeros(2, 3, dtype=torch.long),
-        PromptError,
-        [r"\(2, 3\)", "attribute_batch"],
-    ),
-    "scalar tensor": (torch.tensor(3), PromptError, [r"\[pos\]"]),
-    "None": (None, PromptError, ["NoneType", "allowed"]),
-    "number": (7, PromptError, ["int", "allowed"]),
-    "bytes": (b"\x05\x06", PromptError, ["bytes", "allowed"]),
-    "set": ({5, 6}, PromptError, ["set", "allowed"]),
-    "id too large": ([5, 10**6], PromptError, ["1000000", f"0 to {zoo.D_VOCAB - 1}"]),
-    "negative id": ([-1], PromptError, ["-1", f"0 to {zoo.D_VOCAB - 1}"]),
-    "too long": ([5] * 33, PromptTooLongError, ["33", "32", "shorten"]),
-    "two BOS": ([0, 0, 5], DoubleBosError, ["two BOS", "id 0", "drop"]),
-    "BOS text": ("<bos>The", DoubleBosError, ["two BOS", "prepend_bos=False"]),
+    "empty text": ("", EmptyPromptError, "empty", "give"),
+    "no ids": ([], EmptyPromptError, "no tokens", "give"),
+    "list of lists": ([[1, 5], [1, 6]], PromptError, "list", "allowed", "attribute_batch"),
+    "list of words": (["The", "cat"], PromptError, "list", "allowed", "attribute_batch"),
+    "float ids": ([1.0, 2.0], PromptError, "list", "int"),
+    "float array": (np.array([1.0, 2.0]), PromptError, "ndarray", "int"),
+    "float tensor": (torch.tensor([1.0]), PromptError, "float32", "integer"),
+    "bool tensor": (torch.tensor([True]), PromptError, "bool", "integer"),
+    "two rows": (torch.zeros(2, 3, dtype=torch.long), PromptError, r"\(2, 3\)", "attribute_batch"),
+    "scalar tensor": (torch.tensor(3), PromptError, r"\[pos\]"),
+    "None": (None, PromptError, "NoneType", "allowed"),
+    "number": (7, PromptError, "int", "allowed"),
+    "float": (3.0, PromptError, "float", "allowed"),
+    "bytes": (b"\x05\x06", PromptError, "bytes", "allowed"),
+    "set": ({5, 6}, PromptError, "set", "allowed"),
+    "id too large": ([5, 10**6], PromptError, "1000000", f"0 to {LAST}"),
+    "negative id": ([-1], PromptError, "-1", f"0 to {LAST}"),
+    "too long": ([5] * 33, PromptTooLongError, "33", "32", "shorten"),
+    "two BOS": ([0, 0, 5], DoubleBosError, "two BOS", "id 0", "drop"),
+    "BOS text": ("<bos>The", DoubleBosError, "two BOS", "prepend_bos=False"),
 }
 TARGETS = {
-    "empty": ("", ["''", "no token|one token", "id"]),
-    "two tokens": ("The cat", ["2 tokens", r"\['The', ' cat'\]", "give"]),
-    "pieces": (zoo.SPLIT_WORD, ["4 tokens", "' Paris', 'i', 'a', 'n'", "give"]),
-    "space helps": ("capital", ["7 tokens", "' capital', with a leading space, is one token"]),
-    "unknown": ("Qqq", ["'Qqq'", "one known token"]),
-    "id -1": (-1, ["-1", f"0 to {zoo.D_VOCAB - 1}"]),
-    "id too large": (10**9, ["1000000000", f"0 to {zoo.D_VOCAB - 1}"]),
-    "bool": (True, ["True", "bool", "token id"]),
-    "float": (3.0, ["3.0", "float", "token id"]),
-    "list": ([1], [r"\[1\]", "list"]),
-    "array": (np.array([1, 2]), ["ndarray"]),
-    "next": (ts.NEXT_TOKEN, ["NEXT_TOKEN", "earlier position"]),
+    "empty": ("", "''", "no token|one token", "id"),
+    "two tokens": ("The cat", "2 tokens", r"\['The', ' cat'\]", "give"),
+    "pieces": (zoo.SPLIT_WORD, "4 tokens", "' Paris', 'i', 'a', 'n'", "give"),
+    "space helps": ("capital", "7 tokens", "' capital', with a leading space, is one token"),
+    "unknown": ("Qqq", "'Qqq'", "one known token"),
+    "id -1": (-1, "-1", f"0 to {LAST}"),
+    "id too large": (10**9, "1000000000", f"0 to {LAST}"),
+    "bool": (True, "True", "bool", "token id"),
+    "float": (3.0, "3.0", "float", "token id"),
+    "list": ([1], r"\[1\]", "list"),
+    "array": (np.array([1, 2]), "ndarray"),
+    "next": (ts.NEXT_TOKEN, "NEXT_TOKEN", "earlier position"),
 }
-
-
-def spoilt(name: str, place: str, value: float):
-    model = zoo.build(name)
-    with torch.no_grad():
-        if place == "embed":
-            model.embed.W_E.data[5:] = value
-        elif place == "block 1":
-            next(p for n, p in model.blocks[1].named_parameters() if "mlp" in n).data.fill_(value)
-        else:
-            model.unembed.W_U.data.fill_(value)
-    return model

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import tl_scopes as ts
 from support import zoo
@@ -30,12 +31,6 @@ HOOKS = (
     "_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_pre_hooks_with_kwargs",
     "_forward_hooks_always_called", "_backward_hooks", "_backward_pre_hooks",
 )  # fmt: skip
-
-
-SCOPES = [
-    ts.SemanticScope(" Paris"), ts.TemperatureScope(), ts.FisherScope(rank=2, samples=2), ts.FisherScope(rank="full"),
-    ts.FunctionScope(lambda z: z.logsumexp(0)), ts.DirectionScope(torch.ones(16), site=2),
-]  # fmt: skip
 
 
 def modules(model) -> list[torch.nn.Module]:
@@ -67,12 +62,14 @@ def model_state(model) -> dict[str, object]:
             if hasattr(m, "fwd_hooks")
         ],
         "training": [m.training for m in modules(model)],
+        "attributes": [set(vars(block)) for block in model.blocks],
         "context_level": getattr(model, "context_level", None),
         "cfg": repr(vars(model.cfg)),
     }
 
 
 def process_state() -> dict[str, object]:
+    kernels = torch.backends.cuda
     return {
         "torch random": torch.get_rng_state().tolist(),
         "numpy random": repr(numpy.random.get_state()),
@@ -83,19 +80,31 @@ def process_state() -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "autocast": torch.is_autocast_enabled("cpu"),
         "trace": sys.gettrace(),
-    }
+        "forward mode": forward_ad._current_level,
+        "kernels": (
+            kernels.flash_sdp_enabled(), kernels.mem_efficient_sdp_enabled(), kernels.math_sdp_enabled(),
+            kernels.cudnn_sdp_enabled(),
+        ),
+    }  # fmt: skip
 
 
 @contextlib.contextmanager
-def traceless(model):
-    """Everything named above, and the model's outputs bit for bit, equal on entry and on exit."""
-    tokens = model.to_tokens(zoo.TEXT)
-    with torch.no_grad():
-        logits = model(tokens)
+def untouched(model):
+    """Everything named above is equal on entry and on exit."""
     before = model_state(model) | process_state()
     yield
     after = model_state(model) | process_state()
     assert {k for k in before if before[k] != after[k]} == set()
+
+
+@contextlib.contextmanager
+def traceless(model):
+    """So it is, and the model's outputs bit for bit."""
+    tokens = model.to_tokens(zoo.TEXT)
+    with torch.no_grad():
+        logits = model(tokens)
+    with untouched(model):
+        yield
     with torch.no_grad():
         assert torch.equal(model(tokens), logits)
 
@@ -213,3 +222,14 @@ def raising(where: str, error: BaseException):
     if where == "backward hook":
         return dict(hook=fail, dir="bwd")
     return dict(hook=lambda a, hook: _Raise.apply(a, error))
+
+
+each_use = pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+
+
+def built(name: str, used: bool):
+    """A model of one's own, `used`: which the package has already seen."""
+    model = zoo.build(name)
+    if used:
+        ts.attribute(model, zoo.TEXT, ts.SemanticScope(5))
+    return model
