@@ -21,9 +21,18 @@ from benchmarks.replication.methods import (
     TEMPERATURE,
     rank,
 )
-from tl_scopes.render.figures.canvas import LINE, PALE, caption, sheet
-from tl_scopes.render.figures.card_axes import dress, heading
-from tl_scopes.render.figures.tokens import INK, SOFT, style, write
+from tl_scopes.render.figures.card_axes import heading
+from tl_scopes.render.figures.style import (
+    INK,
+    LINE,
+    PALE,
+    SOFT,
+    caption,
+    literal,
+    sheet,
+    thin,
+    write,
+)
 from tl_scopes.results.statistics import summary
 
 if TYPE_CHECKING:
@@ -172,10 +181,10 @@ def _panels(cells: Sequence[Cell], height: float) -> tuple[Any, list[Axes]]:
 def _finish(ax: Axes, cell: Cell, x: str, y: str = "", what: str = "") -> None:
     heading(ax, f"{cell.name} ({what or f'{cell.n} passages'})", x)
     write(ax.yaxis.label, y, size=8, color=SOFT)
-    dress(ax)
+    thin(ax)
     ax.minorticks_off()
     for text in (*ax.get_xticklabels(), *ax.get_yticklabels()):
-        style(text, size=8)
+        literal(text, size=8)
     ax.grid(color=LINE, linewidth=0.7)
     ax.set_axisbelow(True)
 
@@ -184,4 +193,4 @@ def _legend(figure: Any, ax: Axes) -> None:
     handles, labels = ax.get_legend_handles_labels()
     shown = figure.legend(handles, labels, loc="outside right center", frameon=False)
     for text in shown.get_texts():
-        style(text, size=8)
+        literal(text, size=8)

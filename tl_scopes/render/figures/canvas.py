@@ -7,25 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis, XAxis
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from torch import Tensor
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render import wording
-from tl_scopes.render.colours import Scale, colour, hexed, ink, number
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.letters import drawable
-from tl_scopes.render.figures.tokens import DOT as DOT
-from tl_scopes.render.figures.tokens import READ, SOFT, NotebookFigure, ramp, style, write
-from tl_scopes.render.figures.tokens import caption as caption
+from tl_scopes.render.colours import Scale
+from tl_scopes.render.figures import letters, style
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.circuits import CircuitResult
-
-PALE, FAINT, LINE, EMPTY = "#8b9098", "#c9cdd3", "#e9ebee", "#f1f2f4"
 
 
 def explained(result: CircuitResult) -> str:
@@ -43,7 +34,7 @@ def setting(result: CircuitResult, *parts: str) -> str:
     said.append(f"{n} token{'s' * (n != 1)}{unseen}")
     if result.frozen:
         said.append(f"{' and '.join(words(x) for x in result.frozen)} held constant")
-    return DOT.join(part for part in said if part)
+    return wording.DOT.join(part for part in said if part)
 
 
 def check(result: CircuitResult, **fields: Tensor | None) -> None:
@@ -116,83 +107,25 @@ class Shades:
     def low(self) -> float:
         return -1.0 if self.signed else 0.0
 
-    def bar(self, figure: Figure, axes: Sequence[Axes], label: str, tall: float) -> None:
+    def bar(self, figure: Figure, axes: Sequence[Axes], unit: str, tall: float) -> None:
         """A colour bar beside `axes`, with numbers in the results' own unit. `tall`: in inches."""
-        colours = ScalarMappable(Normalize(self.low, 1.0), ramp(self.low))
-        aspect = max(8.0, tall / 0.13)
-        bar = figure.colorbar(colours, ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
-        ticks = self.scale.labels()
-        bar.set_ticks([at for at, _ in ticks], labels=[text for _, text in ticks])
-        bar.ax.tick_params(length=2, color=SOFT)
-        for text in bar.ax.get_yticklabels():
-            style(text, size=8)
-        kind = f"{label}, logarithmic" if self.scale.decades else label
-        write(bar.ax.yaxis.label, "\n".join(letters.broken(kind, 46)), size=8)
-        bar.outline.set_linewidth(0.4)
+        kind = f"{unit}, logarithmic" if self.scale.decades else unit
+        style.colour_bar(figure, axes, self.low, self.scale.labels(), kind, tall)
 
-
-def paint(ax: Axes, values: np.ndarray, shades: Shades, shown: np.ndarray) -> np.ndarray:
-    """A map of `values` [row, column]; where not `shown`, the hatch behind it. Colour values."""
-    made = shades.scale(values)
-    ax.imshow(np.ma.array(made, mask=~shown), aspect="auto", interpolation="nearest",
-              cmap=ramp(shades.low), vmin=shades.low, vmax=1.0)  # fmt: skip
-    ax.tick_params(length=0)
-    for side in ax.spines.values():
-        side.set(linewidth=0.5, color=FAINT)
-    return made
-
-
-def hatch(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
-    """Mark cells that have a number but no colour."""
-    ax.fill_between(x, y[0], y[1], facecolor=EMPTY, hatch="////", edgecolor=FAINT,
-                    linewidth=0, zorder=0.5)  # fmt: skip
-
-
-def numbers(
-    ax: Axes, values: np.ndarray, colours: np.ndarray, shown: np.ndarray, size: float
-) -> None:
-    """Write `values` into the cells that are `shown`, legible on the cells' colour values."""
-    for i, j in zip(*np.nonzero(shown)):
-        text = ax.text(j, i, "", ha="center", va="center")
-        write(text, number(float(values[i, j])), size, hexed(ink(colour(float(colours[i, j])))))
-
-
-def separate(ax: Axes, rows: int, columns: int) -> None:
-    """Thin lines between cells: an eye follows them to the labels."""
-    for edge in np.arange(0.5, columns - 1):
-        ax.axvline(edge, color=LINE, linewidth=0.6)
-    for edge in np.arange(0.5, rows - 1):
-        ax.axhline(edge, color=LINE, linewidth=0.6)
-
-
-def label(axis: Axis, names: Sequence[str], size: float, places: Sequence[float] = ()) -> None:
-    """Literal labels at 0, 1, ... or at `places`."""
-    axis.set_ticks(places or range(len(names)), [drawable(name) for name in names])
-    for text in axis.get_ticklabels():
-        style(text, size=size)
+    def paint(self, ax: Axes, values: np.ndarray, shown: np.ndarray) -> np.ndarray:
+        """A map of `values` [row, column]; where not `shown`, what is behind it. Colour values."""
+        colours = self.scale(values)
+        style.cells(ax, colours, shown, self.low)
+        ax.spines[:].set(linewidth=0.5, color=style.FAINT)
+        return colours
 
 
 def token_labels(result: CircuitResult) -> list[str]:
     """Of the tokens up to the read position."""
-    return [letters.token(token) for token in result.str_tokens[: result.position + 1]]
+    return letters.tokens(result.str_tokens[: result.position + 1])
 
 
-def label_tokens(axis: Axis, result: CircuitResult, inside: np.ndarray, size: float = 8) -> None:
+def label_tokens(axis: Axis, result: CircuitResult, inside: np.ndarray) -> None:
     """The tokens up to the read position, which stands out; those without colour are pale."""
-    label(axis, token_labels(result), size)
-    for t, text in enumerate(axis.get_ticklabels()):
-        mark_token(text, t == result.position, bool(inside[t]))
-        text.set_rotation(90 if isinstance(axis, XAxis) else 0)
-
-
-def mark_token(text: Text, read: bool, inside: bool) -> None:
-    if read:
-        text.set(color=READ, fontweight="bold")
-    elif not inside:
-        text.set(color=PALE)
-
-
-def sheet(width: float, height: float) -> NotebookFigure:
-    """A figure of its own, no pyplot state; sizes in inches, kept within 6.6 by 2.6 to 40 by 40."""
-    size = (min(max(width, 6.6), 40.0), min(max(height, 2.6), 40.0))
-    return NotebookFigure(figsize=size, layout="constrained")
+    places = range(result.position + 1)
+    style.label_tokens(axis, token_labels(result), places, result.position, inside)

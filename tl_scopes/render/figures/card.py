@@ -10,18 +10,9 @@ from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.figures import card_axes as on
-from tl_scopes.render.figures.canvas import (
-    Shades,
-    caption,
-    hatch,
-    label,
-    numbers,
-    paint,
-    separate,
-    sheet,
-)
+from tl_scopes.render.figures import style
+from tl_scopes.render.figures.canvas import Shades
 from tl_scopes.render.figures.card_checks import randomisation, spectrum, stability
-from tl_scopes.render.figures.tokens import SOFT, write
 from tl_scopes.render.report.parts import records
 from tl_scopes.render.report.words import head, unit
 from tl_scopes.results.card import FaithfulnessCard
@@ -67,7 +58,7 @@ def draw(card: FaithfulnessCard, *, kind: str = "aopc") -> Figure:
 
 def aopc(card: FaithfulnessCard) -> Figure:
     figure = _dots(card, AOPC, 2)
-    caption(
+    style.caption(
         figure,
         "What replacing the tokens with the highest scores, or all others, does",
         on.setting(card),
@@ -77,7 +68,7 @@ def aopc(card: FaithfulnessCard) -> Figure:
 
 def agreement(card: FaithfulnessCard) -> Figure:
     figure = _dots(card, LOO, 4)
-    caption(figure, "How far scores agree with leave-one-out", on.setting(card))
+    style.caption(figure, "How far scores agree with leave-one-out", on.setting(card))
     return figure
 
 
@@ -93,7 +84,7 @@ def _dots(card: FaithfulnessCard, names: tuple[str, ...], across: int) -> Figure
     across = min(across, len(held))
     down = len(replacements) * -(-len(held) // across)
     side, wide = on.margin(found), on.WIDTH if across < 3 else 2.1
-    figure = sheet(side + across * (wide + 0.5), down * (on.height(found) + 0.5) + 0.9)
+    figure = style.sheet(side + across * (wide + 0.5), down * (on.height(found) + 0.5) + 0.9)
     panels = figure.subplots(down, across, squeeze=False)
     for ax in panels.flat[len(held) * len(replacements) :]:
         ax.set_visible(False)
@@ -130,15 +121,15 @@ def curves(card: FaithfulnessCard, kind: str) -> Figure:
                 ax, look, part["fraction"].tolist(), part["mean"].to_numpy(), part["low"].to_numpy(),
                 part["high"].to_numpy(), (j - (len(found) - 1) / 2) * gap * 0.7,
             )  # fmt: skip
-        on.dress(ax)
+        style.thin(ax)
         on.zero(ax)
-        label(ax.xaxis, [f"{100 * f:g}%" for f in fractions], 8, fractions)
+        style.label(ax.xaxis, [f"{100 * f:g}%" for f in fractions], 8, fractions)
         on.ticks(ax, "y")
         below = "tokens replaced" if each.startswith("comp") else "tokens kept"
         on.heading(ax, ", ".join(filter(None, head((each, replacement, math.nan)))), below)
-        write(ax.yaxis.label, unit(card, each), 8, SOFT)
+        style.write(ax.yaxis.label, unit(card, each), 8, style.SOFT)
     on.legend(figure, found)
-    caption(figure, "Faithfulness by the share of tokens", on.setting(card))
+    style.caption(figure, "Faithfulness by the share of tokens", on.setting(card))
     return figure
 
 
@@ -148,7 +139,7 @@ def comparisons(card: FaithfulnessCard) -> Figure:
     cells = list(grouped(tests))
     n, across = len(found), min(len(cells), 2)
     down, side = -(-len(cells) // across), max(0.52 * n, 2.2)
-    figure = sheet(
+    figure = style.sheet(
         on.margin(found) + across * (side + 0.5), down * (on.height(found) + 0.04 * n + 0.6) + 1.2
     )
     panels = figure.subplots(down, across, squeeze=False)
@@ -164,22 +155,22 @@ def comparisons(card: FaithfulnessCard) -> Figure:
         known = np.isfinite(values)
         better = metric(key[0]).direction * np.where(known, values, 0.0)
         for a in range(n):
-            hatch(ax, (a - 0.5, a + 0.5), (a - 0.5, a + 0.5))
-        colours = paint(ax, better, Shades.fit(better, "linear", True), known & sure)
+            style.hatch(ax, (a - 0.5, a + 0.5), (a - 0.5, a + 0.5))
+        colours = Shades.fit(better, "linear", True).paint(ax, better, known & sure)
         ax.set_facecolor("white")
         shown = np.where(sure, colours, 0.0)
-        numbers(ax, values, shown, known, 7)
-        separate(ax, n, n)
+        style.numbers(ax, values, shown, known, 7)
+        style.separate(ax, n, n)
         names = [f"{look.text}  {j + 1}" for j, look in enumerate(found.values())]
-        label(ax.yaxis, names if i % across == 0 else [str(j + 1) for j in range(n)], 8)
-        label(ax.xaxis, [str(j + 1) for j in range(n)], 8)
+        style.label(ax.yaxis, names if i % across == 0 else [str(j + 1) for j in range(n)], 8)
+        style.label(ax.xaxis, [str(j + 1) for j in range(n)], 8)
         on.heading(ax, ", ".join(filter(None, head(key))), "less the method of this column")
     made = int(tests["p"].notna().sum())
     said = (
         "blue: the row is better, red: worse; no colour: "
         f"p ≥ {LEVEL} (paired Wilcoxon, Holm over {made} tests)"
     )
-    caption(
+    style.caption(
         figure, "Differences of all pairs of methods: row less column", on.setting(card, said=said)
     )
     return figure

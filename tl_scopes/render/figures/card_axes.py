@@ -14,12 +14,12 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tl_scopes.render.colours import number
-from tl_scopes.render.figures.canvas import DOT, FAINT, LINE, PALE, label, sheet
-from tl_scopes.render.figures.letters import cells, drawable, units
-from tl_scopes.render.figures.tokens import INK, SOFT, NotebookFigure, style, write
+from tl_scopes.render.figures import letters, style
 from tl_scopes.render.report.words import name
 from tl_scopes.render.tokens import words
+from tl_scopes.render.wording import DOT
 from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.escapes import units
 
 # Okabe and Ito's colours, told apart by every kind of colour vision; black and yellow are left out.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6a3d9a", "#7f6a3f")
@@ -56,7 +56,7 @@ def looks(card: FaithfulnessCard) -> dict[str, Look]:
 def lines(label: str, width: int = 30, most: int = 3) -> list[str]:
     """A method's name as it is drawn, in lines that end after a space or "(". The middle of a longer
     one is left out, as labels often differ at the end."""
-    shown = units(drawable(name(label)))
+    shown = units(letters.drawable(name(label)))
     found = _wrapped(shown, width)
     kept = len(shown)
     while len(found) > most:
@@ -70,11 +70,11 @@ def _wrapped(shown: Sequence[str], width: int) -> list[str]:
     """`shown`: what cannot be divided."""
     words, found = [""], [""]
     for unit in shown:
-        if words[-1].endswith((" ", "(")) or cells(words[-1] + unit.rstrip()) > width:
+        if words[-1].endswith((" ", "(")) or letters.cells(words[-1] + unit.rstrip()) > width:
             words.append("")
         words[-1] += unit
     for word in words:
-        if cells(found[-1] + word.rstrip()) > width:
+        if letters.cells(found[-1] + word.rstrip()) > width:
             found.append("")
         found[-1] += word
     return [line.rstrip() for line in found]
@@ -89,7 +89,9 @@ def height(found: dict[str, Look]) -> float:
 def margin(found: dict[str, Look]) -> float:
     """Of the methods' names, in inches."""
     return (
-        LETTER * max(cells(line) for look in found.values() for line in look.text.split("\n")) + 0.3
+        LETTER
+        * max(letters.cells(line) for look in found.values() for line in look.text.split("\n"))
+        + 0.3
     )
 
 
@@ -104,8 +106,8 @@ def dots(
     for y, (method, look) in enumerate(found.items()):
         mean, low, high = means.get(method, (math.nan,) * 3)
         if not math.isfinite(mean):
-            text = ax.text(0.5, y, "", transform=ax.get_yaxis_transform(), ha="center", va="center")
-            write(text, "no value", 7.5, PALE)
+            style.note(ax, "no value", (0.5, y), size=7.5, color=style.PALE, ha="center", va="center",
+                       xycoords=ax.get_yaxis_transform())  # fmt: skip
             continue
         if math.isfinite(low) and math.isfinite(high):
             ax.plot([low, high], [y, y], color=look.colour, linewidth=1.6, solid_capstyle="butt")
@@ -113,19 +115,18 @@ def dots(
         ax.plot(mean, y, marker="o", markersize=6, color=look.colour, markerfacecolor=filled,
                 markeredgewidth=1.4)  # fmt: skip
         sign = {"best": " ★", "tied": " ≈"}.get(marks.get(method, ""), "")
-        text = ax.annotate("", (1.0, y), (3, 0), xycoords=ax.get_yaxis_transform(), ha="left",
-                           va="center", textcoords="offset points")  # fmt: skip
-        write(text, number(mean) + sign, 7.5, INK if sign else SOFT)
+        style.note(ax, number(mean) + sign, (1.0, y), (3, 0), size=7.5, va="center",
+                   color=style.INK if sign else style.SOFT, xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.set_ylim(len(found) - 0.5, -0.5)
-    label(ax.yaxis, [look.text if named else "" for look in found.values()], 8)
+    style.label(ax.yaxis, [look.text if named else "" for look in found.values()], 8)
     for text in ax.get_yticklabels():
         text.set(multialignment="right")
     for y in range(len(found)):
-        ax.axhline(y, color=LINE, linewidth=0.7, zorder=0)
+        ax.axhline(y, color=style.LINE, linewidth=0.7, zorder=0)
     low, high = ax.get_xlim()
     if low < 0 < high:
-        ax.axvline(0, color=FAINT, linewidth=0.9, zorder=0)
-    dress(ax)
+        ax.axvline(0, color=style.FAINT, linewidth=0.9, zorder=0)
+    style.thin(ax)
     ax.tick_params(axis="y", length=0)
 
 
@@ -145,13 +146,6 @@ def line(
             markersize=4, markeredgewidth=0)  # fmt: skip
 
 
-def dress(ax: Axes) -> None:
-    """Thin axes, few literal ticks on x."""
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(FAINT)
-    ax.tick_params(length=2.5, color=SOFT, labelsize=8)
-
-
 def ticks(ax: Axes, axis: str, most: int = 5) -> None:
     """Literal ticks on a linear axis, wherever its limits are."""
     own = ax.xaxis if axis == "x" else ax.yaxis
@@ -161,7 +155,7 @@ def ticks(ax: Axes, axis: str, most: int = 5) -> None:
         for t in MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high)
         if low <= t <= high
     ]
-    label(own, [number(round(t, 12)) for t in places], 8, places)
+    style.label(own, [number(round(t, 12)) for t in places], 8, places)
 
 
 def legend(figure: Figure, found: dict[str, Look], notes: dict[str, str] | None = None) -> None:
@@ -175,32 +169,33 @@ def legend(figure: Figure, found: dict[str, Look], notes: dict[str, str] | None 
         look.text + (f" ({notes[method]})" if notes and method in notes else "")
         for method, look in found.items()
     ]
-    box = figure.legend(handles, texts, loc="outside right center", frameon=False, handlelength=2.4,
-                        labelspacing=0.7)  # fmt: skip
-    for text in box.get_texts():
-        style(text, size=8)
+    style.legend(
+        figure, zip(handles, texts), loc="outside right center", handlelength=2.4, labelspacing=0.7
+    )
 
 
 def heading(ax: Axes, text: str, below: str = "") -> None:
     """A panel's title, and what its x axis shows."""
-    write(ax.set_title("", loc="left", pad=6), text, 9)
+    style.write(ax.set_title("", loc="left", pad=6), text, 9)
     if below:
-        write(ax.xaxis.label, below, 8, SOFT)
+        style.write(ax.xaxis.label, below, 8, style.SOFT)
 
 
 def zero(ax: Axes) -> None:
     """A line at zero where it is in sight."""
     low, high = ax.get_ylim()
     if low < 0 < high:
-        ax.axhline(0, color=FAINT, linewidth=0.9, zorder=0)
+        ax.axhline(0, color=style.FAINT, linewidth=0.9, zorder=0)
 
 
 def lines_sheet(
     found: dict[str, Look], across: int, down: int, wide: float = WIDTH
-) -> NotebookFigure:
+) -> style.NotebookFigure:
     """A figure for panels of lines, with room for a legend beside them."""
     tall = 0.17 * sum(2 + look.text.count("\n") for look in found.values())
-    return sheet(across * (wide + 0.5) + margin(found) + 0.8, max(down * 2.8, tall + 0.2) + 1.0)
+    return style.sheet(
+        across * (wide + 0.5) + margin(found) + 0.8, max(down * 2.8, tall + 0.2) + 1.0
+    )
 
 
 def setting(card: FaithfulnessCard, n: int | None = None, said: str = INTERVALS) -> str:

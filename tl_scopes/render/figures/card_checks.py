@@ -11,8 +11,7 @@ from matplotlib.figure import Figure
 
 from tl_scopes.render.colours import number
 from tl_scopes.render.figures import card_axes as on
-from tl_scopes.render.figures.canvas import FAINT, caption, label, sheet
-from tl_scopes.render.figures.tokens import READ, SOFT, css, write
+from tl_scopes.render.figures import style
 from tl_scopes.render.report.checks import ranks
 from tl_scopes.results.card import THRESHOLD, FaithfulnessCard
 from tl_scopes.results.statistics import summaries
@@ -28,23 +27,24 @@ def randomisation(card: FaithfulnessCard) -> Figure:
     for method, look in shown.items():
         own = card.randomisation[card.randomisation["method"] == method]
         _with_intervals(ax, look, own.groupby("depth")["similarity"])
-    ax.axhline(THRESHOLD, color=READ, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
-    text = ax.annotate("", (1.0, THRESHOLD), (-2, 2), xycoords=ax.get_yaxis_transform(),
-                       textcoords="offset points", ha="right", va="bottom")  # fmt: skip
-    write(text, f"a method fails above {THRESHOLD:g}", 7.5, READ)
+    ax.axhline(THRESHOLD, color=style.READ, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
+    text = style.note(
+        ax, f"a method fails above {THRESHOLD:g}", (1.0, THRESHOLD), (-2, 2), size=7.5,
+        color=style.READ, ha="right", va="bottom", xycoords=ax.get_yaxis_transform(),
+    )  # fmt: skip
     text.set_bbox({"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})
     text.set_zorder(5)
-    on.dress(ax)
+    style.thin(ax)
     on.zero(ax)
     every = -(-len(depths) // 12)
     places = depths[::-1][::every][::-1]
-    label(ax.xaxis, [str(d) for d in places], 8, places)
+    style.label(ax.xaxis, [str(d) for d in places], 8, places)
     on.ticks(ax, "y")
     on.heading(ax, "", "blocks randomised, from the output")
-    write(ax.yaxis.label, "similarity to the intact model's scores (Spearman)", 8, SOFT)
+    style.write(ax.yaxis.label, "similarity to the intact model's scores (Spearman)", 8, style.SOFT)
     on.legend(figure, shown, {str(m): str(v) for m, v in verdicts.items()})
     n = card.randomisation["index"].nunique()
-    caption(figure, "Do scores depend on what the model has learnt?", on.setting(card, n))
+    style.caption(figure, "Do scores depend on what the model has learnt?", on.setting(card, n))
     return figure
 
 
@@ -63,14 +63,14 @@ def stability(card: FaithfulnessCard) -> Figure:
             places = per_prompt["scale"].map(scales.index)
             shift = (list(shown).index(method) - (len(shown) - 1) / 2) * 0.5 / (len(shown) + 2)
             _with_intervals(ax, look, per_prompt.groupby(places)[column], shift)
-        on.dress(ax)
+        style.thin(ax)
         on.zero(ax)
-        label(ax.xaxis, [number(s) for s in scales], 8)
+        style.label(ax.xaxis, [number(s) for s in scales], 8)
         ax.set_xlim(-0.4, len(scales) - 0.6)
         on.ticks(ax, "y")
         on.heading(ax, said, "noise, as a share of each embedding's norm")
     on.legend(figure, shown)
-    caption(
+    style.caption(
         figure,
         "How far noise on the embeddings moves scores",
         on.setting(card, frame["index"].nunique()),
@@ -91,7 +91,7 @@ def spectrum(card: FaithfulnessCard) -> Figure:
     """Eigenvalues, and the share that the first k hold: median over prompts, with a band."""
     assert card.spectra is not None
     frame = card.spectra
-    figure = sheet(2 * 3.9 + 0.8, 4.1)
+    figure = style.sheet(2 * 3.9 + 0.8, 4.1)
     left, right = figure.subplots(1, 2)
     for ax, column in ((left, "eigenvalue"), (right, "share")):
         table = frame.pivot(index="k", columns="index", values=column).sort_index()
@@ -100,36 +100,36 @@ def spectrum(card: FaithfulnessCard) -> Figure:
         low, middle, high = (table.quantile(q, axis=1).to_numpy() for q in (0.1, 0.5, 0.9))
         k = table.index.to_numpy()
         ax.set_xscale("log")
-        ax.fill_between(k, low, high, color=css(0.18), linewidth=0)
-        ax.plot(k, middle, color=css(0.75), linewidth=1.5)
-        on.dress(ax)
+        ax.fill_between(k, low, high, color=style.css(0.18), linewidth=0)
+        ax.plot(k, middle, color=style.css(0.75), linewidth=1.5)
+        style.thin(ax)
         top = max(int(k.max()), 2)
         places = [4**i for i in range(math.floor(math.log(top, 4)) + 1)]
         places += [top] if top > 1.6 * places[-1] else []
-        label(ax.xaxis, [str(p) for p in places], 8, places)
+        style.label(ax.xaxis, [str(p) for p in places], 8, places)
         ax.minorticks_off()
         ax.set_xlim(0.92, top * 1.08)
     left.set_yscale("log")
     low, high = left.get_ylim()
     decades = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
     places = [10.0**d for d in list(decades)[:: -(-len(decades) // 7) or 1]]
-    label(left.yaxis, [number(p) for p in places], 8, places)
+    style.label(left.yaxis, [number(p) for p in places], 8, places)
     left.minorticks_off()
     right.set_ylim(0, 1.02)
-    label(right.yaxis, ["0", "25%", "50%", "75%", "100%"], 8, [0.0, 0.25, 0.5, 0.75, 1.0])
+    style.label(right.yaxis, ["0", "25%", "50%", "75%", "100%"], 8, [0.0, 0.25, 0.5, 0.75, 1.0])
     for share in (0.5, 0.9, 0.99):
         k = ranks(frame, share).median()
         if math.isfinite(k):
-            right.plot([k, k], [0, share], color=FAINT, linewidth=0.9, zorder=0)
-            right.plot(k, share, marker="o", markersize=4.5, color=READ)
-            text = right.annotate("", (k, share), (5, -9), textcoords="offset points", ha="left")
-            write(text, f"{100 * share:g}%: k = {number(float(k))}", 7.5, READ)
+            right.plot([k, k], [0, share], color=style.FAINT, linewidth=0.9, zorder=0)
+            right.plot(k, share, marker="o", markersize=4.5, color=style.READ)
+            told = f"{100 * share:g}%: k = {number(float(k))}"
+            style.note(right, told, (k, share), (5, -9), size=7.5, color=style.READ)
     on.heading(left, "k-th eigenvalue of F", "k")
-    write(left.yaxis.label, "nats per unit² of the final state", 8, SOFT)
+    style.write(left.yaxis.label, "nats per unit² of the final state", 8, style.SOFT)
     on.heading(right, "share of tr F that the first k hold", "k")
     n = frame["index"].nunique()
     said = "line: median over prompts; band: 10% to 90%"
-    caption(
+    style.caption(
         figure, "How the Fisher information of predictions is spread", on.setting(card, n, said)
     )
     return figure

@@ -12,19 +12,9 @@ from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.colours import number
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.canvas import EMPTY, FAINT
+from tl_scopes.render.figures import letters, style
 from tl_scopes.render.figures.ground import grounded
-from tl_scopes.render.figures.tokens import (
-    SOFT,
-    NotebookFigure,
-    caption,
-    draw_heights,
-    label_tokens,
-    ramp,
-    wrapped,
-    write,
-)
+from tl_scopes.render.figures.tokens import draw_heights, lines, own_ticks
 from tl_scopes.render.picture import Picture, Row, Site, build, one_of
 from tl_scopes.render.tokens import quoted
 from tl_scopes.render.wording import DOT, JOINED, differing, distinct, read_at
@@ -99,12 +89,12 @@ def compare(
     if labels is not None:
         names = [DOT.join([name, *more]) for name, more in zip(names, differing(settings))]
     rows = [picture.rows[0] for picture in pictures]
-    lines = [
+    compared = [
         Line(name, picture, agreement(rows[0], picture.rows[0]) if i else None)
         for i, (name, picture) in enumerate(zip(names, pictures))
     ]
     bars = kind == "bars" or (kind is None and len(first.str_tokens) <= BARS_UP_TO)
-    return grounded(lambda: (_bars if bars else _map)(lines), dark)
+    return grounded(lambda: (_bars if bars else _map)(compared), dark)
 
 
 def _listed(results: Any) -> list[Attribution]:
@@ -146,12 +136,12 @@ def _own_tokens(pictures: Sequence[Picture]) -> list[str]:
     return [f"with {quoted(''.join(row))}" if row else "" for row in rows]
 
 
-def _labels(lines: list[Line]) -> list[str]:
-    """What stands at each position; where that differs, all of it in the order of `lines`."""
-    columns = [list(dict.fromkeys(each)) for each in zip(*(x.picture.tokens for x in lines))]
+def _labels(compared: list[Line]) -> list[str]:
+    """What stands at each position; where that differs, all of it in the order of `compared`."""
     labels = []
-    for texts in columns:
-        shown = [letters.token(text) for text in texts[:MOST_TEXTS]]
+    for column in zip(*(line.picture.tokens for line in compared)):
+        texts = list(dict.fromkeys(column))
+        shown = letters.tokens(texts[:MOST_TEXTS])
         parts = [*map(isolated, shown), *["…"] * (len(texts) > MOST_TEXTS)]
         labels.append(" / ".join(parts) if len(parts) > 1 else shown[0])
     return labels
@@ -169,121 +159,105 @@ def agreement(a: Row, b: Row) -> float | None:
     return None if both.sum() < 3 or np.isnan(found) else found
 
 
-def _bars(lines: list[Line]) -> Figure:
-    n, k = len(lines[0].picture.tokens), len(lines)
-    blocks = -(-n // BAR_LINE)
-    per = -(-n // blocks)
+def _bars(compared: list[Line]) -> Figure:
+    names, k = _labels(compared), len(compared)
+    spans = lines(len(names), BAR_LINE)
+    per = len(spans[0])
     width = max(0.21 * per + 1.6, 7.0)
-    headings = [_heading(line, width) for line in lines]
+    headings = [_heading(line, width) for line in compared]
     more = sum(len(heading) - 1 for heading in headings)
-    below = 1.0 + letters.room(_labels(lines))
-    size = (width, min((1.15 * k + below) * blocks + 0.13 * more + 0.9, 40.0))
-    figure = NotebookFigure(figsize=size, layout="constrained")
-    axes = figure.subplots(k * blocks, 1, squeeze=False)[:, 0]
-    for i in range(blocks):
-        span = np.arange(i * per, min((i + 1) * per, n))
+    below = 1.0 + letters.room(names)
+    figure = style.sheet(width, (1.15 * k + below) * len(spans) + 0.13 * more + 0.9)
+    axes = figure.subplots(k * len(spans), 1, squeeze=False)[:, 0]
+    for i, span in enumerate(spans):
         block = axes[i * k : (i + 1) * k]
-        for ax, line, heading in zip(block, lines, headings):
+        for ax, line, heading in zip(block, compared, headings):
             draw_heights(ax, line.row, span, few=True)
             ax.set_xlim(span[0] - 0.7, span[0] + per - 0.3)
             ax.set_xticks([])
-            ax.tick_params(axis="y", labelsize=7)
-            ax.spines[["top", "right"]].set_visible(False)
             if i == 0:
                 # A number stands above a bar that is cut off.
                 beyond = np.abs(line.row.scores[span]) > line.row.scale.limit
                 title = ax.set_title("", loc="left", pad=12 if beyond.any() else 3)
-                write(title, "\n".join(heading), size=8, color=SOFT)
-        _label_tokens(block[-1], lines, span)
-    _say(figure, lines)
+                style.write(title, "\n".join(heading), size=8, color=style.SOFT)
+        _label_tokens(block[-1], compared, span, names)
+    _say(figure, compared)
     return figure
 
 
 def _heading(line: Line, width: float) -> list[str]:
     parts = [*line.name.split(DOT), line.picture.units, line.correlation]
-    return wrapped([part for part in parts if part], int(width * 15))
+    return letters.wrapped([part for part in parts if part], int(width * 15), DOT)
 
 
-def _map(lines: list[Line]) -> Figure:
-    picture, k = lines[0].picture, len(lines)
-    n = len(picture.tokens)
-    blocks = -(-n // MAP_LINE)
-    per = -(-n // blocks)
-    names = ["\n".join(letters.broken(line.name, NAME)) for line in lines]
+def _map(compared: list[Line]) -> Figure:
+    tokens, k = _labels(compared), len(compared)
+    spans = lines(len(tokens), MAP_LINE)
+    per = len(spans[0])
+    names = ["\n".join(letters.broken(line.name, NAME)) for line in compared]
     longest = max(letters.cells(part) for name in names for part in name.split("\n"))
     tall = max(0.24, 0.13 * max(1 + name.count("\n") for name in names) + 0.06)
-    below = 1.25 + letters.room(_labels(lines))
-    size = (
-        max(0.2 * per + 0.07 * longest + 1.7, 7.0),
-        min((tall * k + below) * blocks + 1.5, 40.0),
-    )
-    figure = NotebookFigure(figsize=size, layout="constrained")
-    low = -1.0 if any(line.row.scale.signed for line in lines) else 0.0
-    values = np.array([line.row.colours for line in lines])
-    plain = ~np.array([line.row.included for line in lines])
-    axes = figure.subplots(blocks, 1, squeeze=False)[:, 0]
-    for i, ax in enumerate(axes):
-        span = np.arange(i * per, min((i + 1) * per, n))
+    below = 1.25 + letters.room(tokens)
+    width = max(0.2 * per + 0.07 * longest + 1.7, 7.0)
+    figure = style.sheet(width, (tall * k + below) * len(spans) + 1.5)
+    low = -1.0 if any(line.row.scale.signed for line in compared) else 0.0
+    colours = np.array([line.row.colours for line in compared])
+    shown = np.array([line.row.included for line in compared])
+    axes = figure.subplots(len(spans), 1, squeeze=False)[:, 0]
+    for ax, span in zip(axes, spans):
         edges = (span[0] - 0.5, span[-1] + 0.5)
-        ax.axvspan(*edges, facecolor=EMPTY, hatch="////", edgecolor=FAINT, linewidth=0, zorder=-1)
-        ax.imshow(
-            np.ma.array(values[:, span], mask=plain[:, span]), aspect="auto", cmap=ramp(low),
-            vmin=low, vmax=1.0, interpolation="nearest", extent=(*edges, k - 0.5, -0.5),
-        )  # fmt: skip
+        style.hatch(ax, edges, (-0.5, k - 0.5))
+        style.cells(ax, colours[:, span], shown[:, span], low, span[0])
         for edge in np.arange(0.5, k - 1):
             ax.plot(edges, (edge, edge), color="#ffffff", linewidth=2, solid_capstyle="butt")
         ax.set_xlim(span[0] - 0.5, span[0] + per - 0.5)
-        ax.set_ylim(k - 0.5, -0.5)
         ax.spines[:].set_visible(False)
-        _label_tokens(ax, lines, span)
-        ax.set_yticks(range(k), names)
-        for text, name in zip(ax.get_yticklabels(), names):
-            write(text, name, size=8)
-        ax.tick_params(length=0)
-    aspect = max(8.0, (tall * k + 1.0) * blocks / 0.14)
-    bar = figure.colorbar(axes[0].images[0], ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
-    bar.set_ticks([low, 0.0, 1.0] if low else [0.0, 1.0],
-                  labels=["−max", "0", "max"] if low else ["low" if picture.log else "0", "max"])  # fmt: skip
-    for text in bar.ax.get_yticklabels():
-        write(text, text.get_text(), size=8)
-    write(bar.ax.yaxis.label, f"of each one's own largest{', logarithmic' * picture.log}", size=8)
-    bar.outline.set_linewidth(0.4)
+        _label_tokens(ax, compared, span, tokens)
+        style.label(ax.yaxis, names, 8)
+    log = compared[0].picture.log
+    unit = f"of each one's own largest{', logarithmic' * log}"
+    ticks, height = own_ticks(low, log), (tall * k + 1.0) * len(spans)
+    style.colour_bar(figure, axes, low, ticks, unit, height)
     told = [f"{line.name}: largest {number(line.row.scale.limit)} {line.picture.units}"
-            f"{', ' * bool(line.correlation)}{line.correlation}" for line in lines]  # fmt: skip
-    _say(figure, lines, told)
+            f"{', ' * bool(line.correlation)}{line.correlation}" for line in compared]  # fmt: skip
+    _say(figure, compared, told)
     return figure
 
 
-def _label_tokens(ax: Axes, lines: list[Line], span: np.ndarray) -> None:
-    marked = len({line.row.position for line in lines}) == 1
-    label_tokens(ax, lines[0].picture, span, lines[0].row, marked, _labels(lines))
+def _label_tokens(ax: Axes, compared: list[Line], span: np.ndarray, names: list[str]) -> None:
+    row, same = compared[0].row, len({line.row.position for line in compared}) == 1
+    texts, read = [names[t] for t in span], row.position if same else None
+    style.label_tokens(ax.xaxis, texts, span, read, row.included | (not same))
+    ax.tick_params(axis="x", length=0)
     for text, t in zip(ax.get_xticklabels(), span):
-        if len({line.picture.tokens[t] for line in lines}) > 1:
+        if len({line.picture.tokens[t] for line in compared}) > 1:
             text.set(fontweight="bold")
 
 
-def _say(figure: Figure, lines: list[Line], told: Sequence[str] = ()) -> None:
-    """What holds for all of `lines`; what does not is among their names."""
-    first = lines[0].picture
-    *places, how = (set(column) for column in zip(*(_settings(line.picture) for line in lines)))
-    own = [line.picture if len(how) == 1 else replace(line.picture, how="") for line in lines]
+def _say(figure: Figure, compared: list[Line], told: Sequence[str] = ()) -> None:
+    """What holds for all of `compared`; what does not is among their names."""
+    first = compared[0].picture
+    *places, how = (set(column) for column in zip(*(_settings(line.picture) for line in compared)))
+    own = [line.picture if len(how) == 1 else replace(line.picture, how="") for line in compared]
     size = " and ".join(dict.fromkeys(picture.size for picture in own))
     subtitle = DOT.join([*(fact for same in places if len(same) == 1 for fact in same), size])
     left = first.left_out()
     hatched = f"hatched: {' and '.join(left)}, not in the colours" if left else ""
-    prompts = len({line.picture.tokens for line in lines})
+    prompts = len({line.picture.tokens for line in compared})
     several = "tokens that differ are bold, in the order of the attributions" if prompts > 1 else ""
-    title = f"{len(lines)} attributions of {'one prompt' if prompts == 1 else f'{prompts} prompts'}"
-    caption(figure, title, subtitle, [*told, *_signs(lines), several, hatched])
+    title = (
+        f"{len(compared)} attributions of {'one prompt' if prompts == 1 else f'{prompts} prompts'}"
+    )
+    style.caption(figure, title, subtitle, [*told, *_signs(compared), several, hatched])
 
 
-def _signs(lines: list[Line]) -> list[str]:
-    """What the two colours mean, where there are two: it may not be the same in all of `lines`."""
+def _signs(compared: list[Line]) -> list[str]:
+    """What the two colours mean, where there are two: it may not be the same in all of `compared`."""
     found: dict[str, list[str]] = {}
-    for line in lines:
+    for line in compared:
         if line.picture.signs:
             found.setdefault(line.picture.signs, []).append(line.name)
     return [
-        text if len(names) == len(lines) else f"{', '.join(names)}: {text}"
+        text if len(names) == len(compared) else f"{', '.join(names)}: {text}"
         for text, names in found.items()
     ]

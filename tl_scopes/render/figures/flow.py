@@ -7,26 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.render.colours import number
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.canvas import (
-    EMPTY,
-    FAINT,
-    LINE,
-    Shades,
-    array,
-    bos_note,
-    caption,
-    check,
-    coloured,
-    explained,
-    hatch,
-    label_tokens,
-    paint,
-    setting,
-    sheet,
-    token_labels,
-)
-from tl_scopes.render.figures.tokens import SOFT, css, write
+from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import words
 from tl_scopes.results.flows import Flow
@@ -43,40 +24,43 @@ def draw_flow(
     one_of("values", values, ("share", "signed", "norms"))
     one_of("scale", scale, ("linear", "log"))
     one_of("include_bos", include_bos, (False, True))
-    check(result, norms=result.norms, signed=result.signed, scores=result.scores)
+    canvas.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
     n = result.position + 1
     chosen = {"share": result.share, "signed": result.signed, "norms": result.norms}[values]
-    matrix, inside = array(chosen)[:n, :n], coloured(result, include_bos)
+    matrix, inside = canvas.array(chosen)[:n, :n], canvas.coloured(result, include_bos)
     reachable = np.tril(np.ones((n, n), dtype=bool))  # nothing moves to an earlier position
     shown = reachable & inside & inside[:, None]
-    shades = Shades.fit(matrix[shown], scale, values == "signed")
+    shades = canvas.Shades.fit(matrix[shown], scale, values == "signed")
     unit = "share of each source token's norms" if values == "share" else words(result.units)
     cell = float(np.clip(4.6 / n, 0.175, 0.45))
-    more = letters.room(token_labels(result))
-    figure = sheet(n * cell + 2.6 + more, n * cell + 3.1 + more)
+    more = letters.room(canvas.token_labels(result))
+    figure = style.sheet(n * cell + 2.6 + more, n * cell + 3.1 + more)
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[0.75, max(n * cell, 1.0)])
     ax.set_facecolor("#f7f8f9")
-    paint(ax, matrix, shades, shown)
+    shades.paint(ax, matrix, shown)
     for t in np.flatnonzero(~inside):
-        hatch(ax, (t - 0.5, t + 0.5), (t - 0.5, n - 0.5))
+        style.hatch(ax, (t - 0.5, t + 0.5), (t - 0.5, n - 0.5))
     for edge in np.arange(0.5, n - 1):
-        ax.hlines(edge, -0.5, edge, color=LINE, linewidth=0.6)
-        ax.vlines(edge, edge, n - 0.5, color=LINE, linewidth=0.6)
-    label_tokens(ax.xaxis, result, inside)
-    label_tokens(ax.yaxis, result, inside)
+        ax.hlines(edge, -0.5, edge, color=style.LINE, linewidth=0.6)
+        ax.vlines(edge, edge, n - 0.5, color=style.LINE, linewidth=0.6)
+    canvas.label_tokens(ax.xaxis, result, inside)
+    canvas.label_tokens(ax.yaxis, result, inside)
     layer = words(result.layer)
-    write(ax.xaxis.label, f"source token at {words(result.site)}", size=9)
-    write(ax.yaxis.label, f"through position at {layer}", size=9)
-    _score_bars(top, array(result.scores)[:n], inside)
+    style.write(ax.xaxis.label, f"source token at {words(result.site)}", size=9)
+    style.write(ax.yaxis.label, f"through position at {layer}", size=9)
+    _score_bars(top, canvas.array(result.scores)[:n], inside)
     shades.bar(figure, [top, ax], unit, n * cell + 1)
     how = {
         "share": "norm shares, each source token's sum to 1",
         "signed": "signed: projected on each token's whole gradient, each column sums to its score",
         "norms": "norms of the parts",
     }[values]
-    title = f"Through which positions tokens move {explained(result)}"
-    notes = [bos_note(result, inside), "bars: score of each source token, all positions together"]
-    caption(figure, title, setting(result, how), notes)
+    title = f"Through which positions tokens move {canvas.explained(result)}"
+    notes = [
+        canvas.bos_note(result, inside),
+        "bars: score of each source token, all positions together",
+    ]
+    style.caption(figure, title, canvas.setting(result, how), notes)
     return figure
 
 
@@ -85,19 +69,18 @@ def _score_bars(ax: Axes, scores: np.ndarray, inside: np.ndarray) -> None:
     limit = float(np.abs(scores[inside]).max()) or 1.0
     lengths = np.clip(scores / limit, -1.25, 1.25)
     for t, length in enumerate(lengths):
-        shade = css(0.55 if length >= 0 else -0.55) if inside[t] else EMPTY
-        ax.bar(t, length, width=0.75, color=shade, edgecolor=None if inside[t] else FAINT,
-               linewidth=0, hatch=None if inside[t] else "////")  # fmt: skip
+        plain = {"color": style.css(0.55 if length >= 0 else -0.55)}
+        ax.bar(t, length, width=0.75, **(plain if inside[t] else style.HATCHED))
         if abs(scores[t]) > 1.25 * limit:
-            text = ax.annotate("", (t, length), (0, 2), textcoords="offset points", ha="left")
-            write(text, f"↑ {number(float(scores[t]))}", size=7, color=SOFT)
+            told = f"↑ {number(float(scores[t]))}"
+            style.note(ax, told, (t, length), (0, 2), color=style.SOFT)
     low = min(float(lengths.min()), 0.0)
     ax.set_ylim(1.1 * low, 1.3)
-    ax.axhline(0, color=FAINT, linewidth=0.8)
+    ax.axhline(0, color=style.FAINT, linewidth=0.8)
     ticks = [-1.0, 0.0, 1.0] if low < -0.5 else [0.0, 1.0]
     ax.set_yticks(ticks, [number(x * limit) for x in ticks])
-    ax.tick_params(axis="y", labelsize=7, length=2, color=FAINT)
+    ax.tick_params(axis="y", labelsize=7, length=2, color=style.FAINT)
     ax.tick_params(axis="x", length=0, labelbottom=False)
     ax.spines[["top", "right", "bottom"]].set_visible(False)
-    ax.spines["left"].set_color(FAINT)
-    write(ax.yaxis.label, "score", size=8, color=SOFT)
+    ax.spines["left"].set_color(style.FAINT)
+    style.write(ax.yaxis.label, "score", size=8, color=style.SOFT)

@@ -12,22 +12,7 @@ from matplotlib.path import Path
 
 from tl_scopes.errors import RenderError, check_number
 from tl_scopes.render.colours import NEGATIVE, POSITIVE, hexed, number, percent
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.canvas import (
-    FAINT,
-    LINE,
-    PALE,
-    array,
-    caption,
-    check,
-    coloured,
-    explained,
-    mark_token,
-    setting,
-    sheet,
-    token_labels,
-)
-from tl_scopes.render.figures.tokens import INK, READ, SOFT, write
+from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.flows import FlowPath
@@ -42,19 +27,19 @@ def draw_flow_path(
     one_of("include_bos", include_bos, (False, True))
     share = "a share from 0 to below 1"
     check_number("min_share", min_share, lambda x: 0 <= x < 1, share, error=RenderError)
-    check(result, edges=result.edges, nodes=result.nodes)
+    canvas.check(result, edges=result.edges, nodes=result.nodes)
     n = result.position + 1
-    edges, nodes = array(result.edges)[:, :n, :n], array(result.nodes)[:, :n]
-    plan = _Plan.make(edges, coloured(result, include_bos), min_share)
+    edges, nodes = canvas.array(result.edges)[:, :n, :n], canvas.array(result.nodes)[:, :n]
+    plan = _Plan.make(edges, canvas.coloured(result, include_bos), min_share)
     pitch = float(np.clip(9.0 / len(edges), 0.95, 1.9))
-    names = token_labels(result)
+    names = canvas.token_labels(result)
     left = letters.LETTER * max(map(letters.cells, names)) + 0.95
     width, height = pitch * len(edges), float(plan.heights.sum())
-    figure = sheet(left + width + 1.5, height + 2.1)
+    figure = style.sheet(left + width + 1.5, height + 2.1)
     ax = figure.subplots()
     ax.set_axis_off()
     for y in plan.middles:
-        ax.plot((0, width), (y, y), color=LINE, linewidth=0.6, zorder=0)
+        ax.plot((0, width), (y, y), color=style.LINE, linewidth=0.6, zorder=0)
     for band in sorted(plan.bands, key=lambda band: -band.width):
         _draw_band(ax, band, pitch)
     for i, column in enumerate(plan.through):
@@ -62,7 +47,9 @@ def draw_flow_path(
             if size > 0:
                 tall = max(size, 0.012)
                 place = (i * pitch - NODE / 2, plan.middles[q] - tall / 2)
-                shade = READ if q == n - 1 else INK if (i, q) in plan.used else FAINT
+                shade = (
+                    style.READ if q == n - 1 else style.INK if (i, q) in plan.used else style.FAINT
+                )
                 ax.add_patch(Rectangle(place, NODE, tall, color=shade, lw=0))
     _words(ax, result, names, nodes, plan, pitch)
     ax.set_xlim(-left, width + 1.1)
@@ -76,9 +63,9 @@ def draw_flow_path(
         + (", not to scale" if plan.shrunk else "") if plan.pale else "",
         "every flow is zero" if not plan.bands else "",
     ]  # fmt: skip
-    title = f"How the influence of tokens travels to {explained(result)}"
+    title = f"How the influence of tokens travels to {canvas.explained(result)}"
     sites = f"{words(result.sites[0])} to {words(result.sites[-1])}"
-    caption(figure, title, setting(result, sites), notes)
+    style.caption(figure, title, canvas.setting(result, sites), notes)
     return figure
 
 
@@ -173,7 +160,7 @@ def _draw_band(ax: Axes, band: _Band, pitch: float) -> None:
               (x0, a)]  # fmt: skip
     codes = [Path.MOVETO, *[Path.CURVE4] * 3, Path.LINETO, *[Path.CURVE4] * 3, Path.CLOSEPOLY]
     shade = POSITIVE if band.value >= 0 else NEGATIVE
-    color = PALE if band.pale else hexed(shade)
+    color = style.PALE if band.pale else hexed(shade)
     ax.add_patch(PathPatch(Path(points, codes), facecolor=color, alpha=0.38, linewidth=0))
 
 
@@ -184,29 +171,27 @@ def _words(
     sites = [letters.cut(words(site), 24) for site in result.sites]
     slanted = max(map(letters.cells, sites)) * 0.085 > pitch
     for i, site in enumerate(sites):
-        text = ax.text(i * pitch, -0.12, "", ha="left" if slanted else "center", va="bottom",
-                       rotation=30 if slanted else 0)  # fmt: skip
-        write(text, site, size=9)
+        style.note(ax, site, (i * pitch, -0.12), size=9, ha="left" if slanted else "center",
+                   va="bottom", rotation=30 if slanted else 0)  # fmt: skip
     right = (len(result.sites) - 1) * pitch + 0.12
     first, last = (np.abs(row) / (np.abs(row).max() or 1.0) for row in (nodes[0], nodes[-1]))
     for t, (name, y) in enumerate(zip(names, plan.middles)):
         read = t == len(names) - 1
-        text = ax.text(-0.66, y, "", ha="right", va="center")
-        write(text, name, size=8)
-        mark_token(text, read, not (plan.pale and t == 0))
+        text = style.note(ax, name, (-0.66, y), size=8, ha="right", va="center")
+        style.mark(text, read, not (plan.pale and t == 0))
         if first[t] > 0:
-            text = ax.text(-0.12, y, "", ha="right", va="center")
-            write(text, percent(first[t] / first.sum()), size=7, color=SOFT)
+            told = percent(first[t] / first.sum())
+            style.note(ax, told, (-0.12, y), color=style.SOFT, ha="right", va="center")
         share = percent(last[t] / last.sum()) if last[t] / (last.sum() or 1.0) >= 0.005 else ""
         if share or read:
-            text = ax.text(right, y, "", ha="left", va="center")
-            write(text, f"{share}  read" if read else share, 7, READ if read else SOFT)
+            told, colour = (f"{share}  read", style.READ) if read else (share, style.SOFT)
+            style.note(ax, told, (right, y), color=colour, va="center")
     if plan.bands and plan.per_inch > 0:
         most = 0.45 * plan.per_inch
         nice = 10.0 ** np.floor(np.log10(most))
         nice *= max(k for k in (1, 2, 5) if k * nice <= most * (1 + 1e-9))
         tall = nice / plan.per_inch
         y = float(plan.heights.sum()) + 0.15
-        ax.add_patch(Rectangle((-NODE / 2, y), NODE, tall, color=SOFT, lw=0))
-        text = ax.text(0.12, y + tall / 2, "", ha="left", va="center")
-        write(text, f"{number(float(nice))} ({words(result.units)})", size=7, color=SOFT)
+        ax.add_patch(Rectangle((-NODE / 2, y), NODE, tall, color=style.SOFT, lw=0))
+        told = f"{number(float(nice))} ({words(result.units)})"
+        style.note(ax, told, (0.12, y + tall / 2), color=style.SOFT, va="center")

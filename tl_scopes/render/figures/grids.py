@@ -10,21 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.render.colours import number
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.canvas import (
-    EMPTY,
-    FAINT,
-    Shades,
-    hatch,
-    label,
-    label_tokens,
-    numbers,
-    paint,
-    separate,
-    sheet,
-    token_labels,
-)
-from tl_scopes.render.figures.tokens import INK, SOFT, css, write
+from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.results.circuits import CircuitResult
 
 BAR_INCHES = 1.5
@@ -39,7 +25,7 @@ class Bars:
 
 
 def head_grid(
-    values: np.ndarray, layers: Sequence[int], bars: Bars | None, shades: Shades, unit: str
+    values: np.ndarray, layers: Sequence[int], bars: Bars | None, shades: canvas.Shades, unit: str
 ) -> Figure:
     """`values` [layer, head_index], NaN where a layer has no heads."""
     n_layers, n_heads = values.shape
@@ -47,16 +33,16 @@ def head_grid(
     wide = float(np.clip(4.2 / n_heads, 0.3, 0.62))
     figure, ax, side = _sheet(n_heads * wide + 0.5, n_layers * tall, bars)
     have = np.isfinite(values)
-    colours = paint(ax, np.where(have, values, 0.0), shades, have)
+    colours = shades.paint(ax, np.where(have, values, 0.0), have)
     if wide >= 0.4:
-        numbers(ax, values, colours, have & (np.abs(colours) >= 0.12), 6.5)
-    separate(ax, n_layers, n_heads)
-    ax.set_facecolor(EMPTY)
+        style.numbers(ax, values, colours, have & (np.abs(colours) >= 0.12), 6.5)
+    style.separate(ax, n_layers, n_heads)
+    ax.set_facecolor(style.EMPTY)
     size = 8.0 if wide >= 0.24 else 7.0
-    label(ax.yaxis, [str(layer) for layer in layers], size)
-    label(ax.xaxis, [str(head) for head in range(n_heads)], size)
-    write(ax.yaxis.label, "layer", size=9)
-    write(ax.xaxis.label, "head", size=9)
+    style.label(ax.yaxis, [str(layer) for layer in layers], size)
+    style.label(ax.xaxis, [str(head) for head in range(n_heads)], size)
+    style.write(ax.yaxis.label, "layer", size=9)
+    style.write(ax.xaxis.label, "head", size=9)
     _finish(figure, ax, side, bars, shades, unit, n_layers * tall)
     return figure
 
@@ -67,22 +53,22 @@ def token_map(
     names: Sequence[str],
     inside: np.ndarray,
     bars: Bars,
-    shades: Shades,
+    shades: canvas.Shades,
     unit: str,
 ) -> Figure:
     """`values` [row, pos]: the tokens up to the read position, those `inside` in colour."""
     n_row, n = values.shape
     tall = float(np.clip(2.4 / n_row, 0.2, 0.4))
     wide = float(np.clip(5.0 / n, 0.19, 0.42))
-    below = 0.8 + letters.room(token_labels(result))
+    below = 0.8 + letters.room(canvas.token_labels(result))
     figure, ax, side = _sheet(n * wide + 0.9, n_row * tall + below, bars)
-    paint(ax, values, shades, np.broadcast_to(inside, values.shape))
+    shades.paint(ax, values, np.broadcast_to(inside, values.shape))
     for t in np.flatnonzero(~inside):
-        hatch(ax, (t - 0.5, t + 0.5), (-0.5, n_row - 0.5))
+        style.hatch(ax, (t - 0.5, t + 0.5), (-0.5, n_row - 0.5))
     if n_row <= 64 and n <= 64:
-        separate(ax, n_row, n)
-    label(ax.yaxis, names, 8 if n_row <= 40 else 7)
-    label_tokens(ax.xaxis, result, inside)
+        style.separate(ax, n_row, n)
+    style.label(ax.yaxis, names, 8 if n_row <= 40 else 7)
+    canvas.label_tokens(ax.xaxis, result, inside)
     _finish(figure, ax, side, bars, shades, unit, n_row * tall)
     return figure
 
@@ -90,7 +76,7 @@ def token_map(
 def _sheet(width: float, height: float, bars: Bars | None) -> tuple[Figure, Axes, Axes | None]:
     """A figure around a map of `width` by `height` inches, with room for its bars."""
     room = 1.5 + (BAR_INCHES if bars else 0.0)
-    figure = sheet(width + room, height + 1.5)
+    figure = style.sheet(width + room, height + 1.5)
     if bars is None:
         return figure, figure.subplots(), None
     left = max(figure.get_figwidth() - room, 0.1)
@@ -99,7 +85,7 @@ def _sheet(width: float, height: float, bars: Bars | None) -> tuple[Figure, Axes
 
 
 def _finish(
-    figure: Figure, ax: Axes, side: Axes | None, bars: Bars | None, shades: Shades, unit: str,
+    figure: Figure, ax: Axes, side: Axes | None, bars: Bars | None, shades: canvas.Shades, unit: str,
     tall: float,
 ) -> None:  # fmt: skip
     axes = [ax]
@@ -115,17 +101,14 @@ def _draw_bars(ax: Axes, bars: Bars) -> None:
     values = bars.values
     limit = float(np.abs(values).max()) or 1.0
     lengths = values / limit  # as numbers can be too small or large for an axis
-    shades = [css(0.55 if value >= 0 else -0.55) for value in values]
+    shades = [style.css(0.55 if value >= 0 else -0.55) for value in values]
     ax.barh(range(len(values)), lengths, height=0.62, color=shades)
     for i, (value, length) in enumerate(zip(values, lengths)):
-        text = ax.annotate(
-            "", (length, i), (3 if value >= 0 else -3, 0), textcoords="offset points",
-            ha="left" if value >= 0 else "right", va="center",
-        )  # fmt: skip
-        write(text, number(float(value)), size=7, color=INK)
+        side, offset = ("left", 3) if value >= 0 else ("right", -3)
+        style.note(ax, number(float(value)), (length, i), (offset, 0), ha=side, va="center")
     both = bool((values < 0).any()), bool((values > 0).any() or not (values < 0).any())
     ax.set_xlim(-1.75 if both[0] else 0.0, 1.75 if both[1] else 0.0)
-    ax.axvline(0, color=FAINT, linewidth=0.8)
+    ax.axvline(0, color=style.FAINT, linewidth=0.8)
     ax.set(xticks=[], yticks=[])
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
-    write(ax.xaxis.label, bars.title, size=8, color=SOFT)
+    style.write(ax.xaxis.label, bars.title, size=8, color=style.SOFT)

@@ -8,18 +8,7 @@ from torch import Tensor
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.colours import number
-from tl_scopes.render.figures.canvas import (
-    Shades,
-    array,
-    bos_note,
-    caption,
-    check,
-    coloured,
-    count,
-    effect_unit,
-    explained,
-    setting,
-)
+from tl_scopes.render.figures import canvas, style
 from tl_scopes.render.figures.grids import Bars, head_grid, token_map
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import quoted, words
@@ -42,7 +31,7 @@ def draw_components(
     one_of("scale", scale, ("linear", "log"))
     one_of("include_bos", include_bos, (False, True))
     values = {"total": result.total, "direct": result.direct, "sensitivity": result.sensitivity}
-    check(result, **{what: values[what]})
+    canvas.check(result, **{what: values[what]})
     heads = [i for i, kind in enumerate(result.kinds) if kind == "head"]
     if over == "heads" and not heads:
         raise RenderError(
@@ -51,19 +40,21 @@ def draw_components(
         )
     sums = _Sums(result, what)
     signed = not result.squared and what != "sensitivity"
-    unit = words(result.units) if what == "sensitivity" else effect_unit(result)
+    unit = words(result.units) if what == "sensitivity" else canvas.effect_unit(result)
     baseline = f"against {words(result.baseline)}" if what == "total" else ""
-    said = setting(result, "sensitivity" if what == "sensitivity" else f"{what} effects", baseline)
+    said = canvas.setting(
+        result, "sensitivity" if what == "sensitivity" else f"{what} effects", baseline
+    )
     if over == "tokens" or (over is None and not heads):
         rows = strongest(sums.each, top)
-        inside = coloured(result, include_bos)
-        shown = array(values[what])[rows, : result.position + 1]
-        shades = Shades.fit(shown[:, inside], scale, signed)
+        inside = canvas.coloured(result, include_bos)
+        shown = canvas.array(values[what])[rows, : result.position + 1]
+        shades = canvas.Shades.fit(shown[:, inside], scale, signed)
         names = [words(result.labels[i]) for i in rows]
         bars = Bars("all tokens", sums.each[rows])
         figure = token_map(result, shown, names, inside, bars, shades, unit)
-        notes = [_chosen(len(rows), len(sums.each), "components"), bos_note(result, inside)]
-        caption(figure, f"Where components move {explained(result)}", said, notes)
+        notes = [_chosen(len(rows), len(sums.each), "components"), canvas.bos_note(result, inside)]
+        style.caption(figure, f"Where components move {canvas.explained(result)}", said, notes)
         return figure
     layers = sorted({layer for layer in result.layers if layer >= 0})
     grid = np.full((len(layers), 1 + max(result.indices[i] for i in heads)), np.nan)
@@ -71,7 +62,7 @@ def draw_components(
         grid[layers.index(result.layers[i]), result.indices[i]] = sums.each[i]
     mlps = [[i for i in sums.of("mlp") if result.layers[i] == layer] for layer in layers]
     bars = Bars("MLP", np.array([sums.group(rows) for rows in mlps])) if any(mlps) else None
-    shades = Shades.fit(grid[np.isfinite(grid)], scale, signed)
+    shades = canvas.Shades.fit(grid[np.isfinite(grid)], scale, signed)
     figure = head_grid(grid, layers, bars, shades, unit)
     # Effects of several components add up, sensitivities do not.
     kinds = [] if what == "sensitivity" else dict.fromkeys(result.kinds)
@@ -86,7 +77,7 @@ def draw_components(
         f"not drawn: {', '.join(rest)}" if rest else "",
         "colours by the heads alone" if bars else "",
     ]
-    caption(figure, f"Heads that move {explained(result)}", said, notes)
+    style.caption(figure, f"Heads that move {canvas.explained(result)}", said, notes)
     return figure
 
 
@@ -103,10 +94,10 @@ class _Sums:
             self.weights = self.weights.new_ones(1)
         else:
             vectors = result.total_vectors if what == "total" else result.direct_vectors
-            check(result, **{f"{what}_vectors": vectors, "weights": result.weights})
+            canvas.check(result, **{f"{what}_vectors": vectors, "weights": result.weights})
             self.parts = vectors.double().sum(-1)
             self.squared, self.root = result.squared, False
-        self.each = array(self._combine(self.parts))
+        self.each = canvas.array(self._combine(self.parts))
 
     def of(self, kind: str) -> list[int]:
         return [i for i, own in enumerate(self.kinds) if own == kind]
@@ -145,13 +136,13 @@ def draw_head_paths(
             "head_paths for the split, or draw it with part='all'"
         )
     outside = result.outside_norms if values == "norms" else result.outside_signed
-    check(result, **{name: chosen, f"outside_{values}": outside})
-    each = array(chosen)[..., : result.position + 1]
+    canvas.check(result, **{name: chosen, f"outside_{values}": outside})
+    each = canvas.array(chosen)[..., : result.position + 1]
     unit = words(result.units)
     kind = {"norms": "norms", "signed": "signed: projected on each token's whole gradient"}[values]
     path = {"all": "", "value": "by values", "pattern": "by attention patterns"}[part]
     reach = "what heads write at the read position" if result.read_only else ""
-    said = setting(result, kind, path, reach, f"from {words(result.site)}")
+    said = canvas.setting(result, kind, path, reach, f"from {words(result.site)}")
     if over == "tokens":
         if source is not None:
             raise RenderError(
@@ -159,19 +150,19 @@ def draw_head_paths(
             )
         return _paths_by_token(result, each, unit, said, top, scale, include_bos, values)
     if source is None:
-        grid, rest = each.sum(-1), array(outside)[:, : result.position + 1].sum(-1)
+        grid, rest = each.sum(-1), canvas.array(outside)[:, : result.position + 1].sum(-1)
         place = f"summed over all {result.position + 1} source tokens"
         whose = "influence"
     else:
         t = _position(result, source)
-        grid, rest = each[..., t], array(outside)[:, t]
+        grid, rest = each[..., t], canvas.array(outside)[:, t]
         place = f"from {t} {quoted(result.str_tokens[t])} alone"
         whose = f"the influence of {t} {quoted(result.str_tokens[t], 24)}"
-    shades = Shades.fit(grid, scale, values == "signed")
+    shades = canvas.Shades.fit(grid, scale, values == "signed")
     bars = Bars("outside heads", rest) if part == "all" else None
     figure = head_grid(grid, range(len(grid)), bars, shades, unit)
-    title = f"Heads that carry {whose} to {explained(result)}"
-    caption(figure, title, said, [place, "colours by the heads alone" if bars else ""])
+    title = f"Heads that carry {whose} to {canvas.explained(result)}"
+    style.caption(figure, title, said, [place, "colours by the heads alone" if bars else ""])
     return figure
 
 
@@ -189,20 +180,20 @@ def _paths_by_token(
     flat = each.reshape(-1, each.shape[-1])
     sums = flat.sum(-1)
     rows = strongest(sums, top)
-    inside = coloured(result, include_bos)
-    shades = Shades.fit(flat[rows][:, inside], scale, values == "signed")
+    inside = canvas.coloured(result, include_bos)
+    shades = canvas.Shades.fit(flat[rows][:, inside], scale, values == "signed")
     names = [f"L{i // n_heads}H{i % n_heads}" for i in rows]
     bars = Bars("all tokens", sums[rows])
     figure = token_map(result, flat[rows], names, inside, bars, shades, unit)
-    notes = [_chosen(len(rows), len(sums), "heads"), bos_note(result, inside)]
-    title = f"From which token, through which head, to {explained(result)}"
-    caption(figure, title, said, notes)
+    notes = [_chosen(len(rows), len(sums), "heads"), canvas.bos_note(result, inside)]
+    title = f"From which token, through which head, to {canvas.explained(result)}"
+    style.caption(figure, title, said, notes)
     return figure
 
 
 def strongest(sums: np.ndarray, top: int) -> list[int]:
     """Rows of the largest magnitudes, in the order of the forward pass."""
-    order = np.argsort(-np.abs(sums), kind="stable")[: count("top", top)]
+    order = np.argsort(-np.abs(sums), kind="stable")[: canvas.count("top", top)]
     return sorted(int(i) for i in order)
 
 

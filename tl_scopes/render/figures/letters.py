@@ -60,6 +60,11 @@ def token(text: str, most: int = TOKEN, wide: int = MOST_CELLS) -> str:
     return cut(clipped(text, most), wide)
 
 
+def tokens(texts: Sequence[str]) -> list[str]:
+    """The labels of `texts`."""
+    return [token(text) for text in texts]
+
+
 def room(labels: Sequence[str], usual: int = TOKEN) -> float:
     """Inches that the longest of `labels` takes, beyond those that figures leave for `usual` letters."""
     return LETTER * max(max(map(cells, labels), default=0) - usual, 0)

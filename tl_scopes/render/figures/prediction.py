@@ -10,10 +10,9 @@ from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.colours import percent
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.canvas import FAINT, count, label, sheet
+from tl_scopes.render.figures import letters, style
+from tl_scopes.render.figures.canvas import count
 from tl_scopes.render.figures.ground import grounded
-from tl_scopes.render.figures.tokens import INK, READ, SOFT, caption, css, write
 from tl_scopes.render.picture import Result
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
@@ -76,33 +75,33 @@ def _chosen(result: Result, position: int | None) -> Attribution:
 def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     rest = max(1 - math.fsum(c.probability for c in shown), 0.0)
     texts = [letters.token(c.text, 24, 36) for c in shown]
-    figure = sheet(6.6 + letters.room(texts, 24), 0.27 * (len(shown) + 1) + 1.0)
+    figure = style.sheet(6.6 + letters.room(texts, 24), 0.27 * (len(shown) + 1) + 1.0)
     ax = figure.subplots()
     values = np.array([*(c.probability for c in shown), rest])
     target = None if one.target is None else one.target.id
     met = [c.id == target for c in shown]
-    # Blue as everywhere; READ for what is explained, as in the other drawings of a prompt.
-    shades = [READ if here else css(0.75) for here in met]
+    # Blue as everywhere; style.READ for what is explained, as in the other drawings of a prompt.
+    shades = [style.READ if here else style.css(0.75) for here in met]
     # What all others hold has no bar: it would often be the longest, and is no candidate.
     ax.barh(range(len(shown)), values[:-1], height=0.7, color=shades)
     _number(ax, values)
     names = [f"{'◆ ' if here else ''}{isolated(text)}" for text, here in zip(texts, met)]
-    label(ax.yaxis, [*names, "all others"], 9)
+    style.label(ax.yaxis, [*names, "all others"], 9)
     for text, here in zip(ax.get_yticklabels(), [*met, False]):
-        text.set(color=READ if here else INK, fontweight="bold" if here else "normal")
-    ax.get_yticklabels()[-1].set_color(SOFT)
+        text.set(color=style.READ if here else style.INK, fontweight="bold" if here else "normal")
+    ax.get_yticklabels()[-1].set_color(style.SOFT)
     ax.set_ylim(len(shown) + 0.6, -0.6)
     ax.tick_params(length=0)
     ax.set_xticks([])
     ax.spines[["top", "right", "bottom"]].set_visible(False)
-    ax.spines["left"].set(color=FAINT)
+    ax.spines["left"].set(color=style.FAINT)
     p, text = one.read_token
     where = f"after {p} {quoted(text)}"
     notes = []
     if one.target is not None:
         below = "" if any(met) else ", not among these"
         notes.append(f"◆ explained: {quoted(one.target.text)}{below}")
-    caption(figure, "Predicted next token", f"{where} · {words(one.provenance.model)}", notes)
+    style.caption(figure, "Predicted next token", f"{where} · {words(one.provenance.model)}", notes)
     return figure
 
 
@@ -110,6 +109,6 @@ def _number(ax: Axes, values: np.ndarray) -> None:
     largest = float(values[:-1].max()) or 1.0
     for i, value in enumerate(values):
         end = value if i < len(values) - 1 else 0.0
-        text = ax.annotate("", (end, i), (4, 0), textcoords="offset points", va="center")
-        write(text, percent(float(value)), size=8, color=SOFT)
+        told = percent(float(value))
+        style.note(ax, told, (end, i), (4, 0), size=8, color=style.SOFT, va="center")
     ax.set_xlim(0, largest * 1.14)

@@ -17,18 +17,9 @@ from matplotlib.ticker import MaxNLocator
 
 from tl_scopes.errors import RenderError, ScopesError
 from tl_scopes.render.colours import Scale, number, percent
-from tl_scopes.render.figures.canvas import EMPTY, FAINT, LINE, sheet
+from tl_scopes.render.figures import style
 from tl_scopes.render.figures.ground import grounded
-from tl_scopes.render.figures.tokens import (
-    INK,
-    READ,
-    SOFT,
-    caption,
-    css,
-    draw_heights,
-    style,
-    write,
-)
+from tl_scopes.render.figures.tokens import draw_heights
 from tl_scopes.render.picture import Picture, Row, Site, build
 from tl_scopes.render.wording import DOT
 from tl_scopes.results.attribution import Attribution, site_index
@@ -210,38 +201,33 @@ def _skipped(result: Attribution, spans: Spans, site: int) -> str:
 def _draw(picture: Picture, drawn: Series) -> Figure:
     n = len(drawn.values)
     beside = drawn.forecast is not None
-    figure = sheet(float(np.clip(0.075 * n + 2.5, 7.0, 18.0)) + 1.6 * beside, 4.6)
+    figure = style.sheet(float(np.clip(0.075 * n + 2.5, 7.0, 18.0)) + 1.6 * beside, 4.6)
     grid = figure.subplots(
         2, 1 + beside, squeeze=False, sharex="col", height_ratios=[1.25, 1],
         width_ratios=[figure.get_figwidth() - 1.9, 1.3] if beside else None,
     )  # fmt: skip
     top, bottom = grid[0, 0], grid[1, 0]
     for ax in (top, bottom):
+        ax.tick_params(labelsize=8, color=style.SOFT)
+        ax.spines[["top", "right"]].set_visible(False)
         for t in drawn.marks:
-            ax.axvspan(t - 0.5, t + 0.5, color=READ, alpha=0.14, linewidth=0, zorder=0)
+            ax.axvspan(t - 0.5, t + 0.5, color=style.READ, alpha=0.14, linewidth=0, zorder=0)
     _draw_values(top, drawn)
     _draw_scores(bottom, picture.rows[0])
-    write(bottom.yaxis.label, _broken(picture.units), size=8)
-    write(top.yaxis.label, "value", size=8)
-    write(bottom.xaxis.label, "time", size=8)
+    style.write(bottom.yaxis.label, _broken(picture.units), size=8)
+    style.write(top.yaxis.label, "value", size=8)
+    style.write(bottom.xaxis.label, "time", size=8)
     bottom.set_xlim(-0.8, n - 0.2 + (drawn.actual is not None))
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for ax in (top, bottom):
-        ax.tick_params(labelsize=8, color=SOFT)
-        ax.spines[["top", "right"]].set_visible(False)
     if drawn.forecast is not None:
         grid[1, 1].remove()
         _draw_forecast(grid[0, 1], top, drawn)
     parts = [*zip(*top.get_legend_handles_labels()), *zip(*bottom.get_legend_handles_labels())]
     if len(parts) > 1:
-        legend = top.legend(
-            *zip(*parts), loc="lower left", bbox_to_anchor=(0, 1), ncols=4, frameon=False,
-            borderaxespad=0.1,
-        )  # fmt: skip
-        for text in legend.get_texts():
-            style(text, size=8, color=SOFT)
+        style.legend(top, parts, style.SOFT, loc="lower left", bbox_to_anchor=(0, 1), ncols=4,
+                     borderaxespad=0.1)  # fmt: skip
     subtitle = DOT.join([picture.subtitle, f"{n} numbers"])
-    caption(figure, picture.title, subtitle, [drawn.skipped, picture.signs])
+    style.caption(figure, picture.title, subtitle, [drawn.skipped, picture.signs])
     return figure
 
 
@@ -254,14 +240,22 @@ def _draw_values(ax: Axes, drawn: Series) -> None:
     room = 0.06 * (np.ptp(shown) or 1.0)
     ax.set_ylim(shown.min() - room, shown.max() + room)
     size = float(np.clip(260 / n, 1.5, 5))
-    ax.plot(range(n), drawn.values, "-o", color=INK, linewidth=0.9, markersize=size, label="series")
+    ax.plot(
+        range(n),
+        drawn.values,
+        "-o",
+        color=style.INK,
+        linewidth=0.9,
+        markersize=size,
+        label="series",
+    )
     if drawn.marks:
         at = list(drawn.marks)
-        ax.plot(at, drawn.values[at], "o", color=READ, markersize=size + 2, label="marked")
+        ax.plot(at, drawn.values[at], "o", color=style.READ, markersize=size + 2, label="marked")
     if drawn.actual is not None:
-        ax.plot([n], [drawn.actual], "D", markerfacecolor="none", markeredgecolor=INK,
+        ax.plot([n], [drawn.actual], "D", markerfacecolor="none", markeredgecolor=style.INK,
                 markersize=6, label="what came next")  # fmt: skip
-    ax.grid(axis="y", color=LINE, linewidth=0.6)
+    ax.grid(axis="y", color=style.LINE, linewidth=0.6)
     ax.set_axisbelow(True)
 
 
@@ -269,8 +263,8 @@ def _draw_scores(ax: Axes, row: Row) -> None:
     draw_heights(ax, row, np.flatnonzero(row.included))
     unseen = np.flatnonzero(~row.included)
     if len(unseen):
-        ax.axvspan(unseen[0] - 0.5, unseen[-1] + 0.5, facecolor=EMPTY, edgecolor=FAINT,
-                   hatch="////", linewidth=0, label="after the read position")  # fmt: skip
+        edges = (unseen[0] - 0.5, unseen[-1] + 0.5)
+        ax.axvspan(*edges, label="after the read position", **style.HATCHED)
 
 
 def _draw_forecast(ax: Axes, top: Axes, drawn: Series) -> None:
@@ -278,9 +272,9 @@ def _draw_forecast(ax: Axes, top: Axes, drawn: Series) -> None:
     values, p = drawn.forecast
     ax.set_ylim(top.get_ylim())
     gap = float(np.diff(np.sort(values)).min()) if len(values) > 1 else 1.0
-    ax.barh(values, p, height=min(gap, 1.0), color=css(0.75), linewidth=0)
+    ax.barh(values, p, height=min(gap, 1.0), color=style.css(0.75), linewidth=0)
     if drawn.actual is not None:
-        ax.axhline(drawn.actual, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
+        ax.axhline(drawn.actual, color=style.INK, linewidth=0.8, linestyle=(0, (4, 2)))
     ax.set_yticks([])
     ax.tick_params(labelsize=8, length=0)
     ax.set_xlim(0, float(p.max()) * 1.08)
@@ -290,7 +284,7 @@ def _draw_forecast(ax: Axes, top: Axes, drawn: Series) -> None:
     held = float(p.sum())
     known = "" if held > 1 - 1e-3 else f"\n(these hold {percent(held)})"
     text = ax.set_title("")
-    write(text, f"next number{known}", size=8, color=SOFT)
+    style.write(text, f"next number{known}", size=8, color=style.SOFT)
 
 
 def _broken(units: str) -> str:

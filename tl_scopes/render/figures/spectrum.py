@@ -11,11 +11,9 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.colours import percent
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.canvas import LINE, PALE, sheet
+from tl_scopes.render.figures import letters, style
 from tl_scopes.render.figures.card_axes import COLOURS, DASHES, MARKERS
 from tl_scopes.render.figures.ground import grounded
-from tl_scopes.render.figures.tokens import INK, SOFT, caption, style, write
 from tl_scopes.render.picture import Result
 from tl_scopes.render.wording import distinct, read_at
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
@@ -93,7 +91,7 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
     shown = ["\n".join(letters.broken(name + end, 38)) for name, end in zip(names, held)]
     longest = max(letters.cells(line) for name in shown for line in name.split("\n"))
     rows = sum(1 + name.count("\n") for name in shown)
-    figure = sheet(9.0 + many * (0.075 * longest + 0.6), max(3.4, many * (0.16 * rows + 1.0)))
+    figure = style.sheet(9.0 + many * (0.075 * longest + 0.6), max(3.4, many * (0.16 * rows + 1.0)))
     left, right = figure.subplots(1, 2)
     most = max(len(info.eigenvalues) for _, info in lines)
     for i, ((_, info), name, share) in enumerate(zip(lines, shown, shares)):
@@ -112,22 +110,18 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
         left.plot(k[positive], values[positive], **how)
         right.plot(k, share, label=name, **how)
         if not many:
-            end = right.annotate("", (k[-1], share[-1]), (0, 6), textcoords="offset points",
-                                 ha="right" if most > 1 else "center")  # fmt: skip
-            write(end, percent(float(share[-1])), size=8, color=INK)
+            end, side = percent(float(share[-1])), "right" if most > 1 else "center"
+            style.note(right, end, (k[-1], share[-1]), (0, 6), size=8, ha=side)
     _set_axes(left, most, "eigenvalue of F\n(nats per unit² of y)")
     left.set_yscale("log")
     _set_axes(right, most, "share of tr F in the first k")
     right.set_ylim(0, 1.08)
     right.set_yticks([0, 0.25, 0.5, 0.75, 1])
     right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    right.axhline(1, color=PALE, linewidth=0.8)
+    right.axhline(1, color=style.PALE, linewidth=0.8)
     if many:
-        legend = figure.legend(
-            *right.get_legend_handles_labels(), loc="outside right upper", frameon=False
-        )
-        for text in legend.get_texts():
-            style(text, size=8)
+        parts = zip(*right.get_legend_handles_labels())
+        style.legend(figure, parts, loc="outside right upper")
     out = max(info.left_out for _, info in lines)
     notes = []
     if out > 1e-9:
@@ -136,19 +130,19 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
             "too small"
         )
     title = "Spectrum of the Fisher information of the next token"
-    caption(figure, title, "" if many else names[0], notes)
+    style.caption(figure, title, "" if many else names[0], notes)
     return figure
 
 
 def _set_axes(ax: Axes, most: int, name: str) -> None:
-    write(ax.xaxis.label, "k", size=9)
-    write(ax.yaxis.label, name, size=9)
+    style.write(ax.xaxis.label, "k", size=9)
+    style.write(ax.yaxis.label, name, size=9)
     if most > 32:
         ax.set_xscale("log")
     else:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.set_xlim(0.5, most + 0.5)
-    ax.grid(color=LINE, linewidth=0.6)
+    ax.grid(color=style.LINE, linewidth=0.6)
     ax.set_axisbelow(True)
-    ax.tick_params(which="both", labelsize=8, color=SOFT)
+    ax.tick_params(which="both", labelsize=8, color=style.SOFT)
     ax.spines[["top", "right"]].set_visible(False)

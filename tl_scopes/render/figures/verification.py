@@ -10,22 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tl_scopes.render.colours import MAX_DECADES, number, percent
-from tl_scopes.render.figures import letters
-from tl_scopes.render.figures.canvas import (
-    FAINT,
-    LINE,
-    PALE,
-    array,
-    caption,
-    check,
-    count,
-    effect_unit,
-    explained,
-    label,
-    setting,
-    sheet,
-)
-from tl_scopes.render.figures.tokens import INK, READ, SOFT, css, style, write
+from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import words
 from tl_scopes.results.circuits import Agreement, Verification
@@ -37,21 +22,21 @@ CHARACTER, LINE_HEIGHT = 0.068, 0.14  # of the labels, in inches
 def draw_verification(result: Verification, *, scale: str = "linear", top: int = 8) -> Figure:
     """See `tl_scopes.render.circuit`."""
     one_of("scale", scale, ("linear", "log"))
-    count("top", top)
-    check(result, predicted=result.predicted, measured=result.measured, scores=result.scores)
+    canvas.count("top", top)
+    canvas.check(result, predicted=result.predicted, measured=result.measured, scores=result.scores)
     curve = len(result.step_errors) > 0
-    figure = sheet(SIDE * (2 if curve else 1) + 1.8, SIDE + 1.5)
+    figure = style.sheet(SIDE * (2 if curve else 1) + 1.8, SIDE + 1.5)
     axes = figure.subplots(1, 2 if curve else 1, squeeze=False)[0]
     _scatter(axes[0], result, scale == "log", top)
     if curve:
         _steps(axes[1], result)
     what = "heads" if result.by == "head" else "tokens"
-    title = f"What ablating {what} does to {explained(result)}: predicted, and measured"
+    title = f"What ablating {what} does to {canvas.explained(result)}: predicted, and measured"
     ranks = f"Spearman of scores and measured sizes {_interval(result.rank_agreement)}"
     predicted = f"of predicted and measured {_interval(result.prediction_agreement)}"
     overlap = f"top-{result.k} overlap {percent(result.top_overlap)}"
     unseen = f"{words(result.intervention)} ablation of {len(result.labels)} {what}"
-    caption(figure, title, setting(result, ranks, predicted, overlap, unseen))
+    style.caption(figure, title, canvas.setting(result, ranks, predicted, overlap, unseen))
     return figure
 
 
@@ -65,7 +50,7 @@ def _interval(agreement: Agreement) -> str:
 
 
 def _scatter(ax: Axes, result: Verification, log: bool, top: int) -> None:
-    x, y = array(result.predicted), array(result.measured)
+    x, y = canvas.array(result.predicted), canvas.array(result.measured)
     most = float(max(np.abs(x).max(), np.abs(y).max())) or 1.0
     # As numbers can be too small or large for an axis; to a power of ten, for logarithmic ticks.
     limit = 10.0 ** math.ceil(math.log10(most)) if log else most
@@ -88,40 +73,39 @@ def _scatter(ax: Axes, result: Verification, log: bool, top: int) -> None:
     ends = (-beyond if below else -edge, beyond if above else edge)
     ticks = [t for t in ticks if ends[0] <= t <= ends[1]]
     for axis in (ax.xaxis, ax.yaxis):
-        label(axis, [number(t * limit) for t in ticks], 8, ticks)
+        style.label(axis, [number(t * limit) for t in ticks], 8, ticks)
     ax.minorticks_off()
     ax.set(xlim=ends, ylim=ends)
-    ax.axhline(0, color=LINE, linewidth=0.8, zorder=0)
-    ax.axvline(0, color=LINE, linewidth=0.8, zorder=0)
+    ax.axhline(0, color=style.LINE, linewidth=0.8, zorder=0)
+    ax.axvline(0, color=style.LINE, linewidth=0.8, zorder=0)
     dense = np.linspace(*ends, 200)
     if log:  # a straight line is bent by logarithmic axes
         fine = np.geomspace(10.0 ** -(decades + 2), beyond, 200)
         dense = np.concatenate([-fine[::-1], [0.0], fine])
         dense = dense[(dense >= ends[0]) & (dense <= ends[1])]
-    ax.plot(dense, dense, color=PALE, linewidth=1, linestyle=(0, (4, 3)), label="equal")
+    ax.plot(dense, dense, color=style.PALE, linewidth=1, linestyle=(0, (4, 3)), label="equal")
     if math.isfinite(result.slope):
         line = result.slope * dense
         if log:  # it would be bent where one of the axes is linear
             line[np.minimum(np.abs(line), np.abs(dense)) < 10.0**-decades] = np.nan
-        ax.plot(dense, line, color=READ, linewidth=1.1,
+        ax.plot(dense, line, color=style.READ, linewidth=1.1,
                 label=f"slope {number(result.slope)}")  # fmt: skip
     chosen = np.array([which == "top" for which in result.chosen])
     for inside, fill, edge, name in (
-        (~chosen, "white", SOFT, "random"),
-        (chosen, css(0.6), css(1.0), "top"),
+        (~chosen, "white", style.SOFT, "random"),
+        (chosen, style.css(0.6), style.css(1.0), "top"),
     ):
         if inside.any():
             ax.scatter(x[inside], y[inside], s=24, facecolor=fill, edgecolor=edge, linewidth=0.7,
                        zorder=3, label=f"{name} ({int(inside.sum())})")  # fmt: skip
     _name_points(ax, result, x, y, top)
-    unit = effect_unit(result)
-    write(ax.xaxis.label, f"predicted change, first order ({unit})", size=9)
-    write(ax.yaxis.label, f"measured change ({unit})", size=9)
-    _dress(ax)
-    legend = ax.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=4,
-                       handlelength=1.5, columnspacing=1.2, borderpad=0)  # fmt: skip
-    for text in legend.get_texts():
-        style(text, size=8, color=INK)
+    unit = canvas.effect_unit(result)
+    style.write(ax.xaxis.label, f"predicted change, first order ({unit})", size=9)
+    style.write(ax.yaxis.label, f"measured change ({unit})", size=9)
+    style.thin(ax)
+    parts = zip(*ax.get_legend_handles_labels())
+    style.legend(ax, parts, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1.5,
+                 columnspacing=1.2, borderpad=0)  # fmt: skip
 
 
 def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, top: int) -> None:
@@ -144,9 +128,8 @@ def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, t
             inside = box[0] > 0 and box[2] < SIDE and box[1] > 0 and box[3] < SIDE
             if inside and not any(_overlap(box, other) for other in taken):
                 taken.append(box)
-                text = ax.annotate("", (x[i], y[i]), (dx * 72, dy * 72), ha=ha, va="center",
-                                   textcoords="offset points")  # fmt: skip
-                write(text, name, size=7.5)
+                offset = (dx * 72, dy * 72)
+                style.note(ax, name, (x[i], y[i]), offset, size=7.5, ha=ha, va="center")
                 break
 
 
@@ -157,33 +140,26 @@ def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def _steps(ax: Axes, result: Verification) -> None:
     steps, errors = np.array(result.steps), np.array(result.step_errors, dtype=float)
     here = (errors > 0) & np.isfinite(errors) & (steps > 0)
-    write(ax.xaxis.label, "step: share of the whole intervention", size=9)
-    write(ax.yaxis.label, "median error / predicted change", size=9)
-    _dress(ax)
+    style.write(ax.xaxis.label, "step: share of the whole intervention", size=9)
+    style.write(ax.yaxis.label, "median error / predicted change", size=9)
+    style.thin(ax)
     if not here.any():
-        text = ax.text(0.5, 0.5, "", ha="center", va="center", transform=ax.transAxes)
-        write(text, "no error at any step", size=9, color=SOFT)
+        style.note(ax, "no error at any step", (0.5, 0.5), size=9, color=style.SOFT, ha="center",
+                   va="center", xycoords="axes fraction")  # fmt: skip
         ax.set(xticks=[], yticks=[])
         return
     steps, errors = steps[here], errors[here]
     ax.set(xscale="log", yscale="log")
     for level in (0.1, 1.0):
-        ax.axhline(level, color=FAINT, linewidth=0.8, zorder=0)
-        text = ax.annotate("", (1.0, level), (-2, 2), xycoords=("axes fraction", "data"),
-                           textcoords="offset points", ha="right", va="bottom")  # fmt: skip
-        write(text, f"{level:.0%}", size=7, color=SOFT)
+        ax.axhline(level, color=style.FAINT, linewidth=0.8, zorder=0)
+        style.note(ax, f"{level:.0%}", (1.0, level), (-2, 2), color=style.SOFT, ha="right",
+                   va="bottom", xycoords=("axes fraction", "data"))  # fmt: skip
     for axis, values in ((ax.xaxis, steps), (ax.yaxis, [*errors, 0.1, 1.0])):
         low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
         places = [10.0**k for k in range(low, high + 1, 1 + (high - low) // 8)]
-        label(axis, [number(place) for place in places], 8, places)
+        style.label(axis, [number(place) for place in places], 8, places)
     ax.minorticks_off()
-    ax.plot(steps, errors, color=css(0.6), marker="o", markersize=4.5, linewidth=1.4,
-            markeredgecolor=css(1.0), markeredgewidth=0.7)  # fmt: skip
+    ax.plot(steps, errors, color=style.css(0.6), marker="o", markersize=4.5, linewidth=1.4,
+            markeredgecolor=style.css(1.0), markeredgewidth=0.7)  # fmt: skip
     ax.set(xlim=(steps.min() / 1.4, steps.max() * 1.4),
            ylim=(min(errors.min(), 0.1) / 1.8, max(errors.max(), 1.0) * 1.8))  # fmt: skip
-
-
-def _dress(ax: Axes) -> None:
-    ax.tick_params(length=2.5, color=SOFT)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.spines[["left", "bottom"]].set_color(FAINT)
