@@ -117,12 +117,7 @@ def _legend(picture: Picture, row: Row, console: Console) -> Text:
 
 
 def _notes(picture: Picture) -> Text:
-    notes = [note for note in (picture.scale_note, picture.signs) if note]
-    left = picture.left_out()
-    if left:
-        notes.append(f"{' and '.join(left)} not coloured")
-    if picture.blank:
-        notes.append(picture.nothing)
+    notes = picture.notes()
     if len(picture.rows) == 1:
         p, text = picture.rows[0].read
         group = ", its group" if picture.spans else ","

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from tl_scopes.render.selection import check, choose, included
 from tl_scopes.render.tokens import clipped, quoted, words
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.characters import Spans
+from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated
 from tl_scopes.results.records import Candidate, FisherInfo, Provenance, ScopeInfo, Stability, Token
 
@@ -51,12 +53,20 @@ class Row:
 
 @dataclass(frozen=True)
 class Picture:
-    """Everything that a page, a terminal or a figure shows. `kind`: what a row is.
+    """Everything that a page, a terminal or a figure shows.
 
+    `kind`: whether a row has its own "site" or its own "read" position; `each`: what a row is, in a word
+    or two; `first`: the row that is shown before anything is chosen. `title` says what is explained,
+    `subtitle` scope, place and size, `scale_note` which scale and normalisation the colours follow.
     `spans`: the token ranges that the "tokens" are groups of, if they are, joined as `how` says.
     """
 
     kind: str
+    title: str
+    subtitle: str
+    each: str
+    first: int
+    scale_note: str
     site: str
     rows: tuple[Row, ...]
     tokens: tuple[str, ...]
@@ -74,11 +84,6 @@ class Picture:
     how: str = ""
 
     @property
-    def title(self) -> str:
-        """What is explained, in a few words."""
-        return wording.title(self.scope, self.target)
-
-    @property
     def target(self) -> Token | None:
         """The token that every row explains, if there is one."""
         return self.rows[0].target if self.kind == "site" else None
@@ -94,29 +99,9 @@ class Picture:
         return wording.signs(self.scope, self.target) if self.signed else ""
 
     @property
-    def subtitle(self) -> str:
-        """Scope, place and size of what is shown."""
-        scope, size = wording.method(self.scope), self.size
-        if self.kind == "read":
-            place = f"{len(self.rows)} read position{'s' * (len(self.rows) != 1)}"
-            return f"{scope} · at {self.site} · {place} · {size}"
-        where = self.site if len(self.rows) == 1 else f"{len(self.rows)} sites"
-        return f"{scope} · at {where} · {wording.read_at(self.rows[0].read)} · {size}"
-
-    @property
-    def each(self) -> str:
-        """What a row is, in a word or two."""
-        return "site" if self.kind == "site" else "read position"
-
-    @property
     def size(self) -> str:
         """How many tokens there are, and how they are grouped."""
-        n, groups = len(self.tokens), ""
-        if self.spans:
-            how = f" ({wording.JOINED[self.how]})" if self.how else ""
-            groups = f"{n} group{'s' * (n != 1)}{how} of "
-            n = self.spans[-1][1]
-        return f"{groups}{n} token{'s' * (n != 1)}"
+        return wording.size(len(self.tokens), self.spans, self.how)
 
     def places(self) -> list[str]:
         """Where in the prompt each token, or group of tokens, is."""
@@ -124,21 +109,6 @@ class Picture:
             return [f"position {t}, id {id}" for t, id in enumerate(self.ids)]
         ranges = [f"token {a}" if b - a == 1 else f"tokens {a} to {b - 1}" for a, b in self.spans]
         return [f"group {g}, {tokens}" for g, tokens in enumerate(ranges)]
-
-    @property
-    def scale_note(self) -> str:
-        """Which scale and normalisation the colours follow."""
-        kind = "logarithmic colours" if self.log else "linear colours"
-        if len(self.rows) == 1:
-            return kind
-        if self.common:
-            return f"{kind}, one scale for every {self.each}"
-        return f"{kind}, each {self.each} by its own largest score"
-
-    @property
-    def first(self) -> int:
-        """The row to show before anything is chosen: the last read position sees the most."""
-        return len(self.rows) - 1 if self.kind == "read" else 0
 
     @property
     def blank(self) -> bool:
@@ -163,6 +133,12 @@ class Picture:
         if not self.include_read:
             notes.append("the read position")
         return notes
+
+    def notes(self) -> list[str]:
+        """What a legend says: the scale, the signs, and what has no colour."""
+        left = self.left_out()
+        uncoloured = f"{' and '.join(left)} not coloured" if left else ""
+        return [x for x in (self.scale_note, self.signs, uncoloured, self.nothing) if x]
 
 
 def about(picture: Picture, row: Row) -> list[str]:
@@ -251,35 +227,52 @@ def build(
     if not any(inside.any() for inside in masks):
         include_bos = True
         masks = [included(a, include_bos, include_read) for _, a, _ in parts]
-    lines = [
-        (label, a, s, a.scores[s].double().numpy(), inside)
-        for (label, a, s), inside in zip(parts, masks)
-    ]
-    shared = Scale.fit(np.concatenate([x[inside] for *_, x, inside in lines]), scale)
+    values = [a.scores[s].double().numpy() for _, a, s in parts]
+    shared = Scale.fit(np.concatenate([x[seen] for x, seen in zip(values, masks)]), scale)
     rows = []
-    for label, a, s, scores, inside in lines:
-        own = shared if normalise == "all" else Scale.fit(scores[inside], scale)
+    for (label, a, s), x, seen in zip(parts, values, masks):
+        own = shared if normalise == "all" else Scale.fit(x[seen], scale)
         error = None if a.standard_error is None else a.standard_error[s].double().numpy()
-        colours = np.where(inside, own(scores), 0.0)
-        extra = (a.prediction, a.target, a.fisher)
-        rows.append(
-            Row(label, a.position, a.read_token, scores, error, inside, own, colours, *extra)
-        )
+        made = (x, error, seen, own, np.where(seen, own(x), 0.0))
+        rows.append(Row(label, a.position, a.read_token, *made, a.prediction, a.target, a.fisher))
+    single, n = isinstance(result, Attribution), len(rows)
+    each, site_name = "site" if single else "read position", words(result.sites[chosen[0]])
+    if single:
+        place = [f"at {site_name if n == 1 else f'{n} sites'}", wording.read_at(rows[0].read)]
+    else:
+        place = [f"at {site_name}", wording.counted(n, each)]
+    size = wording.size(len(result.str_tokens), result.spans, result.how)
+    common = normalise == "all" or n == 1
+    extent = f"one scale for every {each}" if common else f"each {each} by its own largest score"
+    colours = "logarithmic colours" if scale == "log" else "linear colours"
     return Picture(
-        kind="site" if isinstance(result, Attribution) else "read",
-        site=words(result.sites[chosen[0]]),
-        rows=tuple(rows),
-        tokens=tuple(result.str_tokens),
-        ids=tuple(result.tokens.tolist()),
-        has_bos=bool(result.has_bos),
-        scope=result.scope,
+        **of_result(result, rows),
+        kind="site" if single else "read",
+        title=wording.title(result.scope, rows[0].target if single else None),
+        subtitle=wording.DOT.join([wording.method(result.scope), *place, size]),
+        each=each,
+        first=0 if single else n - 1,  # the last read position sees the most
+        scale_note=colours if n == 1 else f"{colours}, {extent}",
+        site=site_name,
         units="no unit" if result.units == "none" else words(result.units),
-        provenance=result.provenance,
         log=scale == "log",
-        common=normalise == "all" or len(rows) == 1,
+        common=common,
         include_bos=include_bos,
         include_read=include_read,
         stability=result.stability if isinstance(result, Attribution) else None,
         spans=result.spans,
         how=result.how,
     )
+
+
+def of_result(result: Result | CircuitResult, rows: Sequence[Row]) -> dict[str, Any]:
+    """The fields of a `Picture` with `rows` that come from its result as they are."""
+    n = len(rows[0].scores)
+    return {
+        "rows": tuple(rows),
+        "tokens": tuple(result.str_tokens[:n]),
+        "ids": tuple(result.tokens.tolist()[:n]),
+        "has_bos": bool(result.has_bos),
+        "scope": result.scope,
+        "provenance": result.provenance,
+    }

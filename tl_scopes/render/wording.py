@@ -10,6 +10,7 @@ from tl_scopes.errors import RenderError
 from tl_scopes.render.colours import number
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.characters import Spans
 from tl_scopes.results.escapes import FIRST, LAST, isolated
 from tl_scopes.results.records import ScopeInfo, Token
 
@@ -47,6 +48,19 @@ def method(scope: ScopeInfo) -> str:
 def read_at(read: tuple[int, str]) -> str:
     """Where a result was read: the token's position and text."""
     return f"read at {read[0]} {quoted(read[1])}"
+
+
+def counted(n: int, what: str) -> str:
+    """`1 token`, `2 tokens`."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
+def size(n: int, spans: Spans = (), how: str = "") -> str:
+    """How many tokens there are, and how they are grouped into `n`, if they are (`spans`)."""
+    if not spans:
+        return counted(n, "token")
+    joined = f" ({JOINED[how]})" if how else ""
+    return f"{counted(n, 'group')}{joined} of {counted(spans[-1][1], 'token')}"
 
 
 def distinct(

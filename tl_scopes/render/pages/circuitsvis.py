@@ -24,6 +24,10 @@ class Widget:
     call: str
     fallback: str
 
+    @property
+    def code(self) -> str:
+        return f"{self.script}\n{self.call}"
+
 
 def widget(picture: Picture, id: str) -> Widget:
     """The coloured tokens: `colored_tokens` for one row, `colored_tokens_multi` for several."""
@@ -38,13 +42,18 @@ def widget(picture: Picture, id: str) -> Widget:
         made = colored_tokens(tokens, values[0], min_value=-1.0, max_value=1.0)
     else:
         made = colored_tokens_multi(tokens, values.T, labels=[row.label for row in picture.rows])
-    bundle, component, props = parts(made.local_src)
-    if len(picture.rows) > 1:
-        ones = [1.0] * len(picture.rows)
-        # Properties of the component that its Python function does not offer.
-        props |= {"positiveBounds": ones, "negativeBounds": [-x for x in ones]}
-    call = f"CircuitsVis.render({json.dumps(id)}, CircuitsVis.{component}, {script_json(props)});"
-    return Widget(id, bundle, call, _fallback(picture, tokens))
+    ones = [1.0] * len(picture.rows)
+    # Properties of the component that its Python function does not offer.
+    bounds = {"positiveBounds": ones, "negativeBounds": [-x for x in ones]} if len(ones) > 1 else {}
+    return tamed(made.local_src, id, _fallback(picture, tokens), **bounds)
+
+
+def tamed(source: str, id: str, fallback: str = "", **more: object) -> Widget:
+    """circuitsvis's `source` for the element `id`; `more`: properties beside those that it has."""
+    bundle, component, properties = parts(source)
+    arguments = f"CircuitsVis.{component}, {script_json({**properties, **more})}"
+    call = f"CircuitsVis.render({json.dumps(id)}, {arguments});"
+    return Widget(id, bundle, call, fallback)
 
 
 def script_json(value: object) -> str:

@@ -2,66 +2,32 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
-
 import numpy as np
 
 from tl_scopes.render.colours import Scale, number
-from tl_scopes.render.figures.canvas import array, check, coloured, explained, setting
+from tl_scopes.render.figures import canvas
+from tl_scopes.render.figures.canvas import array, coloured
 from tl_scopes.render.figures.heads import strongest
 from tl_scopes.render.pages import page
-from tl_scopes.render.pages.circuitsvis import Widget, parts, script_json, widget
+from tl_scopes.render.pages.circuitsvis import Widget, tamed, widget
 from tl_scopes.render.pages.heatmap import heat_map
-from tl_scopes.render.picture import Picture, Row, source
+from tl_scopes.render.picture import Picture, Row, of_result
 from tl_scopes.render.tokens import clipped, quoted, sentence, words
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated
 from tl_scopes.results.flows import Flow, HeadPaths
 
 MOST_HEADS = 24
-DARK = ".tls-flow canvas{filter:invert(.95) brightness(.87) hue-rotate(180deg)}"
-
-
-@dataclass(frozen=True)
-class _Picture(Picture):
-    """Rows that are heads, or positions that influence passes through: `row` says which."""
-
-    row: str = ""
-    heading: str = ""
-    lines: str = ""
-    note: str = ""
-    start: int = 0
-
-    @property
-    def first(self) -> int:
-        return self.start
-
-    @property
-    def each(self) -> str:
-        return self.row
-
-    @property
-    def title(self) -> str:
-        return self.heading
-
-    @property
-    def subtitle(self) -> str:
-        return self.lines
-
-    @property
-    def scale_note(self) -> str:
-        return self.note
 
 
 def view(result: Flow | HeadPaths, id: str) -> tuple[str, str]:
     """Title and HTML of `result`; `id` must be unique in the document."""
     body = _flow(result, id) if isinstance(result, Flow) else _heads(result, id)
-    return f"What moves {explained(result)}", body
+    return f"What moves {canvas.explained(result)}", body
 
 
 def _flow(result: Flow, id: str) -> str:
-    check(result, norms=result.norms, signed=result.signed, scores=result.scores)
+    canvas.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
     n = result.position + 1
     inside = coloured(result, False)
     norms, signed = array(result.norms)[:n, :n], array(result.signed)[:n, :n]
@@ -78,15 +44,17 @@ def _flow(result: Flow, id: str) -> str:
         _row(result, f"{q} {isolated(clipped(token, 24))}", q, views["share"][q], signs, q)
         for q, token in enumerate(result.str_tokens[:n])
     ]
+    beyond = f"; BOS {quoted(result.str_tokens[0], 24)} may exceed the scale of norms"
     picture = _picture(
-        result, rows, site,
-        row="position",
+        result,
+        rows,
+        site=site,
+        each="position",
         units="share of the token’s influence, or of the largest norm",
-        heading=f"Through which positions tokens move {explained(result)}",
-        lines=setting(result, f"{site} through {layer}"),
-        note="linear colours" + (f"; BOS {quoted(result.str_tokens[0], 24)} may exceed the "
-             "scale of norms" if not inside[0] else ""),
-    )  # fmt: skip
+        title=f"Through which positions tokens move {canvas.explained(result)}",
+        subtitle=canvas.setting(result, f"{site} through {layer}"),
+        scale_note=f"linear colours{'' if inside[0] else beyond}",
+    )
     made = _attention(
         [clipped(token, 24) for token in result.str_tokens[:n]], views, f"{id}-tokens"
     )
@@ -108,10 +76,9 @@ def _flow(result: Flow, id: str) -> str:
     )
     aside = page.aside(picture, _row(result, "", result.position, whole, Scale(1.0), n - 1))
     told = f'document.querySelector("#{id} .tls-hint").hidden = false;'
-    script = f"{made.script}\n{made.call}\n{told}"
     # A cell of a long prompt would become too narrow for its label.
     wide = f"max-width:{min(max(72.0, 24 + 1.5 * n), 88.0):g}rem"
-    return _shell(picture, id, main, aside, "", script, wide)
+    return page.section(picture, id, main, aside, f"{made.code}\n{told}", "", "flow", wide)
 
 
 def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widget:
@@ -121,15 +88,13 @@ def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widg
     # Tokens are drawn on a canvas, as they are: escaped ones would show their escapes.
     made = attention_heads(values, tokens, list(views), max_value=1.0, min_value=-1.0,
                            mask_upper_tri=False)  # fmt: skip
-    bundle, component, props = parts(made.local_src)
-    call = f"CircuitsVis.render({json.dumps(id)}, CircuitsVis.{component}, {script_json(props)});"
-    return Widget(id, bundle, call, "")
+    return tamed(made.local_src, id)
 
 
 def _heads(result: HeadPaths, id: str) -> str:
     """A series of coloured tokens for each head: heads have no destinations of their own here, so
     that nothing would fit an attention matrix."""
-    check(result, norms=result.norms)
+    canvas.check(result, norms=result.norms)
     n_heads = result.norms.shape[1]
     flat = array(result.norms).reshape(-1, len(result.str_tokens))
     chosen = strongest(flat.sum(-1), MOST_HEADS)
@@ -144,27 +109,21 @@ def _heads(result: HeadPaths, id: str) -> str:
     ]
     some = f"the {len(rows)} of {len(flat)} heads with the largest norms"
     picture = _picture(
-        result, rows, words(result.site),
-        row="head",
+        result, rows,
+        site=words(result.site),
+        each="head",
         units=words(result.units),
-        heading=f"From which token, through which head, to {explained(result)}",
-        lines=setting(result, f"from {words(result.site)}", some if len(rows) < len(flat) else ""),
-        note="linear colours, one scale for every head",
-        start=int(np.argmax(flat[chosen][:, inside].sum(-1))),
+        title=f"From which token, through which head, to {canvas.explained(result)}",
+        subtitle=canvas.setting(
+            result, f"from {words(result.site)}", some if len(rows) < len(flat) else ""
+        ),
+        scale_note="linear colours, one scale for every head",
+        first=int(np.argmax(flat[chosen][:, inside].sum(-1))),
     )  # fmt: skip
     made = widget(picture, f"{id}-tokens")
-    main = (
-        '<div class="tls-text tls-many"><p class="tls-hint" hidden>Point at a head to see it, click to '
-        f'keep it.</p><div id="{made.id}">{made.fallback}</div></div>{page.legend(picture)}'
-        f"{heat_map(picture)}"
-    )
-    script = (
-        f"{made.script}\n{made.call}\n"
-        f"const scope = {script_json(page.data(picture, id))};\n{page.asset('page.js')}"
-    )
-    return _shell(
-        picture, id, main, page.aside(picture, rows[0]), page.marks(picture, made.id), script
-    )
+    main = f"{page.tokens(picture, made)}{page.legend(picture)}{heat_map(picture)}"
+    aside, marks = page.aside(picture, rows[0]), page.marks(picture, made.id)
+    return page.section(picture, id, main, aside, page.script(picture, id, made), marks)
 
 
 def _row(
@@ -180,44 +139,15 @@ def _row(
     )  # fmt: skip
 
 
-def _picture(
-    result: CircuitResult, rows: list[Row], site: str, row: str, units: str, heading: str, lines: str,
-    note: str, start: int = 0,
-) -> _Picture:  # fmt: skip
-    n = len(rows[0].scores)
-    return _Picture(
+def _picture(result: Flow | HeadPaths, rows: list[Row], first: int = 0, **words: str) -> Picture:
+    """Rows that are heads, or positions that influence passes through: `words` say which."""
+    return Picture(
+        **of_result(result, rows),
+        **words,
         kind="site",
-        site=site,
-        rows=tuple(rows),
-        tokens=result.str_tokens[:n],
-        ids=tuple(result.tokens.tolist()[:n]),
-        has_bos=result.has_bos,
-        scope=result.scope,
-        units=units,
-        provenance=result.provenance,
+        first=first,
         log=False,
         common=True,
         include_bos=isinstance(result, Flow) or bool(rows[0].included[0]),
         include_read=True,
-        row=row,
-        heading=heading,
-        lines=lines,
-        note=note,
-        start=start,
-    )
-
-
-def _shell(
-    picture: _Picture, id: str, main: str, aside: str, marks: str, script: str, style: str = ""
-) -> str:
-    return (
-        f"<style>{page.style()}{page.asset('flow.css')}@media (prefers-color-scheme:dark)"
-        f'{{body:not([data-jp-theme-light="true"],.vscode-light){{{DARK}}}}}'
-        f'body[data-jp-theme-light="false"],body.vscode-dark{{{DARK}}}\n{marks}</style>\n'
-        f'<section class="tls" id="{id}" style="{style}">\n<header><h1>{sentence(picture.title)}'
-        f"</h1><p>{sentence(picture.subtitle)}</p></header>\n"
-        f'<div class="tls-body"><div class="tls-main">{main}</div>\n<aside>{aside}</aside></div>\n'
-        f"<footer>{sentence(source(picture))}</footer>\n"
-        f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
-        f'<script type="module">\n{script}</script>'
     )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-import struct
-import zlib
+import io
 from collections.abc import Sequence
+
+import numpy as np
 
 from tl_scopes.render.colours import colour, number
 from tl_scopes.render.picture import Picture
@@ -46,23 +47,13 @@ def _labels(texts: Sequence[str], room: int) -> str:
 
 def _png(picture: Picture) -> str:
     """A data address of the map, one pixel a score; transparent where it has no colour."""
-    ramp = {i: bytes((*colour(i / 255), 255)) for i in range(-255, 256)}
-    lines = []
-    for row in picture.rows:
-        levels = [round(float(v) * 255) for v in row.colours]
-        later = [t > row.position for t in range(len(levels))]
-        pixels = (
-            ramp[v] if seen or after else b"\0\0\0\0"
-            for v, seen, after in zip(levels, row.included, later)
-        )
-        lines.append(b"\0" + b"".join(pixels))  # each line begins with its filter: none
-    size = struct.pack(">IIBBBBB", len(picture.tokens), len(picture.rows), 8, 6, 0, 0, 0)
-    data = zlib.compress(b"".join(lines), 9)
-    file = (
-        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", size) + _chunk(b"IDAT", data) + _chunk(b"IEND", b"")
-    )
-    return "data:image/png;base64," + base64.b64encode(file).decode("ascii")
+    from matplotlib.image import imsave
 
-
-def _chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    ramp = np.array([(*colour(i / 255), 255) for i in range(-255, 256)], dtype=np.uint8)
+    levels = np.rint(255 * np.array([row.colours for row in picture.rows])).astype(int)
+    pixels = ramp[levels + 255]
+    for line, row in zip(pixels, picture.rows):
+        line[~row.included & (np.arange(len(line)) <= row.position)] = 0
+    file = io.BytesIO()
+    imsave(file, pixels, format="png")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")

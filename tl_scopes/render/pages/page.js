@@ -10,7 +10,7 @@ const shown = () =>
   scope.rows.length === 1 ? 0 : Math.max(0, selectors().findIndex((e) => e.style.backgroundColor === "black"));
 
 // circuitsvis writes white on grounds that are too light for it. Black or white, whichever has more
-// contrast (WCAG 2.2): on a light page, and where dark.css turns ground and text over. Done once for each
+// contrast (WCAG 2.2): on a light page, and where page_dark.css turns ground and text over. Done once for each
 // ground: what is set here calls the observer below again.
 const linear = (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4);
 function ink() {

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from tl_scopes.render.colours import colour, fitting, number, percent
-from tl_scopes.render.pages.circuitsvis import script_json, widget
+from tl_scopes.render.pages.circuitsvis import Widget, script_json, widget
 from tl_scopes.render.pages.heatmap import heat_map
 from tl_scopes.render.picture import Picture, Row, about, source
 from tl_scopes.render.tokens import escaped, sentence, visible
@@ -54,26 +54,44 @@ def document(title: str, body: str) -> Page:
 def fragment(picture: Picture, id: str) -> str:
     """The part of a document that shows `picture`; `id` must be unique in the document."""
     inner = widget(picture, f"{id}-tokens")
+    # Under both columns: the width of one would cut the last tokens of the overview off.
+    overview = heat_map(picture) if len(picture.rows) > 1 else ""
+    main = f"{tokens(picture, inner)}{legend(picture)}"
+    code, rules = script(picture, id, inner), marks(picture, inner.id)
+    return section(picture, id, main, _asides(picture), code, rules, below=overview)
+
+
+def tokens(picture: Picture, inner: Widget) -> str:
+    """The coloured tokens, one row at a time."""
     several = len(picture.rows) > 1
     pointing = f"Point at a {picture.each} to see it, click to keep it."
     hint = f'<p class="tls-hint" hidden>{pointing}</p>' if several else ""
     many = " tls-many" if several else ""
-    sections = [
-        f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>',
-        legend(picture),
-    ]
-    # Under both columns: the width of one would cut its last tokens off.
-    overview = heat_map(picture) if several else ""
+    return f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>'
+
+
+def section(
+    picture: Picture, id: str, main: str, aside: str, code: str, rules: str, css: str = "",
+    style: str = "", below: str = "",
+) -> str:  # fmt: skip
+    """What surrounds the drawing `main`, with what is predicted `aside` and an overview `below`.
+
+    `code`: its script. `rules`: of a style sheet, beside those of every page and of the files `css`.
+    """
     return (
-        f"<style>{style()}\n{marks(picture, inner.id)}</style>\n"
-        f'<section class="tls" id="{id}">\n<header><h1>{sentence(picture.title)}</h1>'
-        f"<p>{sentence(picture.subtitle)}</p></header>\n"
-        f'<div class="tls-body"><div class="tls-main">{"".join(sections)}</div>\n'
-        f"<aside>{_asides(picture)}</aside></div>\n{overview}<footer>{sentence(source(picture))}</footer>\n"
+        f"<style>{look(css)}\n{rules}</style>\n"
+        f'<section class="tls" id="{id}" style="{style}">\n'
+        f"<header><h1>{sentence(picture.title)}</h1><p>{sentence(picture.subtitle)}</p></header>\n"
+        f'<div class="tls-body"><div class="tls-main">{main}</div>\n<aside>{aside}</aside></div>\n'
+        f"{below}<footer>{sentence(source(picture))}</footer>\n"
         f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
-        f'<script type="module">\n{inner.script}\n{inner.call}\n'
-        f"const scope = {script_json(data(picture, id))};\n{asset('page.js')}</script>"
+        f'<script type="module">\n{code}</script>'
     )
+
+
+def script(picture: Picture, id: str, inner: Widget) -> str:
+    """The component, and the page's own script with what it needs."""
+    return f"{inner.code}\nconst scope = {script_json(data(picture, id))};\n{asset('page.js')}"
 
 
 def svg(figure: Figure, alt: str) -> str:
@@ -92,24 +110,22 @@ def asset(name: str) -> str:
     return files("tl_scopes.render.pages").joinpath(name).read_text(encoding="utf-8")
 
 
-def style() -> str:
-    return asset("page.css") + themed("dark.css")
+def look(name: str = "") -> str:
+    """Rules of every page, and of the sheet `name`, with those for the dark: where the reader asks for
+    it, unless a notebook says what its theme is."""
+    lit = 'body:not([data-jp-theme-light="true"],.vscode-light)'
+    dim = 'body[data-jp-theme-light="false"],body.vscode-dark'
+    rules = []
+    for sheet in ("page", name) if name else ("page",):
+        dark = asset(f"{sheet}_dark.css")
+        rules += [asset(f"{sheet}.css"), f"@media (prefers-color-scheme:dark){{{lit}{{{dark}}}}}"]
+        rules.append(f"{dim}{{{dark}}}")
+    return "\n".join(rules)
 
 
 def report_style() -> str:
     """What pages of tables and figures look like, as an element of a document."""
-    rules = f"{style()}\n{asset('faithfulness.css')}{themed('faithfulness_dark.css')}"
-    return f"<style>{rules}</style>\n"
-
-
-def themed(name: str) -> str:
-    """Rules for the dark: where the reader asks for it, unless a notebook says what its theme is."""
-    dark = asset(name)
-    lit = 'body:not([data-jp-theme-light="true"],.vscode-light)'
-    return (
-        f"@media (prefers-color-scheme:dark){{{lit}{{{dark}}}}}\n"
-        f'body[data-jp-theme-light="false"],body.vscode-dark{{{dark}}}'
-    )
+    return f"<style>{look('faithfulness')}</style>\n"
 
 
 def marks(picture: Picture, id: str) -> str:
@@ -142,16 +158,10 @@ def legend(picture: Picture) -> str:
         f'<span style="left:{100 * at:.4g}%">{text}</span>'
         for at, text in _ticks(picture.rows[picture.first], signed)
     )
-    notes = [note for note in (picture.scale_note, picture.signs) if note]
-    left = picture.left_out()
-    if left:
-        notes.append(f"{' and '.join(left)} not coloured")
-    if picture.blank:
-        notes.append(picture.nothing)
     return (
         f'<div class="tls-legend"><div class="tls-unit">{html.escape(picture.units)}</div>'
         f'<div class="tls-bar" style="background:linear-gradient(90deg,{stops})"></div>'
-        f'<div class="tls-ticks">{ticks}</div><p>{sentence("; ".join(notes))}.</p></div>'
+        f'<div class="tls-ticks">{ticks}</div><p>{sentence("; ".join(picture.notes()))}.</p></div>'
     )
 
 
