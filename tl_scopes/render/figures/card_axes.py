@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 
 from tl_scopes.render.colours import number
 from tl_scopes.render.figures import letters, style
-from tl_scopes.render.report.words import name
+from tl_scopes.render.report.words import SIGNS, name
 from tl_scopes.render.tokens import words
 from tl_scopes.render.wording import DOT
 from tl_scopes.results.card import FaithfulnessCard
@@ -114,7 +114,7 @@ def dots(
         filled = look.colour if method in marks else "white"
         ax.plot(mean, y, marker="o", markersize=6, color=look.colour, markerfacecolor=filled,
                 markeredgewidth=1.4)  # fmt: skip
-        sign = {"best": " ★", "tied": " ≈"}.get(marks.get(method, ""), "")
+        sign = SIGNS.get(marks.get(method, ""), "")
         style.note(ax, number(mean) + sign, (1.0, y), (3, 0), size=7.5, va="center",
                    color=style.INK if sign else style.SOFT, xycoords=ax.get_yaxis_transform())  # fmt: skip
     ax.set_ylim(len(found) - 0.5, -0.5)
@@ -186,6 +186,14 @@ def zero(ax: Axes) -> None:
     low, high = ax.get_ylim()
     if low < 0 < high:
         ax.axhline(0, color=style.FAINT, linewidth=0.9, zorder=0)
+
+
+def axes(figure: Figure, down: int, across: int, n: int) -> list[Axes]:
+    """The first `n` panels of a grid; the others are not seen."""
+    panels = list(figure.subplots(down, across, squeeze=False).flat)
+    for ax in panels[n:]:
+        ax.set_visible(False)
+    return panels[:n]
 
 
 def lines_sheet(

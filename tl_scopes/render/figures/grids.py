@@ -51,26 +51,46 @@ def token_map(
     result: CircuitResult,
     values: np.ndarray,
     names: Sequence[str],
-    inside: np.ndarray,
-    bars: Bars,
-    shades: canvas.Shades,
+    sums: np.ndarray,
+    *,
+    what: str,
+    top: int,
+    scale: str,
+    signed: bool,
+    include_bos: bool,
     unit: str,
+    title: str,
+    setting: str,
 ) -> Figure:
-    """`values` [row, pos]: the tokens up to the read position, those `inside` in colour."""
-    n_row, n = values.shape
+    """The `top` rows of `values` [row, pos] with the largest `sums` over all tokens. `what`: the rows."""
+    rows = strongest(sums, top)
+    inside = canvas.coloured(result, include_bos)
+    shown = values[rows, : result.position + 1]
+    shades = canvas.Shades.fit(shown[:, inside], scale, signed)
+    n_row, n = shown.shape
     tall = float(np.clip(2.4 / n_row, 0.2, 0.4))
     wide = float(np.clip(5.0 / n, 0.19, 0.42))
     below = 0.8 + letters.room(canvas.token_labels(result))
+    bars = Bars("all tokens", sums[rows])
     figure, ax, side = _sheet(n * wide + 0.9, n_row * tall + below, bars)
-    shades.paint(ax, values, np.broadcast_to(inside, values.shape))
+    shades.paint(ax, shown, np.broadcast_to(inside, shown.shape))
     for t in np.flatnonzero(~inside):
         style.hatch(ax, (t - 0.5, t + 0.5), (-0.5, n_row - 0.5))
     if n_row <= 64 and n <= 64:
         style.separate(ax, n_row, n)
-    style.label(ax.yaxis, names, 8 if n_row <= 40 else 7)
+    style.label(ax.yaxis, [names[i] for i in rows], 8 if n_row <= 40 else 7)
     canvas.label_tokens(ax.xaxis, result, inside)
     _finish(figure, ax, side, bars, shades, unit, n_row * tall)
+    some = f"the {n_row} of {len(sums)} {what} with the largest sums"
+    notes = [some if n_row < len(sums) else "", canvas.bos_note(result, inside)]
+    style.caption(figure, title, setting, notes)
     return figure
+
+
+def strongest(sums: np.ndarray, top: int) -> list[int]:
+    """Rows of the largest magnitudes, in the order of the forward pass."""
+    order = np.argsort(-np.abs(sums), kind="stable")[: canvas.count("top", top)]
+    return sorted(int(i) for i in order)
 
 
 def _sheet(width: float, height: float, bars: Bars | None) -> tuple[Figure, Axes, Axes | None]:

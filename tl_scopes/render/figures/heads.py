@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -38,7 +41,7 @@ def draw_components(
             f"over='heads', but this result has no heads, only {sorted(set(result.kinds))}: make "
             "it with by=\"head\", or draw it with over='tokens'"
         )
-    sums = _Sums(result, what)
+    sums = _sums(result, what)
     signed = not result.squared and what != "sensitivity"
     unit = words(result.units) if what == "sensitivity" else canvas.effect_unit(result)
     baseline = f"against {words(result.baseline)}" if what == "total" else ""
@@ -46,30 +49,30 @@ def draw_components(
         result, "sensitivity" if what == "sensitivity" else f"{what} effects", baseline
     )
     if over == "tokens" or (over is None and not heads):
-        rows = strongest(sums.each, top)
-        inside = canvas.coloured(result, include_bos)
-        shown = canvas.array(values[what])[rows, : result.position + 1]
-        shades = canvas.Shades.fit(shown[:, inside], scale, signed)
-        names = [words(result.labels[i]) for i in rows]
-        bars = Bars("all tokens", sums.each[rows])
-        figure = token_map(result, shown, names, inside, bars, shades, unit)
-        notes = [_chosen(len(rows), len(sums.each), "components"), canvas.bos_note(result, inside)]
-        style.caption(figure, f"Where components move {canvas.explained(result)}", said, notes)
-        return figure
+        return token_map(
+            result, canvas.array(values[what]), [words(name) for name in result.labels], sums,
+            what="components", top=top, scale=scale, signed=signed, include_bos=include_bos, unit=unit,
+            title=f"Where components move {canvas.explained(result)}", setting=said,
+        )  # fmt: skip
     layers = sorted({layer for layer in result.layers if layer >= 0})
     grid = np.full((len(layers), 1 + max(result.indices[i] for i in heads)), np.nan)
     for i in heads:
-        grid[layers.index(result.layers[i]), result.indices[i]] = sums.each[i]
-    mlps = [[i for i in sums.of("mlp") if result.layers[i] == layer] for layer in layers]
-    bars = Bars("MLP", np.array([sums.group(rows) for rows in mlps])) if any(mlps) else None
+        grid[layers.index(result.layers[i]), result.indices[i]] = sums[i]
+    of = list(zip(result.kinds, result.layers))
+    mlps = [[i for i, each in enumerate(of) if each == ("mlp", layer)] for layer in layers]
+    bars = Bars("MLP", _sums(result, what, mlps)) if any(mlps) else None
     shades = canvas.Shades.fit(grid[np.isfinite(grid)], scale, signed)
     figure = head_grid(grid, layers, bars, shades, unit)
     # Effects of several components add up, sensitivities do not.
-    kinds = [] if what == "sensitivity" else dict.fromkeys(result.kinds)
+    kinds = (
+        []
+        if what == "sensitivity"
+        else [k for k in dict.fromkeys(result.kinds) if k not in ("head", "mlp")]
+    )
+    groups = [[i for i, own in enumerate(result.kinds) if own == kind] for kind in kinds]
     rest = [
-        f"{'biases' if kind == 'bias' else words(kind)} {number(sums.group(sums.of(kind)))}"
-        for kind in kinds
-        if kind not in ("head", "mlp")
+        f"{'biases' if kind == 'bias' else words(kind)} {number(float(value))}"
+        for kind, value in zip(kinds, _sums(result, what, groups) if groups else ())
     ]
     rooted = what == "sensitivity" and not result.squared
     notes = [
@@ -81,34 +84,24 @@ def draw_components(
     return figure
 
 
-class _Sums:
-    """Numbers over all tokens at once, of components (`each`) and of groups of them."""
-
-    def __init__(self, result: Components, what: str) -> None:
-        self.kinds, self.weights = result.kinds, result.weights.double()
-        if what == "sensitivity":
-            # Of several vectors they are weighted squares already.
-            squares = result.sensitivity.double()
-            self.parts = (squares if result.squared else squares.square()).sum(-1)[None]
-            self.squared, self.root = False, not result.squared
-            self.weights = self.weights.new_ones(1)
-        else:
-            vectors = result.total_vectors if what == "total" else result.direct_vectors
-            canvas.check(result, **{f"{what}_vectors": vectors, "weights": result.weights})
-            self.parts = vectors.double().sum(-1)
-            self.squared, self.root = result.squared, False
-        self.each = canvas.array(self._combine(self.parts))
-
-    def of(self, kind: str) -> list[int]:
-        return [i for i, own in enumerate(self.kinds) if own == kind]
-
-    def group(self, rows: list[int]) -> float:
-        """Of a group as a whole: effects by vector add up before they are squared."""
-        return float(self._combine(self.parts[:, rows].sum(-1)))
-
-    def _combine(self, parts: Tensor) -> Tensor:
-        summed = self.weights @ (parts.square() if self.squared else parts)
-        return summed.sqrt() if self.root else summed
+def _sums(
+    result: Components, what: str, groups: Sequence[Sequence[int]] | None = None
+) -> np.ndarray:
+    """Numbers over all tokens at once, of every component, or of `groups` of them."""
+    if what == "sensitivity":
+        # Of several vectors they are weighted squares already.
+        squares = result.sensitivity.double()
+        parts = (squares if result.squared else squares.square()).sum(-1)
+    else:
+        vectors = result.total_vectors if what == "total" else result.direct_vectors
+        canvas.check(result, **{f"{what}_vectors": vectors, "weights": result.weights})
+        parts = vectors.double().sum(-1)
+    if groups is not None:
+        parts = torch.stack([parts[..., list(group)].sum(-1) for group in groups], -1)
+    if what == "sensitivity":
+        return canvas.array(parts if result.squared else parts.sqrt())
+    # Effects by vector add up before they are squared.
+    return canvas.array(result.weights.double() @ (parts.square() if result.squared else parts))
 
 
 def draw_head_paths(
@@ -148,7 +141,14 @@ def draw_head_paths(
             raise RenderError(
                 f"source={source!r} chooses one token, over='tokens' draws all: pass one of the two"
             )
-        return _paths_by_token(result, each, unit, said, top, scale, include_bos, values)
+        n_heads = each.shape[1]
+        flat = each.reshape(-1, each.shape[-1])
+        return token_map(
+            result, flat, [f"L{i // n_heads}H{i % n_heads}" for i in range(len(flat))], flat.sum(-1),
+            what="heads", top=top, scale=scale, signed=values == "signed", include_bos=include_bos,
+            unit=unit, setting=said,
+            title=f"From which token, through which head, to {canvas.explained(result)}",
+        )  # fmt: skip
     if source is None:
         grid, rest = each.sum(-1), canvas.array(outside)[:, : result.position + 1].sum(-1)
         place = f"summed over all {result.position + 1} source tokens"
@@ -164,41 +164,6 @@ def draw_head_paths(
     title = f"Heads that carry {whose} to {canvas.explained(result)}"
     style.caption(figure, title, said, [place, "colours by the heads alone" if bars else ""])
     return figure
-
-
-def _paths_by_token(
-    result: HeadPaths,
-    each: np.ndarray,
-    unit: str,
-    said: str,
-    top: int,
-    scale: str,
-    include_bos: bool,
-    values: str,
-) -> Figure:
-    n_heads = each.shape[1]
-    flat = each.reshape(-1, each.shape[-1])
-    sums = flat.sum(-1)
-    rows = strongest(sums, top)
-    inside = canvas.coloured(result, include_bos)
-    shades = canvas.Shades.fit(flat[rows][:, inside], scale, values == "signed")
-    names = [f"L{i // n_heads}H{i % n_heads}" for i in rows]
-    bars = Bars("all tokens", sums[rows])
-    figure = token_map(result, flat[rows], names, inside, bars, shades, unit)
-    notes = [_chosen(len(rows), len(sums), "heads"), canvas.bos_note(result, inside)]
-    title = f"From which token, through which head, to {canvas.explained(result)}"
-    style.caption(figure, title, said, notes)
-    return figure
-
-
-def strongest(sums: np.ndarray, top: int) -> list[int]:
-    """Rows of the largest magnitudes, in the order of the forward pass."""
-    order = np.argsort(-np.abs(sums), kind="stable")[: canvas.count("top", top)]
-    return sorted(int(i) for i in order)
-
-
-def _chosen(shown: int, of: int, what: str) -> str:
-    return f"the {shown} of {of} {what} with the largest sums" if shown < of else ""
 
 
 def _position(result: HeadPaths, source: int) -> int:

@@ -7,7 +7,7 @@ import numpy as np
 from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.figures import canvas
 from tl_scopes.render.figures.canvas import array, coloured
-from tl_scopes.render.figures.heads import strongest
+from tl_scopes.render.figures.grids import strongest
 from tl_scopes.render.pages import page
 from tl_scopes.render.pages.circuitsvis import Widget, tamed, widget
 from tl_scopes.render.pages.heatmap import heat_map

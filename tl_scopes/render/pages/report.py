@@ -103,6 +103,5 @@ def _unbroken(head: str) -> str:
 def _entry(entry: Entry) -> str:
     mark = f' class="tls-{entry.mark}"' if entry.mark else ""
     value = "" if entry.value is None else f' data-value="{float(entry.value)}"'
-    sign = {"best": " ★", "tied": " ≈"}.get(entry.mark, "")
     below = f"<small>{html.escape(entry.below)}</small>" if entry.below else ""
-    return f"<td{mark}{value}><span>{html.escape(entry.text)}{sign}</span>{below}</td>"
+    return f"<td{mark}{value}><span>{html.escape(entry.text)}{entry.sign}</span>{below}</td>"

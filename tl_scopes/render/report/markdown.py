@@ -81,7 +81,7 @@ def show(card: FaithfulnessCard, console: Console | None = None) -> None:
 def _fitting(table: Table, width: int) -> Iterator[Table]:
     """`table` as tables of some of its columns, each with the first, that a console can hold."""
     first, *wide = (
-        max(map(len, [*table.columns[i], *(_marked(row[i]) for row in table.rows)])) + 3
+        max(map(len, [*table.columns[i], *(row[i].shown + row[i].sign for row in table.rows)])) + 3
         for i in range(len(table.columns))
     )
     start = 1
@@ -95,10 +95,6 @@ def _fitting(table: Table, width: int) -> Iterator[Table]:
         start = end
 
 
-def _marked(entry: Entry) -> str:
-    return entry.shown + {"best": " ★", "tied": " ≈"}.get(entry.mark, "")
-
-
 def _grid(table: Table, width: int) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, head in enumerate(table.columns):
@@ -109,5 +105,5 @@ def _grid(table: Table, width: int) -> Grid:
             most = max(cell_len(row[0].text) for row in table.rows)
             grid.add_column(text, overflow="fold", min_width=min(most, width // 3 - 3))
     for row in table.rows:
-        grid.add_row(*(Text(_marked(e), style=_STYLES.get(e.mark, "")) for e in row))
+        grid.add_row(*(Text(e.shown + e.sign, style=_STYLES.get(e.mark, "")) for e in row))
     return grid

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.render.colours import number
-from tl_scopes.render.report.words import MISSING, plus_minus
+from tl_scopes.render.report.words import MISSING, SIGNS, plus_minus
+from tl_scopes.results.card import FaithfulnessCard
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +24,11 @@ class Entry:
     value: float | None = None
     mark: str = ""
     below: str = ""
+
+    @property
+    def sign(self) -> str:
+        """What stands behind it where there are no colours."""
+        return SIGNS.get(self.mark, "")
 
     @property
     def shown(self) -> str:
@@ -66,6 +72,14 @@ def mean(found: Any, mark: str = "") -> Entry:
 
 def plain(value: float) -> Entry:
     return Entry(MISSING) if math.isnan(value) else Entry(number(value), value)
+
+
+def leaders(card: FaithfulnessCard) -> dict[tuple[str, str, str], str]:
+    """The mark of a metric, a replacement and a method: "best", "tied" where others are as good."""
+    return {
+        (row.metric, row.replacement, row.method): "tied" if row.tied else "best"
+        for row in records(card.leaders())
+    }
 
 
 def records(frame: pd.DataFrame) -> Iterator[Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from tl_scopes.render.colours import number
 from tl_scopes.render.report.checks import meanings, randomised, settings, spread, stable
-from tl_scopes.render.report.parts import Entry, Section, Table, mean, records, table
-from tl_scopes.render.report.words import MISSING, head, interval, name, probability
+from tl_scopes.render.report.parts import Entry, Section, Table, leaders, mean, records, table
+from tl_scopes.render.report.words import MISSING, head, interval, name, one_line, probability
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.card_tables import grouped
 from tl_scopes.results.metrics import AOPC, CURVES, LOO, MAIN
@@ -31,11 +31,7 @@ def main(card: FaithfulnessCard) -> Section | None:
     cells = [(key, own) for key, own in grouped(card.to_frame()) if key[0] in MAIN]
     if not cells:
         return None
-    leaders = card.leaders()
-    marks = {
-        (row.metric, row.replacement, row.method): "tied" if row.tied else "best"
-        for row in records(leaders)
-    }
+    marks = leaders(card)
     columns, rows = [("method", "")], [[Entry(name(label))] for label in card.methods]
     counts, short = [int(own["n"].max()) for _, own in cells], []
     for key, own in cells:
@@ -45,7 +41,7 @@ def main(card: FaithfulnessCard) -> Section | None:
             found = own.loc[label] if label in own.index else None
             row.append(mean(found, marks.get((*key[:2], label), "")))
             if found is not None and found["n"] < max(counts):
-                short.append(f"{name(label)}, {', '.join(head(key))} ({found['n']:.0f})")
+                short.append(f"{name(label)}, {one_line(key)} ({found['n']:.0f})")
     tests = card.comparisons(None, [m for m in MAIN if m in {key[0] for key, _ in cells}])
     said = [f"Mean ± standard error over {max(counts)} prompts; arrows: which way is better."]
     if len(card.methods) > 1:

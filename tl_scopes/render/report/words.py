@@ -6,6 +6,7 @@ import math
 
 from tl_scopes.render.colours import number, percent
 from tl_scopes.render.tokens import visible, words
+from tl_scopes.render.wording import DOT, counted
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.card_tables import Cell
 from tl_scopes.results.escapes import message
@@ -13,6 +14,8 @@ from tl_scopes.results.metrics import metric
 
 ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 MISSING = "–"
+# Behind a value: the best of its column, and what a test does not tell from it.
+SIGNS = {"best": " ★", "tied": " ≈"}
 
 
 def name(label: str) -> str:
@@ -26,6 +29,11 @@ def head(cell: Cell) -> tuple[str, str]:
     shown = f"{words(own.label)} {ARROWS[own.better]}".strip()
     share = "" if math.isnan(cell[2]) else f"{100 * cell[2]:g}%"
     return shown, ", ".join(part for part in (words(cell[1]), share) if part)
+
+
+def one_line(cell: Cell) -> str:
+    """`head` in a sentence or above a figure."""
+    return ", ".join(filter(None, head(cell)))
 
 
 def unit(card: FaithfulnessCard, metric_name: str) -> str:
@@ -67,26 +75,23 @@ def probability(p: float) -> str:
 
 def title(card: FaithfulnessCard) -> str:
     n = len(card.methods)
-    return f"Faithfulness of {n} method{'s' * (n != 1)} on {name(card.provenance.model)}"
+    return f"Faithfulness of {counted(n, 'method')} on {name(card.provenance.model)}"
 
 
 def subtitle(card: FaithfulnessCard) -> str:
     tokens = card.rows.groupby("index")["tokens"].first()
     tokens = tokens[tokens > 0]
-    parts = [f"{card.prompts} prompt{'s' * (card.prompts != 1)}"]
+    parts = [counted(card.prompts, "prompt")]
     if len(tokens):
         few, many = tokens.min(), tokens.max()
         parts.append(f"{few} to {many} tokens" if few < many else f"{many} tokens")
-    for key, nats in (("log_prob", " nats"), ("correct", "")):
-        values = card.rows.loc[card.rows["metric"] == key, "value"].dropna()
-        if len(values):
-            mean = number(float(values.mean())) + nats if nats else percent(float(values.mean()))
-            what = {
-                "log_prob": "mean log-probability of the measured token",
-                "correct": "predicted right",
-            }
-            parts.append(f"{what[key]} {mean}")
-    return " · ".join(parts)
+    means = card.rows.dropna(subset="value").groupby("metric")["value"].mean()
+    if "log_prob" in means:
+        value = number(float(means["log_prob"]))
+        parts.append(f"mean log-probability of the measured token {value} nats")
+    if "correct" in means:
+        parts.append(f"predicted right {percent(float(means['correct']))}")
+    return DOT.join(parts)
 
 
 def warnings(card: FaithfulnessCard) -> list[str]:
@@ -98,8 +103,7 @@ def warnings(card: FaithfulnessCard) -> list[str]:
     said = [f"{n} of {card.prompts} prompts failed and {'is' if n == 1 else 'are'} left out:"]
     for error, own in wrong.groupby("error", sort=False):
         which = own["index"].unique().tolist()
-        shown = ", ".join(map(str, which[:12])) + (
-            f" and {len(which) - 12} more" if len(which) > 12 else ""
-        )
+        more = f" and {len(which) - 12} more" if len(which) > 12 else ""
+        shown = f"{', '.join(map(str, which[:12]))}{more}"
         said.append(f"prompt{'s' * (len(which) != 1)} {shown}: {message(str(error))}")
     return said
