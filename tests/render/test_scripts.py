@@ -91,7 +91,7 @@ FIGURES = {
 @pytest.fixture
 def only_dejavu(monkeypatch):
     """As on a machine without any other font."""
-    monkeypatch.setattr(letters, "_fonts", lambda: ("DejaVu Sans",))
+    monkeypatch.setattr(letters, "fonts", lambda: ["DejaVu Sans"])
     letters._has_glyph.cache_clear()
     yield
     letters._has_glyph.cache_clear()

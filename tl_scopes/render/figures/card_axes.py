@@ -56,28 +56,13 @@ def looks(card: FaithfulnessCard) -> dict[str, Look]:
 def lines(label: str, width: int = 30, most: int = 3) -> list[str]:
     """A method's name as it is drawn, in lines that end after a space or "(". The middle of a longer
     one is left out, as labels often differ at the end."""
-    shown = units(letters.drawable(name(label)))
-    found = _wrapped(shown, width)
-    kept = len(shown)
-    while len(found) > most:
+    parts = units(letters.drawable(name(label)))
+    drawn, kept = letters.broken("".join(parts), width, " ("), len(parts)
+    while len(drawn) > most:
         kept -= 1
-        end = shown[len(shown) - (kept - kept // 2) :]
-        found = _wrapped([*shown[: kept // 2], " ", "…", " ", *end], width)
-    return found
-
-
-def _wrapped(shown: Sequence[str], width: int) -> list[str]:
-    """`shown`: what cannot be divided."""
-    words, found = [""], [""]
-    for unit in shown:
-        if words[-1].endswith((" ", "(")) or letters.cells(words[-1] + unit.rstrip()) > width:
-            words.append("")
-        words[-1] += unit
-    for word in words:
-        if letters.cells(found[-1] + word.rstrip()) > width:
-            found.append("")
-        found[-1] += word
-    return [line.rstrip() for line in found]
+        start, end = parts[: kept // 2], parts[len(parts) - (kept - kept // 2) :]
+        drawn = letters.broken(f"{''.join(start)} … {''.join(end)}", width, " (")
+    return drawn
 
 
 def height(found: dict[str, Look]) -> float:

@@ -203,11 +203,11 @@ def _map(compared: list[Line]) -> Figure:
     low = -1.0 if any(line.row.scale.signed for line in compared) else 0.0
     colours = np.array([line.row.colours for line in compared])
     shown = np.array([line.row.included for line in compared])
-    axes = figure.subplots(len(spans), 1, squeeze=False)[:, 0]
+    axes = list(figure.subplots(len(spans), 1, squeeze=False)[:, 0])
     for ax, span in zip(axes, spans):
         edges = (span[0] - 0.5, span[-1] + 0.5)
         style.hatch(ax, edges, (-0.5, k - 0.5))
-        style.cells(ax, colours[:, span], shown[:, span], low, span[0])
+        style.cells(ax, colours[:, span], shown[:, span], low, int(span[0]))
         for edge in np.arange(0.5, k - 1):
             ax.plot(edges, (edge, edge), color="#ffffff", linewidth=2, solid_capstyle="butt")
         ax.set_xlim(span[0] - 0.5, span[0] + per - 0.5)

@@ -109,7 +109,6 @@ class _Plan:
     @classmethod
     def make(cls, edges: np.ndarray, inside: np.ndarray, min_share: float) -> _Plan:
         """`edges` [step, through, source]; sources that are not `inside` set no scale."""
-        n_step, n, _ = edges.shape
         sizes = np.abs(edges) / (np.abs(edges).max() or 1.0)  # any magnitude has a square
         steps = sizes.sum((1, 2))
         drawn = (sizes > 0) & (sizes >= min_share * steps[:, None, None])
@@ -122,22 +121,18 @@ class _Plan:
             shrink = min(1.0, float(most / own)) if own > 0 and most > 0 else 1.0
         widths = np.where(pale, sizes * shrink, sizes)
         through = _through(widths)
-        inches = float(np.clip(1.6 + 0.09 * n, 2.2, 4.5)) / (through.sum(1).max() or 1.0)
+        inches = float(np.clip(1.6 + 0.09 * len(pale), 2.2, 4.5)) / (through.sum(1).max() or 1.0)
         widths, through = widths * inches, through * inches
         heights = np.maximum(through.max(0) + GAP, LEAST_ROW)
         middles = np.cumsum(heights) - heights / 2
-        starts, ends = middles - through / 2, middles - through / 2
-        bands = []
-        for step in range(n_step):
-            for t in range(n):
-                for q in np.flatnonzero(drawn[step, :, t]):
-                    wide = float(widths[step, q, t])
-                    bands.append(
-                        _Band(step, t, int(q), float(edges[step, q, t]), wide, float(starts[step, t]),
-                              float(ends[step + 1, q]), bool(pale[t]))
-                    )  # fmt: skip
-                    starts[step, t] += wide
-                    ends[step + 1, q] += wide
+        tops, wide = middles - through / 2, np.where(drawn, widths, 0.0)
+        # Bands lie below each other in the order of where they go, and of where they come from.
+        starts = tops[:-1, None, :] + np.cumsum(wide, axis=1) - wide
+        ends = tops[1:, :, None] + np.cumsum(wide, axis=2) - wide
+        bands = [
+            _Band(step, t, q, *(float(x[step, q, t]) for x in (edges, wide, starts, ends)), bool(pale[t]))
+            for step, q, t in np.argwhere(drawn).tolist()
+        ]  # fmt: skip
         unit = float(np.abs(edges).max()) / inches
         gone = bool(pale.any()) and bool(drawn[:, :, pale].any())
         return cls(bands, through, heights, middles, unit, missing, gone, gone and shrink < 0.999)

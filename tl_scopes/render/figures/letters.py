@@ -6,6 +6,7 @@ six letters or ten, so that what fits is not known before.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -75,15 +76,18 @@ def beyond(content: str, width: int) -> int:
     return -(-max(cells(content) - len(content), 0) // width)
 
 
-def broken(content: str, width: int) -> list[str]:
-    """Lines of `content` as it is drawn, at most `width` cells each, between words where possible."""
+def broken(content: str, width: int, after: str = " ") -> list[str]:
+    """Lines of `content` as it is drawn, at most `width` cells each, that end `after` a space, or after
+    another of these characters, where possible."""
     lines: list[str] = []
-    for word in drawable(content).split():
+    shown = " ".join(drawable(content).split())
+    for word in re.findall(f"[^{after}]*[{after}]*", shown):
         for i, piece in enumerate(_chopped(word, width)):
-            if i == 0 and lines and cells(lines[-1]) + 1 + cells(piece) <= width:
-                lines[-1] += " " + piece
+            if i == 0 and lines and cells((lines[-1] + piece).rstrip()) <= width:
+                lines[-1] += piece
             else:
                 lines.append(piece)
+    lines = [line.rstrip() for line in lines if line.strip()]
     inside = 0  # an isolate ends with its line, and goes on in the next one
     for i, line in enumerate(lines):
         line = FIRST * inside + line
@@ -113,30 +117,26 @@ def wrapped(parts: Sequence[str], width: int, between: str) -> list[str]:
 
 
 def _chopped(word: str, width: int) -> list[str]:
-    if cells(word) <= width:
+    if cells(word.rstrip()) <= width:
         return [word]
     pieces = [""]
     for unit in units(word):
-        if pieces[-1] and cells(pieces[-1] + unit) > width:
+        if pieces[-1] and cells((pieces[-1] + unit).rstrip()) > width:
             pieces.append("")
         pieces[-1] += unit
     return pieces
 
 
-def fonts() -> list[str]:
-    return list(_fonts())
-
-
 @lru_cache(maxsize=1)
-def _fonts() -> tuple[str, ...]:
+def fonts() -> list[str]:
     """Naming a family that is not installed would make matplotlib warn at every text."""
     installed = set(font_manager.fontManager.get_font_names())
-    return tuple(name for name in FAMILIES if name in installed)
+    return [name for name in FAMILIES if name in installed]
 
 
 @lru_cache(maxsize=4096)
 def _has_glyph(char: str) -> bool:
     if char in ("\n", FIRST, LAST):
         return True
-    paths = (font_manager.findfont(name) for name in _fonts())
+    paths = (font_manager.findfont(name) for name in fonts())
     return any(font_manager.get_font(path).get_char_index(ord(char)) for path in paths)

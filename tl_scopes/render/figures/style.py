@@ -99,7 +99,7 @@ def literal(text: Text, size: float, color: str = INK) -> None:
 
 
 def note(
-    ax: Axes, content: str, at: tuple[float, float], offset: tuple[float, float] = (0, 0), *,
+    ax: Axes, content: str, at: tuple[Any, Any], offset: tuple[float, float] = (0, 0), *,
     size: float = 7, color: str = INK, **where: Any,
 ) -> Text:  # fmt: skip
     """`content` beside the point `at`, `offset` away from it in points (1/72 inch)."""
@@ -108,7 +108,9 @@ def note(
     return text
 
 
-def label(axis: Axis, names: Sequence[str], size: float, places: Sequence[float] = ()) -> None:
+def label(
+    axis: Axis, names: Sequence[str], size: float, places: Sequence[float] | np.ndarray = ()
+) -> None:
     """Literal labels at 0, 1, ... or at `places`."""
     axis.set_ticks(
         places if len(places) else range(len(names)), [letters.drawable(name) for name in names]
@@ -127,12 +129,16 @@ def legend(
 
 
 def label_tokens(
-    axis: Axis, texts: Sequence[str], places: Sequence[int], read: int | None, inside: np.ndarray
+    axis: Axis,
+    texts: Sequence[str],
+    places: Sequence[int] | np.ndarray,
+    read: int | None,
+    inside: np.ndarray,
 ) -> None:
     """Labels of the tokens at `places`, marked as `mark` says. `read`: None marks no position."""
     label(axis, texts, 8, places)
     for text, t in zip(axis.get_ticklabels(), places):
-        mark(text, t == read, bool(inside[t]))
+        mark(text, bool(t == read), bool(inside[t]))
         text.set_rotation(90 if isinstance(axis, XAxis) else 0)
 
 

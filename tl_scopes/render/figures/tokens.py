@@ -134,13 +134,13 @@ def _map(picture: Picture) -> Figure:
     shown = np.array([row.included for row in picture.rows]) | later
     colours = np.array([row.colours for row in picture.rows])
     low = -1.0 if picture.signed else 0.0
-    axes = figure.subplots(len(spans), 1, squeeze=False)[:, 0]
+    axes = list(figure.subplots(len(spans), 1, squeeze=False)[:, 0])
     every = max(1, math.ceil(0.125 / tall))
     size = 7 if n_row > 40 or tall < 0.17 else 8
     for ax, span in zip(axes, spans):
         left, right = span[0] - 0.5, span[-1] + 0.5
         style.hatch(ax, (left, right), (-0.5, n_row - 0.5))
-        style.cells(ax, colours[:, span], shown[:, span], low, span[0])
+        style.cells(ax, colours[:, span], shown[:, span], low, int(span[0]))
         ax.set_xlim(left, left + per_line)
         ax.spines[:].set_visible(False)
         label_tokens(ax, picture, span[:: max(1, math.ceil(0.14 / wide))], columns)

@@ -6,9 +6,10 @@ import math
 from typing import TYPE_CHECKING
 
 from tl_scopes.render.colours import number, percent
-from tl_scopes.render.report.parts import Entry, Section, plain, records, table
+from tl_scopes.render.report.parts import Entry, Section, by_method, plain, records, table
 from tl_scopes.render.report.words import ARROWS, MISSING, interval, name, plus_minus, unit
 from tl_scopes.render.tokens import words
+from tl_scopes.render.wording import counted
 from tl_scopes.results.card import THRESHOLD, FaithfulnessCard
 from tl_scopes.results.metrics import METRICS, metric
 from tl_scopes.results.statistics import summary
@@ -20,15 +21,12 @@ if TYPE_CHECKING:
 def randomised(card: FaithfulnessCard) -> Section | None:
     if card.randomisation is None:
         return None
-    columns = [
-        ("method", ""),
-        ("verdict", ""),
-        ("similarity", "all randomised"),
-        ("95% interval", ""),
-    ]
     depths = sorted(d for d in card.randomisation["depth"].unique().tolist() if d)
     early = [d for d in dict.fromkeys((depths[0], depths[len(depths) // 2])) if d != depths[-1]]
-    columns += [("similarity", f"{d} block{'s' * (d != 1)}") for d in early] + [("prompts", "")]
+    columns = [
+        "method", "verdict", ("similarity", "all randomised"), "95% interval",
+        *(("similarity", counted(d, "block")) for d in early), "prompts",
+    ]  # fmt: skip
     rows = []
     for row in records(card.verdicts()):
         own = card.randomisation[card.randomisation["method"] == row.method]
@@ -43,24 +41,17 @@ def randomised(card: FaithfulnessCard) -> Section | None:
         f"A method passes where, with {depths[-1]} blocks randomised, even the upper end of the interval is below "
         f"{THRESHOLD:g}, and fails where even the lower end is not. A map that ignores the model stays at 1 and fails.",
     )
-    return Section(
-        "randomisation",
-        "Parameter randomisation",
-        said,
-        ("randomisation",),
-        (table(columns, rows),),
-    )
+    title = "Parameter randomisation"
+    return Section("randomisation", title, said, ("randomisation",), (table(columns, rows),))
 
 
 def stable(card: FaithfulnessCard) -> Section | None:
     if card.stability is None:
         return None
-    columns, rows = [("method", "")], [[Entry(name(label))] for label in card.methods]
+    columns, rows = by_method(card)
     for scale, own in card.stability.groupby("scale"):
-        columns += [
-            ("rank correlation ↑", f"noise {scale:g}"),
-            ("largest change ↓", f"noise {scale:g}"),
-        ]
+        noise = f"noise {scale:g}"
+        columns += [("rank correlation ↑", noise), ("largest change ↓", noise)]
         for label, row in zip(card.methods, rows):
             per_prompt = own[own["method"] == label].groupby("index")
             for s in (summary(per_prompt["spearman"].mean().to_numpy()),
@@ -82,25 +73,20 @@ def spread(card: FaithfulnessCard) -> Section | None:
     held, needed = [], []
     for k in [k for k in (1, 4, 16, 64, 256) if k < last] + [last]:
         at = spectra[spectra["k"] <= k].groupby("index")["share"].max()
-        held.append(
-            [
-                Entry(str(k), float(k)),
-                *(Entry(percent(x), x) for x in (at.mean(), at.min(), at.max())),
-            ]
-        )
+        each = [Entry(percent(x), x) for x in (at.mean(), at.min(), at.max())]
+        held.append([Entry(str(k), float(k)), *each])
     for share in (0.5, 0.9, 0.99):
         ks = ranks(spectra, share)
-        needed.append(
-            [Entry(percent(share), share), *map(_rank, (ks.median(), ks.min(), ks.max()))]
-        )
+        least = map(_rank, (ks.median(), ks.min(), ks.max()))
+        needed.append([Entry(percent(share), share), *least])
     n = spectra["index"].nunique()
     said = (
         f"Eigenvalues of F, the Fisher information of the next-token distribution, over {n} prompts: the share of "
         "tr F that the first k hold, and the fewest that hold a share.",
     )
     tables = (
-        table([("k", ""), ("share of tr F", "mean"), ("least", ""), ("most", "")], held),
-        table([("share of tr F", ""), ("k", "median"), ("least", ""), ("most", "")], needed),
+        table(["k", ("share of tr F", "mean"), "least", "most"], held),
+        table(["share of tr F", ("k", "median"), "least", "most"], needed),
     )
     return Section("spectra", "Fisher spectra", said, ("spectrum",), tables)
 
@@ -117,17 +103,11 @@ def meanings(card: FaithfulnessCard) -> Section | None:
     for each in [m for m in dict.fromkeys([*METRICS, *held]) if m in held and m != "error"]:
         m = metric(each)
         better = f"{m.better} is better {ARROWS[m.better]}".strip() if m.better else MISSING
-        rows.append(
-            [
-                Entry(words(m.label)),
-                Entry(better),
-                Entry(unit(card, each) or MISSING),
-                Entry(m.meaning),
-            ]
-        )
+        unit_name = unit(card, each) or MISSING
+        rows.append([*map(Entry, (words(m.label), better, unit_name, m.meaning))])
     if not rows:
         return None
-    columns = [("metric", ""), ("better", ""), ("unit", ""), ("meaning", "")]
+    columns = ["metric", "better", "unit", "meaning"]
     return Section("metrics", "What is measured", (), (), (table(columns, rows),))
 
 
@@ -141,7 +121,7 @@ def settings(card: FaithfulnessCard) -> Section:
         "versions": ", ".join(f"{k} {v}" for k, v in made.versions.items()),
     }
     rows = [[Entry(words(str(k))), Entry(words(str(v)))] for k, v in said.items() if v != ""]
-    return Section("settings", "Settings", (), (), (table([("setting", ""), ("value", "")], rows),))
+    return Section("settings", "Settings", (), (), (table(["setting", "value"], rows),))
 
 
 def _rank(k: float) -> Entry:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.render.colours import number
-from tl_scopes.render.report.words import MISSING, SIGNS, plus_minus
+from tl_scopes.render.report.words import MISSING, SIGNS, name, plus_minus
 from tl_scopes.results.card import FaithfulnessCard
 
 if TYPE_CHECKING:
@@ -58,9 +58,16 @@ class Section:
 
 
 def table(
-    columns: Sequence[tuple[str, str]], rows: Sequence[Sequence[Entry]], caption: str = ""
+    columns: Sequence[str | tuple[str, str]], rows: Sequence[Sequence[Entry]], caption: str = ""
 ) -> Table:
-    return Table(tuple(columns), tuple(map(tuple, rows)), caption)
+    """`columns`: heads, with a second line where they are pairs."""
+    heads = tuple((head, "") if isinstance(head, str) else head for head in columns)
+    return Table(heads, tuple(map(tuple, rows)), caption)
+
+
+def by_method(card: FaithfulnessCard) -> tuple[list[str | tuple[str, str]], list[list[Entry]]]:
+    """The first column of a table with a row for each method: its head, and the rows to add to."""
+    return ["method"], [[Entry(name(label))] for label in card.methods]
 
 
 def mean(found: Any, mark: str = "") -> Entry:

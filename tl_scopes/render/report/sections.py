@@ -8,7 +8,16 @@ from typing import Any
 
 from tl_scopes.render.colours import number
 from tl_scopes.render.report.checks import meanings, randomised, settings, spread, stable
-from tl_scopes.render.report.parts import Entry, Section, Table, leaders, mean, records, table
+from tl_scopes.render.report.parts import (
+    Entry,
+    Section,
+    Table,
+    by_method,
+    leaders,
+    mean,
+    records,
+    table,
+)
 from tl_scopes.render.report.words import MISSING, head, interval, name, one_line, probability
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.card_tables import grouped
@@ -32,7 +41,7 @@ def main(card: FaithfulnessCard) -> Section | None:
     if not cells:
         return None
     marks = leaders(card)
-    columns, rows = [("method", "")], [[Entry(name(label))] for label in card.methods]
+    columns, rows = by_method(card)
     counts, short = [int(own["n"].max()) for _, own in cells], []
     for key, own in cells:
         columns.append(head(key))
@@ -71,7 +80,7 @@ def shares(card: FaithfulnessCard) -> Section | None:
         if len(own):
             figures.append(kind)
         for replacement, part in own.groupby("replacement", sort=False):
-            columns, rows = [("method", "")], [[Entry(name(label))] for label in card.methods]
+            columns, rows = by_method(card)
             for key, cell in grouped(part):
                 columns.append((head((key[0], "", key[2]))[0], f"{100 * key[2]:g}%"))
                 cell = cell.set_index("method")
@@ -118,7 +127,9 @@ def compared(card: FaithfulnessCard) -> Section | None:
 def _pairs(card: FaithfulnessCard, reference: str | None) -> Table:
     tests = card.comparisons(reference)
     n = int(tests["p"].notna().sum())
-    columns = [("method", "")] if reference is not None else [("method", ""), ("against", "")]
+    columns: list[str | tuple[str, str]] = (
+        ["method"] if reference is not None else ["method", "against"]
+    )
     found: dict[tuple[str, str], list[Entry]] = {}
     for pair in zip(tests["method"], tests["reference"]):
         found.setdefault(pair, [Entry(name(label)) for label in pair[: len(columns)]])
