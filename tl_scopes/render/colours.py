@@ -35,11 +35,14 @@ class Scale:
     signed: bool = False
 
     @classmethod
-    def fit(cls, scores: np.ndarray, kind: str) -> Scale:
-        """The scale that `scores` fill. A logarithmic one spans 1 to 4 whole decades."""
+    def fit(cls, scores: np.ndarray, kind: str, signed: bool = False) -> Scale:
+        """The scale that `scores` fill. A logarithmic one spans 1 to 4 whole decades.
+
+        `signed`: both sides of zero, whatever the scores are.
+        """
         size = np.abs(scores[scores != 0])
         limit = float(size.max()) if size.size else 0.0
-        signed = bool((scores < 0).any())
+        signed = signed or bool((scores < 0).any())
         if kind == "linear" or not limit:
             return cls(limit, 0, signed)
         decades = math.ceil(math.log10(limit) - math.log10(float(size.min())) + 1e-9)
@@ -55,6 +58,11 @@ class Scale:
             share = 1 + np.log10(np.where(small, 1.0, share)) / self.decades
             share = np.where(small, 0.0, share)
         return np.copysign(share, scores)
+
+    @property
+    def low(self) -> float:
+        """The least colour value: -1 or 0."""
+        return -1.0 if self.signed else 0.0
 
     def ticks(self) -> list[tuple[float, float]]:
         """`(colour value, score)` pairs to label a legend with, from the lowest."""

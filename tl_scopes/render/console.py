@@ -14,7 +14,7 @@ from rich.text import Text
 from tl_scopes.render import wording
 from tl_scopes.render.colours import hexed, mix, number, percent
 from tl_scopes.render.picture import Picture, Row, about, source
-from tl_scopes.render.tokens import clipped, pieces, visible
+from tl_scopes.render.tokens import clipped, pieces, quoted, visible
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated, without_isolates
 
@@ -121,7 +121,7 @@ def _notes(picture: Picture) -> Text:
     if len(picture.rows) == 1:
         p, text = picture.rows[0].read
         group = ", its group" if picture.spans else ","
-        notes.append(f"read position: {p} {_quoted(text)}{group} underlined")
+        notes.append(f"read position: {p} {quoted(text)}{group} underlined")
     return Text("; ".join(notes) + ".", SOFT)
 
 
@@ -152,11 +152,11 @@ def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
     shares = [c.probability / top for c in shown]
     tails = [percent(c.probability) for c in shown]
     styles = [Style(color="#7a8cf0")] * len(shown)
-    lines = [Text(f"Predicted next, after {p} {_quoted(text)}", STRONG)] if shown else []
+    lines = [Text(f"Predicted next, after {p} {quoted(text)}", STRONG)] if shown else []
     lines += _bars(heads, [c.text for c in shown], shares, tails, styles, width)
     if row.target is not None:
         where = "" if any(c.id == target for c in shown) else ", not among those above"
-        lines.append(Text(f"   ◆ explained: {_quoted(row.target.text)}{where}", SOFT))
+        lines.append(Text(f"   ◆ explained: {quoted(row.target.text)}{where}", SOFT))
     return lines + [Text(fact, SOFT) for fact in about(picture, row)]
 
 
@@ -231,10 +231,6 @@ def _pad(text: str, width: int) -> str:
 
 def _width(text: str) -> int:
     return cell_len(without_isolates(text))
-
-
-def _quoted(text: str) -> str:
-    return f"“{isolated(visible(text))}”"
 
 
 def _place(position: int, text: str, width: int) -> str:

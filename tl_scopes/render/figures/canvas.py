@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render import wording
-from tl_scopes.render.colours import Scale
 from tl_scopes.render.figures import letters, style
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.circuits import CircuitResult
@@ -87,37 +81,6 @@ def coloured(result: CircuitResult, include_bos: bool) -> np.ndarray:
 
 def bos_note(result: CircuitResult, inside: np.ndarray) -> str:
     return "" if inside[0] else f"BOS {quoted(result.str_tokens[0], 24)} not coloured"
-
-
-@dataclass(frozen=True)
-class Shades:
-    """A scale, and which side of zero it shows. `signed` numbers get both, whatever they are."""
-
-    scale: Scale
-    signed: bool
-
-    @classmethod
-    def fit(cls, values: np.ndarray, kind: str, signed: bool) -> Shades:
-        """`values`: what must be told apart. `kind`: "linear" or "log"."""
-        scale = Scale.fit(np.asarray(values, dtype=float).ravel(), kind)
-        signed = signed or scale.signed
-        return cls(replace(scale, signed=signed), signed)
-
-    @property
-    def low(self) -> float:
-        return -1.0 if self.signed else 0.0
-
-    def bar(self, figure: Figure, axes: Sequence[Axes], unit: str, tall: float) -> None:
-        """A colour bar beside `axes`, with numbers in the results' own unit. `tall`: in inches."""
-        kind = f"{unit}, logarithmic" if self.scale.decades else unit
-        style.colour_bar(figure, axes, self.low, self.scale.labels(), kind, tall)
-
-    def paint(self, ax: Axes, values: np.ndarray, shown: np.ndarray) -> np.ndarray:
-        """A map of `values` [row, column]; where not `shown`, what is behind it. Colour values."""
-        colours = self.scale(values)
-        style.cells(ax, colours, shown, self.low)
-        ax.spines[:].set(linewidth=0.5, color=style.FAINT)
-        return colours
 
 
 def token_labels(result: CircuitResult) -> list[str]:

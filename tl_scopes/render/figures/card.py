@@ -12,9 +12,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
+from tl_scopes.render.colours import Scale
 from tl_scopes.render.figures import card_axes as on
 from tl_scopes.render.figures import style
-from tl_scopes.render.figures.canvas import Shades
 from tl_scopes.render.figures.card_checks import randomisation, spectrum, stability
 from tl_scopes.render.report.parts import leaders, records
 from tl_scopes.render.report.words import one_line, unit
@@ -161,7 +161,8 @@ def comparisons(card: FaithfulnessCard) -> Figure:
         better = metric(key[0]).direction * np.where(known, values, 0.0)
         for a in range(n):
             style.hatch(ax, (a - 0.5, a + 0.5), (a - 0.5, a + 0.5))
-        colours = Shades.fit(better, "linear", True).paint(ax, better, known & sure)
+        scale = Scale.fit(better, "linear", signed=True)
+        colours = style.paint(ax, better, scale, known & sure)
         ax.set_facecolor("white")
         shown = np.where(sure, colours, 0.0)
         style.numbers(ax, values, shown, known, 7)

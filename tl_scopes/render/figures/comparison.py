@@ -11,10 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError
-from tl_scopes.render.colours import number
+from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.figures import letters, style
 from tl_scopes.render.figures.ground import grounded
-from tl_scopes.render.figures.tokens import draw_heights, lines, own_ticks
+from tl_scopes.render.figures.tokens import draw_heights, draw_map, lines
 from tl_scopes.render.picture import Picture, Row, Site, build, one_of
 from tl_scopes.render.tokens import quoted
 from tl_scopes.render.wording import DOT, JOINED, differing, distinct, read_at
@@ -200,24 +200,18 @@ def _map(compared: list[Line]) -> Figure:
     below = 1.25 + letters.room(tokens)
     width = max(0.2 * per + 0.07 * longest + 1.7, 7.0)
     figure = style.sheet(width, (tall * k + below) * len(spans) + 1.5)
-    low = -1.0 if any(line.row.scale.signed for line in compared) else 0.0
-    colours = np.array([line.row.colours for line in compared])
-    shown = np.array([line.row.included for line in compared])
-    axes = list(figure.subplots(len(spans), 1, squeeze=False)[:, 0])
+    rows = [line.row for line in compared]
+    log, signed = compared[0].picture.log, any(row.scale.signed for row in rows)
+    scale = Scale(1.0, int(log), signed)
+    shown = np.array([row.included for row in rows])
+    axes = draw_map(figure, rows, shown, spans, scale.low)
     for ax, span in zip(axes, spans):
-        edges = (span[0] - 0.5, span[-1] + 0.5)
-        style.hatch(ax, edges, (-0.5, k - 0.5))
-        style.cells(ax, colours[:, span], shown[:, span], low, int(span[0]))
         for edge in np.arange(0.5, k - 1):
-            ax.plot(edges, (edge, edge), color="#ffffff", linewidth=2, solid_capstyle="butt")
-        ax.set_xlim(span[0] - 0.5, span[0] + per - 0.5)
-        ax.spines[:].set_visible(False)
+            ax.axhline(edge, color="#ffffff", linewidth=2)
         _label_tokens(ax, compared, span, tokens)
         style.label(ax.yaxis, names, 8)
-    log = compared[0].picture.log
-    unit = f"of each one's own largest{', logarithmic' * log}"
-    ticks, height = own_ticks(low, log), (tall * k + 1.0) * len(spans)
-    style.colour_bar(figure, axes, low, ticks, unit, height)
+    height = (tall * k + 1.0) * len(spans)
+    style.colour_bar(figure, axes, scale, "of each one's own largest", height, own=True)
     told = [f"{line.name}: largest {number(line.row.scale.limit)} {line.picture.units}"
             f"{', ' * bool(line.correlation)}{line.correlation}" for line in compared]  # fmt: skip
     _say(figure, compared, told)

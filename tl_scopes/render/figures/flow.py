@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_scopes.render.colours import number
+from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import words
@@ -30,14 +30,14 @@ def draw_flow(
     matrix, inside = canvas.array(chosen)[:n, :n], canvas.coloured(result, include_bos)
     reachable = np.tril(np.ones((n, n), dtype=bool))  # nothing moves to an earlier position
     shown = reachable & inside & inside[:, None]
-    shades = canvas.Shades.fit(matrix[shown], scale, values == "signed")
+    shades = Scale.fit(matrix[shown], scale, values == "signed")
     unit = "share of each source token's norms" if values == "share" else words(result.units)
     cell = float(np.clip(4.6 / n, 0.175, 0.45))
     more = letters.room(canvas.token_labels(result))
     figure = style.sheet(n * cell + 2.6 + more, n * cell + 3.1 + more)
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[0.75, max(n * cell, 1.0)])
     ax.set_facecolor("#f7f8f9")
-    shades.paint(ax, matrix, shown)
+    style.paint(ax, matrix, shades, shown)
     for t in np.flatnonzero(~inside):
         style.hatch(ax, (t - 0.5, t + 0.5), (t - 0.5, n - 0.5))
     for edge in np.arange(0.5, n - 1):
@@ -49,7 +49,7 @@ def draw_flow(
     style.write(ax.xaxis.label, f"source token at {words(result.site)}", size=9)
     style.write(ax.yaxis.label, f"through position at {layer}", size=9)
     _score_bars(top, canvas.array(result.scores)[:n], inside)
-    shades.bar(figure, [top, ax], unit, n * cell + 1)
+    style.colour_bar(figure, [top, ax], shades, unit, n * cell + 1)
     how = {
         "share": "norm shares, each source token's sum to 1",
         "signed": "signed: projected on each token's whole gradient, each column sums to its score",

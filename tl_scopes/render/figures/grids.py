@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_scopes.render.colours import number
+from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.results.circuits import CircuitResult
 
@@ -25,25 +25,24 @@ class Bars:
 
 
 def head_grid(
-    values: np.ndarray, layers: Sequence[int], bars: Bars | None, shades: canvas.Shades, unit: str
+    values: np.ndarray, layers: Sequence[int], bars: Bars | None, scale: Scale, unit: str
 ) -> Figure:
     """`values` [layer, head_index], NaN where a layer has no heads."""
     n_layers, n_heads = values.shape
     tall = float(np.clip(3.0 / n_layers, 0.235, 0.5))
     wide = float(np.clip(4.2 / n_heads, 0.3, 0.62))
-    figure, ax, side = _sheet(n_heads * wide + 0.5, n_layers * tall, bars)
+    figure, ax = _sheet(n_heads * wide + 0.5, n_layers * tall, bars)
     have = np.isfinite(values)
-    colours = shades.paint(ax, np.where(have, values, 0.0), have)
+    colours = style.paint(ax, np.where(have, values, 0.0), scale, have)
     if wide >= 0.4:
         style.numbers(ax, values, colours, have & (np.abs(colours) >= 0.12), 6.5)
     style.separate(ax, n_layers, n_heads)
     ax.set_facecolor(style.EMPTY)
-    size = 8.0 if wide >= 0.24 else 7.0
-    style.label(ax.yaxis, [str(layer) for layer in layers], size)
-    style.label(ax.xaxis, [str(head) for head in range(n_heads)], size)
+    style.label(ax.yaxis, [str(layer) for layer in layers], 8)
+    style.label(ax.xaxis, [str(head) for head in range(n_heads)], 8)
     style.write(ax.yaxis.label, "layer", size=9)
     style.write(ax.xaxis.label, "head", size=9)
-    _finish(figure, ax, side, bars, shades, unit, n_layers * tall)
+    style.colour_bar(figure, figure.axes, scale, unit, n_layers * tall)
     return figure
 
 
@@ -66,21 +65,21 @@ def token_map(
     rows = strongest(sums, top)
     inside = canvas.coloured(result, include_bos)
     shown = values[rows, : result.position + 1]
-    shades = canvas.Shades.fit(shown[:, inside], scale, signed)
+    colours = Scale.fit(shown[:, inside], scale, signed)
     n_row, n = shown.shape
     tall = float(np.clip(2.4 / n_row, 0.2, 0.4))
     wide = float(np.clip(5.0 / n, 0.19, 0.42))
     below = 0.8 + letters.room(canvas.token_labels(result))
     bars = Bars("all tokens", sums[rows])
-    figure, ax, side = _sheet(n * wide + 0.9, n_row * tall + below, bars)
-    shades.paint(ax, shown, np.broadcast_to(inside, shown.shape))
+    figure, ax = _sheet(n * wide + 0.9, n_row * tall + below, bars)
+    style.paint(ax, shown, colours, np.broadcast_to(inside, shown.shape))
     for t in np.flatnonzero(~inside):
         style.hatch(ax, (t - 0.5, t + 0.5), (-0.5, n_row - 0.5))
     if n_row <= 64 and n <= 64:
         style.separate(ax, n_row, n)
     style.label(ax.yaxis, [names[i] for i in rows], 8 if n_row <= 40 else 7)
     canvas.label_tokens(ax.xaxis, result, inside)
-    _finish(figure, ax, side, bars, shades, unit, n_row * tall)
+    style.colour_bar(figure, figure.axes, colours, unit, n_row * tall)
     some = f"the {n_row} of {len(sums)} {what} with the largest sums"
     notes = [some if n_row < len(sums) else "", canvas.bos_note(result, inside)]
     style.caption(figure, title, setting, notes)
@@ -93,27 +92,16 @@ def strongest(sums: np.ndarray, top: int) -> list[int]:
     return sorted(int(i) for i in order)
 
 
-def _sheet(width: float, height: float, bars: Bars | None) -> tuple[Figure, Axes, Axes | None]:
-    """A figure around a map of `width` by `height` inches, with room for its bars."""
+def _sheet(width: float, height: float, bars: Bars | None) -> tuple[Figure, Axes]:
+    """A figure around a map of `width` by `height` inches, with its bars beside it."""
     room = 1.5 + (BAR_INCHES if bars else 0.0)
     figure = style.sheet(width + room, height + 1.5)
     if bars is None:
-        return figure, figure.subplots(), None
+        return figure, figure.subplots()
     left = max(figure.get_figwidth() - room, 0.1)
-    ax, side = figure.subplots(1, 2, width_ratios=[left, BAR_INCHES])
-    return figure, ax, side
-
-
-def _finish(
-    figure: Figure, ax: Axes, side: Axes | None, bars: Bars | None, shades: canvas.Shades, unit: str,
-    tall: float,
-) -> None:  # fmt: skip
-    axes = [ax]
-    if side is not None and bars is not None:
-        _draw_bars(side, bars)
-        side.set_ylim(ax.get_ylim())
-        axes.append(side)
-    shades.bar(figure, axes, unit, tall)
+    ax, side = figure.subplots(1, 2, sharey=True, width_ratios=[left, BAR_INCHES])
+    _draw_bars(side, bars)
+    return figure, ax
 
 
 def _draw_bars(ax: Axes, bars: Bars) -> None:
@@ -129,6 +117,7 @@ def _draw_bars(ax: Axes, bars: Bars) -> None:
     both = bool((values < 0).any()), bool((values > 0).any() or not (values < 0).any())
     ax.set_xlim(-1.75 if both[0] else 0.0, 1.75 if both[1] else 0.0)
     ax.axvline(0, color=style.FAINT, linewidth=0.8)
-    ax.set(xticks=[], yticks=[])
+    ax.set_xticks([])
+    ax.tick_params(axis="y", left=False, labelleft=False)
     ax.spines[["top", "right", "bottom", "left"]].set_visible(False)
     style.write(ax.xaxis.label, bars.title, size=8, color=style.SOFT)

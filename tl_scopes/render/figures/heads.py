@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tl_scopes.errors import RenderError
-from tl_scopes.render.colours import number
+from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.figures import canvas, style
 from tl_scopes.render.figures.grids import Bars, head_grid, token_map
 from tl_scopes.render.picture import one_of
@@ -61,8 +61,8 @@ def draw_components(
     of = list(zip(result.kinds, result.layers))
     mlps = [[i for i, each in enumerate(of) if each == ("mlp", layer)] for layer in layers]
     bars = Bars("MLP", _sums(result, what, mlps)) if any(mlps) else None
-    shades = canvas.Shades.fit(grid[np.isfinite(grid)], scale, signed)
-    figure = head_grid(grid, layers, bars, shades, unit)
+    colours = Scale.fit(grid[np.isfinite(grid)], scale, signed)
+    figure = head_grid(grid, layers, bars, colours, unit)
     # Effects of several components add up, sensitivities do not.
     kinds = (
         []
@@ -158,9 +158,9 @@ def draw_head_paths(
         grid, rest = each[..., t], canvas.array(outside)[:, t]
         place = f"from {t} {quoted(result.str_tokens[t])} alone"
         whose = f"the influence of {t} {quoted(result.str_tokens[t], 24)}"
-    shades = canvas.Shades.fit(grid, scale, values == "signed")
+    colours = Scale.fit(grid, scale, values == "signed")
     bars = Bars("outside heads", rest) if part == "all" else None
-    figure = head_grid(grid, range(len(grid)), bars, shades, unit)
+    figure = head_grid(grid, range(len(grid)), bars, colours, unit)
     title = f"Heads that carry {whose} to {canvas.explained(result)}"
     style.caption(figure, title, said, [place, "colours by the heads alone" if bars else ""])
     return figure

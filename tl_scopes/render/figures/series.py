@@ -148,16 +148,13 @@ def _found(result: Attribution, values: np.ndarray) -> Spans:
 
 
 def _given(result: Attribution, spans: Iterable[Any], n: int) -> Spans:
+    text = isinstance(spans, str) or not isinstance(spans, Iterable)
+    ranges = spans if text else list(spans)
     try:
-        made = tuple((operator.index(a), operator.index(b)) for a, b in spans)
-    except (TypeError, ValueError):
-        raise RenderError(
-            f"spans={spans!r} are no token ranges: pass a list of (start, end), one for each value"
-        ) from None
-    try:
-        checked_spans(made, len(result.str_tokens))
+        checked_spans(ranges, len(result.str_tokens))
     except ScopesError as error:
-        raise RenderError(f"spans: {error}") from error
+        raise RenderError(str(error)) from error
+    made = tuple((operator.index(a), operator.index(b)) for a, b in ranges)
     if len(made) != n or list(made) != sorted(made):
         raise RenderError(
             f"got {len(made)} spans for {n} values; each needs one, in their order: pass as many"

@@ -21,7 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from tl_scopes.render.colours import colour, hexed, ink, number
+from tl_scopes.render.colours import Scale, colour, hexed, ink, number
 from tl_scopes.render.figures import letters
 from tl_scopes.render.wording import DOT
 from tl_scopes.results.files import write_bytes
@@ -181,6 +181,14 @@ def cells(ax: Axes, colours: np.ndarray, shown: np.ndarray, low: float, first: i
     ax.tick_params(length=0)
 
 
+def paint(ax: Axes, values: np.ndarray, scale: Scale, shown: np.ndarray) -> np.ndarray:
+    """A framed map of `values` [row, column]; where not `shown`, what is behind it. Colour values."""
+    colours = scale(values)
+    cells(ax, colours, shown, scale.low)
+    ax.spines[:].set(linewidth=0.5, color=FAINT)
+    return colours
+
+
 def hatch(ax: Axes, x: tuple[float, float], y: tuple[float, float]) -> None:
     """Mark cells that have a number but no colour."""
     ax.fill_between(x, y[0], y[1], zorder=-1, **HATCHED)
@@ -204,14 +212,19 @@ def separate(ax: Axes, rows: int, columns: int) -> None:
 
 
 def colour_bar(
-    figure: Figure, axes: Sequence[Axes], low: float, ticks: Sequence[tuple[float, str]], unit: str,
-    tall: float,
-) -> None:  # fmt: skip
-    """Colour values from `low` to 1 beside `axes`, `tall` inches, with what they stand for."""
+    figure: Figure, axes: Sequence[Axes], scale: Scale, unit: str, tall: float, own: bool = False
+) -> None:
+    """What the colours beside `axes`, `tall` inches, stand for. `own`: each row has its own scale."""
+    low, log = scale.low, bool(scale.decades)
+    ticks = scale.labels()
+    if own:
+        least = "−max" if scale.signed else "low" if log else "0"
+        ticks = [(low, least), *[(0.0, "0")] * (scale.signed and not log), (1.0, "max")]
     colours = ScalarMappable(Normalize(low, 1.0), ramp(low))
     aspect = max(8.0, tall / 0.13)
     bar = figure.colorbar(colours, ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
     label(bar.ax.yaxis, [text for _, text in ticks], 8, [at for at, _ in ticks])
     bar.ax.tick_params(length=2, color=SOFT)
-    write(bar.ax.yaxis.label, "\n".join(letters.broken(unit, 46)), size=8)
+    kind = f"{unit}{', logarithmic' * log}"
+    write(bar.ax.yaxis.label, "\n".join(letters.broken(kind, 46)), size=8)
     bar.outline.set_linewidth(0.4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -132,29 +133,34 @@ def _map(picture: Picture) -> Figure:
     )
     later = np.array([np.arange(n) > row.position for row in picture.rows])
     shown = np.array([row.included for row in picture.rows]) | later
-    colours = np.array([row.colours for row in picture.rows])
-    low = -1.0 if picture.signed else 0.0
-    axes = list(figure.subplots(len(spans), 1, squeeze=False)[:, 0])
+    labelled = max(1, math.ceil(0.14 / wide))
+    scale = picture.rows[0].scale
+    if not picture.common:
+        scale = Scale(1.0, int(picture.log), picture.signed)
+    axes = draw_map(figure, picture.rows, shown, spans, scale.low)
     every = max(1, math.ceil(0.125 / tall))
     size = 7 if n_row > 40 or tall < 0.17 else 8
     for ax, span in zip(axes, spans):
-        left, right = span[0] - 0.5, span[-1] + 0.5
-        style.hatch(ax, (left, right), (-0.5, n_row - 0.5))
-        style.cells(ax, colours[:, span], shown[:, span], low, int(span[0]))
-        ax.set_xlim(left, left + per_line)
-        ax.spines[:].set_visible(False)
-        label_tokens(ax, picture, span[:: max(1, math.ceil(0.14 / wide))], columns)
+        label_tokens(ax, picture, span[::labelled], columns)
         style.label(ax.yaxis, names[::every], size, range(0, n_row, every))
-    own = f"of the largest of each {picture.each}{', logarithmic' * picture.log} ({picture.units})"
-    ticks = picture.rows[0].scale.labels() if picture.common else own_ticks(low, picture.log)
-    style.colour_bar(figure, axes, low, ticks, picture.units if picture.common else own, height)
+    unit = f"{'' if picture.common else f'of the largest of each {picture.each}, '}{picture.units}"
+    style.colour_bar(figure, axes, scale, unit, height, not picture.common)
     return figure
 
 
-def own_ticks(low: float, log: bool) -> list[tuple[float, str]]:
-    """Of a colour bar of several rows, each with a scale of its own."""
-    least = (low, "−max") if low else (0.0, "low" if log else "0")
-    return [least, *[(0.0, "0")] * (low < 0 and not log), (1.0, "max")]
+def draw_map(
+    figure: Figure, rows: Sequence[Row], shown: np.ndarray, spans: Sequence[np.ndarray], low: float
+) -> list[Axes]:
+    """Colours of `rows` [row, pos] in lines of tokens (`spans`); hatched where not `shown`."""
+    colours = np.array([row.colours for row in rows])
+    axes = list(figure.subplots(len(spans), 1, squeeze=False)[:, 0])
+    for ax, span in zip(axes, spans):
+        left, right = span[0] - 0.5, span[-1] + 0.5
+        style.hatch(ax, (left, right), (-0.5, len(rows) - 0.5))
+        style.cells(ax, colours[:, span], shown[:, span], low, int(span[0]))
+        ax.set_xlim(left, left + len(spans[0]))
+        ax.spines[:].set_visible(False)
+    return axes
 
 
 def _limits(row: Row) -> tuple[float, float]:

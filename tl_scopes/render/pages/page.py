@@ -33,11 +33,6 @@ class Page(str):
         return f"Page({len(self)} characters of HTML)"
 
 
-def view(picture: Picture, id: str) -> tuple[str, str]:
-    """Title and HTML of `picture`."""
-    return picture.title, fragment(picture, id)
-
-
 def document(title: str, body: str) -> Page:
     """A whole document around `body`, in HTML; `title` is plain text."""
     return Page(
@@ -51,14 +46,14 @@ def document(title: str, body: str) -> Page:
     )
 
 
-def fragment(picture: Picture, id: str) -> str:
-    """The part of a document that shows `picture`; `id` must be unique in the document."""
+def view(picture: Picture, id: str) -> tuple[str, str]:
+    """Title and HTML of `picture`; `id` must be unique in the document."""
     inner = widget(picture, f"{id}-tokens")
     # Under both columns: the width of one would cut the last tokens of the overview off.
     overview = heat_map(picture) if len(picture.rows) > 1 else ""
     main = f"{tokens(picture, inner)}{legend(picture)}"
     code, rules = script(picture, id, inner), marks(picture, inner.id)
-    return section(picture, id, main, _asides(picture), code, rules, below=overview)
+    return picture.title, section(picture, id, main, _asides(picture), code, rules, below=overview)
 
 
 def tokens(picture: Picture, inner: Widget) -> str:

@@ -24,17 +24,12 @@ ALT = {
 
 
 def view(card: FaithfulnessCard, id: str) -> tuple[str, str]:
-    """Title and HTML of the report of `card`."""
-    return title(card), fragment(card, id)
-
-
-def fragment(card: FaithfulnessCard, id: str) -> str:
-    """The part of a document that shows the report; `id` must be unique in the document."""
+    """Title and HTML of the report of `card`; `id` must be unique in the document."""
     drawn = set(figures.kinds(card))
     parts = sections.sections(card)
     links = "".join(f'<a href="#{id}-{part.id}">{html.escape(part.title)}</a>' for part in parts)
     body = "\n".join(_section(card, part, id, drawn) for part in parts)
-    return (
+    shown = (
         f"{report_style()}"
         f'<section class="tls tls-card" id="{id}">\n<header><h1>{html.escape(title(card))}</h1>'
         f"<p>{html.escape(subtitle(card))}</p></header>\n{_failed(warnings(card))}"
@@ -42,6 +37,7 @@ def fragment(card: FaithfulnessCard, id: str) -> str:
         f'<script type="module">\nconst root = document.getElementById("{id}");\n'
         f"{asset('faithfulness.js')}</script>"
     )
+    return title(card), shown
 
 
 def _failed(said: list[str]) -> str:
