@@ -9,7 +9,7 @@ from tl_scopes.render.figures import canvas
 from tl_scopes.render.figures.canvas import array, coloured
 from tl_scopes.render.figures.grids import strongest
 from tl_scopes.render.pages import page
-from tl_scopes.render.pages.circuitsvis import Widget, tamed, widget
+from tl_scopes.render.pages.circuitsvis import Widget, tamed
 from tl_scopes.render.pages.heatmap import heat_map
 from tl_scopes.render.picture import Picture, Row, of_result
 from tl_scopes.render.tokens import clipped, quoted, sentence, words
@@ -22,11 +22,10 @@ MOST_HEADS = 24
 
 def view(result: Flow | HeadPaths, id: str) -> tuple[str, str]:
     """Title and HTML of `result`; `id` must be unique in the document."""
-    body = _flow(result, id) if isinstance(result, Flow) else _heads(result, id)
-    return f"What moves {canvas.explained(result)}", body
+    return _flow(result, id) if isinstance(result, Flow) else page.view(_heads(result), id)
 
 
-def _flow(result: Flow, id: str) -> str:
+def _flow(result: Flow, id: str) -> tuple[str, str]:
     canvas.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
     n = result.position + 1
     inside = coloured(result, False)
@@ -40,8 +39,11 @@ def _flow(result: Flow, id: str) -> str:
     }
     site, layer = words(result.site), words(result.layer)
     signs = Scale(1.0, signed=True)
+    places = np.arange(n)
     rows = [
-        _row(result, f"{q} {isolated(clipped(token, 24))}", q, views["share"][q], signs, q)
+        _row(
+            result, f"{q} {isolated(clipped(token, 24))}", q, views["share"][q], signs, places <= q
+        )
         for q, token in enumerate(result.str_tokens[:n])
     ]
     beyond = f"; BOS {quoted(result.str_tokens[0], 24)} may exceed the scale of norms"
@@ -74,11 +76,12 @@ def _flow(result: Flow, id: str) -> str:
         f'<div class="tls-flow" id="{made.id}">{heat_map(picture)}</div>{page.legend(picture)}'
         f'<p class="tls-hint" style="margin-top:.8rem">{said}</p>'
     )
-    aside = page.aside(picture, _row(result, "", result.position, whole, Scale(1.0), n - 1))
+    aside = page.aside(picture, _row(result, "", result.position, whole, Scale(1.0), places < n))
     told = f'document.querySelector("#{id} .tls-hint").hidden = false;'
     # A cell of a long prompt would become too narrow for its label.
     wide = f"max-width:{min(max(72.0, 24 + 1.5 * n), 88.0):g}rem"
-    return page.section(picture, id, main, aside, f"{made.code}\n{told}", "", "flow", wide)
+    code = f"{made.code}\n{told}"
+    return picture.title, page.section(picture, id, main, aside, code, css="flow", style=wide)
 
 
 def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widget:
@@ -91,7 +94,7 @@ def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widg
     return tamed(made.local_src, id)
 
 
-def _heads(result: HeadPaths, id: str) -> str:
+def _heads(result: HeadPaths) -> Picture:
     """A series of coloured tokens for each head: heads have no destinations of their own here, so
     that nothing would fit an attention matrix."""
     canvas.check(result, norms=result.norms)
@@ -102,37 +105,29 @@ def _heads(result: HeadPaths, id: str) -> str:
     inside[: result.position + 1] = coloured(result, False)
     scale = Scale.fit(flat[chosen][:, inside], "linear")
     rows = [
-        _row(
-            result, f"L{i // n_heads}H{i % n_heads}", result.position, flat[i], scale, None, inside
-        )
+        _row(result, f"L{i // n_heads}H{i % n_heads}", result.position, flat[i], scale, inside)
         for i in chosen
     ]
     some = f"the {len(rows)} of {len(flat)} heads with the largest norms"
-    picture = _picture(
-        result, rows,
+    places = [f"from {words(result.site)}", some if len(rows) < len(flat) else ""]
+    return _picture(
+        result,
+        rows,
         site=words(result.site),
         each="head",
         units=words(result.units),
         title=f"From which token, through which head, to {canvas.explained(result)}",
-        subtitle=canvas.setting(
-            result, f"from {words(result.site)}", some if len(rows) < len(flat) else ""
-        ),
+        subtitle=canvas.setting(result, *places),
         scale_note="linear colours, one scale for every head",
         first=int(np.argmax(flat[chosen][:, inside].sum(-1))),
-    )  # fmt: skip
-    made = widget(picture, f"{id}-tokens")
-    main = f"{page.tokens(picture, made)}{page.legend(picture)}{heat_map(picture)}"
-    aside, marks = page.aside(picture, rows[0]), page.marks(picture, made.id)
-    return page.section(picture, id, main, aside, page.script(picture, id, made), marks)
+    )
 
 
 def _row(
     result: CircuitResult, label: str, position: int, scores: np.ndarray, scale: Scale,
-    last: int | None, inside: np.ndarray | None = None,
+    inside: np.ndarray,
 ) -> Row:  # fmt: skip
-    """`last`: the last position that the row may reach; `inside`: those that have colours."""
-    if inside is None:
-        inside = np.arange(len(scores)) <= (len(scores) if last is None else last)
+    """`inside`: which tokens the row may reach, [pos]; they have colours."""
     return Row(
         label, position, (position, result.str_tokens[position]), scores, None, inside, scale,
         np.where(inside, scale(scores), 0.0), result.prediction, result.target, None,

@@ -9,7 +9,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from tl_scopes.render.colours import colour, fitting, number, percent
-from tl_scopes.render.pages.circuitsvis import Widget, script_json, widget
+from tl_scopes.render.pages.circuitsvis import script_json, widget
 from tl_scopes.render.pages.heatmap import heat_map
 from tl_scopes.render.picture import Picture, Row, about, source
 from tl_scopes.render.tokens import escaped, sentence, visible
@@ -49,24 +49,25 @@ def document(title: str, body: str) -> Page:
 def view(picture: Picture, id: str) -> tuple[str, str]:
     """Title and HTML of `picture`; `id` must be unique in the document."""
     inner = widget(picture, f"{id}-tokens")
-    # Under both columns: the width of one would cut the last tokens of the overview off.
-    overview = heat_map(picture) if len(picture.rows) > 1 else ""
-    main = f"{tokens(picture, inner)}{legend(picture)}"
-    code, rules = script(picture, id, inner), marks(picture, inner.id)
-    return picture.title, section(picture, id, main, _asides(picture), code, rules, below=overview)
-
-
-def tokens(picture: Picture, inner: Widget) -> str:
-    """The coloured tokens, one row at a time."""
     several = len(picture.rows) > 1
     pointing = f"Point at a {picture.each} to see it, click to keep it."
     hint = f'<p class="tls-hint" hidden>{pointing}</p>' if several else ""
-    many = " tls-many" if several else ""
-    return f'<div class="tls-text{many}">{hint}<div id="{inner.id}">{inner.fallback}</div></div>'
+    main = (
+        f'<div class="tls-text{" tls-many" if several else ""}">{hint}'
+        f'<div id="{inner.id}">{inner.fallback}</div></div>{legend(picture)}'
+    )
+    return picture.title, section(
+        picture, id, main, _asides(picture),
+        # The component, and the page's own script with what it needs.
+        f"{inner.code}\nconst scope = {script_json(data(picture, id))};\n{asset('page.js')}",
+        rules=marks(picture, inner.id),
+        # Under both columns: the width of one would cut its last tokens off.
+        below=heat_map(picture) if several else "",
+    )  # fmt: skip
 
 
 def section(
-    picture: Picture, id: str, main: str, aside: str, code: str, rules: str, css: str = "",
+    picture: Picture, id: str, main: str, aside: str, code: str, rules: str = "", css: str = "",
     style: str = "", below: str = "",
 ) -> str:  # fmt: skip
     """What surrounds the drawing `main`, with what is predicted `aside` and an overview `below`.
@@ -82,11 +83,6 @@ def section(
         f'<div class="tls-tip" role="tooltip" hidden></div>\n</section>\n'
         f'<script type="module">\n{code}</script>'
     )
-
-
-def script(picture: Picture, id: str, inner: Widget) -> str:
-    """The component, and the page's own script with what it needs."""
-    return f"{inner.code}\nconst scope = {script_json(data(picture, id))};\n{asset('page.js')}"
 
 
 def svg(figure: Figure, alt: str) -> str:
