@@ -211,7 +211,7 @@ def _map(compared: list[Line]) -> Figure:
         _label_tokens(ax, compared, span, tokens)
         style.label(ax.yaxis, names, 8)
     height = (tall * k + 1.0) * len(spans)
-    style.colour_bar(figure, axes, scale, "of each one's own largest", height, own=True)
+    style.colour_bar(figure, axes, scale, "", height, "of each one's own largest")
     told = [f"{line.name}: largest {number(line.row.scale.limit)} {line.picture.units}"
             f"{', ' * bool(line.correlation)}{line.correlation}" for line in compared]  # fmt: skip
     _say(figure, compared, told)

@@ -212,9 +212,9 @@ def separate(ax: Axes, rows: int, columns: int) -> None:
 
 
 def colour_bar(
-    figure: Figure, axes: Sequence[Axes], scale: Scale, unit: str, tall: float, own: bool = False
+    figure: Figure, axes: Sequence[Axes], scale: Scale, unit: str, tall: float, own: str = ""
 ) -> None:
-    """What the colours beside `axes`, `tall` inches, stand for. `own`: each row has its own scale."""
+    """What the colours beside `axes`, `tall` inches, stand for. `own`: each row's own scale, in words."""
     low, log = scale.low, bool(scale.decades)
     ticks = scale.labels()
     if own:
@@ -225,6 +225,7 @@ def colour_bar(
     bar = figure.colorbar(colours, ax=list(axes), fraction=0.03, pad=0.02, aspect=aspect)
     label(bar.ax.yaxis, [text for _, text in ticks], 8, [at for at, _ in ticks])
     bar.ax.tick_params(length=2, color=SOFT)
-    kind = f"{unit}{', logarithmic' * log}"
-    write(bar.ax.yaxis.label, "\n".join(letters.broken(kind, 46)), size=8)
+    parts = [f"{own or unit}{', logarithmic' * log}", *[f"({unit})"] * bool(own and unit)]
+    lines = [line for part in parts for line in letters.broken(part, 46)]
+    write(bar.ax.yaxis.label, "\n".join(lines), size=8)
     bar.outline.set_linewidth(0.4)

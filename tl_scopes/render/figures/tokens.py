@@ -143,8 +143,8 @@ def _map(picture: Picture) -> Figure:
     for ax, span in zip(axes, spans):
         label_tokens(ax, picture, span[::labelled], columns)
         style.label(ax.yaxis, names[::every], size, range(0, n_row, every))
-    unit = f"{'' if picture.common else f'of the largest of each {picture.each}, '}{picture.units}"
-    style.colour_bar(figure, axes, scale, unit, height, not picture.common)
+    own = "" if picture.common else f"of the largest of each {picture.each}"
+    style.colour_bar(figure, axes, scale, picture.units, max(height, 2.0), own)
     return figure
 
 
