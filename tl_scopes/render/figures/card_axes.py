@@ -39,18 +39,16 @@ class Look:
     dash: Any
 
 
+def look(i: int) -> tuple[str, str, Any]:
+    """Colour, marker and dashes of the i-th of many lines."""
+    n = len(COLOURS)
+    return COLOURS[i % n], MARKERS[(i + i // n) % len(MARKERS)], DASHES[i // n % len(DASHES)]
+
+
 def looks(card: FaithfulnessCard) -> dict[str, Look]:
-    n, m = len(COLOURS), len(MARKERS)
-    found = {
-        label: Look(
-            "\n".join(lines(label)),
-            COLOURS[i % n],
-            MARKERS[(i + i // n) % m],
-            DASHES[i // n % len(DASHES)],
-        )
-        for i, label in enumerate(card.methods)
+    return {
+        method: Look("\n".join(lines(method)), *look(i)) for i, method in enumerate(card.methods)
     }
-    return found
 
 
 def lines(label: str, width: int = 30, most: int = 3) -> list[str]:

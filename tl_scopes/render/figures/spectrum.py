@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from tl_scopes.errors import RenderError
 from tl_scopes.render.colours import percent
 from tl_scopes.render.figures import letters, style
-from tl_scopes.render.figures.card_axes import COLOURS, DASHES, MARKERS
+from tl_scopes.render.figures.card_axes import look
 from tl_scopes.render.figures.ground import grounded
 from tl_scopes.render.picture import Result
 from tl_scopes.render.wording import distinct, read_at
@@ -97,14 +97,9 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
     for i, ((_, info), name, share) in enumerate(zip(lines, shown, shares)):
         values = np.array(info.eigenvalues)
         k = np.arange(1, len(values) + 1)
-        n = len(COLOURS)
-        how = {
-            "color": COLOURS[i % n],
-            "linestyle": DASHES[i // n % len(DASHES)],
-            "marker": MARKERS[i % len(MARKERS)] if len(values) <= 32 else None,
-            "markersize": 4,
-            "linewidth": 1.4,
-        }
+        colour, marker, dash = look(i)
+        how = {"color": colour, "linestyle": dash, "markersize": 4, "linewidth": 1.4,
+               "marker": marker if len(values) <= 32 else None}  # fmt: skip
         # Rounding may leave others, which a logarithmic axis has no place for.
         positive = values > 0
         left.plot(k[positive], values[positive], **how)

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from matplotlib.transforms import Bbox
 
 from tl_scopes.render.colours import MAX_DECADES, number, percent
 from tl_scopes.render.figures import canvas, letters, style
@@ -112,29 +113,23 @@ def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, t
     """Labels of the largest, each where no other label is; none where there is no such place."""
     to_inches = ax.transData + ax.transAxes.inverted()
     points = to_inches.transform(np.column_stack([x, y])) * SIDE
-    taken = [(px - 0.05, py - 0.05, px + 0.05, py + 0.05) for px, py in points]
+    taken = [Bbox.from_bounds(px - 0.05, py - 0.05, 0.1, 0.1) for px, py in points]
+    places = [(0.08, 0.0), (-0.08, 0.0), (0.0, 0.13), (0.0, -0.13), (0.07, 0.12), (-0.07, -0.12),
+              (0.07, -0.12), (-0.07, 0.12)]  # fmt: skip
     order = np.argsort(-np.maximum(np.abs(x), np.abs(y)), kind="stable")[:top]
     for i in order:
         name = letters.cut(words(result.labels[i]), 18)
         wide = CHARACTER * letters.cells(name)
-        px, py = points[i]
-        for dx, dy, ha in (
-            (0.08, 0.0, "left"), (-0.08, 0.0, "right"), (0.0, 0.13, "center"),
-            (0.0, -0.13, "center"), (0.07, 0.12, "left"), (-0.07, -0.12, "right"),
-            (0.07, -0.12, "left"), (-0.07, 0.12, "right"),
-        ):  # fmt: skip
-            left = px + dx - {"left": 0.0, "right": wide, "center": wide / 2}[ha]
-            box = (left, py + dy - LINE_HEIGHT / 2, left + wide, py + dy + LINE_HEIGHT / 2)
-            inside = box[0] > 0 and box[2] < SIDE and box[1] > 0 and box[3] < SIDE
-            if inside and not any(_overlap(box, other) for other in taken):
+        for dx, dy in places:
+            side, share = ("left", 0.0) if dx > 0 else ("right", 1.0) if dx < 0 else ("center", 0.5)
+            px, py = points[i] + (dx - share * wide, dy - LINE_HEIGHT / 2)
+            box = Bbox.from_bounds(px, py, wide, LINE_HEIGHT)
+            inside = box.min.min() > 0 and box.max.max() < SIDE
+            if inside and not box.count_overlaps(taken):
                 taken.append(box)
                 offset = (dx * 72, dy * 72)
-                style.note(ax, name, (x[i], y[i]), offset, size=7.5, ha=ha, va="center")
+                style.note(ax, name, (x[i], y[i]), offset, size=7.5, ha=side, va="center")
                 break
-
-
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    return bool(a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3])
 
 
 def _steps(ax: Axes, result: Verification) -> None:
