@@ -109,13 +109,17 @@ def test_figures_belong_to_no_pyplot_state():
     [
         (components(), {"what": "effect"}, "what is 'effect'; allowed: 'total', 'direct'"),
         (components(), {"over": "layers"}, "over is 'layers'; allowed"),
-        (components(), {"top": 0, "over": "tokens"}, "top=0 shows nothing"),
+        (components(), {"top": 0, "over": "tokens"}, "top is 0; allowed: a whole number from 1"),
         (
             components(),
             {"values": "norms"},
             "values='norms' is no option for a Components; it takes what",
         ),
-        (head_paths(), {"source": 99}, "source=99 is not a token that can matter"),
+        (
+            head_paths(),
+            {"source": 99},
+            "source is 99; allowed: a whole number from 0 to 15, the read position",
+        ),
         (head_paths(position=4), {"source": 5}, "from 0 to the read position, 4"),
         (head_paths(), {"source": 1, "over": "tokens"}, "pass one of the two"),
         (head_paths(), {"part": "keys"}, "part is 'keys'; allowed"),
@@ -125,7 +129,7 @@ def test_figures_belong_to_no_pyplot_state():
         (flow_path(), {"min_share": None}, "min_share is None; allowed: a share"),
         (flow_path(), {"scale": "log"}, "scale='log' is no option for a FlowPath"),
         (verification(), {"scale": "sqrt"}, "scale is 'sqrt'; allowed"),
-        (verification(), {"top": "all"}, "top='all' shows nothing"),
+        (verification(), {"top": "all"}, "top is .all.; allowed: a whole number from 1"),
         ({}, {}, "got a dict; only a result of tl_scopes.circuits"),
     ],
 )

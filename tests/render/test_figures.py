@@ -181,7 +181,7 @@ def test_a_sequence_predicts_at_each_of_its_positions():
     [
         (attribution(prediction=()), {}, "holds no prediction"),
         (attribution(), {"position": 1}, "leave it out"),
-        (attribution(), {"top": 0}, "top=0 shows nothing"),
+        (attribution(), {"top": 0}, "top is 0; allowed: a whole number from 1"),
         ("text", {}, "got a str"),
         (attribution(prediction=(Candidate(0, "a", float("nan")),)), {}, "must lie in"),
         (

@@ -59,12 +59,6 @@ def array(values: Tensor) -> np.ndarray:
     return values.detach().double().cpu().numpy()
 
 
-def count(name: str, value: int) -> int:
-    if type(value) is not int or value < 1:
-        raise RenderError(f"{name}={value!r} shows nothing: give a whole number from 1")
-    return value
-
-
 def effect_unit(result: CircuitResult) -> str:
     """Of what moves, where `units` are of that per unit of what moves it."""
     units = words(result.units)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.results.circuits import CircuitResult
@@ -88,7 +89,8 @@ def token_map(
 
 def strongest(sums: np.ndarray, top: int) -> list[int]:
     """Rows of the largest magnitudes, in the order of the forward pass."""
-    order = np.argsort(-np.abs(sums), kind="stable")[: canvas.count("top", top)]
+    check_whole("top", top, 1, error=RenderError)
+    order = np.argsort(-np.abs(sums), kind="stable")[:top]
     return sorted(int(i) for i in order)
 
 

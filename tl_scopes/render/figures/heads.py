@@ -9,7 +9,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from tl_scopes.errors import RenderError
+from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.figures import canvas, style
 from tl_scopes.render.figures.grids import Bars, head_grid, token_map
@@ -154,7 +154,8 @@ def draw_head_paths(
         place = f"summed over all {result.position + 1} source tokens"
         whose = "influence"
     else:
-        t = _position(result, source)
+        t, most = source, result.position
+        check_whole("source", t, 0, most, hint=", the read position", error=RenderError)
         grid, rest = each[..., t], canvas.array(outside)[:, t]
         place = f"from {t} {quoted(result.str_tokens[t])} alone"
         whose = f"the influence of {t} {quoted(result.str_tokens[t], 24)}"
@@ -164,13 +165,3 @@ def draw_head_paths(
     title = f"Heads that carry {whose} to {canvas.explained(result)}"
     style.caption(figure, title, said, [place, "colours by the heads alone" if bars else ""])
     return figure
-
-
-def _position(result: HeadPaths, source: int) -> int:
-    reach = result.position + 1
-    if type(source) is not int or not 0 <= source < reach:
-        raise RenderError(
-            f"source={source!r} is not a token that can matter: give a position from 0 to the read "
-            f"position, {result.position}"
-        )
-    return source

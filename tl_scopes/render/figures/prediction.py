@@ -8,10 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tl_scopes.errors import RenderError
+from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render.colours import percent
 from tl_scopes.render.figures import letters, style
-from tl_scopes.render.figures.canvas import count
 from tl_scopes.render.figures.ground import grounded
 from tl_scopes.render.picture import Result
 from tl_scopes.render.tokens import quoted, words
@@ -37,7 +36,7 @@ def prediction(
     prediction (of a direction read before the final state), or with one that is no distribution;
     `PositionError` for a position that was not read.
     """
-    count("top", top)
+    check_whole("top", top, 1, error=RenderError)
     one = _chosen(result, position)
     shown = one.prediction[:top]
     if not shown:

@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Bbox
 
+from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render.colours import MAX_DECADES, number, percent
 from tl_scopes.render.figures import canvas, letters, style
 from tl_scopes.render.picture import one_of
@@ -23,7 +24,7 @@ CHARACTER, LINE_HEIGHT = 0.068, 0.14  # of the labels, in inches
 def draw_verification(result: Verification, *, scale: str = "linear", top: int = 8) -> Figure:
     """See `tl_scopes.render.circuit`."""
     one_of("scale", scale, ("linear", "log"))
-    canvas.count("top", top)
+    check_whole("top", top, 1, error=RenderError)
     canvas.check(result, predicted=result.predicted, measured=result.measured, scores=result.scores)
     curve = len(result.step_errors) > 0
     figure = style.sheet(SIDE * (2 if curve else 1) + 1.8, SIDE + 1.5)
