@@ -132,6 +132,8 @@ def notebook(result: Result, **options: Any) -> Notebook:
 
     An attribution's output carries its own copy of circuitsvis's script (1.3 MB), so that it works
     offline and on its own. Outputs on one page do not touch each other.
+
+        >>> notebook(attribution, scale="log")
     """
     _, fragment = _drawing(PAGES, result, options)(f"tls-{uuid4().hex[:12]}")
     return Notebook(fragment)
@@ -144,6 +146,8 @@ def terminal(result: Result, *, console: Console | None = None, **options: Any) 
     several a line each. Without a terminal (a pipe, a file) there are no colours and no control
     sequences; the strongest tokens stay as numbers. A result of `tl_scopes.circuits` shows its largest
     entries, a `FaithfulnessCard` its main table and its verdicts; these take no option.
+
+        >>> terminal(attribution, site="embed")
     """
     _drawing(TERMINALS, result, options)(console)
 
@@ -165,6 +169,9 @@ def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
     `.savefig(path)` writes it, as vectors to .svg and .pdf. Raises `RenderError` for an unknown option
     or value, a result that cannot be drawn (nothing in it, or NaN), and a kind that the card holds
     nothing of; `SiteError` for a site that the result does not hold.
+
+        >>> figure(attribution, scale="log").savefig("scores.pdf")
+        >>> figure(card, kind="curves", dark=True)
     """
     from tl_scopes.render.figures.ground import grounded
 
@@ -207,6 +214,8 @@ def circuit(result: CircuitResult, **options: Any) -> Figure:
     Returns a figure that belongs to no window and no pyplot state; `.savefig(path)` writes it.
     Raises `RenderError` for an unknown option or value, or a result that cannot be drawn (nothing
     in it, or NaN).
+
+        >>> circuit(components, over="tokens", top=12).savefig("components.svg")
     """
     if not isinstance(result, CircuitResult):
         raise RenderError(
@@ -231,7 +240,9 @@ def attention(
         path: where to write the page too, atomically. The folder must exist.
         fragment: whether to return what a notebook output needs in place of a whole page.
 
-    Raises `RenderError` for another kind of result, or one that cannot be drawn.
+    Returns the page. Raises `RenderError` for another kind of result, or one that cannot be drawn.
+
+        >>> attention(flow, "flow.html")
     """
     if not isinstance(result, (Flow, HeadPaths)):
         raise RenderError(

@@ -216,12 +216,12 @@ def build(
     one_of("include_bos", include_bos, (False, True))
     one_of("include_read", include_read, (False, True))
     check(result)
-    chosen = choose(result, sites, site)
+    drawn = choose(result, sites, site)
     if isinstance(result, Attribution):
-        parts = [(words(result.sites[s]), result, s) for s in chosen]
+        parts = [(words(result.sites[s]), result, s) for s in drawn]
     else:
         reads = [(a, *a.read_token) for a in map(result.at, result.positions)]
-        parts = [(f"{p} {isolated(clipped(text, 24))}", a, chosen[0]) for a, p, text in reads]
+        parts = [(f"{p} {isolated(clipped(text, 24))}", a, drawn[0]) for a, p, text in reads]
     # With nothing but BOS there is nothing else to look at.
     masks = [included(a, include_bos, include_read) for _, a, _ in parts]
     if not any(inside.any() for inside in masks):
@@ -231,12 +231,14 @@ def build(
     shared = Scale.fit(np.concatenate([x[seen] for x, seen in zip(values, masks)]), scale)
     rows = []
     for (label, a, s), x, seen in zip(parts, values, masks):
-        own = shared if normalise == "all" else Scale.fit(x[seen], scale)
+        fitted = shared if normalise == "all" else Scale.fit(x[seen], scale)
         error = None if a.standard_error is None else a.standard_error[s].double().numpy()
-        made = (x, error, seen, own, np.where(seen, own(x), 0.0))
-        rows.append(Row(label, a.position, a.read_token, *made, a.prediction, a.target, a.fisher))
+        numbers = (x, error, seen, fitted, np.where(seen, fitted(x), 0.0))
+        rows.append(
+            Row(label, a.position, a.read_token, *numbers, a.prediction, a.target, a.fisher)
+        )
     single, n = isinstance(result, Attribution), len(rows)
-    each, site_name = "site" if single else "read position", words(result.sites[chosen[0]])
+    each, site_name = "site" if single else "read position", words(result.sites[drawn[0]])
     if single:
         place = [f"at {site_name if n == 1 else f'{n} sites'}", wording.read_at(rows[0].read)]
     else:

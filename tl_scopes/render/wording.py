@@ -98,18 +98,18 @@ def differing(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 
 def convergence(scope: ScopeInfo, sites: Sequence[str], units: str) -> list[str]:
     """How far integrated gradients at `sites` (labels) are from adding up, where they say so."""
-    found: dict[str, float] = {}
+    deltas: dict[str, float] = {}
     for key, value in scope.parameters.items():
         site = key.removeprefix(MEASURED).removeprefix(" at ")
         drawn = not site or any(s == site or s.startswith(f"{site}[") for s in sites)
         if _is_measured(key) and drawn and isinstance(value, (int, float)):
-            found[site] = value
-    if not found:
+            deltas[site] = value
+    if not deltas:
         return []
-    worst = max(found, key=lambda site: abs(found[site]))
-    some = f"largest at {words(worst)}, " if len(found) > 1 else ""
+    worst = max(deltas, key=lambda site: abs(deltas[site]))
+    some = f"largest at {words(worst)}, " if len(deltas) > 1 else ""
     return [
-        f"Convergence delta: {some}{number(found[worst])} {units} between the sum along the path and "
+        f"Convergence delta: {some}{number(deltas[worst])} {units} between the sum along the path and "
         "the change from the baseline."
     ]
 
@@ -125,13 +125,13 @@ def hooked(places: Sequence[str]) -> str:
 
 def _among(scopes: Sequence[ScopeInfo]) -> list[str]:
     """`method` of each; of several with one name, only the settings in which they differ."""
-    found = []
+    names = []
     for scope in scopes:
         same = [other.parameters for other in scopes if other.name == scope.name]
         keys = dict.fromkeys(k for parameters in same for k in parameters if not _is_measured(k))
         told = [k for k in keys if len({_value(parameters.get(k)) for parameters in same}) > 1]
-        found.append(_with(scope, told) if told else method(scope))
-    return found
+        names.append(_with(scope, told) if told else method(scope))
+    return names
 
 
 def _with(scope: ScopeInfo, keys: Sequence[str]) -> str:
@@ -148,7 +148,7 @@ def _filled(text: str, scope: ScopeInfo, target: Token | None) -> str:
     """`text` of a record, with the tokens that its words in braces stand for."""
     b = scope.parameters.get("b")
     tokens = {"{target}": f" {quoted(target.text)}" if target else "", "{b}": quoted(str(b))}
-    return _STANDS.sub(lambda found: tokens[found.group()], words(text))
+    return _STANDS.sub(lambda match: tokens[match.group()], words(text))
 
 
 def _is_measured(key: str) -> bool:

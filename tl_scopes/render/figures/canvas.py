@@ -22,13 +22,13 @@ def setting(result: CircuitResult, *parts: str) -> str:
     """Scope, place and size of what is shown, after `parts`."""
     p, n = result.position, len(result.str_tokens)
     later = n - p - 1
-    said = [*parts, wording.method(result.scope)]
-    said.append(f"read at {p} {quoted(result.str_tokens[p])}")
+    facts = [*parts, wording.method(result.scope)]
+    facts.append(f"read at {p} {quoted(result.str_tokens[p])}")
     unseen = f", the {later} after the read position not drawn" if later else ""
-    said.append(f"{n} token{'s' * (n != 1)}{unseen}")
+    facts.append(f"{n} token{'s' * (n != 1)}{unseen}")
     if result.frozen:
-        said.append(f"{' and '.join(words(x) for x in result.frozen)} held constant")
-    return wording.DOT.join(part for part in said if part)
+        facts.append(f"{' and '.join(words(x) for x in result.frozen)} held constant")
+    return wording.DOT.join(part for part in facts if part)
 
 
 def check(result: CircuitResult, **fields: Tensor | None) -> None:

@@ -121,11 +121,11 @@ def curves(card: FaithfulnessCard, kind: str) -> Figure:
         card, CURVES[kind], len(CURVES[kind]), lambda *size: on.lines_sheet(looks, *size)
     )
     for panel in panels:
-        ax, own = panel.ax, panel.means
-        fractions = sorted(own["fraction"].unique())
+        ax, summary = panel.ax, panel.means
+        fractions = sorted(summary["fraction"].unique())
         gap = min(np.diff(fractions), default=0.1) / (len(looks) + 4)
         for j, (method, look) in enumerate(looks.items()):
-            part = own[own["method"] == method].sort_values("fraction")
+            part = summary[summary["method"] == method].sort_values("fraction")
             means, low, high = (part[column].to_numpy() for column in ("mean", "low", "high"))
             shift = (j - (len(looks) - 1) / 2) * gap * 0.7
             on.line(ax, look, part["fraction"].tolist(), means, low, high, shift)
@@ -151,30 +151,32 @@ def comparisons(card: FaithfulnessCard) -> Figure:
         on.margin(looks) + across * (side + 0.5), down * (on.height(looks) + 0.04 * n + 0.6) + 1.2
     )
     places = {method: i for i, method in enumerate(card.methods)}
-    for i, (ax, (key, own)) in enumerate(zip(on.axes(figure, down, across, len(cells)), cells)):
+    for i, (ax, (key, differences)) in enumerate(
+        zip(on.axes(figure, down, across, len(cells)), cells)
+    ):
         values, sure = np.full((n, n), np.nan), np.zeros((n, n), dtype=bool)
-        for row in records(own):
+        for row in records(differences):
             a, b = places[row.method], places[row.reference]
             values[a, b], values[b, a] = row.difference, -row.difference
             sure[a, b] = sure[b, a] = row.p_holm < LEVEL
-        known = np.isfinite(values)
-        better = metric(key[0]).direction * np.where(known, values, 0.0)
+        measured = np.isfinite(values)
+        better = metric(key[0]).direction * np.where(measured, values, 0.0)
         for a in range(n):
             style.hatch(ax, (a - 0.5, a + 0.5), (a - 0.5, a + 0.5))
         scale = Scale.fit(better, "linear", signed=True)
-        colours = style.paint(ax, better, scale, known & sure)
+        colours = style.paint(ax, better, scale, measured & sure)
         ax.set_facecolor("white")
         shown = np.where(sure, colours, 0.0)
-        style.numbers(ax, values, shown, known, 7)
+        style.numbers(ax, values, shown, measured, 7)
         style.separate(ax, n, n)
         names = [f"{look.text}  {j + 1}" for j, look in enumerate(looks.values())]
         style.label(ax.yaxis, names if i % across == 0 else [str(j + 1) for j in range(n)], 8)
         style.label(ax.xaxis, [str(j + 1) for j in range(n)], 8)
         on.heading(ax, one_line(key), "less the method of this column")
-    said = (
+    reading = (
         "blue: the row is better, red: worse; no colour: "
         f"p ≥ {LEVEL} (paired Wilcoxon, Holm over {int(tests['p'].notna().sum())} tests)"
     )
     title = "Differences of all pairs of methods: row less column"
-    style.caption(figure, title, on.setting(card, said=said))
+    style.caption(figure, title, on.setting(card, reading=reading))
     return figure

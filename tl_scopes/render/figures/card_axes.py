@@ -63,30 +63,30 @@ def lines(label: str, width: int = 30, most: int = 3) -> list[str]:
     return drawn
 
 
-def height(found: dict[str, Look]) -> float:
+def height(methods: dict[str, Look]) -> float:
     """Of a panel with a line for each method, in inches."""
-    most = max(1 + look.text.count("\n") for look in found.values())
-    return len(found) * max(ROW, 0.14 * most + 0.06) + 0.3
+    most = max(1 + look.text.count("\n") for look in methods.values())
+    return len(methods) * max(ROW, 0.14 * most + 0.06) + 0.3
 
 
-def margin(found: dict[str, Look]) -> float:
+def margin(methods: dict[str, Look]) -> float:
     """Of the methods' names, in inches."""
     return (
         LETTER
-        * max(letters.cells(line) for look in found.values() for line in look.text.split("\n"))
+        * max(letters.cells(line) for look in methods.values() for line in look.text.split("\n"))
         + 0.3
     )
 
 
 def dots(
     ax: Axes,
-    found: dict[str, Look],
+    methods: dict[str, Look],
     means: dict[str, tuple[float, float, float]],
     marks: dict[str, str],
     named: bool,
 ) -> None:
     """A line for each method with its mean and interval. `marks`: "best" or "tied"."""
-    for y, (method, look) in enumerate(found.items()):
+    for y, (method, look) in enumerate(methods.items()):
         mean, low, high = means.get(method, (math.nan,) * 3)
         if not math.isfinite(mean):
             style.note(ax, "no value", (0.5, y), size=7.5, color=style.PALE, ha="center", va="center",
@@ -100,11 +100,11 @@ def dots(
         sign = SIGNS.get(marks.get(method, ""), "")
         style.note(ax, number(mean) + sign, (1.0, y), (3, 0), size=7.5, va="center",
                    color=style.INK if sign else style.SOFT, xycoords=ax.get_yaxis_transform())  # fmt: skip
-    ax.set_ylim(len(found) - 0.5, -0.5)
-    style.label(ax.yaxis, [look.text if named else "" for look in found.values()], 8)
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    style.label(ax.yaxis, [look.text if named else "" for look in methods.values()], 8)
     for text in ax.get_yticklabels():
         text.set(multialignment="right")
-    for y in range(len(found)):
+    for y in range(len(methods)):
         ax.axhline(y, color=style.LINE, linewidth=0.7, zorder=0)
     low, high = ax.get_xlim()
     if low < 0 < high:
@@ -131,26 +131,26 @@ def line(
 
 def ticks(ax: Axes, axis: str, most: int = 5) -> None:
     """Literal ticks on a linear axis, wherever its limits are."""
-    own = ax.xaxis if axis == "x" else ax.yaxis
+    side = ax.xaxis if axis == "x" else ax.yaxis
     low, high = sorted(ax.get_xlim() if axis == "x" else ax.get_ylim())
     places = [
         float(t)
         for t in MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high)
         if low <= t <= high
     ]
-    style.label(own, [number(round(t, 12)) for t in places], 8, places)
+    style.label(side, [number(round(t, 12)) for t in places], 8, places)
 
 
-def legend(figure: Figure, found: dict[str, Look], notes: dict[str, str] | None = None) -> None:
+def legend(figure: Figure, methods: dict[str, Look], notes: dict[str, str] | None = None) -> None:
     """Names of the methods beside all panels; `notes`: a word behind some."""
     handles = [
         Line2D([], [], color=look.colour, linestyle=look.dash, marker=look.marker, markersize=4.5,
                linewidth=1.4, markeredgewidth=0)
-        for look in found.values()
+        for look in methods.values()
     ]  # fmt: skip
     texts = [
         look.text + (f" ({notes[method]})" if notes and method in notes else "")
-        for method, look in found.items()
+        for method, look in methods.items()
     ]
     style.legend(
         figure, zip(handles, texts), loc="outside right center", handlelength=2.4, labelspacing=0.7
@@ -180,16 +180,16 @@ def axes(figure: Figure, down: int, across: int, n: int) -> list[Axes]:
 
 
 def lines_sheet(
-    found: dict[str, Look], across: int, down: int, wide: float = WIDTH
+    methods: dict[str, Look], across: int, down: int, wide: float = WIDTH
 ) -> style.NotebookFigure:
     """A figure for panels of lines, with room for a legend beside them."""
-    tall = 0.17 * sum(2 + look.text.count("\n") for look in found.values())
+    tall = 0.17 * sum(2 + look.text.count("\n") for look in methods.values())
     return style.sheet(
-        across * (wide + 0.5) + margin(found) + 0.8, max(down * 2.8, tall + 0.2) + 1.0
+        across * (wide + 0.5) + margin(methods) + 0.8, max(down * 2.8, tall + 0.2) + 1.0
     )
 
 
-def setting(card: FaithfulnessCard, n: int | None = None, said: str = INTERVALS) -> str:
+def setting(card: FaithfulnessCard, n: int | None = None, reading: str = INTERVALS) -> str:
     """The line below a figure's title. `n`: prompts, where it is not all that have a value."""
     n = int(card.to_frame()["n"].max()) if n is None else n
-    return DOT.join((words(card.provenance.model), f"{n} prompt{'s' * (n != 1)}", said))
+    return DOT.join((words(card.provenance.model), f"{n} prompt{'s' * (n != 1)}", reading))

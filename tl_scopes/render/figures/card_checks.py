@@ -19,14 +19,14 @@ from tl_scopes.results.statistics import summaries
 
 def randomisation(card: FaithfulnessCard) -> Figure:
     assert card.randomisation is not None
-    found, verdicts = on.looks(card), card.verdicts().set_index("method")["verdict"]
-    shown = {method: look for method, look in found.items() if method in verdicts.index}
+    looks, verdicts = on.looks(card), card.verdicts().set_index("method")["verdict"]
+    shown = {method: look for method, look in looks.items() if method in verdicts.index}
     figure = on.lines_sheet(shown, 1, 1, 4.6)
     ax = figure.subplots()
     depths = sorted(card.randomisation["depth"].unique().tolist())
     for method, look in shown.items():
-        own = card.randomisation[card.randomisation["method"] == method]
-        _with_intervals(ax, look, own.groupby("depth")["similarity"])
+        rows = card.randomisation[card.randomisation["method"] == method]
+        _with_intervals(ax, look, rows.groupby("depth")["similarity"])
     ax.axhline(THRESHOLD, color=style.READ, linewidth=0.9, linestyle=(0, (4, 3)), zorder=0)
     text = style.note(
         ax, f"a method fails above {THRESHOLD:g}", (1.0, THRESHOLD), (-2, 2), size=7.5,
@@ -50,16 +50,16 @@ def randomisation(card: FaithfulnessCard) -> Figure:
 
 def stability(card: FaithfulnessCard) -> Figure:
     assert card.stability is not None
-    frame, found = card.stability, on.looks(card)
-    shown = {m: look for m, look in found.items() if m in set(frame["method"])}
+    frame, looks = card.stability, on.looks(card)
+    shown = {m: look for m, look in looks.items() if m in set(frame["method"])}
     scales = sorted(frame["scale"].unique().tolist())
     figure = on.lines_sheet(shown, 2, 1)
     titles = {"spearman": "rank correlation with the scores without noise ↑",
               "change": "largest change, over the largest score ↓"}  # fmt: skip
-    for ax, (column, said) in zip(figure.subplots(1, 2), titles.items()):
+    for ax, (column, heading) in zip(figure.subplots(1, 2), titles.items()):
         for method, look in shown.items():
-            own = frame[frame["method"] == method].groupby(["scale", "index"])[column]
-            per_prompt = (own.mean() if column == "spearman" else own.max()).reset_index()
+            values = frame[frame["method"] == method].groupby(["scale", "index"])[column]
+            per_prompt = (values.mean() if column == "spearman" else values.max()).reset_index()
             places = per_prompt["scale"].map(scales.index)
             shift = (list(shown).index(method) - (len(shown) - 1) / 2) * 0.5 / (len(shown) + 2)
             _with_intervals(ax, look, per_prompt.groupby(places)[column], shift)
@@ -68,7 +68,7 @@ def stability(card: FaithfulnessCard) -> Figure:
         style.label(ax.xaxis, [number(s) for s in scales], 8)
         ax.set_xlim(-0.4, len(scales) - 0.6)
         on.ticks(ax, "y")
-        on.heading(ax, said, "noise, as a share of each embedding's norm")
+        on.heading(ax, heading, "noise, as a share of each embedding's norm")
     on.legend(figure, shown)
     style.caption(
         figure,
@@ -81,7 +81,7 @@ def stability(card: FaithfulnessCard) -> Figure:
 def _with_intervals(ax: Axes, look: on.Look, groups: Any, shift: float = 0.0) -> None:
     """Means of groups of values, by the key of the group on x."""
     keys, values = zip(*groups)
-    each = summaries(own.to_numpy() for own in values)
+    each = summaries(group.to_numpy() for group in values)
     low, high = (np.array([getattr(s, side) for s in each]) for side in ("low", "high"))
     means = np.array([s.mean for s in each])
     on.line(ax, look, list(keys), means, low, high, shift)
@@ -128,8 +128,8 @@ def spectrum(card: FaithfulnessCard) -> Figure:
     style.write(left.yaxis.label, "nats per unit² of the final state", 8, style.SOFT)
     on.heading(right, "share of tr F that the first k hold", "k")
     n = frame["index"].nunique()
-    said = "line: median over prompts; band: 10% to 90%"
+    reading = "line: median over prompts; band: 10% to 90%"
     style.caption(
-        figure, "How the Fisher information of predictions is spread", on.setting(card, n, said)
+        figure, "How the Fisher information of predictions is spread", on.setting(card, n, reading)
     )
     return figure

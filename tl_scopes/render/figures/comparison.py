@@ -74,18 +74,22 @@ def compare(
     both have in their colours. Returns a figure as `tl_scopes.render.figure` does. Raises
     `RenderError` for prompts of different lengths, one prompt in different parts, too few results or
     too many, or an unknown option.
+
+        >>> compare([semantic, fisher], ["semantic", "Fisher"], scale="log")
     """
     one_of("kind", kind, (None, "bars", "map"))
-    made = _listed(results)
-    if not 2 <= len(made) <= MOST:
-        raise RenderError(f"got {len(made)} results; 2 to {MOST} can be compared: pass so many")
-    first = made[0]
-    for i, other in enumerate(made):
+    attributions = _listed(results)
+    if not 2 <= len(attributions) <= MOST:
+        raise RenderError(
+            f"got {len(attributions)} results; 2 to {MOST} can be compared: pass so many"
+        )
+    first = attributions[0]
+    for i, other in enumerate(attributions):
         _check_alike(first, other, i)
     options = {"scale": scale, "include_bos": include_bos, "include_read": include_read}
-    pictures = [build(x, site=0 if site is None else site, **options) for x in made]
-    settings = [[*_settings(p), own] for p, own in zip(pictures, _own_tokens(pictures))]
-    names = distinct(made, labels, settings)
+    pictures = [build(x, site=0 if site is None else site, **options) for x in attributions]
+    settings = [[*_settings(p), tokens] for p, tokens in zip(pictures, _own_tokens(pictures))]
+    names = distinct(attributions, labels, settings)
     if labels is not None:
         names = [DOT.join([name, *more]) for name, more in zip(names, differing(settings))]
     rows = [picture.rows[0] for picture in pictures]
@@ -98,15 +102,15 @@ def compare(
 
 
 def _listed(results: Any) -> list[Attribution]:
-    made = list(results) if isinstance(results, Iterable) else None
-    if made is None or not all(isinstance(each, Attribution) for each in made):
-        kinds = {type(each).__name__ for each in ([results] if made is None else made)}
+    listed = list(results) if isinstance(results, Iterable) else None
+    if listed is None or not all(isinstance(each, Attribution) for each in listed):
+        kinds = {type(each).__name__ for each in ([results] if listed is None else listed)}
         raise RenderError(
-            f"got {'' if made is None else 'a list of '}{' and '.join(sorted(kinds))}; only a list of "
+            f"got {'' if listed is None else 'a list of '}{' and '.join(sorted(kinds))}; only a list of "
             "Attributions can be compared: pass results of tl_scopes.attribute, or "
             ".at(position) of a sequence"
         )
-    return made
+    return listed
 
 
 def _check_alike(first: Attribution, other: Attribution, i: int) -> None:
@@ -155,8 +159,8 @@ def _settings(picture: Picture) -> list[str]:
 def agreement(a: Row, b: Row) -> float | None:
     """Spearman's rank correlation over the tokens that both have in colour; None: it has none."""
     both = a.included & b.included
-    found = rank_correlation(a.scores[both], b.scores[both])
-    return None if both.sum() < 3 or np.isnan(found) else found
+    correlation = rank_correlation(a.scores[both], b.scores[both])
+    return None if both.sum() < 3 or np.isnan(correlation) else correlation
 
 
 def _bars(compared: list[Line]) -> Figure:
@@ -232,8 +236,10 @@ def _say(figure: Figure, compared: list[Line], told: Sequence[str] = ()) -> None
     """What holds for all of `compared`; what does not is among their names."""
     first = compared[0].picture
     *places, how = (set(column) for column in zip(*(_settings(line.picture) for line in compared)))
-    own = [line.picture if len(how) == 1 else replace(line.picture, how="") for line in compared]
-    size = " and ".join(dict.fromkeys(picture.size for picture in own))
+    pictures = [
+        line.picture if len(how) == 1 else replace(line.picture, how="") for line in compared
+    ]
+    size = " and ".join(dict.fromkeys(picture.size for picture in pictures))
     subtitle = DOT.join([*(fact for same in places if len(same) == 1 for fact in same), size])
     left = first.left_out()
     hatched = f"hatched: {' and '.join(left)}, not in the colours" if left else ""
@@ -247,11 +253,11 @@ def _say(figure: Figure, compared: list[Line], told: Sequence[str] = ()) -> None
 
 def _signs(compared: list[Line]) -> list[str]:
     """What the two colours mean, where there are two: it may not be the same in all of `compared`."""
-    found: dict[str, list[str]] = {}
+    names_of: dict[str, list[str]] = {}
     for line in compared:
         if line.picture.signs:
-            found.setdefault(line.picture.signs, []).append(line.name)
+            names_of.setdefault(line.picture.signs, []).append(line.name)
     return [
         text if len(names) == len(compared) else f"{', '.join(names)}: {text}"
-        for text, names in found.items()
+        for text, names in names_of.items()
     ]

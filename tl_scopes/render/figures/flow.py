@@ -26,8 +26,8 @@ def draw_flow(
     one_of("include_bos", include_bos, (False, True))
     canvas.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
     n = result.position + 1
-    chosen = {"share": result.share, "signed": result.signed, "norms": result.norms}[values]
-    matrix, inside = canvas.array(chosen)[:n, :n], canvas.coloured(result, include_bos)
+    parts = {"share": result.share, "signed": result.signed, "norms": result.norms}[values]
+    matrix, inside = canvas.array(parts)[:n, :n], canvas.coloured(result, include_bos)
     reachable = np.tril(np.ones((n, n), dtype=bool))  # nothing moves to an earlier position
     shown = reachable & inside & inside[:, None]
     shades = Scale.fit(matrix[shown], scale, values == "signed")

@@ -117,8 +117,8 @@ class _Plan:
         shrink = 1.0
         if pale.any() and inside.any():
             most = _through(sizes * inside)[:, inside].max()
-            own = sizes[:, :, pale].sum(1).max()
-            shrink = min(1.0, float(most / own)) if own > 0 and most > 0 else 1.0
+            widest = sizes[:, :, pale].sum(1).max()
+            shrink = min(1.0, float(most / widest)) if widest > 0 and most > 0 else 1.0
         widths = np.where(pale, sizes * shrink, sizes)
         through = _through(widths)
         inches = float(np.clip(1.6 + 0.09 * len(pale), 2.2, 4.5)) / (through.sum(1).max() or 1.0)

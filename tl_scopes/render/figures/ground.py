@@ -86,7 +86,7 @@ def _turn(colour: Any) -> Any:
 
 def _turn_all(colours: Any) -> Any:
     rows = to_rgba_array(colours)
-    made = rows.copy()
-    for row, (r, g, b, _) in zip(made, rows):
+    turned_rows = rows.copy()
+    for row, (r, g, b, _) in zip(turned_rows, rows):
         row[:3] = np.array(turned((round(255 * r), round(255 * g), round(255 * b)))) / 255
-    return made
+    return turned_rows

@@ -45,14 +45,14 @@ def draw_components(
     signed = not result.squared and what != "sensitivity"
     unit = words(result.units) if what == "sensitivity" else canvas.effect_unit(result)
     baseline = f"against {words(result.baseline)}" if what == "total" else ""
-    said = canvas.setting(
+    facts = canvas.setting(
         result, "sensitivity" if what == "sensitivity" else f"{what} effects", baseline
     )
     if over == "tokens" or (over is None and not heads):
         return token_map(
             result, canvas.array(values[what]), [words(name) for name in result.labels], sums,
             what="components", top=top, scale=scale, signed=signed, include_bos=include_bos, unit=unit,
-            title=f"Where components move {canvas.explained(result)}", setting=said,
+            title=f"Where components move {canvas.explained(result)}", setting=facts,
         )  # fmt: skip
     layers = sorted({layer for layer in result.layers if layer >= 0})
     grid = np.full((len(layers), 1 + max(result.indices[i] for i in heads)), np.nan)
@@ -69,7 +69,7 @@ def draw_components(
         if what == "sensitivity"
         else [k for k in dict.fromkeys(result.kinds) if k not in ("head", "mlp")]
     )
-    groups = [[i for i, own in enumerate(result.kinds) if own == kind] for kind in kinds]
+    groups = [[i for i, each in enumerate(result.kinds) if each == kind] for kind in kinds]
     rest = [
         f"{'biases' if kind == 'bias' else words(kind)} {number(float(value))}"
         for kind, value in zip(kinds, _sums(result, what, groups) if groups else ())
@@ -80,7 +80,7 @@ def draw_components(
         f"not drawn: {', '.join(rest)}" if rest else "",
         "colours by the heads alone" if bars else "",
     ]
-    style.caption(figure, f"Heads that move {canvas.explained(result)}", said, notes)
+    style.caption(figure, f"Heads that move {canvas.explained(result)}", facts, notes)
     return figure
 
 
@@ -122,20 +122,20 @@ def draw_head_paths(
     one_of("scale", scale, ("linear", "log"))
     one_of("include_bos", include_bos, (False, True))
     name = values if part == "all" else f"{part}_{values}"
-    chosen: Tensor | None = getattr(result, name)
-    if chosen is None:
+    parts: Tensor | None = getattr(result, name)
+    if parts is None:
         raise RenderError(
             f"part={part!r}, but this result does not tell value and pattern paths apart: ask "
             "head_paths for the split, or draw it with part='all'"
         )
     outside = result.outside_norms if values == "norms" else result.outside_signed
-    canvas.check(result, **{name: chosen, f"outside_{values}": outside})
-    each = canvas.array(chosen)[..., : result.position + 1]
+    canvas.check(result, **{name: parts, f"outside_{values}": outside})
+    each = canvas.array(parts)[..., : result.position + 1]
     unit = words(result.units)
     kind = {"norms": "norms", "signed": "signed: projected on each token's whole gradient"}[values]
     path = {"all": "", "value": "by values", "pattern": "by attention patterns"}[part]
     reach = "what heads write at the read position" if result.read_only else ""
-    said = canvas.setting(result, kind, path, reach, f"from {words(result.site)}")
+    facts = canvas.setting(result, kind, path, reach, f"from {words(result.site)}")
     if over == "tokens":
         if source is not None:
             raise RenderError(
@@ -146,7 +146,7 @@ def draw_head_paths(
         return token_map(
             result, flat, [f"L{i // n_heads}H{i % n_heads}" for i in range(len(flat))], flat.sum(-1),
             what="heads", top=top, scale=scale, signed=values == "signed", include_bos=include_bos,
-            unit=unit, setting=said,
+            unit=unit, setting=facts,
             title=f"From which token, through which head, to {canvas.explained(result)}",
         )  # fmt: skip
     if source is None:
@@ -163,5 +163,5 @@ def draw_head_paths(
     bars = Bars("outside heads", rest) if part == "all" else None
     figure = head_grid(grid, range(len(grid)), bars, colours, unit)
     title = f"Heads that carry {whose} to {canvas.explained(result)}"
-    style.caption(figure, title, said, [place, "colours by the heads alone" if bars else ""])
+    style.caption(figure, title, facts, [place, "colours by the heads alone" if bars else ""])
     return figure

@@ -35,6 +35,8 @@ def prediction(
     a figure as `tl_scopes.render.figure` does. Raises `RenderError` for a result without a
     prediction (of a direction read before the final state), or with one that is no distribution;
     `PositionError` for a position that was not read.
+
+        >>> prediction(attribution, top=5)
     """
     check_whole("top", top, 1, error=RenderError)
     one = _chosen(result, position)

@@ -74,6 +74,8 @@ def series(
     Influence is in `result.units`. Returns a figure as `tl_scopes.render.figure` does. Raises
     `RenderError` for values that the prompt does not hold, for spans, marks or a forecast that do
     not fit them, and what `render.figure` refuses.
+
+        >>> series(attribution, [12, 34, 56], marks=[1], forecast={77: 0.6, 78: 0.2}, actual=78)
     """
     if not isinstance(result, Attribution):
         raise RenderError(
@@ -81,15 +83,15 @@ def series(
             "tl_scopes.attribute returned, or .at(position) of a sequence"
         )
     picture = build(result, site=0 if site is None else site, scale=scale)
-    made = _numbers("values", values)
-    if len(made) < 2:
-        raise RenderError(f"got {len(made)} values; a series has at least two: pass all of them")
-    chosen = _found(result, made) if spans is None else _given(result, spans, len(made))
+    history = _numbers("values", values)
+    if len(history) < 2:
+        raise RenderError(f"got {len(history)} values; a series has at least two: pass all of them")
+    ranges = _found(result, history) if spans is None else _given(result, spans, len(history))
     how = checked_how(result.scope, result.units, how)
     s = site_index(result.sites, 0 if site is None else site)
     error = None if result.standard_error is None else result.standard_error[s]
-    scores, errors = joined(result.scores[s], error, chosen, how)
-    seen = np.array([start <= result.position for start, _ in chosen])
+    scores, errors = joined(result.scores[s], error, ranges, how)
+    seen = np.array([start <= result.position for start, _ in ranges])
     numbers = scores.double().numpy()
     fitted = Scale.fit(numbers[seen], scale)
     row = replace(
@@ -102,23 +104,23 @@ def series(
     )
     picture = replace(picture, rows=(row,))
     drawn = Series(
-        values=made,
-        marks=_marked(marks, len(made)),
+        values=history,
+        marks=_marked(marks, len(history)),
         forecast=None if forecast is None else _distribution(forecast),
         actual=None if actual is None else float(_numbers("actual", [actual])[0]),
-        skipped=_skipped(result, chosen, s),
+        skipped=_skipped(result, ranges, s),
     )
     return grounded(lambda: _draw(picture, drawn), dark)
 
 
 def _numbers(name: str, values: Any) -> np.ndarray:
     try:
-        made = np.array([float(value) for value in values])
+        numbers = np.array([float(value) for value in values])
     except (TypeError, ValueError, OverflowError):
-        made = np.array([np.nan])
-    if not np.isfinite(made).all():
+        numbers = np.array([np.nan])
+    if not np.isfinite(numbers).all():
         raise RenderError(f"{name}={values!r} is no row of finite numbers: pass one")
-    return made
+    return numbers
 
 
 def _found(result: Attribution, values: np.ndarray) -> Spans:
@@ -141,10 +143,10 @@ def _found(result: Attribution, values: np.ndarray) -> Spans:
         [runs[bisect_right(starts, x) - 1] for x in (match.start(), match.end() - 1)]
         for match in matches
     ]
-    found = [(first + start, first + end) for (start, _), (_, end) in inside]
-    if any(start < end for (_, end), (start, _) in pairwise(found)):
+    ranges = [(first + start, first + end) for (start, _), (_, end) in inside]
+    if any(start < end for (_, end), (start, _) in pairwise(ranges)):
         raise RenderError("one token holds parts of two numbers: no number has tokens of its own")
-    return tuple(found)
+    return tuple(ranges)
 
 
 def _given(result: Attribution, spans: Iterable[Any], n: int) -> Spans:
@@ -154,19 +156,19 @@ def _given(result: Attribution, spans: Iterable[Any], n: int) -> Spans:
         checked_spans(ranges, len(result.str_tokens))
     except ScopesError as error:
         raise RenderError(str(error)) from error
-    made = tuple((operator.index(a), operator.index(b)) for a, b in ranges)
-    if len(made) != n or list(made) != sorted(made):
+    tokens = tuple((operator.index(a), operator.index(b)) for a, b in ranges)
+    if len(tokens) != n or list(tokens) != sorted(tokens):
         raise RenderError(
-            f"got {len(made)} spans for {n} values; each needs one, in their order: pass as many"
+            f"got {len(tokens)} spans for {n} values; each needs one, in their order: pass as many"
         )
-    return made
+    return tokens
 
 
 def _marked(marks: Any, n: int) -> tuple[int, ...]:
-    made = _numbers("marks", marks)
-    if not all(t == int(t) and 0 <= t < n for t in made):
+    times = _numbers("marks", marks)
+    if not all(t == int(t) and 0 <= t < n for t in times):
         raise RenderError(f"marks={marks!r} are times; allowed: indices of values, 0 to {n - 1}")
-    return tuple(int(t) for t in made)
+    return tuple(int(t) for t in times)
 
 
 def _distribution(forecast: Any) -> tuple[np.ndarray, np.ndarray]:
@@ -279,9 +281,9 @@ def _draw_forecast(ax: Axes, top: Axes, drawn: Series) -> None:
     ax.tick_params(labelbottom=True)
     ax.spines[["top", "right"]].set_visible(False)
     held = float(p.sum())
-    known = "" if held > 1 - 1e-3 else f"\n(these hold {percent(held)})"
+    share = "" if held > 1 - 1e-3 else f"\n(these hold {percent(held)})"
     text = ax.set_title("")
-    style.write(text, f"next number{known}", size=8, color=style.SOFT)
+    style.write(text, f"next number{share}", size=8, color=style.SOFT)
 
 
 def _broken(units: str) -> str:

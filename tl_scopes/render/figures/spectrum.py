@@ -40,6 +40,8 @@ def spectrum(
     many. A line ends at the rank that the result has: what the rest holds is known only as the share
     that is missing to 100%. Returns a figure as `tl_scopes.render.figure` does. Raises `RenderError`
     for results without eigenvalues, or with ones that are not finite.
+
+        >>> spectrum([short, long], labels=["short prompt", "long prompt"])
     """
     every = list(results) if isinstance(results, Iterable) else [results]
     lines: list[tuple[Attribution, FisherInfo]] = []

@@ -76,12 +76,12 @@ def caption(figure: Figure, title: str, subtitle: str, notes: Sequence[str] = ()
     lines = letters.balanced(title, above)
     lines += letters.wrapped(subtitle.split(DOT), above, DOT)
     write(figure.suptitle(""), "\n".join(lines), size=10)
-    said = letters.wrapped([note for note in notes if note], below, DOT)
+    below_lines = letters.wrapped([note for note in notes if note], below, DOT)
     more = [letters.beyond(text, above) for text in (title, subtitle)]
     more += [letters.beyond(text, below) for text in notes]
     figure.set_size_inches(wide, tall + CAPTION_LINE * sum(more))
-    if said:
-        write(figure.supxlabel(""), "\n".join(said), size=8, color=SOFT)
+    if below_lines:
+        write(figure.supxlabel(""), "\n".join(below_lines), size=8, color=SOFT)
 
 
 # --- text -----------------------------------------------------------------------------------

@@ -39,13 +39,15 @@ def widget(picture: Picture, id: str) -> Widget:
     # Colour values instead of scores: the component's own scale goes wrong where no score is
     # positive, below 1e-6, and, for several rows, wherever a row exceeds the first one.
     if len(picture.rows) == 1:
-        made = colored_tokens(tokens, values[0], min_value=-1.0, max_value=1.0)
+        component = colored_tokens(tokens, values[0], min_value=-1.0, max_value=1.0)
     else:
-        made = colored_tokens_multi(tokens, values.T, labels=[row.label for row in picture.rows])
+        component = colored_tokens_multi(
+            tokens, values.T, labels=[row.label for row in picture.rows]
+        )
     ones = [1.0] * len(picture.rows)
     # Properties of the component that its Python function does not offer.
     bounds = {"positiveBounds": ones, "negativeBounds": [-x for x in ones]} if len(ones) > 1 else {}
-    return tamed(made.local_src, id, _fallback(picture, tokens), **bounds)
+    return tamed(component.local_src, id, _fallback(picture, tokens), **bounds)
 
 
 def tamed(source: str, id: str, fallback: str = "", **more: object) -> Widget:
@@ -96,7 +98,7 @@ def parts(source: str) -> tuple[str, str, dict[str, object]]:
 def _fallback(picture: Picture, tokens: list[str]) -> str:
     """The row that is shown first. Its own colours of ink, for readers that drop the style sheet."""
     row, spans = picture.rows[picture.first], []
-    said = f'<p class="tls-hint">{picture.each} {sentence(row.label)}</p>'
+    label = f'<p class="tls-hint">{picture.each} {sentence(row.label)}</p>'
     places = zip(tokens, row.colours, row.scores, picture.places())
     for t, (token, value, score, place) in enumerate(places):
         paper = colour(float(value))
@@ -111,4 +113,4 @@ def _fallback(picture: Picture, tokens: list[str]) -> str:
             f'<span{kind} title="{told}"><span style="{style}">{token}</span>{line}</span>'
         )
     shown = f'<div class="colored-tokens">{"".join(spans)}</div>'
-    return said + shown if len(picture.rows) > 1 else shown
+    return label + shown if len(picture.rows) > 1 else shown

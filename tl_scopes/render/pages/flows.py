@@ -57,7 +57,7 @@ def _flow(result: Flow, id: str) -> tuple[str, str]:
         subtitle=canvas.setting(result, f"{site} through {layer}"),
         scale_note=f"linear colours{'' if inside[0] else beyond}",
     )
-    made = _attention(
+    charts = _attention(
         [clipped(token, 24) for token in result.str_tokens[:n]], views, f"{id}-tokens"
     )
     hint = (
@@ -70,17 +70,17 @@ def _flow(result: Flow, id: str) -> tuple[str, str]:
         "signed: the part projected on its token’s whole gradient, over the size of the whole",
         f"norm: of a part, over the largest one, {number(float(most))} ({words(result.units)})",
     )
-    said = "<br>".join(sentence(meaning) for meaning in meanings)
+    reading = "<br>".join(sentence(meaning) for meaning in meanings)
     main = (
         f'<p class="tls-hint" hidden>{sentence(hint)}</p>'
-        f'<div class="tls-flow" id="{made.id}">{heat_map(picture)}</div>{page.legend(picture)}'
-        f'<p class="tls-hint" style="margin-top:.8rem">{said}</p>'
+        f'<div class="tls-flow" id="{charts.id}">{heat_map(picture)}</div>{page.legend(picture)}'
+        f'<p class="tls-hint" style="margin-top:.8rem">{reading}</p>'
     )
     aside = page.aside(picture, _row(result, "", result.position, whole, Scale(1.0), places < n))
     told = f'document.querySelector("#{id} .tls-hint").hidden = false;'
     # A cell of a long prompt would become too narrow for its label.
     wide = f"max-width:{min(max(72.0, 24 + 1.5 * n), 88.0):g}rem"
-    code = f"{made.code}\n{told}"
+    code = f"{charts.code}\n{told}"
     return picture.title, page.section(picture, id, main, aside, code, css="flow", style=wide)
 
 
@@ -89,9 +89,9 @@ def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widg
 
     values = [[[float(f"{x:.4g}") for x in row] for row in view] for view in views.values()]
     # Tokens are drawn on a canvas, as they are: escaped ones would show their escapes.
-    made = attention_heads(values, tokens, list(views), max_value=1.0, min_value=-1.0,
+    component = attention_heads(values, tokens, list(views), max_value=1.0, min_value=-1.0,
                            mask_upper_tri=False)  # fmt: skip
-    return tamed(made.local_src, id)
+    return tamed(component.local_src, id)
 
 
 def _heads(result: HeadPaths) -> Picture:
@@ -100,13 +100,13 @@ def _heads(result: HeadPaths) -> Picture:
     canvas.check(result, norms=result.norms)
     n_heads = result.norms.shape[1]
     flat = array(result.norms).reshape(-1, len(result.str_tokens))
-    chosen = strongest(flat.sum(-1), MOST_HEADS)
+    largest = strongest(flat.sum(-1), MOST_HEADS)
     inside = np.zeros(flat.shape[1], dtype=bool)
     inside[: result.position + 1] = coloured(result, False)
-    scale = Scale.fit(flat[chosen][:, inside], "linear")
+    scale = Scale.fit(flat[largest][:, inside], "linear")
     rows = [
         _row(result, f"L{i // n_heads}H{i % n_heads}", result.position, flat[i], scale, inside)
-        for i in chosen
+        for i in largest
     ]
     some = f"the {len(rows)} of {len(flat)} heads with the largest norms"
     places = [f"from {words(result.site)}", some if len(rows) < len(flat) else ""]
@@ -119,7 +119,7 @@ def _heads(result: HeadPaths) -> Picture:
         title=f"From which token, through which head, to {canvas.explained(result)}",
         subtitle=canvas.setting(result, *places),
         scale_note="linear colours, one scale for every head",
-        first=int(np.argmax(flat[chosen][:, inside].sum(-1))),
+        first=int(np.argmax(flat[largest][:, inside].sum(-1))),
     )
 
 

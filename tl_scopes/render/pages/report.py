@@ -40,12 +40,12 @@ def view(card: FaithfulnessCard, id: str) -> tuple[str, str]:
     return title(card), shown
 
 
-def _failed(said: list[str]) -> str:
-    if not said:
+def _failed(lines: list[str]) -> str:
+    if not lines:
         return ""
-    each = "".join(f"<li>{html.escape(line)}</li>" for line in said[1:])
+    each = "".join(f"<li>{html.escape(line)}</li>" for line in lines[1:])
     return (
-        f'<div class="tls-failed" role="note"><b>{html.escape(said[0])}</b><ul>{each}</ul></div>\n'
+        f'<div class="tls-failed" role="note"><b>{html.escape(lines[0])}</b><ul>{each}</ul></div>\n'
     )
 
 

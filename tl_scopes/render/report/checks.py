@@ -29,40 +29,40 @@ def randomised(card: FaithfulnessCard) -> Section | None:
     ]  # fmt: skip
     rows = []
     for row in records(card.verdicts()):
-        own = card.randomisation[card.randomisation["method"] == row.method]
-        at = [float(own.loc[own["depth"] == d, "similarity"].mean()) for d in early]
+        values = card.randomisation[card.randomisation["method"] == row.method]
+        at = [float(values.loc[values["depth"] == d, "similarity"].mean()) for d in early]
         rows.append([
             Entry(name(row.method)), Entry(row.verdict, mark=row.verdict), plain(row.similarity),
             Entry(interval(row.low, row.high), row.high), *map(plain, at), Entry(str(row.n), float(row.n)),
         ])  # fmt: skip
-    said = (
+    sentences = (
         "Similarity of the scores to the intact model's when its last blocks hold random weights, mean over "
         "prompts (Spearman's rank correlation).",
         f"A method passes where, with {depths[-1]} blocks randomised, even the upper end of the interval is below "
         f"{THRESHOLD:g}, and fails where even the lower end is not. A map that ignores the model stays at 1 and fails.",
     )
     title = "Parameter randomisation"
-    return Section("randomisation", title, said, ("randomisation",), (table(columns, rows),))
+    return Section("randomisation", title, sentences, ("randomisation",), (table(columns, rows),))
 
 
 def stable(card: FaithfulnessCard) -> Section | None:
     if card.stability is None:
         return None
     columns, rows = by_method(card)
-    for scale, own in card.stability.groupby("scale"):
+    for scale, noisy in card.stability.groupby("scale"):
         noise = f"noise {scale:g}"
         columns += [("rank correlation ↑", noise), ("largest change ↓", noise)]
         for label, row in zip(card.methods, rows):
-            per_prompt = own[own["method"] == label].groupby("index")
+            per_prompt = noisy[noisy["method"] == label].groupby("index")
             for s in (summary(per_prompt["spearman"].mean().to_numpy()),
                       summary(per_prompt["change"].max().to_numpy())):  # fmt: skip
                 row.append(Entry(plus_minus(s.mean, s.sem), s.mean) if s.n else Entry(MISSING))
-    said = (
+    sentences = (
         "How far scores move when noise is added to the embeddings: Spearman's rank correlation with the scores "
         "without noise (mean over draws), and the largest change over draws of any score as a share of the largest "
         "score. Mean ± standard error over prompts; noise is a share of each embedding's norm.",
     )
-    return Section("stability", "Stability", said, ("stability",), (table(columns, rows),))
+    return Section("stability", "Stability", sentences, ("stability",), (table(columns, rows),))
 
 
 def spread(card: FaithfulnessCard) -> Section | None:
@@ -80,7 +80,7 @@ def spread(card: FaithfulnessCard) -> Section | None:
         least = map(_rank, (ks.median(), ks.min(), ks.max()))
         needed.append([Entry(percent(share), share), *least])
     n = spectra["index"].nunique()
-    said = (
+    sentences = (
         f"Eigenvalues of F, the Fisher information of the next-token distribution, over {n} prompts: the share of "
         "tr F that the first k hold, and the fewest that hold a share.",
     )
@@ -88,13 +88,13 @@ def spread(card: FaithfulnessCard) -> Section | None:
         table(["k", ("share of tr F", "mean"), "least", "most"], held),
         table(["share of tr F", ("k", "median"), "least", "most"], needed),
     )
-    return Section("spectra", "Fisher spectra", said, ("spectrum",), tables)
+    return Section("spectra", "Fisher spectra", sentences, ("spectrum",), tables)
 
 
 def ranks(spectra: pd.DataFrame, share: float) -> pd.Series:
     """The fewest eigenvalues that hold `share` of each prompt's trace; infinite where all do not."""
-    found = spectra.loc[spectra["share"] >= share].groupby("index")["k"].min()
-    return found.reindex(spectra["index"].unique()).astype(float).fillna(math.inf)
+    least = spectra.loc[spectra["share"] >= share].groupby("index")["k"].min()
+    return least.reindex(spectra["index"].unique()).astype(float).fillna(math.inf)
 
 
 def meanings(card: FaithfulnessCard) -> Section | None:
@@ -112,15 +112,15 @@ def meanings(card: FaithfulnessCard) -> Section | None:
 
 
 def settings(card: FaithfulnessCard) -> Section:
-    made = card.provenance
-    said = {
+    run = card.provenance
+    facts = {
         **card.settings,
-        "model": f"{made.model} ({made.model_class}, {made.dtype} on {made.device}, weights {made.processing})",
-        "precision": made.precision,
-        "hooks of your own": ", ".join(made.hooks),
-        "versions": ", ".join(f"{k} {v}" for k, v in made.versions.items()),
+        "model": f"{run.model} ({run.model_class}, {run.dtype} on {run.device}, weights {run.processing})",
+        "precision": run.precision,
+        "hooks of your own": ", ".join(run.hooks),
+        "versions": ", ".join(f"{k} {v}" for k, v in run.versions.items()),
     }
-    rows = [[Entry(words(str(k))), Entry(words(str(v)))] for k, v in said.items() if v != ""]
+    rows = [[Entry(words(str(k))), Entry(words(str(v)))] for k, v in facts.items() if v != ""]
     return Section("settings", "Settings", (), (), (table(["setting", "value"], rows),))
 
 

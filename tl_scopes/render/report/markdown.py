@@ -45,8 +45,8 @@ def markdown(card: FaithfulnessCard) -> str:
 
 def literal(text: str) -> str:
     """`text` that every Markdown dialect shows as it is."""
-    marked = _MARKUP.sub(lambda found: f"\\{found.group()}", text)
-    return _TAGS.sub(lambda found: html.escape(found.group()), marked)
+    marked = _MARKUP.sub(lambda match: f"\\{match.group()}", text)
+    return _TAGS.sub(lambda match: html.escape(match.group()), marked)
 
 
 def _table(table: Table) -> str:

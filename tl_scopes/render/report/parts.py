@@ -70,11 +70,11 @@ def by_method(card: FaithfulnessCard) -> tuple[list[str | tuple[str, str]], list
     return ["method"], [[Entry(name(label))] for label in card.methods]
 
 
-def mean(found: Any, mark: str = "") -> Entry:
+def mean(row: Any, mark: str = "") -> Entry:
     """Of a row of the card's summary, or of None."""
-    if found is None or math.isnan(found["mean"]):
+    if row is None or math.isnan(row["mean"]):
         return Entry(MISSING)
-    return Entry(plus_minus(found["mean"], found["sem"]), float(found["mean"]), mark)
+    return Entry(plus_minus(row["mean"], row["sem"]), float(row["mean"]), mark)
 
 
 def plain(value: float) -> Entry:

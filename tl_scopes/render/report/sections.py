@@ -37,74 +37,74 @@ def sections(card: FaithfulnessCard) -> list[Section]:
 
 
 def main(card: FaithfulnessCard) -> Section | None:
-    cells = [(key, own) for key, own in grouped(card.to_frame()) if key[0] in MAIN]
+    cells = [(key, values) for key, values in grouped(card.to_frame()) if key[0] in MAIN]
     if not cells:
         return None
     marks = leaders(card)
     columns, rows = by_method(card)
-    counts, short = [int(own["n"].max()) for _, own in cells], []
-    for key, own in cells:
+    counts, short = [int(values["n"].max()) for _, values in cells], []
+    for key, values in cells:
         columns.append(head(key))
-        own = own.set_index("method")
+        values = values.set_index("method")
         for label, row in zip(card.methods, rows):
-            found = own.loc[label] if label in own.index else None
-            row.append(mean(found, marks.get((*key[:2], label), "")))
-            if found is not None and found["n"] < max(counts):
-                short.append(f"{name(label)}, {one_line(key)} ({found['n']:.0f})")
+            summary = values.loc[label] if label in values.index else None
+            row.append(mean(summary, marks.get((*key[:2], label), "")))
+            if summary is not None and summary["n"] < max(counts):
+                short.append(f"{name(label)}, {one_line(key)} ({summary['n']:.0f})")
     tests = card.comparisons(None, [m for m in MAIN if m in {key[0] for key, _ in cells}])
-    said = [f"Mean ± standard error over {max(counts)} prompts; arrows: which way is better."]
+    sentences = [f"Mean ± standard error over {max(counts)} prompts; arrows: which way is better."]
     if len(card.methods) > 1:
-        said.append(
+        sentences.append(
             f"★: better than every other method of its column by a paired Wilcoxon test (p < {LEVEL} "
             f"after Holm's correction over the {int(tests['p'].notna().sum())} tests between all methods in "
             "all columns). ≈: the best, and those that the test does not tell from it."
         )
         least = 2.0 ** (1 - max(counts)) * len(tests)
         if least >= LEVEL:
-            said.append(
+            sentences.append(
                 f"With {max(counts)} prompts no difference can be significant among so many tests."
             )
     if short:
         more = f" and {len(short) - 8} more" if len(short) > 8 else ""
-        said.append(f"Fewer prompts have a value of: {'; '.join(short[:8])}{more}.")
+        sentences.append(f"Fewer prompts have a value of: {'; '.join(short[:8])}{more}.")
     figures = tuple(kind for kind in ("aopc",) if any(key[0] in AOPC for key, _ in cells))
-    return Section("main", "Main results", tuple(said), figures, (table(columns, rows),))
+    return Section("main", "Main results", tuple(sentences), figures, (table(columns, rows),))
 
 
 def shares(card: FaithfulnessCard) -> Section | None:
     """By share of tokens: one table a measure and replacement."""
-    means, made, figures = card.to_frame(), [], []
+    means, tables, figures = card.to_frame(), [], []
     titles = {"curves": "log-probability", "kl": "divergence", "flip": "top prediction"}
     for kind, names in CURVES.items():
-        own = means.loc[means["metric"].isin(names)]
-        if len(own):
+        drawn = means.loc[means["metric"].isin(names)]
+        if len(drawn):
             figures.append(kind)
-        for replacement, part in own.groupby("replacement", sort=False):
+        for replacement, part in drawn.groupby("replacement", sort=False):
             columns, rows = by_method(card)
             for key, cell in grouped(part):
                 columns.append((head((key[0], "", key[2]))[0], f"{100 * key[2]:g}%"))
                 cell = cell.set_index("method")
                 for label, row in zip(card.methods, rows):
                     row.append(mean(cell.loc[label] if label in cell.index else None))
-            made.append(
+            tables.append(
                 table(columns, rows, f"{titles[kind]}, replaced by {name(str(replacement))}")
             )
-    if not made:
+    if not tables:
         return None
-    said = (
+    sentences = (
         "Mean ± standard error over prompts, by the share of tokens that are replaced (comprehensiveness) "
         "or kept (sufficiency).",
     )
-    return Section("shares", "By share of tokens", said, tuple(figures[:1]), (), tuple(made))
+    return Section("shares", "By share of tokens", sentences, tuple(figures[:1]), (), tuple(tables))
 
 
 def agreement(card: FaithfulnessCard) -> Section | None:
     if not set(LOO) & set(card.rows["metric"]):
         return None
-    said = (
+    sentences = (
         "Numbers are those of the main table; intervals are 95% bootstrap intervals of the mean.",
     )
-    return Section("agreement", "Agreement with leave-one-out", said, ("agreement",))
+    return Section("agreement", "Agreement with leave-one-out", sentences, ("agreement",))
 
 
 def compared(card: FaithfulnessCard) -> Section | None:
@@ -115,13 +115,13 @@ def compared(card: FaithfulnessCard) -> Section | None:
     many = len(pairs.rows) > LONG
     tables = [_pairs(card, card.reference)] if card.reference is not None else []
     tables += [] if many or card.reference is not None else [pairs]
-    said = (
+    sentences = (
         "Mean of the paired differences with its 95% bootstrap interval, over the prompts that both have; p: "
         "Wilcoxon's signed-rank test, two-sided, after Holm's correction over all tests of its table.",
         *dict.fromkeys(f"Note: {note}." for note in tests["note"] if note),
     )
     folded = (pairs,) if pairs not in tables else ()
-    return Section("tests", "Paired tests", said, ("comparisons",), tuple(tables), folded)
+    return Section("tests", "Paired tests", sentences, ("comparisons",), tuple(tables), folded)
 
 
 def _pairs(card: FaithfulnessCard, reference: str | None) -> Table:
@@ -130,16 +130,16 @@ def _pairs(card: FaithfulnessCard, reference: str | None) -> Table:
     columns: list[str | tuple[str, str]] = (
         ["method"] if reference is not None else ["method", "against"]
     )
-    found: dict[tuple[str, str], list[Entry]] = {}
+    lines: dict[tuple[str, str], list[Entry]] = {}
     for pair in zip(tests["method"], tests["reference"]):
-        found.setdefault(pair, [Entry(name(label)) for label in pair[: len(columns)]])
-    for key, own in grouped(tests):
+        lines.setdefault(pair, [Entry(name(label)) for label in pair[: len(columns)]])
+    for key, differences in grouped(tests):
         columns.append(head(key))
-        each = {(row.method, row.reference): row for row in records(own)}
-        for pair, row in found.items():
+        each = {(row.method, row.reference): row for row in records(differences)}
+        for pair, row in lines.items():
             row.append(_difference(each.get(pair)))
     against = f"against {name(reference)}" if reference is not None else "every pair"
-    return table(columns, list(found.values()), f"{against} ({n} tests)")
+    return table(columns, list(lines.values()), f"{against} ({n} tests)")
 
 
 def _difference(row: Any) -> Entry:

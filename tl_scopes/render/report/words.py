@@ -25,8 +25,8 @@ def name(label: str) -> str:
 
 def head(cell: Cell) -> tuple[str, str]:
     """Of a column: the metric with the direction that is better, and what tokens were replaced by."""
-    own = metric(cell[0])
-    shown = f"{words(own.label)} {ARROWS[own.better]}".strip()
+    measure = metric(cell[0])
+    shown = f"{words(measure.label)} {ARROWS[measure.better]}".strip()
     share = "" if math.isnan(cell[2]) else f"{100 * cell[2]:g}%"
     return shown, ", ".join(part for part in (words(cell[1]), share) if part)
 
@@ -38,11 +38,11 @@ def one_line(cell: Cell) -> str:
 
 def unit(card: FaithfulnessCard, metric_name: str) -> str:
     """Of a metric's values, or ""."""
-    own = metric(metric_name).unit
+    plain = metric(metric_name).unit
     summed = (
         metric_name.startswith("aopc_") and card.settings.get("area", "trapezoid") == "trapezoid"
     )
-    return f"{own} × share" if summed else own
+    return f"{plain} × share" if summed else plain
 
 
 def plus_minus(mean: float, error: float) -> str:
@@ -100,10 +100,10 @@ def warnings(card: FaithfulnessCard) -> list[str]:
     if wrong.empty:
         return []
     n = wrong["index"].nunique()
-    said = [f"{n} of {card.prompts} prompts failed and {'is' if n == 1 else 'are'} left out:"]
-    for error, own in wrong.groupby("error", sort=False):
-        which = own["index"].unique().tolist()
+    lines = [f"{n} of {card.prompts} prompts failed and {'is' if n == 1 else 'are'} left out:"]
+    for error, rows in wrong.groupby("error", sort=False):
+        which = rows["index"].unique().tolist()
         more = f" and {len(which) - 12} more" if len(which) > 12 else ""
         shown = f"{', '.join(map(str, which[:12]))}{more}"
-        said.append(f"prompt{'s' * (len(which) != 1)} {shown}: {message(str(error))}")
-    return said
+        lines.append(f"prompt{'s' * (len(which) != 1)} {shown}: {message(str(error))}")
+    return lines
