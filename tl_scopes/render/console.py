@@ -110,7 +110,7 @@ def _legend(picture: Picture, row: Row, console: Console) -> Text:
     if console.color_system is None:
         line.append("to")
     else:
-        low = -1.0 if row.scale.signed else 0.0
+        low = row.scale.low
         for i in range(24):
             line.append(" ", _paint(low + (1 - low) * (i + 0.5) / 24))
     return line.append(f" {number(ticks[-1][1])} {picture.units}")

@@ -21,14 +21,12 @@ def explained(result: CircuitResult) -> str:
 def setting(result: CircuitResult, *parts: str) -> str:
     """Scope, place and size of what is shown, after `parts`."""
     p, n = result.position, len(result.str_tokens)
-    later = n - p - 1
-    facts = [*parts, wording.method(result.scope)]
-    facts.append(f"read at {p} {quoted(result.str_tokens[p])}")
-    unseen = f", the {later} after the read position not drawn" if later else ""
-    facts.append(f"{n} token{'s' * (n != 1)}{unseen}")
+    facts = [*parts, wording.method(result.scope), wording.read_at((p, result.str_tokens[p]))]
+    unseen = f", the {n - p - 1} after the read position not drawn" if p < n - 1 else ""
+    facts.append(f"{wording.size(n)}{unseen}")
     if result.frozen:
         facts.append(f"{' and '.join(words(x) for x in result.frozen)} held constant")
-    return wording.DOT.join(part for part in facts if part)
+    return wording.DOT.join(filter(None, facts))
 
 
 def check(result: CircuitResult, **fields: Tensor | None) -> None:

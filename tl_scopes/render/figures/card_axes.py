@@ -17,7 +17,7 @@ from tl_scopes.render.colours import number
 from tl_scopes.render.figures import letters, style
 from tl_scopes.render.report.words import SIGNS, name
 from tl_scopes.render.tokens import words
-from tl_scopes.render.wording import DOT
+from tl_scopes.render.wording import DOT, counted
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.escapes import units
 
@@ -192,4 +192,4 @@ def lines_sheet(
 def setting(card: FaithfulnessCard, n: int | None = None, reading: str = INTERVALS) -> str:
     """The line below a figure's title. `n`: prompts, where it is not all that have a value."""
     n = int(card.to_frame()["n"].max()) if n is None else n
-    return DOT.join((words(card.provenance.model), f"{n} prompt{'s' * (n != 1)}", reading))
+    return DOT.join((words(card.provenance.model), counted(n, "prompt"), reading))
