@@ -67,7 +67,7 @@ def test_bos_and_a_read_position_left_out_leave_bos():
 
 @pytest.mark.parametrize("made", [alone(), attribution(("x",), [[34.2]], has_bos=False)])
 def test_nothing_left_is_not_called_zero(made):
-    assert build(made, include_read=False).blank
+    assert build(made, include_read=False).nothing
     for text in all_words(made, include_read=False):
         assert "zero" not in text and "no token is left to colour" in text
     render.figure(made, include_read=False)
@@ -95,7 +95,7 @@ def test_a_read_at_bos_in_a_sequence_has_no_scale_rather_than_zero():
     )  # fmt: skip
     for normalise in ("site", "all"):
         picture = build(whole, normalise=normalise)
-        assert not picture.rows[0].included.any() and not picture.blank
+        assert not picture.rows[0].included.any() and not picture.nothing
         assert max(row.scale.limit for row in picture.rows) < 2
     page = render.html(whole)
     assert '<div class="tls-max"><span>–</span>' in page

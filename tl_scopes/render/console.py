@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
@@ -23,6 +24,7 @@ from tl_scopes.results.escapes import isolated, without_isolates
 # every other drawing. Below `FAINT` there is no ground.
 LOW, POSITIVE, NEGATIVE = (130, 130, 130), (48, 130, 255), (255, 90, 75)
 FAINT = 0.04
+PREDICTED = "#7a8cf0"
 # Rows of a table of a circuit: about what a terminal shows at once.
 LARGEST = 12
 BLOCKS = " ▁▂▃▄▅▆▇█"
@@ -103,17 +105,15 @@ def _prompt(picture: Picture, row: Row, width: int) -> list[Text]:
 def _legend(picture: Picture, row: Row, console: Console) -> Text:
     if not row.included.any():
         return Text(f"scores in {picture.units}")
-    ticks = row.scale.ticks()
-    line = Text(
-        f"{'≤ ' if row.scale.decades and not row.scale.signed else ''}{number(ticks[0][1])} "
-    )
+    labels = [text for _, text in row.scale.labels()]
+    line = Text(f"{labels[0]} ")
     if console.color_system is None:
         line.append("to")
     else:
         low = row.scale.low
         for i in range(24):
             line.append(" ", _paint(low + (1 - low) * (i + 0.5) / 24))
-    return line.append(f" {number(ticks[-1][1])} {picture.units}")
+    return line.append(f" {labels[-1]} {picture.units}")
 
 
 def _notes(picture: Picture) -> Text:
@@ -130,17 +130,12 @@ def _strongest(picture: Picture, row: Row, width: int) -> list[Text]:
     title, top = Text("Strongest tokens", STRONG), row.strongest(8)
     if not top:
         return [title, Text(f"  none: {picture.nothing}")]
-    tails = [number(float(row.scores[t])) for t in top]
-    if row.error is not None:
-        tails = [f"{x} ± {number(float(row.error[t]))}" for x, t in zip(tails, top)]
-    shares = [float(row.colours[t]) for t in top]
-    styles = [Style(color=_css(share)) for share in shares]
-    return [
-        title,
-        *_bars(
-            [f"{t:>4}" for t in top], [picture.tokens[t] for t in top], shares, tails, styles, width
-        ),
-    ]
+    bars = []
+    for t in top:
+        error = "" if row.error is None else f" ± {number(float(row.error[t]))}"
+        share, tail = float(row.colours[t]), f"{number(float(row.scores[t]))}{error}"
+        bars.append(Bar(f"{t:>4}", picture.tokens[t], share, tail, _css(share)))
+    return [title, *_bars(bars, width)]
 
 
 def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
@@ -148,39 +143,48 @@ def _predicted(picture: Picture, row: Row, width: int) -> list[Text]:
     target = row.target.id if row.target else None
     shown = row.prediction
     top = max((c.probability for c in shown), default=0.0) or 1.0
-    heads = ["   ◆" if c.id == target else "    " for c in shown]
-    shares = [c.probability / top for c in shown]
-    tails = [percent(c.probability) for c in shown]
-    styles = [Style(color="#7a8cf0")] * len(shown)
+    bars = [
+        Bar(
+            "   ◆" if c.id == target else "    ",
+            c.text,
+            c.probability / top,
+            percent(c.probability),
+        )
+        for c in shown
+    ]
     lines = [Text(f"Predicted next, after {p} {quoted(text)}", STRONG)] if shown else []
-    lines += _bars(heads, [c.text for c in shown], shares, tails, styles, width)
+    lines += _bars(bars, width)
     if row.target is not None:
         where = "" if any(c.id == target for c in shown) else ", not among those above"
         lines.append(Text(f"   ◆ explained: {quoted(row.target.text)}{where}", SOFT))
     return lines + [Text(fact, SOFT) for fact in about(picture, row)]
 
 
-def _bars(
-    heads: Sequence[str],
-    tokens: Sequence[str],
-    shares: Sequence[float],
-    tails: Sequence[str],
-    styles: Sequence[Style],
-    width: int,
-) -> list[Text]:
-    """Lines `head token bar tail`. Bars are block characters: they stay in plain text."""
-    names = [clipped(token, 24) for token in tokens]
+class Bar(NamedTuple):
+    """A line `head token bar tail`; `share`: how long the bar is, of the longest that there can be."""
+
+    head: str
+    token: str
+    share: float
+    tail: str
+    colour: str = PREDICTED
+
+
+def _bars(bars: Sequence[Bar], width: int) -> list[Text]:
+    """Lines of `bars`. These are block characters: they stay in plain text."""
+    names = [clipped(bar.token, 24) for bar in bars]
     name_width = max((cell_len(name) for name in names), default=0)
-    tail_width = max((cell_len(tail) for tail in tails), default=0)
+    tail_width = max((cell_len(bar.tail) for bar in bars), default=0)
     room = max(min(width - name_width - tail_width - 10, 30), 4)
     lines = []
-    for head, name, share, tail, style in zip(heads, names, shares, tails, styles):
-        whole, rest = divmod(max(round(abs(share) * room * 8), 1), 8)
-        bar = "█" * whole + EIGHTHS[rest]
+    for bar, name in zip(bars, names):
+        whole, rest = divmod(max(round(abs(bar.share) * room * 8), 1), 8)
+        blocks = "█" * whole + EIGHTHS[rest]
         gap = " " * (name_width - cell_len(name) + 2)
         # The isolates count as letters: rich would break a line that has room.
-        line = Text(f"{head} {isolated(name)}{gap}", no_wrap=True).append(bar, style)
-        lines.append(line.append(f"{' ' * (room - len(bar))} {tail:>{tail_width}}"))
+        line = Text(f"{bar.head} {isolated(name)}{gap}", no_wrap=True)
+        line.append(blocks, Style(color=bar.colour))
+        lines.append(line.append(f"{' ' * (room - len(blocks))} {bar.tail:>{tail_width}}"))
     return lines
 
 

@@ -111,14 +111,9 @@ class Picture:
         return [f"group {g}, {tokens}" for g, tokens in enumerate(ranges)]
 
     @property
-    def blank(self) -> bool:
-        """Whether there is no colour at all."""
-        return not any(row.scale.limit for row in self.rows)
-
-    @property
     def nothing(self) -> str:
         """Why there is no colour at all, if there is none."""
-        if not self.blank:
+        if any(row.scale.limit for row in self.rows):
             return ""
         if not any(row.included.any() for row in self.rows):
             return "no token is left to colour"
