@@ -166,11 +166,11 @@ def _ticks(row: Row, signed: bool) -> list[tuple[float, str]]:
 
 def _asides(picture: Picture) -> str:
     """What is predicted. In a sequence each row predicts something else: one block a row."""
-    rows = picture.rows if picture.kind == "read" else picture.rows[:1]
+    if picture.kind == "site":
+        return aside(picture, picture.rows[0])
     return "".join(
-        f'<div class="tls-side"{"" if i == picture.first else " hidden"}>'
-        f"{aside(picture, row)}</div>"
-        for i, row in enumerate(rows)
+        f'<div class="tls-side"{"" if i == picture.first else " hidden"}>{aside(picture, row)}</div>'
+        for i, row in enumerate(picture.rows)
     )
 
 
