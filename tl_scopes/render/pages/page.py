@@ -167,7 +167,7 @@ def _ticks(row: Row, signed: bool) -> list[tuple[float, str]]:
 def _asides(picture: Picture) -> str:
     """What is predicted. In a sequence each row predicts something else: one block a row."""
     if picture.kind == "site":
-        return aside(picture, picture.rows[0])
+        return f'<div class="tls-side">{aside(picture, picture.rows[0])}</div>'
     return "".join(
         f'<div class="tls-side"{"" if i == picture.first else " hidden"}>{aside(picture, row)}</div>'
         for i, row in enumerate(picture.rows)
