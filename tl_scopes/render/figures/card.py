@@ -54,16 +54,12 @@ def draw(card: FaithfulnessCard, *, kind: str = "aopc") -> Figure:
 
 
 def aopc(card: FaithfulnessCard) -> Figure:
-    figure = _dots(card, AOPC, 2)
     title = "What replacing the tokens with the highest scores, or all others, does"
-    style.caption(figure, title, on.setting(card))
-    return figure
+    return _dots(card, AOPC, 2, title)
 
 
 def agreement(card: FaithfulnessCard) -> Figure:
-    figure = _dots(card, LOO, 4)
-    style.caption(figure, "How far scores agree with leave-one-out", on.setting(card))
-    return figure
+    return _dots(card, LOO, 4, "How far scores agree with leave-one-out")
 
 
 @dataclass(frozen=True)
@@ -97,7 +93,7 @@ def _panels(
     return figure, panels
 
 
-def _dots(card: FaithfulnessCard, names: Sequence[str], most: int) -> Figure:
+def _dots(card: FaithfulnessCard, names: Sequence[str], most: int, title: str) -> Figure:
     looks, marks = on.looks(card), leaders(card)
 
     def sized(across: int, down: int) -> Figure:
@@ -112,6 +108,7 @@ def _dots(card: FaithfulnessCard, names: Sequence[str], most: int) -> Figure:
         on.dots(panel.ax, looks, means, best, panel.ax.get_subplotspec().is_first_col())
         on.ticks(panel.ax, "x", 4)
         on.heading(panel.ax, one_line((*cell, math.nan)), unit(card, panel.metric))
+    style.caption(figure, title, on.setting(card))
     return figure
 
 
