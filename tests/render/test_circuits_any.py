@@ -120,7 +120,7 @@ def test_figures_belong_to_no_pyplot_state():
             {"source": 99},
             "source is 99; allowed: a whole number from 0 to 15, the read position",
         ),
-        (head_paths(position=4), {"source": 5}, "from 0 to the read position, 4"),
+        (head_paths(position=4), {"source": 5}, "from 0 to 4, the read position"),
         (head_paths(), {"source": 1, "over": "tokens"}, "pass one of the two"),
         (head_paths(), {"part": "keys"}, "part is 'keys'; allowed"),
         (flow(), {"values": "signs"}, "values is 'signs'; allowed"),
@@ -129,7 +129,7 @@ def test_figures_belong_to_no_pyplot_state():
         (flow_path(), {"min_share": None}, "min_share is None; allowed: a share"),
         (flow_path(), {"scale": "log"}, "scale='log' is no option for a FlowPath"),
         (verification(), {"scale": "sqrt"}, "scale is 'sqrt'; allowed"),
-        (verification(), {"top": "all"}, "top is .all.; allowed: a whole number from 1"),
+        (verification(), {"top": "all"}, "top is 'all'; allowed: a whole number from 1"),
         ({}, {}, "got a dict; only a result of tl_scopes.circuits"),
     ],
 )
