@@ -160,7 +160,7 @@ def test_what_blue_and_red_mean_is_said_where_there_are_both():
         ({"forecast": [0.9, 0.9]}, "sums to 1.8"),
         ({"forecast": [-0.1, 0.9]}, "least: -0.1"),
         ({"forecast": []}, "sums to 0"),
-        ({"scale": "sqrt"}, "scale='sqrt'"),
+        ({"scale": "sqrt"}, "scale is 'sqrt'"),
         ({"actual": "next"}, "actual="),
     ],
 )
