@@ -106,7 +106,7 @@ def _dots(card: FaithfulnessCard, names: Sequence[str], most: int, title: str) -
         means = {row.method: (row.mean, row.low, row.high) for row in records(panel.means)}
         best = {method: mark for method in looks if (mark := marks.get((*cell, method)))}
         on.dots(panel.ax, looks, means, best, panel.ax.get_subplotspec().is_first_col())
-        on.ticks(panel.ax, "x", 4)
+        on.ticks(panel.ax.xaxis, 4)
         on.heading(panel.ax, one_line((*cell, math.nan)), unit(card, panel.metric))
     style.caption(figure, title, on.setting(card))
     return figure
@@ -129,10 +129,10 @@ def curves(card: FaithfulnessCard, kind: str) -> Figure:
         style.thin(ax)
         on.zero(ax)
         style.label(ax.xaxis, [f"{100 * f:g}%" for f in fractions], 8, fractions)
-        on.ticks(ax, "y")
+        on.ticks(ax.yaxis)
         below = "tokens replaced" if panel.metric.startswith("comp") else "tokens kept"
-        on.heading(ax, one_line((panel.metric, panel.replacement, math.nan)), below)
-        style.write(ax.yaxis.label, unit(card, panel.metric), 8, style.SOFT)
+        cell = (panel.metric, panel.replacement, math.nan)
+        on.heading(ax, one_line(cell), below, unit(card, panel.metric))
     on.legend(figure, looks)
     style.caption(figure, "Faithfulness by the share of tokens", on.setting(card))
     return figure

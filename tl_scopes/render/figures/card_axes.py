@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
@@ -71,11 +72,8 @@ def height(methods: dict[str, Look]) -> float:
 
 def margin(methods: dict[str, Look]) -> float:
     """Of the methods' names, in inches."""
-    return (
-        LETTER
-        * max(letters.cells(line) for look in methods.values() for line in look.text.split("\n"))
-        + 0.3
-    )
+    names = [line for look in methods.values() for line in look.text.split("\n")]
+    return LETTER * max(map(letters.cells, names)) + 0.3
 
 
 def dots(
@@ -129,16 +127,12 @@ def line(
             markersize=4, markeredgewidth=0)  # fmt: skip
 
 
-def ticks(ax: Axes, axis: str, most: int = 5) -> None:
+def ticks(axis: Axis, most: int = 5) -> None:
     """Literal ticks on a linear axis, wherever its limits are."""
-    side = ax.xaxis if axis == "x" else ax.yaxis
-    low, high = sorted(ax.get_xlim() if axis == "x" else ax.get_ylim())
-    places = [
-        float(t)
-        for t in MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high)
-        if low <= t <= high
-    ]
-    style.label(side, [number(round(t, 12)) for t in places], 8, places)
+    low, high = sorted(axis.get_view_interval())
+    steps = MaxNLocator(most, steps=[1, 2, 5, 10]).tick_values(low, high)
+    places = [float(t) for t in steps if low <= t <= high]
+    style.label(axis, [number(round(t, 12)) for t in places], 8, places)
 
 
 def legend(figure: Figure, methods: dict[str, Look], notes: dict[str, str] | None = None) -> None:
@@ -157,11 +151,10 @@ def legend(figure: Figure, methods: dict[str, Look], notes: dict[str, str] | Non
     )
 
 
-def heading(ax: Axes, text: str, below: str = "") -> None:
-    """A panel's title, and what its x axis shows."""
+def heading(ax: Axes, text: str, below: str = "", beside: str = "") -> None:
+    """A panel's title, and what its axes show."""
     style.write(ax.set_title("", loc="left", pad=6), text, 9)
-    if below:
-        style.write(ax.xaxis.label, below, 8, style.SOFT)
+    style.name_axes(ax, below, beside, 8, style.SOFT)
 
 
 def zero(ax: Axes) -> None:

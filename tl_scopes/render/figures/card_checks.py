@@ -39,9 +39,9 @@ def randomisation(card: FaithfulnessCard) -> Figure:
     every = -(-len(depths) // 12)
     places = depths[::-1][::every][::-1]
     style.label(ax.xaxis, [str(d) for d in places], 8, places)
-    on.ticks(ax, "y")
-    on.heading(ax, "", "blocks randomised, from the output")
-    style.write(ax.yaxis.label, "similarity to the intact model's scores (Spearman)", 8, style.SOFT)
+    on.ticks(ax.yaxis)
+    similarity = "similarity to the intact model's scores (Spearman)"
+    on.heading(ax, "", "blocks randomised, from the output", similarity)
     on.legend(figure, shown, {str(m): str(v) for m, v in verdicts.items()})
     n = card.randomisation["index"].nunique()
     style.caption(figure, "Do scores depend on what the model has learnt?", on.setting(card, n))
@@ -67,7 +67,7 @@ def stability(card: FaithfulnessCard) -> Figure:
         on.zero(ax)
         style.label(ax.xaxis, [number(s) for s in scales], 8)
         ax.set_xlim(-0.4, len(scales) - 0.6)
-        on.ticks(ax, "y")
+        on.ticks(ax.yaxis)
         on.heading(ax, heading, "noise, as a share of each embedding's norm")
     on.legend(figure, shown)
     style.caption(
@@ -124,8 +124,7 @@ def spectrum(card: FaithfulnessCard) -> Figure:
             right.plot(k, share, marker="o", markersize=4.5, color=style.READ)
             told = f"{100 * share:g}%: k = {number(float(k))}"
             style.note(right, told, (k, share), (5, -9), size=7.5, color=style.READ)
-    on.heading(left, "k-th eigenvalue of F", "k")
-    style.write(left.yaxis.label, "nats per unit² of the final state", 8, style.SOFT)
+    on.heading(left, "k-th eigenvalue of F", "k", "nats per unit² of the final state")
     on.heading(right, "share of tr F that the first k hold", "k")
     n = frame["index"].nunique()
     reading = "line: median over prompts; band: 10% to 90%"

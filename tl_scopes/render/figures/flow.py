@@ -45,9 +45,8 @@ def draw_flow(
         ax.vlines(edge, edge, n - 0.5, color=style.LINE, linewidth=0.6)
     canvas.label_tokens(ax.xaxis, result, inside)
     canvas.label_tokens(ax.yaxis, result, inside)
-    layer = words(result.layer)
-    style.write(ax.xaxis.label, f"source token at {words(result.site)}", size=9)
-    style.write(ax.yaxis.label, f"through position at {layer}", size=9)
+    through = f"through position at {words(result.layer)}"
+    style.name_axes(ax, f"source token at {words(result.site)}", through)
     _score_bars(top, canvas.array(result.scores)[:n], inside)
     style.colour_bar(figure, [top, ax], shades, unit, n * cell + 1)
     how = {

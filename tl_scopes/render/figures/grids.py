@@ -41,8 +41,7 @@ def head_grid(
     ax.set_facecolor(style.EMPTY)
     style.label(ax.yaxis, [str(layer) for layer in layers], 8)
     style.label(ax.xaxis, [str(head) for head in range(n_heads)], 8)
-    style.write(ax.yaxis.label, "layer", size=9)
-    style.write(ax.xaxis.label, "head", size=9)
+    style.name_axes(ax, "head", "layer")
     style.colour_bar(figure, figure.axes, scale, unit, n_layers * tall)
     return figure
 

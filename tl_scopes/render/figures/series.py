@@ -213,9 +213,8 @@ def _draw(picture: Picture, drawn: Series) -> Figure:
             ax.axvspan(t - 0.5, t + 0.5, color=style.READ, alpha=0.14, linewidth=0, zorder=0)
     _draw_values(top, drawn)
     _draw_scores(bottom, picture.rows[0])
-    style.write(bottom.yaxis.label, _broken(picture.units), size=8)
-    style.write(top.yaxis.label, "value", size=8)
-    style.write(bottom.xaxis.label, "time", size=8)
+    style.name_axes(top, y="value", size=8)
+    style.name_axes(bottom, "time", picture.units.replace(" per unit", "\nper unit"), size=8)
     bottom.set_xlim(-0.8, n - 0.2 + (drawn.actual is not None))
     bottom.xaxis.set_major_locator(MaxNLocator(integer=True))
     if drawn.forecast is not None:
@@ -284,7 +283,3 @@ def _draw_forecast(ax: Axes, top: Axes, drawn: Series) -> None:
     share = "" if held > 1 - 1e-3 else f"\n(these hold {percent(held)})"
     text = ax.set_title("")
     style.write(text, f"next number{share}", size=8, color=style.SOFT)
-
-
-def _broken(units: str) -> str:
-    return units.replace(" per unit", "\nper unit")

@@ -132,8 +132,7 @@ def _draw(lines: list[tuple[Attribution, FisherInfo]], names: list[str]) -> Figu
 
 
 def _set_axes(ax: Axes, most: int, name: str) -> None:
-    style.write(ax.xaxis.label, "k", size=9)
-    style.write(ax.yaxis.label, name, size=9)
+    style.name_axes(ax, "k", name)
     if most > 32:
         ax.set_xscale("log")
     else:

@@ -108,6 +108,12 @@ def note(
     return text
 
 
+def name_axes(ax: Axes, x: str = "", y: str = "", size: float = 9, color: str = INK) -> None:
+    """What stands below and beside `ax`."""
+    write(ax.xaxis.label, x, size, color)
+    write(ax.yaxis.label, y, size, color)
+
+
 def label(
     axis: Axis, names: Sequence[str], size: float, places: Sequence[float] | np.ndarray = ()
 ) -> None:

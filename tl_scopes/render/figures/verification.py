@@ -102,8 +102,7 @@ def _scatter(ax: Axes, result: Verification, log: bool, top: int) -> None:
                        zorder=3, label=f"{name} ({int(inside.sum())})")  # fmt: skip
     _name_points(ax, result, x, y, top)
     unit = canvas.effect_unit(result)
-    style.write(ax.xaxis.label, f"predicted change, first order ({unit})", size=9)
-    style.write(ax.yaxis.label, f"measured change ({unit})", size=9)
+    style.name_axes(ax, f"predicted change, first order ({unit})", f"measured change ({unit})")
     style.thin(ax)
     parts = zip(*ax.get_legend_handles_labels())
     style.legend(ax, parts, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handlelength=1.5,
@@ -136,8 +135,8 @@ def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, t
 def _steps(ax: Axes, result: Verification) -> None:
     steps, errors = np.array(result.steps), np.array(result.step_errors, dtype=float)
     here = (errors > 0) & np.isfinite(errors) & (steps > 0)
-    style.write(ax.xaxis.label, "step: share of the whole intervention", size=9)
-    style.write(ax.yaxis.label, "median error / predicted change", size=9)
+    step = "step: share of the whole intervention"
+    style.name_axes(ax, step, "median error / predicted change")
     style.thin(ax)
     if not here.any():
         style.note(ax, "no error at any step", (0.5, 0.5), size=9, color=style.SOFT, ha="center",

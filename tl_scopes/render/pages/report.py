@@ -50,7 +50,7 @@ def _failed(lines: list[str]) -> str:
 
 
 def _section(card: FaithfulnessCard, part: Section, id: str, drawn: set[str]) -> str:
-    shown = "".join(f"<p>{html.escape(line)}</p>" for line in part.said)
+    shown = "".join(f"<p>{html.escape(line)}</p>" for line in part.sentences)
     shown += "".join(_table(each) for each in part.tables)
     shown += "".join(_figure(card, kind) for kind in part.figures if kind in drawn)
     for each in part.folded:

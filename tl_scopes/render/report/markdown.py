@@ -35,7 +35,7 @@ def markdown(card: FaithfulnessCard) -> str:
         if not section.tables and not section.folded:
             continue  # its figures show what stands in other tables
         parts.append(f"## {literal(section.title)}")
-        parts += [literal(each) for each in section.said]
+        parts += [literal(each) for each in section.sentences]
         for each in (*section.tables, *section.folded):
             if each.caption:
                 parts.append(f"**{literal(each.caption.capitalize())}**")
@@ -74,7 +74,7 @@ def show(card: FaithfulnessCard, console: Console | None = None) -> None:
         for table in section.tables:
             for part in _fitting(table, out.width):
                 out.print(_grid(part, out.width))
-        for line in section.said:
+        for line in section.sentences:
             out.print(Text(line, style="dim"))
 
 

@@ -51,7 +51,7 @@ class Section:
 
     id: str
     title: str
-    said: tuple[str, ...] = ()
+    sentences: tuple[str, ...] = ()
     figures: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     folded: tuple[Table, ...] = ()
