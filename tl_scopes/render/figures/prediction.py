@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError, check_whole
@@ -81,15 +80,18 @@ def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
     values = np.array([*(c.probability for c in shown), rest])
     target = None if one.target is None else one.target.id
     met = [c.id == target for c in shown]
-    # Blue as everywhere; style.READ for what is explained, as in the other drawings of a prompt.
+    # Blue as everywhere; READ for what is explained, as in the other drawings of a prompt.
     shades = [style.READ if here else style.css(0.75) for here in met]
     # What all others hold has no bar: it would often be the longest, and is no candidate.
     ax.barh(range(len(shown)), values[:-1], height=0.7, color=shades)
-    _number(ax, values)
+    for i, (value, end) in enumerate(zip(values, [*values[:-1], 0.0])):
+        share = percent(float(value))
+        style.note(ax, share, (end, i), (4, 0), size=8, color=style.SOFT, va="center")
+    ax.set_xlim(0, (float(values[:-1].max()) or 1.0) * 1.14)
     names = [f"{'◆ ' if here else ''}{isolated(text)}" for text, here in zip(texts, met)]
     style.label(ax.yaxis, [*names, "all others"], 9)
     for text, here in zip(ax.get_yticklabels(), [*met, False]):
-        text.set(color=style.READ if here else style.INK, fontweight="bold" if here else "normal")
+        style.mark(text, here, True)
     ax.get_yticklabels()[-1].set_color(style.SOFT)
     ax.set_ylim(len(shown) + 0.6, -0.6)
     ax.tick_params(length=0)
@@ -104,12 +106,3 @@ def _draw(one: Attribution, shown: tuple[Candidate, ...]) -> Figure:
         notes.append(f"◆ explained: {quoted(one.target.text)}{below}")
     style.caption(figure, "Predicted next token", f"{where} · {words(one.provenance.model)}", notes)
     return figure
-
-
-def _number(ax: Axes, values: np.ndarray) -> None:
-    largest = float(values[:-1].max()) or 1.0
-    for i, value in enumerate(values):
-        end = value if i < len(values) - 1 else 0.0
-        told = percent(float(value))
-        style.note(ax, told, (end, i), (4, 0), size=8, color=style.SOFT, va="center")
-    ax.set_xlim(0, largest * 1.14)
