@@ -8,7 +8,7 @@ import io
 from importlib.resources import files
 from typing import TYPE_CHECKING
 
-from tl_scopes.render.colours import colour, fitting, number, percent
+from tl_scopes.render.colours import colour, fitting, hexed, number, percent
 from tl_scopes.render.pages.circuitsvis import script_json, widget
 from tl_scopes.render.pages.heatmap import heat_map
 from tl_scopes.render.picture import Picture, Row, about, source
@@ -90,8 +90,7 @@ def svg(figure: Figure, alt: str) -> str:
     from matplotlib import rc_context
 
     written = io.BytesIO()
-    # The same figure gives the same bytes.
-    with rc_context({"svg.hashsalt": "tl_scopes", "svg.fonttype": "path"}):
+    with rc_context({"svg.fonttype": "path"}):
         figure.savefig(written, format="svg", transparent=True, metadata={"Date": None})
     data = base64.b64encode(written.getvalue()).decode("ascii")
     return f'<img alt="{html.escape(alt)}" src="data:image/svg+xml;base64,{data}">'
@@ -140,11 +139,8 @@ def marks(picture: Picture, id: str) -> str:
 def legend(picture: Picture) -> str:
     signed = picture.signed
     low = -1.0 if signed else 0.0
-    stops = ",".join(
-        f"rgb({r},{g},{b}) {100 * i / 16:g}%"
-        for i in range(17)
-        for r, g, b in [colour(low + (1 - low) * i / 16)]
-    )
+    shares = [i / 16 for i in range(17)]
+    stops = ",".join(f"{hexed(colour(low + (1 - low) * x))} {100 * x:g}%" for x in shares)
     ticks = " ".join(
         f'<span style="left:{100 * at:.4g}%">{text}</span>'
         for at, text in _ticks(picture.rows[picture.first], signed)
