@@ -67,7 +67,7 @@ _LEAVING = 120
 # every line of transformer-lens: the legs of .ci/run on other lines leave them out.
 _VERSIONLESS = (
     "drawn_texts render bos_alone browser circuits circuits_any colour_vision comparison faithfulness"
-    " faithfulness_figures figures long parts scripts series text"
+    " faithfulness_figures figures long parts refused scripts series text"
 ).split()
 
 

@@ -10,6 +10,7 @@ import torch
 
 import tl_scopes as ts
 from support import reference, zoo
+from support.exact import close, exactly
 from support.reference import POSITION, TOKENS
 from tl_scopes.circuits import components, scope_metric
 from tl_scopes.errors import NonAdditiveError, ProcessedWeightsWarning, UnsupportedModelError
@@ -24,23 +25,16 @@ SCOPES = {"semantic": ts.SemanticScope(A), "fisher": ts.FisherScope(rank=3)}
 
 
 # One of each class and kind of norm: what several vectors add is the same on every architecture.
-FISHER = ["hooked/parallel", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3", "bridge/mixtral"]
-BOTH_SCOPES = [
-    *((name, "semantic") for name in ADDITIVE),
-    *((name, "fisher") for name in FISHER if name in ADDITIVE),
-]
+FISHER = zoo.known(
+    "hooked/parallel", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3", "bridge/mixtral"
+)
+CLASSES = zoo.known("hooked/llama", "bridge/llama")
+BOTH_SCOPES = [*((n, "semantic") for n in ADDITIVE), *((n, "fisher") for n in FISHER)]
 
 
 @functools.cache
 def found(name: str, by: str = "head", kind: str = "semantic", **options):
-    with zoo.exact_float64():
-        return components(zoo.shared(name), TOKENS, SCOPES[kind], by, position=POSITION, **options)
-
-
-def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-9) -> None:
-    assert got.dtype == torch.float64
-    assert wanted.abs().max() > 1e-4, "nothing to compare"
-    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
+    return exactly(components, name, SCOPES[kind], by, **options)
 
 
 def sums(result, *kinds: str, what: str = "total") -> torch.Tensor:
@@ -127,18 +121,13 @@ def test_neurons_and_biases_add_up_to_the_mlp(name):
 
 @pytest.mark.parametrize(("name", "kind"), BOTH_SCOPES)
 def test_sensitivity_is_what_attribute_gives(name, kind):
-    sites = ["blocks.0.attn.hook_z", "blocks.1.attn.hook_z", "blocks.2.attn.hook_z"]
-    with zoo.exact_float64():
-        wanted = ts.attribute(
-            zoo.shared(name), TOKENS, SCOPES[kind], sites=sites, position=POSITION
-        ).scores
+    sites = [f"blocks.{i}.attn.hook_z" for i in range(3)]
+    wanted = exactly(ts.attribute, name, SCOPES[kind], sites=sites).scores
     close(found(name, "head", kind).heads("sensitivity").flatten(0, 1), wanted)
 
 
-@pytest.mark.parametrize("name", ["hooked/gqa", "bridge/gemma3", "bridge/native"])
+@pytest.mark.parametrize("name", zoo.known("hooked/gqa", "bridge/gemma3", "bridge/native"))
 def test_several_vectors_are_squared_and_weighted(name):
-    if name not in zoo.names():
-        pytest.skip("this version has no such class")
     result = found(name, "head", "fisher")
     by_hand = sum(w * e**2 for w, e in zip(result.weights, result.total_vectors))
     close(result.total, by_hand)
@@ -147,10 +136,10 @@ def test_several_vectors_are_squared_and_weighted(name):
     assert result.squared and result.units.startswith("nats")
 
 
-@pytest.mark.parametrize("name", ["hooked/ln", "hooked/gemma2", "bridge/gpt2", "bridge/gemma2"])
+@pytest.mark.parametrize(
+    "name", zoo.known("hooked/ln", "hooked/gemma2", "bridge/gpt2", "bridge/gemma2")
+)
 def test_baselines(name):
-    if name not in zoo.names():
-        pytest.skip("this version has no such class")
     other = [TOKENS[0], *reversed(TOKENS[1:])]
     hook = "blocks.1.attn.hook_z"
     z, z_other = (
@@ -179,12 +168,11 @@ def test_baselines(name):
 
 
 @pytest.mark.parametrize("site", ["resid(2)", "blocks.1.hook_resid_post", "blocks.1.hook_mlp_out"])
-@pytest.mark.parametrize("name", [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()])
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_direction_inside_the_model(name, site):
     v = torch.randn(16, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     scope = ts.DirectionScope(v, site=site)
-    with zoo.exact_float64():
-        result = components(zoo.shared(name), TOKENS, scope, position=POSITION, frozen="norms")
+    result = exactly(components, name, scope, frozen="norms")
     last = {"head": 1, "mlp": 0 if site.endswith("mlp_out") else 1}
     for kind, layer in last.items():
         assert max(n for n, k in zip(result.layers, result.kinds) if k == kind) == layer
@@ -194,9 +182,7 @@ def test_a_direction_inside_the_model(name, site):
         close(result.whole, (ref.at_read(2) @ v)[None])
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in ("hooked/gemma2", "bridge/gemma2") if n in zoo.names()]
-)
+@pytest.mark.parametrize("name", zoo.known("hooked/gemma2", "bridge/gemma2"))
 def test_half_precision_adds_up_coarsely(name):
     model = zoo.shared(name, torch.bfloat16)
     result = components(model, TOKENS, ts.SemanticScope(A))
@@ -212,9 +198,8 @@ def test_totals_are_transformer_lens_attribution_patching(name):
     clean, corrupt = TOKENS, [TOKENS[0], *reversed(TOKENS[1:])]
     scope = ts.SemanticScope(A)
     metric = scope_metric(model, corrupt, scope)
-    theirs = tools.attribution_patch(
-        model, torch.tensor([clean]), torch.tensor([corrupt]), lambda z: metric(z)
-    )
+    prompts = (torch.tensor([ids]) for ids in (clean, corrupt))
+    theirs = tools.attribution_patch(model, *prompts, lambda z: metric(z))
     # Theirs takes the gradient on the corrupt run and points to the clean one.
     ours = components(model, corrupt, scope, corrupted=clean)
     for node, score in theirs.node_scores.items():
@@ -255,7 +240,7 @@ def test_parts_that_do_not_add_up_are_refused(name):
     assert found(name, "layer").kinds.count("layer") == 3
 
 
-@pytest.mark.parametrize("name", [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()])
+@pytest.mark.parametrize("name", CLASSES)
 def test_a_hook_that_writes_into_the_stream_is_refused(name):
     model = zoo.build(name)
     with (
@@ -265,8 +250,7 @@ def test_a_hook_that_writes_into_the_stream_is_refused(name):
         components(model, TOKENS, ts.SemanticScope(A))
 
 
-def test_neurons_of_experts_are_refused():
-    if "bridge/mixtral" not in zoo.names():
-        pytest.skip("this version has no such class")
+@pytest.mark.parametrize("name", zoo.known("bridge/mixtral"))
+def test_neurons_of_experts_are_refused(name):
     with pytest.raises(NonAdditiveError, match="W_out"):
-        found("bridge/mixtral", "neuron")
+        found(name, "neuron")

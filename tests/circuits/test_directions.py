@@ -9,7 +9,7 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
-from support.hook_edits import IDS, S, Z, ablated, close, each_class, effects
+from support.hook_edits import IDS, S, Z, ablated, close, each_class, effects, zeroing
 from tl_scopes.circuits import components, flow, head_paths, verify
 from tl_scopes.errors import SiteError, UnsupportedModelError
 
@@ -114,17 +114,9 @@ def test_verification_where_the_attribution_was_made(name, site):
     for label, predicted, measured in zip(told.labels, told.predicted, told.measured):
         t = int(label.split(":")[0])
         own = {f"{Z}[2]": (t, 2), Z: (t, 0)}.get(site, (t,))  # heads are sites: the first counts
-
-        assert float(predicted) == pytest.approx(
-            float(-(g[own] * x[own]).sum()), rel=1e-4, abs=1e-6
-        )
-
-        def clear(a, hook, own=own):
-            a = a.clone()
-            a[(slice(None), *own)] = 0
-            return a
-
-        with model.hooks([(hook, clear)]):
+        wanted = -float((g[own] * x[own]).sum())
+        assert float(predicted) == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+        with model.hooks([(hook, zeroing(slice(None), *own))]):
             changed = ablated(model, None, -1)
         wanted = float(changed - ablated(model, None, -1))
         assert float(measured) == pytest.approx(wanted, rel=1e-4, abs=1e-5)

@@ -10,6 +10,7 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.hook_edits import embed_hook, final_states, zeroing
 from support.traces import PLAIN as MODELS
 from support.traces import each_class
 from tl_scopes.circuits import components, flow, flow_path, head_paths, scope_metric, verify
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.wrong_types
 T, S = zoo.TEXT, ts.SemanticScope(5)
 FISHER = ts.FisherScope(rank=2, samples=2)
 ones = torch.ones(16)
-POST_NORM = [n for n in ("hooked/gemma2", "bridge/gemma2") if n in zoo.names()]
+POST_NORM = zoo.known("hooked/gemma2", "bridge/gemma2")
 
 
 def tensors(result) -> dict[str, torch.Tensor]:
@@ -28,10 +29,8 @@ def tensors(result) -> dict[str, torch.Tensor]:
 def everything(model, prompt, scope, **more) -> list:
     """A result of every function but `verify`."""
     found = [components(model, prompt, scope, by, **more) for by in ("head", "neuron", "layer")]
-    found += [
-        flow(model, prompt, scope, 1, **more),
-        flow_path(model, prompt, scope, [1, 2], **more),
-    ]
+    found.append(flow(model, prompt, scope, 1, **more))
+    found.append(flow_path(model, prompt, scope, [1, 2], **more))
     return [*found, head_paths(model, prompt, scope, split=True, **more)]
 
 
@@ -80,15 +79,10 @@ def test_a_prompt_is_what_comes_before_the_read(name):
     whole = components(model, ids, S, position=3, corrupted=ids[::-1])
     cut = components(model, ids[:4], S, corrupted=ids[::-1][:4])
     torch.testing.assert_close(whole.total[:, :4], cut.total)
-    by = ["token", "head"]
-    long, short = (
-        [
-            verify(model, i, ts.attribute(model, i, S, position=3), b, "mean", seed=1).measured
-            for b in by
-        ]
-        for i in (ids, ids[:4])
-    )
-    torch.testing.assert_close(long, short)
+    for by in ("token", "head"):
+        scores = ((i, ts.attribute(model, i, S, position=3)) for i in (ids, ids[:4]))
+        long, short = (verify(model, *each, by, "mean", seed=1).measured for each in scores)
+        torch.testing.assert_close(long, short)
 
 
 # ------------------------------------------------------------------------------------------------ half precision
@@ -120,43 +114,26 @@ def test_half_precision_measures_small_changes(name, scope):
         # A large constant part of what is read, which is no change.
         norm = model.ln_final
         next(p for p in norm.parameters()).data[0] *= 64
-    seen: list[torch.Tensor] = []
-    handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        found = verify(model, T, ts.attribute(model, T, scope), scope=scope, steps=[1.0])
-        ids = model.to_tokens(T)
-        embed = "hook_embed" if name.startswith("hooked") else "embed.hook_out"
-        for label, measured in list(zip(found.labels, found.measured))[:3]:
-            t = int(label.split(":")[0])
-
-            def edit(a, hook, t=t):
-                a = a.clone()
-                a[:, t] = 0
-                return a
-
-            seen.clear()
-            with torch.no_grad():
+    read = ts.attribute(model, T, scope)
+    assert (read.fisher is not None) == (scope.name == "fisher")
+    found = verify(model, T, read, scope=scope, steps=[1.0])
+    ids, metric = model.to_tokens(T), scope_metric(model, T, scope)
+    for label, measured in list(zip(found.labels, found.measured))[:3]:
+        t = int(label.split(":")[0])
+        with torch.no_grad(), final_states(model) as seen:
+            model(ids)
+            with model.hooks([(embed_hook(model), zeroing(slice(None), t))]):
                 model(ids)
-                with model.hooks([(embed, edit)]):
-                    model(ids)
-            before, after = (y[0, -1].float() for y in seen[-2:])
-            read = ts.attribute(model, T, scope)
-            if scope.name == "direction":
-                wanted = (after - before).sum()
-            elif scope.name == "temperature":
-                wanted = after.norm() - before.norm()
-            else:
-                metric = scope_metric(model, T, scope)
-                v, w = metric.answer.explained.vectors, metric.answer.explained.every_weight
-                wanted = (w * (v @ (after - before)).double() ** 2).sum()
-                assert read.fisher is not None
-            assert float(measured) == pytest.approx(float(wanted), rel=1e-4, abs=1e-5)
-    finally:
-        handle.remove()
-    if scope.name == "temperature":
-        metric = scope_metric(model, T, scope)
-        with torch.no_grad():
-            assert metric.clean == pytest.approx(float(seen[0][0, -1].float().norm()), rel=1e-5)
+        before, after = (y[0, -1].float() for y in seen)
+        if scope.name == "direction":
+            wanted = (after - before).sum()
+        elif scope.name == "temperature":
+            wanted = after.norm() - before.norm()
+            assert metric.clean == pytest.approx(float(before.norm()), rel=1e-5)
+        else:
+            v, w = metric.answer.explained.vectors, metric.answer.explained.every_weight
+            wanted = (w * (v @ (after - before)).double() ** 2).sum()
+        assert float(measured) == pytest.approx(float(wanted), rel=1e-4, abs=1e-5)
 
 
 # ------------------------------------------------------------------------------------------------------- zeros
@@ -188,12 +165,7 @@ def test_norms_fed_zeros(name):
     """Heads ablated at one position leave the norm behind them nothing to scale there."""
     model = zoo.build(name)
 
-    def clear(z, hook):
-        z = z.clone()
-        z[:, 2] = 0
-        return z
-
-    with model.hooks([("blocks.1.attn.hook_z", clear)]):
+    with model.hooks([("blocks.1.attn.hook_z", zeroing(slice(None), 2))]):
         found = components(model, T, S)
         assert not found.heads("direct")[1, :, 2].any() and found.heads("direct")[1, :, -1].any()
         assert all(x.isfinite().all() for x in tensors(found).values())
@@ -242,9 +214,8 @@ def test_a_certain_prediction_has_no_information(name):
     with torch.no_grad():
         model.unembed.W_U.data *= 1e4
     for each in everything(model, T, ts.FisherScope(rank="full")):
-        assert not any(
-            x.any() for k, x in tensors(each).items() if k in ("total", "norms", "nodes")
-        )
+        shown = [x for k, x in tensors(each).items() if k in ("total", "norms", "nodes")]
+        assert shown and not any(x.any() for x in shown)
 
 
 @each_class

@@ -9,6 +9,7 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.exact import close, exactly
 from support.reference import POSITION, TOKENS, Reference
 from tl_scopes.circuits import flow, flow_path
 from tl_scopes.errors import SiteError, UnsupportedModelError
@@ -20,22 +21,12 @@ SCOPES = {
     "sampled": ts.FisherScope(samples=3),
 }
 # One of each class and kind of norm, with learned and rotary positions, windows and parallel blocks.
-SOME = [
-    n
-    for n in ("hooked/parallel", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3")
-    if n in zoo.names()
-]
+SOME = zoo.known("hooked/parallel", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3")
 BACKWARD_ONLY = {"bridge/bloom"}  # its GELU has no forward-mode derivative
 FORWARD = [n for n in zoo.names() if n not in BACKWARD_ONLY]
 READ = range(POSITION + 1)
 # What several vectors add is the same on every architecture.
 OTHER_SCOPES = [(name, scope) for name in SOME for scope in SCOPES if scope != "semantic"]
-
-
-def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-9) -> None:
-    assert got.dtype == torch.float64
-    assert wanted.abs().max() > 1e-4, "nothing to compare"
-    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
 
 
 @functools.cache
@@ -57,10 +48,7 @@ def to_read(name: str, layer: int) -> torch.Tensor:
 
 
 def call(function, name, *args, scope="semantic", **options):
-    with zoo.exact_float64():
-        return function(
-            zoo.shared(name), TOKENS, SCOPES[scope], *args, position=POSITION, **options
-        )
+    return exactly(function, name, SCOPES[scope], *args, **options)
 
 
 @pytest.mark.parametrize(
@@ -68,9 +56,7 @@ def call(function, name, *args, scope="semantic", **options):
 )
 def test_flow_is_conserved(name, scope):
     found = call(flow, name, 2, scope=scope)
-    with zoo.exact_float64():
-        whole = ts.attribute(zoo.shared(name), TOKENS, SCOPES[scope], position=POSITION)
-    close(found.scores, whole.scores[0])
+    close(found.scores, call(ts.attribute, name, scope=scope).scores[0])
     close(found.signed.sum(0), found.scores)
     assert (found.norms.sum(0) >= found.scores * (1 - 1e-9)).all() or found.squared
     shares = found.share.sum(0)[: POSITION + 1]
@@ -85,10 +71,8 @@ def test_parts_are_products_of_jacobians(name, source):
     parts = torch.einsum("qo,qtoi->qti", to_read(name, 2), to_layer(name, 2, source))
     whole = parts.sum(0)
     close(found.norms, parts.norm(dim=-1))
-    close(
-        found.signed,
-        torch.einsum("qti,ti->qt", parts, whole) / whole.norm(dim=-1).clamp_min(1e-300),
-    )
+    along = torch.einsum("qti,ti->qt", parts, whole)
+    close(found.signed, along / whole.norm(dim=-1).clamp_min(1e-300))
 
 
 @pytest.mark.parametrize("name", SOME)
@@ -137,16 +121,14 @@ def test_edges_are_products_of_jacobians(name, source):
     close(path.edges[0], torch.einsum("qi,qti->qt", back.sum(0), moved))
 
 
-@pytest.mark.parametrize("function", [lambda m, *a: flow(m, *a, 0), lambda m, *a: flow(m, *a, 2, site=2),
-                                      lambda m, *a: flow_path(m, *a, [2, 1]), lambda m, *a: flow_path(m, *a, []),
-                                      lambda m, *a: flow(m, *a, "blocks.1.attn.hook_z"),
-                                      lambda m, *a: flow(m, *a, 9)])  # fmt: skip
-def test_layers_out_of_order_are_refused(function):
-    name = SOME[-1]
-    if function.__code__.co_consts[-1] == 0:
-        pytest.skip("embed to resid(0) is in order")
+@pytest.mark.parametrize(
+    ("function", "layer", "options"),
+    [(flow, 2, {"site": 2}), (flow_path, [2, 1], {}), (flow_path, [], {}),
+     (flow, "blocks.1.attn.hook_z", {}), (flow, 9, {})],
+)  # fmt: skip
+def test_layers_out_of_order_are_refused(function, layer, options):
     with pytest.raises(SiteError):
-        function(zoo.shared(name), TOKENS, SCOPES["semantic"])
+        function(zoo.shared(SOME[-1]), TOKENS, SCOPES["semantic"], layer, **options)
 
 
 def test_a_layer_after_what_is_read_is_refused():

@@ -9,6 +9,8 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.exact import close, exactly
+from support.hook_edits import embed_hook, final_states
 from support.reference import POSITION, TOKENS
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.circuits import components, head_paths
@@ -16,23 +18,12 @@ from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelErr
 
 A = 7
 SCOPES = {"semantic": ts.SemanticScope(A), "fisher": ts.FisherScope(rank=2)}
-SOME = [
-    n
-    for n in ("hooked/gqa", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3", "bridge/olmo2")
-    if n in zoo.names()
-]
-
-
-def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 1e-9) -> None:
-    assert got.dtype == torch.float64
-    assert wanted.abs().max() > 1e-4, "nothing to compare"
-    torch.testing.assert_close(got, wanted, rtol=0, atol=tolerance * float(wanted.abs().max()))
+SOME = zoo.known("hooked/gqa", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3", "bridge/olmo2")
 
 
 @functools.cache
 def found(name: str, scope: str = "semantic", **options):
-    with zoo.exact_float64():
-        return head_paths(zoo.shared(name), TOKENS, SCOPES[scope], position=POSITION, **options)
+    return exactly(head_paths, name, SCOPES[scope], **options)
 
 
 @functools.cache
@@ -41,7 +32,6 @@ def gradient(name: str, *cuts: tuple[str, int | None, int | None]) -> torch.Tens
     None for all of an axis."""
     model = zoo.shared(name)
     leaf: list[torch.Tensor] = []
-    final: list[torch.Tensor] = []
 
     def root(a, hook):
         leaf.append(a.detach().requires_grad_())
@@ -54,15 +44,10 @@ def gradient(name: str, *cuts: tuple[str, int | None, int | None]) -> torch.Tens
         out[:, rows, own] = a.detach()[:, rows, own]
         return out
 
-    embed = "hook_embed" if name.startswith("hooked") else "embed.hook_out"
-    edits = [(embed, root)]
+    edits = [(embed_hook(model), root)]
     edits += [(h, functools.partial(cut, head=i, position=p)) for h, i, p in cuts]
-    handle = model.unembed.register_forward_pre_hook(lambda _, args: final.append(args[0]))
-    try:
-        with zoo.exact_float64(), model.hooks(fwd_hooks=edits):
-            model(torch.tensor([TOKENS]))
-    finally:
-        handle.remove()
+    with zoo.exact_float64(), final_states(model) as final, model.hooks(fwd_hooks=edits):
+        model(torch.tensor([TOKENS]))
     target = final[0][0, POSITION] @ model.W_U[:, A].detach()
     return torch.autograd.grad(target, leaf[0])[0][0]
 
@@ -125,9 +110,7 @@ def test_heads_and_what_is_outside_them_sum_to_the_whole(name, scope, frozen):
     result = found(name, scope, split=True, frozen=frozen)
     close(result.signed.sum(1) + result.outside_signed, result.scores.expand(3, -1))
     if frozen is None:
-        with zoo.exact_float64():
-            whole = ts.attribute(zoo.shared(name), TOKENS, SCOPES[scope], position=POSITION)
-        close(result.scores, whole.scores[0])
+        close(result.scores, exactly(ts.attribute, name, SCOPES[scope]).scores[0])
     else:
         assert not result.pattern_norms.any()
         close(result.value_norms, result.norms)
@@ -146,8 +129,7 @@ def test_a_deeper_source_and_an_earlier_read():
     assert not late.norms[:2].any() and late.norms[2].any()
     close(late.outside_norms[0], late.scores)
     scope = ts.DirectionScope(torch.ones(16, dtype=torch.float64), site=1)
-    with zoo.exact_float64():
-        early = head_paths(zoo.shared(name), TOKENS, scope, position=POSITION)
+    early = exactly(head_paths, name, scope)
     assert early.norms[0].any() and not early.norms[1:].any()
     close(early.outside_norms[2], early.scores)
     with pytest.raises(SiteError, match="no head"):

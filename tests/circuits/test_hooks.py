@@ -7,7 +7,18 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
-from support.hook_edits import EDITS, IDS, S, Z, ablated, close, each_class, effects
+from support.hook_edits import (
+    EDITS,
+    IDS,
+    S,
+    Z,
+    ablated,
+    close,
+    each_class,
+    effects,
+    embed_hook,
+    zeroing,
+)
 from tl_scopes.circuits import components, flow, flow_path, head_paths, verify
 from tl_scopes.errors import NonAdditiveError
 
@@ -44,12 +55,7 @@ def test_an_edited_model_has_its_own_components(name, edit):
 def test_hooks_that_count_positions_see_the_whole_prompt(name, at):
     model = zoo.build(name)
 
-    def edit(z, hook):
-        z = z.clone()
-        z[:, at] = 0
-        return z
-
-    with model.hooks([(Z, edit)]):
+    with model.hooks([(Z, zeroing(slice(None), at))]):
         found = components(model, IDS, S, position=4, baseline="mean")
         for layer in (0, 2):
             hook = f"blocks.{layer}.attn.hook_z"
@@ -114,7 +120,7 @@ def test_hooks_may_edit_in_place(name, at):
         return a
 
     with model.hooks([(hook, clear)]):
-        _, g = effects(model, "embed.hook_out" if name.startswith("bridge") else "hook_embed")
+        _, g = effects(model, embed_hook(model))
         found = flow(model, IDS, S, 1)
         close(found.scores, g.norm(dim=-1))
         close(found.signed.sum(0), found.scores)
@@ -142,8 +148,7 @@ def test_a_small_write_beside_a_massive_first_token_is_missed_by_none(name):
         a[:, 4] += 0.5
         return a
 
-    embed = "embed.hook_out" if name.startswith("bridge") else "hook_embed"
-    with model.hooks([(embed, massive)]):
+    with model.hooks([(embed_hook(model), massive)]):
         found = components(model, IDS, S)
         assert found.labels[0] == "embed"
         for hook in ("blocks.1.hook_resid_pre", "blocks.2.hook_resid_post"):

@@ -7,6 +7,7 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.hook_edits import final_states
 from support.reference import TOKENS, Reference, fisher_matrix
 from tl_scopes.circuits import scope_metric
 
@@ -113,7 +114,7 @@ def test_in_transformer_lens_own_activation_patching(name, kind):
         pytest.skip(f"patching of this version does not run on this class: {error}")
     assert grid.shape == (3, model.cfg.n_heads)
     layer, head = 1, 0
-    hook, final = f"blocks.{layer}.attn.hook_z", []
+    hook = f"blocks.{layer}.attn.hook_z"
 
     def patch(z, hook):
         out = z.clone()
@@ -122,11 +123,7 @@ def test_in_transformer_lens_own_activation_patching(name, kind):
         ]
         return out
 
-    handle = model.unembed.register_forward_pre_hook(lambda _, args: final.append(args[0]))
-    try:
-        with torch.no_grad(), model.hooks(fwd_hooks=[(hook, patch)]):
-            logits = model(corrupt)
-    finally:
-        handle.remove()
+    with torch.no_grad(), final_states(model) as final, model.hooks(fwd_hooks=[(hook, patch)]):
+        logits = model(corrupt)
     wanted = float(scalar(model, final[0][0, -1], logits[0, -1]))
     assert float(grid[layer, head]) == pytest.approx(wanted, rel=1e-5)

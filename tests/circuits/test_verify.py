@@ -25,9 +25,7 @@ SCOPES = {
     "function": ts.FunctionScope(lambda z: z.log_softmax(-1)[A]),
     "direction": ts.DirectionScope(torch.ones(16, dtype=torch.float64), site=2),
 }
-SOME = [
-    n for n in ("hooked/gqa", "hooked/gemma2", "bridge/gpt2", "bridge/granite") if n in zoo.names()
-]
+SOME = zoo.known("hooked/gqa", "hooked/gemma2", "bridge/gpt2", "bridge/granite")
 OTHER = [TOKENS[0], *reversed(TOKENS[1:])]
 
 
@@ -172,18 +170,16 @@ def test_a_flow_names_tokens_too():
     through = flow(model, TOKENS, SCOPES["semantic"], 2, site=1)
     result = verify(model, TOKENS, through)
     whole = ts.attribute(model, TOKENS, SCOPES["semantic"], sites=1)
-    assert sorted(result.scores.tolist()) == pytest.approx(
-        sorted(whole.scores[0].tolist()), rel=1e-5
-    )
+    got, wanted = (sorted(scores.tolist()) for scores in (result.scores, whole.scores[0]))
+    assert got == pytest.approx(wanted, rel=1e-5)
 
 
 @pytest.mark.parametrize("n", [6, 40])
 def test_the_interval_covers_what_it_should(n):
     """A bootstrap interval of correlated pairs holds the population's correlation about as often as it says."""
     generator = numpy.random.default_rng(0)
-    true = (
-        6 / numpy.pi * numpy.arcsin(0.8 / 2)
-    )  # Spearman's of a bivariate normal of correlation 0.8
+    # Spearman's of a bivariate normal of correlation 0.8.
+    true = 6 / numpy.pi * numpy.arcsin(0.8 / 2)
     held = 0
     for trial in range(40):
         x = generator.standard_normal(n)

@@ -16,11 +16,8 @@ from tl_scopes.evaluation.checking import Finding, ModelCheck, subject
 from tl_scopes.jacobian import original
 from tl_scopes.models import loading
 
-CLASSES = [n for n in ("hooked/gemma2", "bridge/gemma2") if n in zoo.names()]
-WHOLE = [n for n in ("hooked/gpt2", "hooked/llama", "bridge/llama", "bridge/gemma2", "bridge/opt")
-         if n in zoo.names()]  # fmt: skip
-
-
+CLASSES = zoo.known("hooked/gemma2", "bridge/gemma2")
+WHOLE = zoo.known("hooked/gpt2", "hooked/llama", "bridge/llama", "bridge/gemma2", "bridge/opt")
 GRADIENT, WRITTEN = "gradient at {}", ["blocks.1.hook_attn_out", "blocks.1.hook_mlp_out"]
 
 
@@ -79,10 +76,7 @@ BROKEN = {
     "causal": (looks_ahead, {"causal", "logits"}),
     "last step": (edits_logits, {"last step", "logits"}),
     "detached": (detached, {*map(GRADIENT.format, ["embed", "resid(1)", WRITTEN[0]])}),
-    "quantised": (
-        quantised,
-        {"logits", *map(GRADIENT.format, ["embed", "resid(1)", *WRITTEN])},
-    ),
+    "quantised": (quantised, {"logits", *map(GRADIENT.format, ["embed", "resid(1)", *WRITTEN])}),
 }
 
 
@@ -130,8 +124,10 @@ def test_what_is_no_model_of_ours_is_one_finding():
     ts.check(training, costs=False, progress=False)
 
 
-def test_an_error_of_the_models_own_is_a_finding():
-    model = zoo.build(CLASSES[0], torch.float32)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_an_error_of_the_models_own_is_a_finding(dtype):
+    """Float32 is a remedy in half precision only."""
+    model = zoo.build(CLASSES[0], dtype)
 
     def raises(a, hook):
         raise ZeroDivisionError("a hook's own")
@@ -139,6 +135,7 @@ def test_an_error_of_the_models_own_is_a_finding():
     model.hook_dict["blocks.2.hook_resid_pre"].add_hook(raises)
     found = ts.check(model, costs=False, progress=False)
     assert "ZeroDivisionError: a hook's own" in found["last step"].measured
+    assert ("float32" in found["last step"].remedy) == (dtype == torch.bfloat16)
     assert found["embedding scale"].state == "failed" and found["weights raw"].state == "passed"
     with pytest.raises(PromptError):
         ts.check(model, [zoo.D_VOCAB])
@@ -163,9 +160,8 @@ def test_what_is_shown():
     assert json.loads(found.to_json())["passed"] is False
     infinite = ModelCheck((Finding("x", "failed", "", value=float("nan")),))
     assert json.loads(infinite.to_json())["findings"][0]["value"] is None
-    assert found._repr_html_().count("✗ failed") == page.count("✗ failed") and "failed" in repr(
-        found
-    )
+    assert found._repr_html_().count("✗ failed") == page.count("✗ failed")
+    assert "failed" in repr(found)
 
 
 # ------------------------------------------------------------------------------------------- command line
@@ -228,17 +224,6 @@ def test_the_command_shows_a_bridge_that_is_refused(folder, monkeypatch, dtype):
     monkeypatch.setattr(subject, "room_for_weights", lambda model, dtype=None: False)
     result = call(*asked, "--no-costs")
     assert result.exit_code == 1 and "it is refused" in result.stdout, result.output
-
-
-def test_float32_is_a_remedy_in_half_precision_only():
-    def raises(a, hook):
-        raise ZeroDivisionError("a hook's own")
-
-    for dtype in (torch.float32, torch.float64, torch.bfloat16):
-        model = zoo.build(CLASSES[0], dtype)
-        model.hook_dict["blocks.2.hook_resid_pre"].add_hook(raises)
-        found = ts.check(model, costs=False, progress=False)
-        assert ("float32" in found["last step"].remedy) == (dtype == torch.bfloat16)
 
 
 @pytest.mark.real

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +11,8 @@ from scipy.stats import spearmanr
 import tl_scopes as ts
 from support import zoo
 from support.ci import in_ci
+from support.hook_edits import embed_hook
+from support.rankings import Embedding, FailsLater
 from support.traces import (
     PLAIN,
     each_class,
@@ -20,32 +20,17 @@ from support.traces import (
     lived_in,
     model_state,
     process_state,
-    strike_every_line,
+    strike_every_line_of,
+    untouched,
 )
 from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import InputXGradient, LeaveOneOut, Random
-from tl_scopes.baselines.method import Method, Scored
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.baselines.method import Method
 from tl_scopes.evaluation import sensitivity
 from tl_scopes.evaluation.sensitivity import input_stability
 
 METHODS = [ts.SemanticScope(), ts.FisherScope(), InputXGradient(), Random(), LeaveOneOut()]
 TEXT = "The cat sat on a mat and Mary"  # no token comes twice
-
-
-@dataclass(frozen=True)
-class Embedding(Method):
-    """The norm of what it sees at the embedding; keeps all of it."""
-
-    seen: list
-    name, units = "embedding", "none"
-
-    def parameters(self):
-        return {}
-
-    def scores(self, prompt_run, site) -> Scored:
-        self.seen.append(prompt_run.activation(site)[0].detach().clone())
-        return Scored(self.seen[-1].norm(dim=-1))
 
 
 @each_model
@@ -73,40 +58,27 @@ def test_noise_has_the_asked_size_at_every_token_but_bos(name):
 @each_class
 @pytest.mark.parametrize("position", [-1, -3])
 def test_scores_under_noise_are_those_of_a_model_with_other_embeddings(name, position):
-    model = zoo.build(name)
-    method, target = (
-        Embedding([]),
-        ts.attribute(model, TEXT, ts.SemanticScope(), position=position).target,
-    )
-    frame = input_stability(
-        model, [TEXT], [*METHODS, method], draws=1, scale=0.3, position=position
-    )
+    model, method = zoo.build(name), Embedding([])
+    where = {"position": position}
+    target = ts.attribute(model, TEXT, ts.SemanticScope(), **where).target
+    frame = input_stability(model, [TEXT], [*METHODS, method], draws=1, scale=0.3, **where)
     ids = model.to_tokens(TEXT)[0]
     assert len(set(ids.tolist())) == len(ids) and target is not None
-    pinned = [
-        ts.SemanticScope(target.id),
-        ts.FisherScope(),
-        InputXGradient(target.id),
-        Random(),
-        LeaveOneOut(),
-    ]
+    pinned = [ts.SemanticScope(target.id), METHODS[1], InputXGradient(target.id), *METHODS[3:]]
 
-    def maps():
-        return [
-            m.attribute(model, TEXT, position=position).scores[0]
-            if isinstance(m, Method)
-            else ts.attribute(model, TEXT, m, position=position).scores[0]
-            for m in pinned
-        ]
+    def scores(method):
+        if isinstance(method, Method):
+            return method.attribute(model, TEXT, **where).scores[0]
+        return ts.attribute(model, TEXT, method, **where).scores[0]
 
-    still = maps()
+    still = [scores(method) for method in pinned]
     embedding = next(p for k, p in model.embed.named_parameters() if p.ndim == 2)
     assert embedding.data_ptr() != model.W_U.data_ptr()
     with torch.no_grad():
         clean, noisy = method.seen
         embedding[ids[: len(clean)]] += noisy[: len(clean)] - clean
     end = len(ids) + position + 1
-    for m, a, b in zip(pinned, still, maps()):
+    for m, a, b in zip(pinned, still, [scores(method) for method in pinned]):
         row = frame[frame["method"] == m.name].iloc[0]
         a, b = a[1:end].double(), b[1:end].double()
         assert row["spearman"] == pytest.approx(spearmanr(a, b).statistic, abs=1e-9)
@@ -132,18 +104,13 @@ def test_the_largest_change_is_captums_max_sensitivity(name):
     def explain(inputs):
         """The map of a model whose embeddings are replaced by `inputs`."""
         (x,) = inputs if isinstance(inputs, tuple) else (inputs,)
-        (hook,) = [h for h in ("embed.hook_out", "hook_embed") if h in model.hook_dict][:1]
-        with model.hooks([(hook, lambda a, hook: x.to(a))]):
+        with model.hooks([(embed_hook(model), lambda a, hook: x.to(a))]):
             return (ts.attribute(model, TEXT, scope).scores[:, 1:],)
 
     wanted = sensitivity_max(
-        explain,
-        clean[None],
-        perturb_func=lambda inputs, radius: next(draws)[None],
-        n_perturb_samples=4,
-        max_examples_per_batch=1,
-        norm_ord=math.inf,
-    )
+        explain, clean[None], perturb_func=lambda inputs, radius: next(draws)[None],
+        n_perturb_samples=4, max_examples_per_batch=1, norm_ord=math.inf,
+    )  # fmt: skip
     largest = frame[frame["method"] == "temperature"]["change"].max()
     assert largest == pytest.approx(float(wanted), rel=1e-4)
 
@@ -175,47 +142,32 @@ def test_less_noise_changes_less(name):
     assert 0 < sizes[0] < 0.01 and 20 * sizes[0] < sizes[1] < sizes[2]
 
 
-@dataclass(frozen=True)
-class Failing(Embedding):
-    name = "failing"
-
-    def scores(self, prompt_run, site) -> Scored:
-        if len(self.seen) == 2:
-            raise KeyboardInterrupt
-        return super().scores(prompt_run, site)
-
-
 @each_model
 @pytest.mark.wrong_types
 def test_noise_is_gone_afterwards(name):
     model = lived_in(name)
-    before = model_state(model) | process_state()
-    plain = ts.attribute(model, zoo.TEXT, ts.TemperatureScope()).scores
-    input_stability(model, [zoo.TEXT], METHODS, draws=1)
-    with pytest.raises(KeyboardInterrupt):
-        input_stability(model, [zoo.TEXT], [*METHODS, Failing([])])
-    after = model_state(model) | process_state()
-    assert {k for k in before if before[k] != after[k]} == set()
+    with untouched(model):
+        plain = ts.attribute(model, zoo.TEXT, ts.TemperatureScope()).scores
+        input_stability(model, [zoo.TEXT], METHODS, draws=1)
+        with pytest.raises(KeyboardInterrupt):
+            input_stability(model, [zoo.TEXT], [*METHODS, FailsLater([], KeyboardInterrupt())])
     assert torch.equal(ts.attribute(model, zoo.TEXT, ts.TemperatureScope()).scores, plain)
 
 
 @pytest.mark.wrong_types
 def test_interrupt_at_any_line_leaves_no_trace():
-    file = str(Path(sensitivity.__file__))
+    def call(model, draws=2):
+        input_stability(model, [zoo.TEXT], [Random()], draws=draws)
 
     def built():
         model = lived_in(PLAIN[-1])
-        input_stability(model, [zoo.TEXT], [Random()], draws=1)
+        call(model, draws=1)
         return model
 
-    struck, bad, done = strike_every_line(
-        [lambda model: input_stability(model, [zoo.TEXT], [Random()], draws=2)],
-        built,
-        lambda model: model_state(model) | process_state(),
-        lambda frame: frame.f_code.co_filename != file,
-    )
-    assert done and len(struck) > 40
-    assert not bad
+    def state(model):
+        return model_state(model) | process_state()
+
+    strike_every_line_of(sensitivity, call, built, state, 40)
 
 
 @each_class
@@ -236,27 +188,3 @@ def test_a_model_in_use_keeps_its_lock_free():
     input_stability(model, [zoo.TEXT], [Random()], draws=1)
     assert view_of(model).lock.acquire(blocking=False)
     view_of(model).lock.release()
-
-
-@pytest.mark.wrong_types
-@pytest.mark.parametrize(
-    "arguments, error, message",
-    [
-        ({"scale": 0}, ScopeParameterError, "scale is 0; allowed: a positive number"),
-        ({"scale": -0.1}, ScopeParameterError, "scale is -0.1"),
-        ({"scale": math.nan}, ScopeParameterError, "scale is nan"),
-        ({"scale": math.inf}, ScopeParameterError, "scale is inf"),
-        ({"scale": True}, ScopeParameterError, "scale is True"),
-        ({"scale": "5%"}, ScopeParameterError, "scale is '5%'"),
-        ({"draws": 0}, ScopeParameterError, "draws is 0; allowed: a whole number from 1"),
-        ({"draws": 2.0}, ScopeParameterError, "draws is 2.0"),
-        ({"seed": -1}, ScopeParameterError, "seed is -1"),
-        ({"methods": []}, ScopeParameterError, "methods is empty"),
-        ({"prompts": zoo.TEXT}, PromptError, "prompts is a str"),
-        ({"prompts": []}, EmptyPromptError, "list of prompts is empty"),
-    ],
-)
-def test_bad_arguments(arguments, error, message):
-    asked = {"prompts": [zoo.TEXT], "methods": [ts.SemanticScope()]} | arguments
-    with pytest.raises(error, match=message):
-        input_stability(zoo.shared(zoo.names()[0]), **asked)

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 
 import tl_scopes as ts
 from support import real_models, zoo
-from support.traces import each_class, lived_in, model_state, process_state
+from support.rankings import Embedding, FailsLater, Given
+from support.traces import each_class, lived_in, untouched
 from support.weights import changed, places, values
 from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import AttentionRollout, InputXGradient, Random
-from tl_scopes.baselines.method import Method, Scored
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
 from tl_scopes.evaluation import sanity
 from tl_scopes.evaluation.sanity import randomisation, randomised
 from tl_scopes.results.card import verdicts
@@ -24,58 +21,37 @@ UNLIKE = ("gpt2", "bloom", "gemma3", "mixtral", "olmo2", "native", "attn-only-no
 SCOPES = [ts.SemanticScope(), ts.TemperatureScope(), ts.FisherScope(), ts.FisherScope(rank="full")]
 
 
-@dataclass(frozen=True)
-class Constant(Method):
-    """The same score everywhere, as of a map that is blind to model and prompt."""
-
-    name, units = "constant", "none"
-
-    def scores(self, prompt_run, site) -> Scored:
-        return Scored(torch.full((len(prompt_run.run),), 0.25))
-
-
-@dataclass(frozen=True)
-class Place(Constant):
-    name = "place"
-
-    def scores(self, prompt_run, site) -> Scored:
-        return Scored(torch.arange(len(prompt_run.run)) / 7)
-
-
-@dataclass(frozen=True)
-class EmbeddingNorm(Constant):
-    """Of the input alone: blocks have no part in it."""
-
-    name = "embedding_norm"
-
-    def scores(self, prompt_run, site) -> Scored:
-        return Scored(prompt_run.activation(site)[0].norm(dim=-1))
-
-
-BLIND = [Constant(), Place(), EmbeddingNorm(), Random()]
+# Blind to the model: the same score everywhere or the place in the prompt; and of the input alone.
+CONSTANT = Given((0.25,) * zoo.N_CTX)
+BLIND = {
+    "constant": CONSTANT,
+    "place": Given(tuple(t / 7 for t in range(zoo.N_CTX))),
+    "embedding": Embedding([]),
+    "random": Random(),
+}
 
 
 @each_class
 def test_maps_blind_to_the_model_fail_and_scopes_pass(name):
-    methods = [*BLIND, *SCOPES, InputXGradient()]
+    methods = BLIND | {str(scope): scope for scope in (*SCOPES, InputXGradient())}
     frame = randomisation(zoo.shared(name), TEXTS, methods, depths=[1, 3])
     assert list(frame.columns) == ["index", "method", "depth", "blocks", "similarity", "overlap"]
     assert len(frame) == 3 * 9 * 2 and set(frame["blocks"]) == {"2", "0-2"}
     verdict = verdicts(frame).set_index("method")
     for method in BLIND:
-        own = frame[frame["method"] == method.name]
+        own = frame[frame["method"] == method]
         assert (own["similarity"] == 1).all() and (own["overlap"] == 1).all()
-        assert verdict.loc[method.name, "verdict"] == "fail"
+        assert verdict.loc[method, "verdict"] == "fail"
     assert (verdict["depth"] == 3).all()
-    assert "fail" not in set(verdict.drop([m.name for m in BLIND])["verdict"])
+    assert "fail" not in set(verdict.drop(list(BLIND))["verdict"])
 
 
 @pytest.mark.parametrize("name", [n for n in zoo.names() if n.split("/")[1] in UNLIKE])
 def test_scopes_change_with_the_blocks(name):
-    methods = [ts.SemanticScope(5), EmbeddingNorm()]
+    methods = [ts.SemanticScope(5), Embedding([])]
     shown = randomisation(zoo.shared(name), TEXTS, methods, depths=[3])
     found = shown.groupby("method")["similarity"].mean()
-    assert found["embedding_norm"] == 1 and found["semantic(target=5)"] < 0.95
+    assert found["embedding"] == 1 and found["semantic(target=5)"] < 0.95
 
 
 @each_class
@@ -83,15 +59,11 @@ def test_similarity_is_that_of_separate_calls(name):
     from scipy.stats import spearmanr
 
     model = zoo.shared(name)
-    frame = randomisation(
-        model, TEXTS, [ts.SemanticScope(), ts.LogitDifferenceScope(None, 9)], seed=3
-    )
+    scopes = [ts.SemanticScope(), ts.LogitDifferenceScope(None, 9)]
+    frame = randomisation(model, TEXTS, scopes, seed=3)
     for index, text in enumerate(TEXTS):
-        intact = ts.attribute(model, text, ts.SemanticScope())
-        for scope in (
-            ts.SemanticScope(intact.target.id),
-            ts.LogitDifferenceScope(intact.target.id, 9),
-        ):
+        top = ts.attribute(model, text, ts.SemanticScope()).target.id
+        for scope in (ts.SemanticScope(top), ts.LogitDifferenceScope(top, 9)):
             a = ts.attribute(model, text, scope).scores[0, 1:]
             for depth in (1, 2, 3):
                 with randomised(view_of(model), range(3 - depth, 3), seed=3):
@@ -106,24 +78,9 @@ def test_half_precision(name):
     model = zoo.build(name).to(torch.bfloat16)
     model.cfg.dtype = torch.bfloat16
     before, kept = places(model), values(model)
-    frame = randomisation(model, TEXTS[:1], [ts.SemanticScope(), Constant()], depths=[3])
+    frame = randomisation(model, TEXTS[:1], [ts.SemanticScope(), CONSTANT], depths=[3])
     assert frame["similarity"].tolist()[0] < 1 and frame["similarity"].tolist()[1] == 1
     assert places(model) == before and not changed(model, kept)
-
-
-@dataclass(frozen=True)
-class Failing(Constant):
-    """Raises at its third prompt."""
-
-    error: BaseException
-    calls: tuple = ()
-    name = "failing"
-
-    def scores(self, prompt_run, site) -> Scored:
-        object.__setattr__(self, "calls", (*self.calls, 1))
-        if len(self.calls) == 3:
-            raise self.error
-        return super().scores(prompt_run, site)
 
 
 @each_class
@@ -131,11 +88,10 @@ class Failing(Constant):
 @pytest.mark.parametrize("error", [RuntimeError("mine"), KeyboardInterrupt()], ids=repr)
 def test_an_error_of_a_method_leaves_no_trace(name, error):
     model = lived_in(name)
-    before, kept = model_state(model) | process_state() | places(model), values(model)
-    with pytest.raises(type(error)):
-        randomisation(model, [zoo.TEXT], [Failing(error), ts.SemanticScope()])
-    after = model_state(model) | process_state() | places(model)
-    assert {k for k in before if before[k] != after[k]} == set() and not changed(model, kept)
+    before, kept = places(model), values(model)
+    with untouched(model), pytest.raises(type(error)):
+        randomisation(model, [zoo.TEXT], [FailsLater([], error), ts.SemanticScope()])
+    assert places(model) == before and not changed(model, kept)
 
 
 @each_class
@@ -153,50 +109,8 @@ def test_depths():
     for depth, n in ((0.9, 10), (0.8, 10), (0.9, 30), (0.8, 40), (0.7, 90)):  # no float is these
         assert sanity.parse_depths([depth], n) == [round(depth * n)]
     assert sanity.parse_depths([0.25, 0.5, 1.0], 30) == [8, 15, 30]
-    assert sanity.parse_depths([3, 1, 3], 4) == [1, 3] and sanity.parse_depths(None, 2) == [
-        1,
-        2,
-    ]
-
-
-@pytest.mark.wrong_types
-@pytest.mark.parametrize(
-    "arguments, error, message",
-    [
-        ({"depths": [0]}, ScopeParameterError, "depth is 0; .* 1 to 3"),
-        ({"depths": [4]}, ScopeParameterError, "depth is 4; .* 1 to 3"),
-        ({"depths": [True]}, ScopeParameterError, "depth is True"),
-        ({"depths": [1.5]}, ScopeParameterError, r"float in \(0, 1\]"),
-        ({"depths": "12"}, ScopeParameterError, "depth is '1'"),
-        ({"depths": []}, ScopeParameterError, "depths is empty"),
-        ({"depths": 1.0, "how": "zero"}, ScopeParameterError, "how is 'zero'"),
-        ({"seed": -1}, ScopeParameterError, "seed is -1"),
-        ({"seed": 0.5}, ScopeParameterError, "seed is 0.5"),
-        ({"methods": []}, ScopeParameterError, "methods is empty"),
-        ({"methods": ts.SemanticScope()}, ScopeParameterError, "methods is a SemanticScope"),
-        ({"prompts": zoo.TEXT}, PromptError, "prompts is a str"),
-        ({"prompts": []}, EmptyPromptError, "list of prompts is empty"),
-    ],
-)
-def test_bad_arguments(arguments, error, message):
-    asked = {"prompts": [zoo.TEXT], "methods": [ts.SemanticScope()]} | arguments
-    with pytest.raises(error, match=message):
-        randomisation(zoo.shared(zoo.names()[0]), **asked)
-
-
-@pytest.mark.wrong_types
-def test_bad_arguments_of_the_parts():
-    model = zoo.shared(zoo.names()[0])
-    with (
-        pytest.raises(ScopeParameterError, match="block 3 does not exist"),
-        randomised(view_of(model), [3]),
-    ):
-        pass
-    frame = randomisation(model, [zoo.TEXT], [Constant()])
-    with pytest.raises(ScopeParameterError, match="no column 'depth'"):
-        verdicts(frame.drop(columns="depth"))
-    with pytest.raises(ScopeParameterError, match="threshold is 2"):
-        verdicts(frame, threshold=2)
+    assert sanity.parse_depths([3, 1, 3], 4) == [1, 3]
+    assert sanity.parse_depths(None, 2) == [1, 2]
 
 
 def test_a_single_token_says_nothing():

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from pathlib import Path
 
 import pytest
 import torch
 
 from support import zoo, zoo_unfit
-from support.traces import PLAIN, each_class, strike_every_line
+from support.traces import PLAIN, each_class, strike_every_line_of
 from support.weights import changed, places, tensors, values, written
 from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import Random
-from tl_scopes.errors import ScopeParameterError
 from tl_scopes.evaluation import sanity
 from tl_scopes.evaluation.sanity import randomisation, randomised
 
@@ -188,7 +186,6 @@ def test_shared_parameters_are_random_once_or_never(name):
 @pytest.mark.wrong_types
 def test_interrupt_at_any_line_leaves_no_trace():
     name = PLAIN[-1]
-    file = str(Path(sanity.__file__))
 
     def call(model):
         randomisation(model, [zoo.TEXT], [Random()], depths=[1, 2], how="initial")
@@ -198,20 +195,4 @@ def test_interrupt_at_any_line_leaves_no_trace():
         call(model)
         return model
 
-    struck, bad, done = strike_every_line(
-        [call], built, written, lambda frame: frame.f_code.co_filename != file
-    )
-    assert done and len(struck) > 60
-    assert not bad
-
-
-@pytest.mark.wrong_types
-def test_bad_arguments():
-    view = view_of(zoo.shared(zoo.names()[0]))
-    for blocks, how, message in [
-        ([3], "normal", "block 3 does not exist: the model has 3"),
-        ([-1], "normal", "block -1 does not exist"),
-        ([0], "zero", "how is 'zero'; allowed: 'normal', 'shuffle', 'initial'"),
-    ]:
-        with pytest.raises(ScopeParameterError, match=message), randomised(view, blocks, how=how):
-            pass
+    strike_every_line_of(sanity, call, built, written, 60)

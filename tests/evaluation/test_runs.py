@@ -119,10 +119,8 @@ def test_one_prompt_that_makes_measuring_fail(tmp_path):
             raise ZeroDivisionError("on\n two lines")
         return measure(model, ids, methods, settings)
 
-    lengths = {}
-    for i, text in enumerate(given):
-        lengths[i] = len(run_cases.model().to_tokens(text)[0])
-    same = [i for i, n in lengths.items() if n == lengths[bad]]
+    lengths = [len(run_cases.model().to_tokens(text)[0]) for text in given]
+    same = [i for i, n in enumerate(lengths) if n == lengths[bad]]
     found = go(tmp_path / "out", given, measure=failing, unit=8)
     frame = found.to_frame()
     wrong = frame[frame["error"] != ""]

@@ -47,6 +47,14 @@ def parts(out: Path) -> set[str]:
     return {path.name for path in (out / "parts").glob("*.parquet")}
 
 
+def disks(folder: Path, *names: str) -> list[Path]:
+    """A folder for each process, none of which sees another's."""
+    found = [folder / name for name in names]
+    for path in found:
+        path.mkdir()
+    return found
+
+
 def told(capfd) -> str:
     return capfd.readouterr().err
 
@@ -74,9 +82,7 @@ def test_on_one_disk(whole, tmp_path, capfd):
 
 
 def test_on_disks_of_their_own(whole, tmp_path, capfd):
-    folders = [tmp_path / "a", tmp_path / "b", tmp_path / "c"]
-    for folder in folders:
-        folder.mkdir()
+    folders = disks(tmp_path, "a", "b", "c")
     assert forks.together(lambda rank: go(Path("out")), 3, *folders) == [0, 0, 0]
     a, b, c = (folder / "out" for folder in folders)
     assert (a / ROWS).read_bytes() == whole.rows.read_bytes()
@@ -137,15 +143,19 @@ def raising(error: BaseException) -> Callable[[], None]:
     return how
 
 
+def killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+LOST = "process 0 of 2 lost the others (process 1 ended"
+
+
 @pytest.mark.parametrize(
     ("how", "said"),
     [
         (raising(MemoryError("no room")), "process 1 of 2 failed: MemoryError: no room"),
-        (raising(KeyboardInterrupt()), "process 0 of 2 lost the others (process 1 ended"),
-        (
-            lambda: os.kill(os.getpid(), signal.SIGKILL),
-            "process 0 of 2 lost the others (process 1 ended",
-        ),
+        (raising(KeyboardInterrupt()), LOST),
+        (killed, LOST),
     ],
 )
 def test_one_that_fails_or_dies_ends_the_others(whole, tmp_path, capfd, how, said):
@@ -170,9 +180,7 @@ def test_all_must_be_given_the_same(tmp_path, capfd, culprit):
 
 
 def test_a_folder_that_only_another_process_cannot_use(tmp_path, capfd):
-    folders = [tmp_path / "a", tmp_path / "b"]
-    for folder in folders:
-        folder.mkdir()
+    folders = disks(tmp_path, "a", "b")
     (folders[1] / "out").write_text("a file")
     assert forks.together(lambda rank: go(Path("out")), 2, *folders, seconds=20) == [1, 1]
     assert "process 1 of 2 failed: RunError: out is a file" in told(capfd)
@@ -228,7 +236,7 @@ def test_a_bad_time_to_meet(monkeypatch, seconds):
 
 @pytest.mark.parametrize("culprit", [0, 1])
 def test_the_command_names_the_one_that_was_killed(tmp_path, capfd, monkeypatch, culprit):
-    kill = fails_in(culprit, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    kill = fails_in(culprit, killed)
     monkeypatch.setattr(evaluation, "run", functools.partial(evaluation.run, measure=kill))
     folder = cli_calls.save_tiny(tmp_path / "tiny")
     data = tmp_path / "data.txt"
@@ -253,13 +261,7 @@ def test_one_that_shows_no_life_is_not_waited_for(tmp_path, capfd, monkeypatch):
     monkeypatch.setattr(pulse, "BEAT", 0.1)
     monkeypatch.setattr(pulse, "SILENCE", 2.0)
     stopped = fails_in(1, lambda: os.kill(os.getpid(), signal.SIGSTOP))
-    launch = forks.launch(2)
-    pids = [
-        forks.start(
-            lambda: go(tmp_path / "out", measure=stopped), RANK=str(i), LOCAL_RANK=str(i), **launch
-        )
-        for i in range(2)
-    ]
+    pids = forks.launched(lambda rank: go(tmp_path / "out", measure=stopped), 2)
     try:
         assert forks.wait(pids[0], 30) == 1
     finally:

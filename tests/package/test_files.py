@@ -28,11 +28,10 @@ WRITERS = {
     "markdown": lambda path: made_card().to_markdown(path),
     "text": lambda path: files.write_text(path, "text"),
 }
-JUST_BYTES = {"bytes": lambda path: files.write_bytes(path, b"new")}
 
 
-def made_card():
-    return card(METHODS[:2], prompts=2)
+def made_card(prompts=2):
+    return card(METHODS[:2], prompts=prompts)
 
 
 @pytest.fixture(params=WRITERS)
@@ -40,20 +39,29 @@ def write(request):
     return WRITERS[request.param]
 
 
-@pytest.fixture
-def write_bytes():
-    return JUST_BYTES["bytes"]
+def write_bytes(path):
+    files.write_bytes(path, b"new")
 
 
 def mode(path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def earlier(path, given: int):
+    """A file that is there before, of that mode."""
+    path.write_bytes(b"before")
+    path.chmod(given)
+    return path
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def test_a_link_stays_and_what_it_points_at_is_written(write, tmp_path):
     (tmp_path / "there").mkdir()
     real, link, far = tmp_path / "there" / "real", tmp_path / "link", tmp_path / "far"
-    real.write_bytes(b"before")
-    real.chmod(0o600)
+    earlier(real, 0o600)
     link.symlink_to("there/real")
     far.symlink_to(link)
     write(far)
@@ -80,48 +88,36 @@ def test_a_dangling_link_gets_its_target(write, tmp_path):
 
 @pytest.mark.parametrize("given", [0o600, 0o640, 0o666, 0o755])
 def test_the_mode_stays(write, tmp_path, given):
-    path = tmp_path / "file"
-    path.write_bytes(b"before")
-    path.chmod(given)
+    path = earlier(tmp_path / "file", given)
     write(path)
     assert mode(path) == given and path.read_bytes() != b"before"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
-def test_the_owner_stays(write_bytes, tmp_path):
-    path = tmp_path / "file"
-    path.write_bytes(b"before")
-    path.chmod(0o640)
+def test_the_owner_stays(tmp_path):
+    path = earlier(tmp_path / "file", 0o640)
     os.chown(path, 1234, 5678)
     write_bytes(path)
     found = path.stat()
     assert (found.st_uid, found.st_gid, mode(path)) == (1234, 5678, 0o640)
 
 
-def test_a_group_that_cannot_be_kept_lends_its_rights_to_nobody(write_bytes, tmp_path, monkeypatch):
-    path = tmp_path / "file"
-    path.write_bytes(b"before")
-    path.chmod(0o660)
-
-    def refused(*args):
-        raise PermissionError("not root")
-
-    monkeypatch.setattr(os, "chown", refused)
+def test_a_group_that_cannot_be_kept_lends_its_rights_to_nobody(tmp_path, monkeypatch):
+    path = earlier(tmp_path / "file", 0o660)
+    monkeypatch.setattr(os, "chown", Mock(side_effect=PermissionError("not root")))
     write_bytes(path)
     assert mode(path) == 0o600
 
 
 @pytest.mark.parametrize("given", [0o400, 0o444, 0o000])
 def test_a_read_only_file_is_refused_by_root_too(write, tmp_path, given):
-    path, link = tmp_path / "file", tmp_path / "link"
-    path.write_bytes(b"keep")
-    path.chmod(given)
+    path, link = earlier(tmp_path / "file", given), tmp_path / "link"
     link.symlink_to("file")
     for name in (path, link):
         with pytest.raises(OutputFileError, match="read-only"):
             write(name)
     path.chmod(0o600)
-    assert path.read_bytes() == b"keep" and sorted(os.listdir(tmp_path)) == ["file", "link"]
+    assert path.read_bytes() == b"before" and sorted(os.listdir(tmp_path)) == ["file", "link"]
 
 
 def test_what_is_no_regular_file_is_refused(write, tmp_path):
@@ -148,16 +144,15 @@ def test_a_card_keeps_its_modes_and_refuses_a_folder_in_which_a_file_is_read_onl
     folder = made_card().save(tmp_path / "card")
     for path in folder.iterdir():
         path.chmod(0o600)
-    other = card(METHODS[:2], prompts=3)
-    other.save(folder)
+    made_card(3).save(folder)
     assert {mode(path) for path in folder.iterdir()} == {0o600}
     for name in ("FaithfulnessCard.json", "rows-*.parquet"):
         (path,) = folder.glob(name)
         path.chmod(0o400)
-        before = {p.name: p.read_bytes() for p in folder.iterdir()}
+        before = contents(folder)
         with pytest.raises(OutputFileError, match="read-only"):
             made_card().save(folder)
-        assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+        assert before == contents(folder)
         path.chmod(0o600)
 
 
@@ -172,7 +167,7 @@ def test_a_run_keeps_the_mode_of_its_table(tmp_path):
         run_cases.go(tmp_path / "out", given)
 
 
-def test_a_long_name(write_bytes, tmp_path):
+def test_a_long_name(tmp_path):
     path = tmp_path / ("é" * 127)
     for _ in range(2):
         write_bytes(path)
@@ -193,9 +188,7 @@ def test_the_command_line_writes_the_same_way(tmp_path):
     model = save_tiny(tmp_path / "model")
     asked = ["attribute", "The cat", "--model", model]
     for option, name in [("--save", "a.st"), ("--html", "a.html"), ("--plot", "a.svg")]:
-        real, link = tmp_path / name, tmp_path / f"link to {name}"
-        real.write_bytes(b"before")
-        real.chmod(0o600)
+        real, link = earlier(tmp_path / name, 0o600), tmp_path / f"link to {name}"
         link.symlink_to(name)
         assert call(*asked, option, str(link)).exit_code == 0
         assert link.is_symlink() and mode(real) == 0o600 and real.read_bytes() != b"before"
@@ -246,10 +239,9 @@ def test_a_full_disk(system, kind, there, tmp_path):
 
 def test_a_full_disk_stops_a_card_and_a_run(tmp_path):
     folder = made_card().save(tmp_path / "card")
-    before = {p.name: p.read_bytes() for p in folder.iterdir()}
-    other = card(METHODS[:2], prompts=3)
+    before, other = contents(folder), made_card(3)
     assert forks.wait(forks.start(limited(lambda: other.save(folder)))) == 0
-    assert before == {p.name: p.read_bytes() for p in folder.iterdir()}
+    assert before == contents(folder)
     given = run_cases.prompts(2)
     assert forks.wait(forks.start(limited(lambda: run_cases.go(tmp_path / "out", given)))) == 0
     assert not list(tmp_path.rglob("*.partial"))

@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from support.browser import BROWSER, DARK, check_tokens, result, same_colour, sequence, visit
+from support.browser import DARK, check_tokens, needs_browser, result, same_colour, sequence, visit
 from tl_scopes import render
 from tl_scopes.render.picture import build
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
+pytestmark = needs_browser
 
 
 def test_one_site(tmp_path):
@@ -48,11 +48,7 @@ def test_a_sequence_follows_the_read_position(tmp_path):
 
 
 def test_notebook_outputs_share_a_page(tmp_path):
-    made = [
-        render.notebook(result()),
-        render.notebook(result(sites=2)),
-        render.notebook(result(sites=3)),
-    ]
+    made = [render.notebook(result(sites)) for sites in (1, 2, 3)]
     page = "<!doctype html><meta charset=utf-8><body>" + "".join(output.data for output in made)
     probe = visit(page, tmp_path)
     check_tokens(probe)

@@ -20,11 +20,9 @@ from support.circuit_drawings import (
     flow,
     flow_path,
     head_paths,
-    labels,
-    saved,
     verification,
-    words,
 )
+from support.pictures import labels, said, saved
 from tl_scopes import render
 from tl_scopes.errors import RenderError
 from tl_scopes.render.figures.flow_path import _Plan
@@ -45,13 +43,12 @@ def test_head_grid_shows_summed_effects_and_mlps_beside_them():
     assert labels(figure.axes[0].xaxis) == ["0", "1", "2", "3"]
     rows = [i for i, kind in enumerate(result.kinds) if kind == "mlp"]
     assert len(bars(figure.axes[1])) == 18 and figure.axes[1].get_xlabel() == "MLP"
-    assert [float(x) for x in bars(figure.axes[1])] == pytest.approx(
-        result.summed()[rows].tolist(), rel=0.01
-    )
-    said = words(figure)
+    shown = [float(x) for x in bars(figure.axes[1])]
+    assert shown == pytest.approx(result.summed()[rows].tolist(), rel=0.01)
+    words = said(figure)
     for part in ("Heads that move the logit of the next token “·Paris”", "total effects", "against zero",
                  "semantic(target=' Paris')", "read at 15 “·as”", "16 tokens", "biases", "embed"):  # fmt: skip
-        assert part in said, part
+        assert part in words, part
     assert figure.axes[-1].get_ylabel() == "logit"
 
 
@@ -63,7 +60,7 @@ def test_squared_effects_have_one_side_and_add_up_by_vector():
     assert drawn(figure) == pytest.approx(grid / grid.max(), abs=1e-6)
     rows = [i for i, kind in enumerate(result.kinds) if kind == "bias"]
     together = result.direct_vectors[:, rows].sum((1, 2)).square() @ result.weights
-    found = re.search(r"biases ([\d.e-]+)", words(figure)).group(1)
+    found = re.search(r"biases ([\d.e-]+)", said(figure)).group(1)
     assert float(found) == pytest.approx(float(together), rel=0.01)
     assert figure.axes[-1].get_ylabel() == "nats"
 
@@ -91,10 +88,10 @@ def test_component_map_has_the_top_in_the_order_of_the_forward_pass():
     limit = np.abs(values[:, 1:]).max()
     assert np.isnan(drawn(figure)[:, 0]).all()
     assert drawn(figure)[:, 1:] == pytest.approx(values[:, 1:] / limit, abs=1e-6)
-    assert "the 7 of 109 components with the largest sums" in words(figure)
-    assert "BOS “<bos>” not coloured" in words(figure)
+    assert "the 7 of 109 components with the largest sums" in said(figure)
+    assert "BOS “<bos>” not coloured" in said(figure)
     whole = render.circuit(result, over="tokens", top=7, include_bos=True)
-    assert np.isfinite(drawn(whole)).all() and "BOS" not in words(whole)
+    assert np.isfinite(drawn(whole)).all() and "BOS" not in said(whole)
     assert labels(figure.axes[0].xaxis)[1:3] == ["The", "·capital"]
     read = figure.axes[0].get_xticklabels()[-1]
     assert read.get_color() == "#c2410c" and read.get_fontweight() == "bold"
@@ -125,14 +122,14 @@ def test_head_paths_show_norms_and_what_passes_outside():
     one = saved(render.circuit(result, source=3, values="signed"))
     grid = result.signed[..., 3].numpy()
     assert drawn(one) == pytest.approx(grid / np.abs(grid).max(), abs=1e-6)
-    assert "from 3 “·of” alone" in words(one)
+    assert "from 3 “·of” alone" in said(one)
 
 
 def test_head_paths_by_token_name_the_top_heads():
     result = head_paths(18, 4)
     figure = saved(render.circuit(result, over="tokens", top=5))
     assert set(labels(figure.axes[0].yaxis)) == {label for label, _ in result.top(5)}
-    assert "the 5 of 72 heads" in words(figure)
+    assert "the 5 of 72 heads" in said(figure)
 
 
 def test_value_and_pattern_paths_apart():
@@ -165,13 +162,12 @@ def test_flow_is_a_matrix_with_scores_above():
     heights = [patch.get_height() for patch in top.patches]
     scores = result.scores.numpy()
     assert heights[1:] == pytest.approx(scores[1:] / scores[1:].max(), abs=1e-6)
-    assert "BOS “<bos>” not coloured" in words(figure)
+    assert "BOS “<bos>” not coloured" in said(figure)
     signed = saved(render.circuit(result, values="signed", include_bos=True)).axes[1].images[0]
     assert signed.get_clim() == (-1, 1)
     values = result.signed.numpy()
-    assert np.asarray(signed.get_array())[-1] == pytest.approx(
-        values[-1] / np.abs(values).max(), abs=1e-6
-    )
+    shown = np.asarray(signed.get_array())[-1]
+    assert shown == pytest.approx(values[-1] / np.abs(values).max(), abs=1e-6)
 
 
 def bands(figure):
@@ -194,16 +190,15 @@ def test_flow_path_draws_bands_as_wide_as_what_flows():
     widths = np.sort([width(band) for band in made])
     assert widths[-5:] / widths[-1] == pytest.approx(kept[-5:] / kept[-1], rel=1e-4)
     missing = float(1 - sizes[drawn].sum() / sizes.sum())
-    assert f"bands under 0.2% of their step, {100 * missing:.1f}% of all flow, not drawn" in words(
-        figure
-    )
+    missed = f"bands under 0.2% of their step, {100 * missing:.1f}% of all flow, not drawn"
+    assert missed in said(figure)
     colours = {tuple(band.get_facecolor()[:3]) for band in made}
-    assert colours == {(0, 0, 1), (1, 0, 0)} and "red takes away" in words(figure)
+    assert colours == {(0, 0, 1), (1, 0, 0)} and "red takes away" in said(figure)
     texts = bars(figure.axes[0])
     assert texts[:5] == list(result.sites)
     assert "100.0%  read" in texts and "·France" in texts
     everything = render.circuit(result, min_share=0.0)
-    assert len(bands(everything)) == int((sizes > 0).sum()) and "not drawn" not in words(everything)
+    assert len(bands(everything)) == int((sizes > 0).sum()) and "not drawn" not in said(everything)
 
 
 def test_bos_is_grey_and_sets_no_scale():
@@ -220,7 +215,7 @@ def test_bos_is_grey_and_sets_no_scale():
     assert heights[0] > 2 and heights[1] < 1.01
     grey = [b for b in bands(pale) if to_rgb(b.get_facecolor())[2] not in (0.0, 1.0)]
     assert len(grey) == int((result.edges[:, :, 0] != 0).sum())
-    assert "grey, not to scale" in words(pale) and "grey" not in words(plain)
+    assert "grey, not to scale" in said(pale) and "grey" not in said(plain)
 
 
 def test_tokens_after_the_read_position_are_not_drawn():
@@ -229,7 +224,7 @@ def test_tokens_after_the_read_position_are_not_drawn():
             if make is flow and options:
                 continue
             figure = saved(render.circuit(make(position=9), **options))
-            assert "16 tokens, the 6 after the read position not drawn" in words(figure)
+            assert "16 tokens, the 6 after the read position not drawn" in said(figure)
     assert len(labels(render.circuit(flow(position=9)).axes[1].xaxis)) == 10
     assert "·which" not in bars(render.circuit(flow_path(position=9)).axes[0])
 
@@ -253,10 +248,10 @@ def test_verification_shows_agreement_and_where_first_order_ends():
     assert bars(left) == [result.labels[i] for i in largest[:3]]
     curve = right.lines[-1].get_xydata()
     assert curve == pytest.approx(np.column_stack([result.steps, result.step_errors]))
-    said = words(figure)
+    words = said(figure)
     for part in ("0.91 (95%: 0.84 to 0.95)", "0.88 (95%: 0.80 to 0.93)", "top-5 overlap 80.0%",
                  "zero ablation of 40 heads"):  # fmt: skip
-        assert part in said, part
+        assert part in words, part
 
 
 def test_verification_of_tokens_without_steps():
@@ -265,7 +260,7 @@ def test_verification_of_tokens_without_steps():
     result = dataclasses.replace(result, rank_agreement=never)
     for scale in ("linear", "log"):
         figure = saved(render.circuit(result, scale=scale))
-        assert len(figure.axes) == 1 and "measured sizes undefined" in words(figure)
+        assert len(figure.axes) == 1 and "measured sizes undefined" in said(figure)
 
 
 def test_exact_steps_need_no_logarithm():

@@ -7,10 +7,9 @@ import dataclasses
 import pytest
 
 import tl_scopes as ts
-from support import drawn_texts, zoo
+from support import zoo
 from support.pictures import attribution, caption, headings, names, said, sequence
 from tl_scopes import render
-from tl_scopes.errors import RenderError
 
 CLEAN = ("<bos>", " The", " capital", " of", " France", " is")
 DIRTY = ("<bos>", " The", " capital", " of", " Italy", " is")
@@ -18,10 +17,10 @@ SCORES = [[9, 1, 2, 3, 4, 5]]
 
 
 def labels(figure):
+    """The texts of the tokens, and their weights."""
     ax = next(ax for ax in figure.axes if len(ax.get_xticks()))
-    return [t.get_text() for t in ax.get_xticklabels()], [
-        t.get_fontweight() for t in ax.get_xticklabels()
-    ]
+    ticks = ax.get_xticklabels()
+    return [t.get_text() for t in ticks], [t.get_fontweight() for t in ticks]
 
 
 def two(kind="bars", **options):
@@ -31,25 +30,16 @@ def two(kind="bars", **options):
 
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("kind", ["bars", "map"])
-def test_tokens_that_differ_are_both_shown(kind, dark, tmp_path):
+def test_tokens_that_differ_are_both_shown(kind, dark, amiss):
     figure = two(kind, dark=dark)
     texts, weights = labels(figure)
     assert texts == ["<bos>", "·The", "·capital", "·of", "·France / ·Italy", "·is"]
-    assert [w == "bold" for w in weights] == [
-        False,
-        False,
-        False,
-        False,
-        True,
-        True,
-    ]  # and the read
+    assert [w == "bold" for w in weights] == [False] * 4 + [True, True]  # and the read
     told = headings(figure) if kind == "bars" else names(figure)
     assert told[0].startswith("with “·France”") and told[1].startswith("with “·Italy”")
     assert caption(figure).startswith("2 attributions of 2 prompts at embed · read at 5 “·is” · 6")
     assert "tokens that differ are bold, in the order of the attributions" in said(figure)
-    with drawn_texts.watching(tmp_path / "seen.jsonl") as seen:
-        figure.savefig(tmp_path / "a.png", dpi=60)
-        (row,) = seen()
+    row = amiss(figure, dpi=60)
     assert not row["cut"] and not row["overlapping"]
 
 
@@ -85,20 +75,6 @@ def test_a_read_token_that_differs_is_named_for_each():
     assert "read at" not in caption(render.compare([a, b]))
 
 
-@pytest.mark.parametrize(
-    ("other", "says"),
-    [
-        (attribution((*DIRTY, "!"), [[9, 1, 2, 3, 4, 5, 6]]), r"different tokens \(6 and 7\)"),
-        (attribution(("<bos>", " The", " cap", "ital of", " France", " is"), SCORES), "different parts"),
-        (attribution((*DIRTY, "!"), [[9, 1, 2, 3, 4, 5, 6]]).group([(5, 7)]), "different parts"),
-        (attribution(DIRTY, SCORES, has_bos=False), "one with BOS, the other without"),
-    ],
-)  # fmt: skip
-def test_what_has_no_common_positions_is_refused(other, says):
-    with pytest.raises(RenderError, match=f"{says}.*change no length, or group all in one way"):
-        render.compare([attribution(CLEAN, SCORES), other])
-
-
 def test_reads_of_two_sequences():
     a, b = sequence(CLEAN), sequence(DIRTY)
     assert labels(render.compare([a.at(5), b.at(5)]))[0][4] == "·France / ·Italy"
@@ -106,10 +82,8 @@ def test_reads_of_two_sequences():
 
 def test_a_clean_and_a_corrupted_prompt_of_a_model():
     model = zoo.shared(zoo.names()[0])
-    pair = [
-        ts.attribute(model, text, ts.SemanticScope())
-        for text in (zoo.TEXT, zoo.TEXT.replace("France", "Italy"))
-    ]
+    texts = zoo.TEXT, zoo.TEXT.replace("France", "Italy")
+    pair = [ts.attribute(model, text, ts.SemanticScope()) for text in texts]
     if len({len(a.str_tokens) for a in pair}) > 1:
         pair = [a.group() for a in pair]
     (at,) = [i for i, label in enumerate(labels(render.compare(pair))[0]) if "/" in label]

@@ -2,26 +2,10 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 from matplotlib.figure import Figure
 
-from support import drawn_texts
-
 TOKENS = [f"token {i}" for i in range(12)]
-
-
-@pytest.fixture
-def amiss(tmp_path):
-    """Draw a figure and say what the watch says of it."""
-    with drawn_texts.watching(tmp_path / "seen.jsonl") as seen:
-
-        def draw(figure: Figure, **options) -> dict:
-            figure.savefig(io.BytesIO(), format="png", **options)
-            return seen()[-1]
-
-        yield draw
 
 
 def ticked(rotation: float) -> Figure:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from support.browser import TOKENS, result, text
-from support.served_app import Visitor, boxes, browsing, needs_playwright, overlap
+from support.served_app import Visitor, boxes, needs_playwright, overlap
 from tl_scopes import render
 from tl_scopes.render.colours import contrast
 from tl_scopes.render.tokens import visible
@@ -20,38 +20,22 @@ from tl_scopes.results.attribution import Attribution
 pytestmark = needs_playwright
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
-        yield found
-
-
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Exported pages, opened from the disk in a browser that is offline. Whatever a page asks for but
-    itself fails the test."""
-    visitors: list[tuple[Visitor, str]] = []
+def shown(opened):
+    """A result's page, opened, with its tokens drawn."""
 
-    def open_(made: Attribution, size=(1200, 900), dark: bool = False, **options) -> Visitor:
-        path = tmp_path / f"{len(visitors)}.html"
-        made.to_html(path, **options)
-        visitor = Visitor(browser, size, offline=True, color_scheme="dark" if dark else "light")
-        visitor.page.goto(path.as_uri())
+    def show(made: Attribution, size=(1200, 900), dark: bool = False, **options) -> Visitor:
+        visitor = opened(made.to_html(**options), size, dark)
         visitor.page.locator(".colored-tokens > span").first.wait_for()
-        visitors.append((visitor, path.as_uri()))
         return visitor
 
-    yield open_
-    for visitor, own in visitors:
-        assert {url for url in visitor.asked if not url.startswith("data:")} == {own}
-        assert visitor.failed == []
-        visitor.close()
+    return show
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize(("n", "sites"), [(5, 1), (200, 1), (200, 19)])
-def test_tokens_stand_side_by_side_and_differ(opened, n, sites, dark):
-    visitor = opened(text(n, sites), dark=dark)
+def test_tokens_stand_side_by_side_and_differ(shown, n, sites, dark):
+    visitor = shown(text(n, sites), dark=dark)
     found = boxes(visitor)
     assert [b["text"] for b in found] == [visible(t) for t in text(n).str_tokens]
     assert all(b["width"] > 4 and 15 < b["height"] < 60 for b in found)
@@ -78,11 +62,11 @@ def painted(visitor: Visitor) -> list[list[list[float]]]:
 
 
 @pytest.mark.parametrize(("dark", "least"), [(False, 4.5), (True, 3.0)], ids=["light", "dark"])
-def test_text_on_colours_can_be_read(opened, dark, least):
+def test_text_on_colours_can_be_read(shown, dark, least):
     """As WCAG 2.2 asks for text; on dark pages, whose colours are turned over, as for large text."""
     made = text(65, sites=2)
     ramp = torch.linspace(-1, 1, 65)
-    visitor = opened(dataclasses.replace(made, scores=torch.stack([ramp, -ramp.abs()])), dark=dark)
+    visitor = shown(dataclasses.replace(made, scores=torch.stack([ramp, -ramp.abs()])), dark=dark)
     for _ in range(2):
         found = [tuple(map(tuple, pair)) for pair in painted(visitor)]
         assert len({ground for ground, _ in found}) > 30
@@ -93,13 +77,11 @@ def test_text_on_colours_can_be_read(opened, dark, least):
         )
 
 
-def test_pointing_shows_the_score_inside_the_window(opened):
+def test_pointing_shows_the_score_inside_the_window(shown):
     made = text(200)
-    visitor = opened(made)
-    chips, tip = (
-        visitor.page.locator(".colored-tokens > span > span"),
-        visitor.page.locator(".tls-tip"),
-    )
+    visitor = shown(made)
+    chips = visitor.page.locator(".colored-tokens > span > span")
+    tip = visitor.page.locator(".tls-tip")
     assert not tip.is_visible()
     for t in (0, 3, 17, 120, 199):  # corners and edges among them
         chips.nth(t).scroll_into_view_if_needed()
@@ -117,9 +99,9 @@ def test_pointing_shows_the_score_inside_the_window(opened):
     tip.wait_for(state="hidden")
 
 
-def test_a_site_is_chosen_by_click(opened):
+def test_a_site_is_chosen_by_click(shown):
     made = text(20, sites=4)
-    visitor = opened(made)
+    visitor = shown(made)
     before = [b["colour"] for b in boxes(visitor)]
     visitor.page.get_by_text("resid(2)", exact=True).first.click()
     visitor.page.wait_for_function(
@@ -127,12 +109,12 @@ def test_a_site_is_chosen_by_click(opened):
         ".backgroundColor !== old",
         arg=before[5],
     )
-    alone = opened(made, site=2)
+    alone = shown(made, site=2)
     assert [b["colour"] for b in boxes(visitor)] == [b["colour"] for b in boxes(alone)]
 
 
-def test_hostile_tokens_do_nothing_however_they_are_touched(opened):
-    visitor = opened(result(sites=2), scale="log")
+def test_hostile_tokens_do_nothing_however_they_are_touched(shown):
+    visitor = shown(result(sites=2), scale="log")
     chips = visitor.page.locator(".colored-tokens > span > span")
     assert chips.all_text_contents() == [visible(token) for token in TOKENS]
     for t in range(len(TOKENS)):
@@ -144,15 +126,15 @@ def test_hostile_tokens_do_nothing_however_they_are_touched(opened):
     visitor.shoot("export-hostile")
 
 
-def test_a_narrow_window_does_not_scroll_sideways(opened):
-    visitor = opened(text(60, sites=6), size=(400, 800))
+def test_a_narrow_window_does_not_scroll_sideways(shown):
+    visitor = shown(text(60, sites=6), size=(400, 800))
     assert not visitor.page.evaluate("document.documentElement.scrollWidth > innerWidth")
     visitor.shoot("export-narrow")
 
 
-def test_a_printed_page_keeps_its_colours(opened):
+def test_a_printed_page_keeps_its_colours(shown):
     """Without a tick at "background graphics", which nobody finds."""
-    visitor = opened(text(30))
+    visitor = shown(text(30))
     colours = {b["colour"] for b in boxes(visitor)}
     streams = re.findall(rb"stream\r?\n(.*?)endstream", visitor.page.pdf(), re.S)
     drawn = b"".join(map(inflated, streams))

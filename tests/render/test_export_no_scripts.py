@@ -14,7 +14,7 @@ from support import circuit_drawings as circuits
 from support.browser import same_colour, text
 from support.faithfulness_cards import card
 from support.pictures import attribution, sequence
-from support.served_app import Visitor, boxes, browsing, needs_playwright, overlap
+from support.served_app import Visitor, boxes, needs_playwright, overlap
 from tl_scopes import render
 from tl_scopes.render.colours import contrast
 from tl_scopes.render.picture import build
@@ -24,45 +24,16 @@ pytestmark = needs_playwright
 TOKENS = text(40).str_tokens
 
 
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
-        yield found
-
-
 @pytest.fixture
-def opened(browser, tmp_path):
-    visitors = []
+def without(opened):
+    """A page where no script runs, and unless `styled` no style sheet counts."""
 
-    def open_(html: str, styled: bool = True, dark: bool = False, scripts: bool = False) -> Visitor:
+    def open_(page: str, styled: bool = True, dark: bool = False) -> Visitor:
         if not styled:
-            html = re.sub(r"<style\b.*?</style>", "", html, flags=re.S)
-        path = tmp_path / f"{len(visitors)}.html"
-        path.write_text(html, encoding="utf-8")
-        scheme = "dark" if dark else "light"
-        visitor = Visitor(
-            browser, (1200, 900), offline=True, java_script_enabled=scripts, color_scheme=scheme
-        )
-        visitor.page.goto(path.as_uri())
-        visitors.append(visitor)
-        return visitor
+            page = re.sub(r"<style\b.*?</style>", "", page, flags=re.S)
+        return opened(page, dark=dark, scripts=False)
 
-    yield open_
-    for visitor in visitors:
-        assert visitor.failed == []
-        visitor.close()
-
-
-def chips(visitor: Visitor) -> list[dict]:
-    return visitor.page.locator(".colored-tokens > span > span").evaluate_all(
-        """all => all.map(e => {
-          const box = e.getBoundingClientRect(), css = getComputedStyle(e);
-          return {text: e.textContent, x: box.x, y: box.y, width: box.width, height: box.height,
-                  size: parseFloat(css.fontSize), paper: css.backgroundColor, ink: css.color,
-                  note: getComputedStyle(e.parentElement, "::after").content,
-                  title: e.parentElement.title, shown: css.visibility !== "hidden"};
-        })"""
-    )
+    return open_
 
 
 MADE = {
@@ -78,21 +49,20 @@ MADE = {
 @pytest.mark.parametrize("styled", [True, False], ids=["styled", "bare"])
 @pytest.mark.parametrize("kind", ["page", "notebook"])
 @pytest.mark.parametrize("name", MADE)
-def test_every_token_is_there_with_its_colour(opened, name, kind, styled):
+def test_every_token_is_there_with_its_colour(without, name, kind, styled):
     result, options = MADE[name]()
-    html = (
-        render.html(result, **options)
-        if kind == "page"
-        else "<!doctype html><meta charset=utf-8>" + render.notebook(result, **options).data
-    )
-    visitor = opened(html, styled)
-    found, picture = chips(visitor), build(result, **options)
+    if kind == "page":
+        html = render.html(result, **options)
+    else:
+        html = "<!doctype html><meta charset=utf-8>" + render.notebook(result, **options).data
+    visitor = without(html, styled)
+    found, picture = boxes(visitor), build(result, **options)
     row = picture.rows[picture.first]
     assert [chip["text"] for chip in found] == [visible(token) for token in picture.tokens]
     for chip, value in zip(found, row.colours):
         assert chip["shown"] and chip["width"] > 4 and 12 < chip["height"] < 60
-        assert same_colour(chip["paper"], value)
-        inks = [tuple(map(int, re.findall(r"\d+", chip[k])[:3])) for k in ("paper", "ink")]
+        assert same_colour(chip["colour"], value)
+        inks = [tuple(map(int, re.findall(r"\d+", chip[k])[:3])) for k in ("colour", "ink")]
         assert contrast(*inks) > 4.5
     assert len({chip["size"] for chip in found}) == 1
     for i, a in enumerate(found):
@@ -109,29 +79,29 @@ def test_every_token_is_there_with_its_colour(opened, name, kind, styled):
         visitor.shoot(f"no-scripts-{name.replace(' ', '-')}-{kind}")
 
 
-def test_dark_pages_can_be_read_too(opened):
-    visitor = opened(render.html(text(40, 6)), dark=True)
-    assert len(chips(visitor)) == 40
+def test_dark_pages_can_be_read_too(without):
+    visitor = without(render.html(text(40, 6)), dark=True)
+    assert len(boxes(visitor)) == 40
     visitor.shoot("no-scripts-dark")
 
 
 @pytest.mark.parametrize("styled", [True, False], ids=["styled", "bare"])
 @pytest.mark.parametrize("make", [circuits.flow, circuits.head_paths])
-def test_circuits(opened, make, styled):
-    visitor = opened(render.attention(make(tokens=circuits.TEXT)), styled)
+def test_circuits(without, make, styled):
+    visitor = without(render.attention(make(tokens=circuits.TEXT)), styled)
     body = visitor.page.locator("body").inner_text()
     assert "Point at" not in body and "·France" in body
     image = visitor.page.locator("img").first.bounding_box()
     assert image["width"] > 100 and image["height"] > 40
-    found = chips(visitor)
+    found = boxes(visitor)
     assert len(found) == (0 if make is circuits.flow else len(circuits.TEXT))
     assert all(chip["width"] > 4 and chip["height"] > 12 for chip in found)
     visitor.shoot(f"no-scripts-{make.__name__}{'' if styled else '-bare'}")
 
 
-def test_a_card(opened):
+def test_a_card(without):
     made = card()
-    visitor = opened(made.to_html())
+    visitor = without(made.to_html())
     body = visitor.page.locator("body").inner_text()
     assert all(method in body for method in made.methods)
     images = visitor.page.locator("figure img").all()
@@ -141,19 +111,11 @@ def test_a_card(opened):
     visitor.shoot("no-scripts-card")
 
 
-def test_scripts_bring_the_hint_back(browser, tmp_path):
-    path = tmp_path / "a.html"
-    for made in (
-        render.html(text(9, 3)),
-        render.attention(circuits.flow()),
-        render.attention(circuits.head_paths()),
-    ):
-        path.write_text(made, encoding="utf-8")
-        visitor = Visitor(browser, (1200, 900), offline=True)
-        visitor.page.goto(path.as_uri())
+def test_scripts_bring_the_hint_back(opened):
+    flows = (circuits.flow(), circuits.head_paths())
+    for page in (render.html(text(9, 3)), *map(render.attention, flows)):
+        visitor = opened(page)
         visitor.page.get_by_text("Point at a").first.wait_for(timeout=20_000)
-        assert visitor.failed == []
-        visitor.close()
 
 
 def marked(visitor: Visitor, x: float, y: float, width: float, height: float) -> int:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import dataclasses
 import html
 import io
-import json
 import math
 import re
-import subprocess
 import warnings
-from html.parser import HTMLParser
 
 import numpy as np
 import pandas as pd
@@ -18,9 +15,18 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from support.browser import BROWSER, DARK, WATCH
-from support.circuit_drawings import saved
-from support.faithfulness_cards import FAILED, HOSTILE, LONG, METHODS, PROVENANCE, card, rows
+from support.browser import DARK, check_quiet, needs_browser, visit
+from support.faithfulness_cards import (
+    FAILED,
+    HOSTILE,
+    LONG,
+    METHODS,
+    NO_CHECKS,
+    bare,
+    card,
+    rows,
+)
+from support.pictures import Shape, saved
 from tl_scopes import render
 from tl_scopes.errors import RenderError
 from tl_scopes.render.figures.card import kinds
@@ -28,7 +34,6 @@ from tl_scopes.render.figures.card_axes import lines
 from tl_scopes.render.figures.letters import drawable
 from tl_scopes.render.pages.report import _figure
 from tl_scopes.render.report.words import interval, name, plus_minus, probability
-from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.metrics import AOPC
 
 
@@ -44,27 +49,7 @@ def page(hostile):
         return hostile.to_html()
 
 
-@pytest.fixture(scope="module")
-def clear():
-    """The first of three methods leads everywhere."""
-    return card(METHODS[:3], rows=rows(METHODS[:3], quality=[1.2, 0.5, 0.5]), failed=None)
-
-
 # --- the page -----------------------------------------------------------------------------------
-
-
-class Seen(HTMLParser):
-    """Every tag, and every address in an attribute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tags, self.addresses = [], []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.addresses += [v for k, v in attrs if k in ("src", "href", "srcset", "action", "data")]
-        assert not any(k.startswith("on") for k, _ in attrs)
-        assert not math.isnan(float(dict(attrs).get("data-value", 0)))
 
 
 def text_of(part: str) -> str:
@@ -72,8 +57,9 @@ def text_of(part: str) -> str:
 
 
 def test_the_page_holds_everything_and_fetches_nothing(page, hostile):
-    seen = Seen()
-    seen.feed(page)
+    seen = Shape(page)
+    assert not any(name.startswith("on") for name, _ in seen.attributes)
+    assert not any(math.isnan(float(x)) for name, x in seen.attributes if name == "data-value")
     assert all(x.startswith(("#tls-", "data:image/svg+xml;base64,")) for x in seen.addresses)
     assert len([x for x in seen.addresses if x.startswith("data:")]) == 7
     assert seen.tags.count("script") == 1 and seen.tags.count("style") == 2
@@ -93,24 +79,21 @@ def test_the_same_card_gives_the_same_figure(hostile):
 
 
 def test_pages_are_written_whole(tmp_path):
-    made = card(("a", "b"), rows=rows(("a", "b"), 2, {0: "E: x", 1: "E: x"}), randomisation=None,
-                stability=None, spectra=None)  # fmt: skip
+    made = card(("a", "b"), rows=rows(("a", "b"), 2, {0: "E: x", 1: "E: x"}), **NO_CHECKS)
     text = made.to_html(tmp_path / "card.html")
     assert (tmp_path / "card.html").read_text(encoding="utf-8") == text == render.html(made)
-    ids = [
-        re.search(r'id="(tls-\w+)"', output).group(1)
-        for output in (made._repr_html_(), made.show().data)
-    ]
+    outputs = made._repr_html_(), made.show().data
+    ids = [re.search(r'id="(tls-\w+)"', output).group(1) for output in outputs]
     assert ids[0] != ids[1]
 
 
-PROBE = """<script type="module">
-await new Promise((done) => setTimeout(done, 500));
+PROBE = """
+await wait(500);
 const tables = [...document.querySelectorAll(".tls-card:last-of-type article:first-of-type table")];
 const column = () => [...tables[0].tBodies[0].rows].map((row) => row.cells[1].textContent);
 const names = () => [...tables[0].tBodies[0].rows].map((row) => row.cells[0].textContent);
 const head = tables[0].tHead.rows[0].cells[1];
-const probe = { names: names() };
+probe.names = names();
 head.querySelector("button").click();
 probe.down = column();
 probe.sorted = head.getAttribute("aria-sort");
@@ -125,62 +108,38 @@ probe.filter = getComputedStyle(images[0]).filter;
 probe.paper = getComputedStyle(card).backgroundColor;
 probe.good = getComputedStyle(card).getPropertyValue("--good");
 probe.wide = document.documentElement.scrollWidth > innerWidth;
-probe.title = document.title;
 probe.scripts = document.querySelectorAll(".tls-card script, .tls-card img:not(figure img)").length;
-probe.seen = window.seen;
-probe.fetched = performance.getEntriesByType("resource").map((e) => e.name).filter((n) => !n.startsWith("data:"));
-const out = document.body.appendChild(document.createElement("pre"));
-out.id = "probe";
-out.textContent = JSON.stringify(probe);
-</script>"""
-
-
-def visit(content: str, folder, *options: str) -> dict:
-    """Load a page with every host name unresolvable, and return what the probe wrote."""
-    path = folder / "page.html"
-    head = content.index("<title>") if "<title>" in content else 0
-    path.write_text(content[:head] + WATCH + content[head:] + PROBE, encoding="utf-8")
-    command = [
-        BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--no-first-run",
-        f"--user-data-dir={folder / 'profile'}", "--host-resolver-rules=MAP * ~NOTFOUND",
-        "--virtual-time-budget=4000", "--window-size=1000,900", *options, "--dump-dom", path.as_uri(),
-    ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, timeout=120, check=True)
-    found = re.search(r'<pre id="probe">(.*?)</pre>', done.stdout.decode("utf-8"), re.S)
-    assert found, done.stdout[-1000:]
-    return json.loads(html.unescape(found.group(1)))
+"""
+NARROW = "--window-size=1000,900"
 
 
 def check_probe(probe: dict, methods) -> None:
-    assert probe["seen"] == [] and probe["fetched"] == [] and probe["scripts"] == 0
-    assert probe["title"] != "pwned" and all(probe["images"]) and not probe["wide"]
+    check_quiet(probe)
+    assert probe["scripts"] == 0 and all(probe["images"]) and not probe["wide"]
     assert probe["names"] == [name(label) for label in methods]
     values = [float(text.split()[0]) for text in probe["down"]]
     assert values == sorted(values, reverse=True) and probe["sorted"] == "descending"
     assert probe["up"] == probe["down"][::-1]
-    assert (
-        sorted(probe["byName"])
-        == sorted(probe["names"])
-        == sorted(probe["byName"], reverse=True)[::-1]
-    )
+    assert sorted(probe["byName"]) == sorted(probe["names"])
     assert probe["byName"] != probe["byName"][::-1]
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
+@needs_browser
 def test_the_page_in_a_browser(page, tmp_path):
-    probe = visit(page, tmp_path)
+    probe = visit(page, tmp_path, NARROW, probe=PROBE)
     check_probe(probe, HOSTILE)
     assert probe["filter"] == "none" and probe["paper"] == "rgb(255, 255, 255)"
 
 
-@pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
+@needs_browser
 def test_notebook_outputs_follow_the_readers_dark_theme(tmp_path):
     made = rows(METHODS[:3], prompts=4)
     made = made[made["metric"].isin(AOPC)]
-    small = card(METHODS[:3], rows=made, randomisation=None, stability=None, spectra=None)
+    small = card(METHODS[:3], rows=made, **NO_CHECKS)
     first = small._repr_html_()
     outputs = [first, first.replace(re.search(r'id="(tls-\w+)"', first).group(1), "tls-other")]
-    probe = visit(f"<!doctype html><meta charset=utf-8><body>{''.join(outputs)}", tmp_path, DARK)
+    page = f"<!doctype html><meta charset=utf-8><body>{''.join(outputs)}"
+    probe = visit(page, tmp_path, NARROW, DARK, probe=PROBE)
     check_probe(probe, METHODS[:3])
     assert probe["filter"].startswith("invert(") and probe["paper"] == "rgb(20, 22, 26)"
     assert len(probe["images"]) == 4
@@ -222,8 +181,7 @@ def test_every_metric_that_is_held_is_explained():
     ("quality", "mark"), [([1.2, 0.5, 0.5], "★"), ([1.0, 1.0, 0.2], "≈")], ids=["alone", "tied"]
 )
 def test_the_best_is_marked_if_it_is_and_else_the_ties(quality, mark):
-    made = card(METHODS[:3], rows=rows(METHODS[:3], 30, quality=quality), randomisation=None,
-                stability=None, spectra=None)  # fmt: skip
+    made = card(METHODS[:3], rows=rows(METHODS[:3], 30, quality=quality), **NO_CHECKS)
     text = made.to_markdown()
     table = next(block for block in text.split("\n\n") if block.startswith("| method | AOPC"))
     first, second, third = (line.split(" | ") for line in table.splitlines()[2:])
@@ -253,10 +211,7 @@ def test_the_terminal_shows_the_main_table(hostile, width):
 
 
 def test_cards_without_results_say_so():
-    failed = {0: "E: x", 1: "E: x"}
-    made = FaithfulnessCard(
-        rows=rows(("a", "b"), 2, failed), methods=("a", "b"), settings={}, provenance=PROVENANCE
-    )
+    made = bare(rows(("a", "b"), 2, {0: "E: x", 1: "E: x"}), "ab")
     out = io.StringIO()
     render.terminal(made, console=Console(file=out, width=80))
     for text in (made.to_html(), made.to_markdown(), out.getvalue()):
@@ -266,7 +221,7 @@ def test_cards_without_results_say_so():
 
 
 def test_one_method_and_one_prompt():
-    made = card(("only",), prompts=1, randomisation=None, stability=None, spectra=None)
+    made = card(("only",), prompts=1, **NO_CHECKS)
     assert "comparisons" not in kinds(made) and made.comparisons().empty
     saved(made.plot())
     assert "±" not in text_of(made.to_html()).split("By share")[0].split("only")[-1]
@@ -316,5 +271,5 @@ def test_rows_without_replacement_or_known_metric():
         "fraction": math.nan, "value": np.arange(8.0), "error": "",
     })  # fmt: skip
     table["index"] //= 2
-    made = FaithfulnessCard(rows=table, methods=("a", "b"), settings={}, provenance=PROVENANCE)
+    made = bare(table, "ab")
     assert "| mine | – | – |" in made.to_markdown() and made.leaders().empty

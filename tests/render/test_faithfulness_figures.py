@@ -8,13 +8,19 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from support.circuit_drawings import labels, saved, words
-from support.faithfulness_cards import HOSTILE, LONG, METHODS, PROVENANCE, card, rows
+from support.faithfulness_cards import (
+    HOSTILE,
+    LONG,
+    METHODS,
+    bare,
+    card,
+    rows,
+)
+from support.pictures import labels, said, saved
 from tl_scopes import render
 from tl_scopes.errors import RenderError
 from tl_scopes.render.figures.card import kinds
 from tl_scopes.results.attribution import Attribution
-from tl_scopes.results.card import FaithfulnessCard
 
 EVERY = [
     "aopc", "curves", "kl", "flip", "agreement", "comparisons", "randomisation", "stability", "spectrum",
@@ -30,10 +36,9 @@ def clear():
 @pytest.mark.parametrize("kind", ["kl", "flip"])
 def test_what_the_page_leaves_out_can_be_drawn_too(kind):
     """All other figures, of methods with such names, are in the page of test_render_faithfulness.py."""
-    figure = saved(
-        card(HOSTILE, rows=rows(HOSTILE, 4), randomisation=None, stability=None).plot(kind)
-    )
-    assert "gemma-3-270m" in words(figure)
+    made = card(HOSTILE, rows=rows(HOSTILE, 4), randomisation=None, stability=None)
+    figure = saved(made.plot(kind))
+    assert "gemma-3-270m" in said(figure)
 
 
 def test_many_long_names_stay_apart_and_in_sight():
@@ -43,9 +48,8 @@ def test_many_long_names_stay_apart_and_in_sight():
     assert all(a.y0 >= b.y1 - 1 for a, b in pairwise(boxes))
     assert min(box.x0 for box in boxes) >= 0
     shown = labels(ax.yaxis)
-    assert len(set(shown)) == len(LONG) and all(
-        "weighting" in x or "ting='" in x for x in shown[8:10]
-    )
+    assert len(set(shown)) == len(LONG)
+    assert all("weighting" in x or "ting='" in x for x in shown[8:10])
 
 
 def test_dots_are_means_with_intervals_and_marks(clear):
@@ -56,17 +60,11 @@ def test_dots_are_means_with_intervals_and_marks(clear):
     assert labels(ax.yaxis) == list(METHODS[:3])
     points = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
     assert points == pytest.approx(own["mean"].tolist())
-    bars = [
-        line.get_xdata()
-        for line in ax.lines
-        if len(line.get_xdata()) == 2 and line.get_linewidth() == 1.6
-    ]
+    bars = [x.get_xdata() for x in ax.lines if len(x.get_xdata()) == 2 and x.get_linewidth() == 1.6]
     assert np.array(bars) == pytest.approx(own[["low", "high"]].to_numpy())
     assert [t.get_text()[-1] == "★" for t in ax.texts] == [True, False, False]
-    assert (
-        ax.get_title(loc="left") == "AOPC comprehensiveness ↑, zero"
-        and ax.get_xlabel() == "nats × share"
-    )
+    assert ax.get_title(loc="left") == "AOPC comprehensiveness ↑, zero"
+    assert ax.get_xlabel() == "nats × share"
 
 
 def test_the_matrix_colours_what_is_significant(clear):
@@ -80,7 +78,7 @@ def test_the_matrix_colours_what_is_significant(clear):
         assert bool(np.ma.getmaskarray(drawn)[a, b]) == (row.p_holm >= 0.05)
         if row.p_holm < 0.05:  # lower is better: a negative difference is blue
             assert (drawn[a, b] > 0) == (row.difference < 0) and drawn[a, b] == -drawn[b, a]
-    assert f"Holm over {len(tests)} tests" in words(figure)
+    assert f"Holm over {len(tests)} tests" in said(figure)
 
 
 def test_curves_and_checks_show_their_means(clear):
@@ -94,28 +92,23 @@ def test_curves_and_checks_show_their_means(clear):
     at = clear.randomisation.groupby(["method", "depth"])["similarity"].mean()
     drawn = [x for x in figure.axes[0].lines if len(x.get_xdata()) == 19]
     assert drawn[1].get_ydata() == pytest.approx(at[METHODS[1]].tolist())
-    assert [t.get_text() for t in figure.legends[0].get_texts()] == [
-        f"{m} (pass)" for m in METHODS[:3]
-    ]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [f"{method} (pass)" for method in METHODS[:3]]
 
 
 def test_spectra_of_different_lengths(clear):
     short = clear.spectra[(clear.spectra["index"] > 3) | (clear.spectra["k"] <= 30)]
     figure = saved(dataclasses.replace(clear, spectra=short).plot("spectrum"))
-    said = [t.get_text() for t in figure.axes[1].texts]
-    assert said[0].startswith("50%: k = ")
+    assert figure.axes[1].texts[0].get_text().startswith("50%: k = ")
     one = short[short["k"] == 1]
     saved(dataclasses.replace(clear, spectra=one).plot("spectrum"))
 
 
 def test_what_a_card_does_not_hold_is_not_drawn(clear):
-    bare = FaithfulnessCard(
-        rows=clear.rows[clear.rows["metric"].str.startswith("loo")],
-        methods=clear.methods, settings={}, provenance=PROVENANCE,
-    )  # fmt: skip
-    assert kinds(bare) == ["agreement"] and kinds(clear) == EVERY
+    made = bare(clear.rows[clear.rows["metric"].str.startswith("loo")], clear.methods)
+    assert kinds(made) == ["agreement"] and kinds(clear) == EVERY
     with pytest.raises(RenderError, match="holds nothing of it; pass one of 'agreement'"):
-        bare.plot()
+        made.plot()
     with pytest.raises(RenderError, match="kind='pie'"):
         clear.plot("pie")
 

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import io
-import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from support import drawn_texts
 from support.infos import info
 from support.pictures import attribution, fisher
 from tl_scopes import render
@@ -37,18 +34,14 @@ scales = pytest.mark.parametrize("scale", ["linear", "log"])
 
 
 @pytest.fixture
-def readable(tmp_path):
+def readable(amiss):
     """Write a figure to a file, and fail on what is amiss."""
-    with drawn_texts.watching(tmp_path / "seen.jsonl") as seen:
 
-        def draw(figure, least):
-            with warnings.catch_warnings():
-                warnings.simplefilter("error")
-                figure.savefig(io.BytesIO(), format="png", dpi=80)
-            row = seen()[-1]
-            assert row["texts"] >= least and not row["overlapping"] and not row["cut"]
+    def draw(figure, least):
+        row = amiss(figure, dpi=80)
+        assert row["texts"] >= least and not row["overlapping"] and not row["cut"]
 
-        yield draw
+    return draw
 
 
 def scores(n: int, signed: bool, seed: int = 0) -> list[list[float]]:

@@ -6,13 +6,12 @@ import io
 import re
 import subprocess
 import sys
-import warnings
 
 import pytest
 import torch
 from rich.console import Console
 
-from support.pictures import HOSTILE, attribution, labels, printed, sequence
+from support.pictures import HOSTILE, attribution, labels, printed, saved, sequence
 from tl_scopes import render
 from tl_scopes.render.tokens import clipped, visible, words
 
@@ -79,21 +78,15 @@ def test_a_long_text_is_cut_at_once():
 
 
 def test_figures_label_every_token_literally():
-    figure = render.figure(
-        attribution(("<bos>", "$x^2", "\\frac{", " a_b", "%"), standard_error=torch.ones(1, 5))
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png")
+    tokens = ("<bos>", "$x^2", "\\frac{", " a_b", "%")
+    figure = saved(render.figure(attribution(tokens, standard_error=torch.ones(1, 5))), dpi=100)
     assert labels(figure.axes[0].xaxis) == ["<bos>", "$x^2", "\\frac{", "·a_b", "%"]
     assert figure.get_supylabel() == "logit per unit of residual"
 
 
 def test_figures_survive_glyphs_that_no_font_has():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for result in (attribution(HOSTILE), sequence(HOSTILE)):
-            render.figure(result).savefig(io.BytesIO(), format="png", dpi=40)
+    for result in (attribution(HOSTILE), sequence(HOSTILE)):
+        saved(render.figure(result), dpi=40)
 
 
 def test_figures_hold_the_scores():

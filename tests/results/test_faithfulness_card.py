@@ -9,9 +9,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from support.faithfulness_cards import FAILED, METHODS, PROVENANCE, card, randomisation, rows
+from support.faithfulness_cards import (
+    COLUMNS,
+    FAILED,
+    METHODS,
+    bare,
+    card,
+    randomisation,
+    rows,
+)
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.statistics import compare_pairs, holm, summary
 
 NAN = math.nan
@@ -24,11 +31,8 @@ def tiny(values: dict[str, list[float]], name="aopc_comprehensiveness", more=(),
         for method, own in values.items()
         for index, value in enumerate(own)
     ]
-    columns = ["index", "tokens", "method", "metric", "replacement", "fraction", "value", "error"]
-    table = pd.DataFrame([*found, *more], columns=columns)
-    return FaithfulnessCard(
-        rows=table, methods=tuple(values), settings={}, provenance=PROVENANCE, **fields
-    )
+    table = pd.DataFrame([*found, *more], columns=COLUMNS)
+    return bare(table, values, **fields)
 
 
 def ladder(n: int, step: float = 0.0) -> list[float]:
@@ -45,10 +49,8 @@ def test_the_summary_of_known_numbers():
     assert found["mean"].tolist() == [2.0, 5.0] and found["n"].tolist() == [3, 2]
     assert found["failed"].tolist() == [1, 2] and made.prompts == 4
     assert found["sem"].tolist() == pytest.approx([1 / math.sqrt(3), 1.0])
-    assert found.loc["a", ["low", "high"]].tolist() == [
-        summary([1, 2, 3]).low,
-        summary([1, 2, 3]).high,
-    ]
+    own = summary([1, 2, 3])
+    assert found.loc["a", ["low", "high"]].tolist() == [own.low, own.high]
     assert made.failures().values.tolist() == [[3, "", "PromptError: no"]]
     assert "1 failed" in repr(made) and "2 method" in repr(made)
 
@@ -96,9 +98,8 @@ def test_a_subset_is_a_card_of_those_prompts():
 def test_every_pair_is_compared_by_prompt_and_corrected_together():
     made = card(METHODS[:3], prompts=12, failed=FAILED)
     found = made.comparisons()
-    assert len(found) == 3 * 4 and found["p_holm"].tolist() == pytest.approx(
-        holm(found["p"]).tolist()
-    )
+    assert len(found) == 3 * 4
+    assert found["p_holm"].tolist() == pytest.approx(holm(found["p"]).tolist())
     row = found.iloc[-1]
     own = made.rows[(made.rows["metric"] == row["metric"]) & (made.rows["replacement"] == "pad")]
     wide = own.sample(frac=1, random_state=0).pivot(index="index", columns="method", values="value")
@@ -224,9 +225,8 @@ def without(frame: pd.DataFrame, column: str) -> pd.DataFrame:
 )  # fmt: skip
 def test_wrong_tables_are_refused(change, message):
     made = rows(METHODS[:3], prompts=2)
-    fields = {"rows": made, "methods": METHODS[:3], "settings": {}, "provenance": PROVENANCE}
     with pytest.raises(ScopeParameterError, match=message):
-        FaithfulnessCard(**{**fields, **change(made)})
+        bare(made, **{"methods": METHODS[:3], **change(made)})
 
 
 def test_tables_are_the_cards_own_whatever_their_types():
@@ -234,11 +234,9 @@ def test_tables_are_the_cards_own_whatever_their_types():
     odd = given.astype({"index": "int32", "method": "category", "fraction": "float32"})
     odd["error"] = odd["error"].astype(object).where(odd["error"] != "", None)
     odd.index = range(100, 100 + len(odd))
-    made = FaithfulnessCard(rows=odd, methods=METHODS[:2], settings={}, provenance=PROVENANCE)
-    plain = FaithfulnessCard(rows=given, methods=METHODS[:2], settings={}, provenance=PROVENANCE)
-    pd.testing.assert_frame_equal(
-        made.rows.drop(columns="fraction"), plain.rows.drop(columns="fraction")
-    )
+    made, plain = (bare(table, METHODS[:2]) for table in (odd, given))
+    got, wanted = (each.rows.drop(columns="fraction") for each in (made, plain))
+    pd.testing.assert_frame_equal(got, wanted)
     odd["value"] = 0.0
     assert made.rows["value"].abs().max() > 0
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 import tl_scopes as ts
 from support import reference, zoo
+from support.exact import exactly
 from support.pictures import attribution, sequence
-from support.reference import POSITION, TOKENS
+from support.reference import TOKENS
 from tl_scopes import baselines
 from tl_scopes.errors import PositionError, ResultFileError, ScopeParameterError
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
@@ -39,15 +40,11 @@ def joint(ref: reference.Reference, start: int, end: int, scalar) -> torch.Tenso
 
 @pytest.mark.parametrize("name", MODELS)
 def test_norm_is_the_norm_of_the_joint_gradient(name):
-    ref, model = reference.of(name), zoo.shared(name)
-    column = model.W_U[:, 7].detach()
-    scopes = {
-        ts.SemanticScope(7): lambda y: y @ column,
-        ts.TemperatureScope(): lambda y: y.norm(),
-    }
+    ref = reference.of(name)
+    column = zoo.shared(name).W_U[:, 7].detach()
+    scopes = {ts.SemanticScope(7): lambda y: y @ column, ts.TemperatureScope(): torch.Tensor.norm}
     for scope, scalar in scopes.items():
-        with zoo.exact_float64():
-            found = ts.attribute(model, TOKENS, scope, position=POSITION)
+        found = exactly(ts.attribute, name, scope)
         grouped = found.group(SPANS)
         assert grouped.how == "norm" == exact_how(found.scope, found.units)
         for start, end in SPANS:
@@ -60,9 +57,7 @@ def test_norm_is_the_norm_of_the_joint_gradient(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_fisher_adds_up_to_the_trace_over_the_word(name):
-    ref, model = reference.of(name), zoo.shared(name)
-    with zoo.exact_float64():
-        found = ts.attribute(model, TOKENS, ts.FisherScope("full"), position=POSITION)
+    ref, found = reference.of(name), exactly(ts.attribute, name, ts.FisherScope("full"))
     grouped = found.group(SPANS)
     assert grouped.how == "sum" and grouped.fisher == found.fisher
     J, F = ref.jacobian("embed"), reference.fisher_matrix(ref)

@@ -11,19 +11,22 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
-from support.infos import info
+from support.infos import info, sequence_like
+from support.pictures import attribution
 from tl_scopes.render.colours import colour
 from tl_scopes.render.tokens import visible
-from tl_scopes.results.attribution import Attribution, SequenceAttribution
-from tl_scopes.results.records import Candidate, Provenance, Token
+from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.records import Candidate, Token
 
 BROWSER = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
 )
 if BROWSER is None and os.environ.get("CI") == "true":
     raise RuntimeError("no browser: the checks need chromium (apt-get install -y chromium)")
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="needs chromium on the PATH")
 
 TOKENS = (
     "<bos>", "<script>document.title='pwned'</script>", "</script><b>",
@@ -37,9 +40,22 @@ addEventListener("securitypolicyviolation", (e) => seen.push("blocked " + e.bloc
 addEventListener("error", (e) => seen.push("error " + e.message));
 addEventListener("unhandledrejection", (e) => seen.push("error " + e.reason));</script>"""
 
-# After everything: look, point, click, and write down what there is.
-PROBE = """<script type="module">
+# After everything: what a probe made itself, and what the page asked for, written down.
+REPORT = """<script type="module">
 const wait = (ms) => new Promise((done) => setTimeout(done, ms));
+const probe = {};
+PROBE
+probe.title = document.title;
+probe.seen = window.seen;
+const entries = performance.getEntriesByType("resource").map((e) => e.name);
+probe.fetched = entries.filter((name) => !name.startsWith("data:"));
+const out = document.body.appendChild(document.createElement("pre"));
+out.id = "probe";
+out.textContent = JSON.stringify(probe);
+</script>"""
+
+# Look, point, click.
+PROBE = """
 await wait(800);
 const look = (root) => {
   const mount = root.querySelector("[id$=-tokens]");
@@ -59,7 +75,7 @@ const look = (root) => {
     wide: document.documentElement.scrollWidth > innerWidth,
   };
 };
-const probe = { title: document.title, outputs: [] };
+probe.outputs = [];
 for (const root of document.querySelectorAll(".tls")) {
   const mount = root.querySelector("[id$=-tokens]");
   const first = look(root);
@@ -72,14 +88,7 @@ for (const root of document.querySelectorAll(".tls")) {
   pills[1]?.click();
   await wait(300);
   probe.outputs.push({ first, second: look(root) });
-}
-probe.seen = window.seen;
-const entries = performance.getEntriesByType("resource").map((e) => e.name);
-probe.fetched = entries.filter((name) => !name.startsWith("data:"));
-const out = document.body.appendChild(document.createElement("pre"));
-out.id = "probe";
-out.textContent = JSON.stringify(probe);
-</script>"""
+}"""
 
 
 def result(sites=1):
@@ -87,51 +96,35 @@ def result(sites=1):
     scores = torch.linspace(0.01, 1, n).repeat(sites, 1)
     scores *= 1e-8 * 10.0 ** torch.arange(sites)[:, None]  # Fisher scores can be this small
     scores[:, 0], scores[:, -1] = 50, 0
-    return Attribution(
-        scores=scores,
-        sites=tuple(f"<i>site {s}" for s in range(sites)),
-        tokens=torch.arange(n),
-        str_tokens=TOKENS,
-        has_bos=True,
+    return attribution(
+        TOKENS,
+        scores,
+        [f"<i>site {s}" for s in range(sites)],
         position=n - 2,
         scope=info("fisher", {"rank": 4}),
         target=Token(n - 1, " end"),
         units="nats per unit^2",
         prediction=tuple(Candidate(i, t, 0.05) for i, t in enumerate(TOKENS)),
-        fisher=None,
-        standard_error=None,
-        provenance=Provenance("m", "c", "float32", "cpu", "raw", "float32"),
     )
 
 
 def sequence():
-    a, n = result(), len(TOKENS)
+    n = len(TOKENS)
     scores = torch.rand(n, 1, n, generator=torch.Generator().manual_seed(0)).tril_()
     scores = torch.stack([scores[r, :].clone() * (torch.arange(n) <= r) for r in range(n)])
-    return SequenceAttribution(
-        scores=scores,
-        positions=tuple(range(n)),
-        sites=("embed",),
-        tokens=a.tokens,
-        str_tokens=TOKENS,
-        has_bos=True,
-        scope=a.scope,
-        targets=(None,) * n,
-        units=a.units,
-        predictions=tuple((Candidate(r, f"next{r}", 0.5),) for r in range(n)),
-        fishers=(None,) * n,
-        standard_error=None,
-        provenance=a.provenance,
-    )
+    predictions = tuple((Candidate(r, f"next{r}", 0.5),) for r in range(n))
+    reads = {"sites": ("embed",), "targets": (None,) * n, "predictions": predictions}
+    return sequence_like(result(), tuple(range(n)), scores, **reads)
 
 
-def visit(page: str, folder: Path, *options: str, found: str = "probe") -> Any:
-    """Load `page` with every host name unresolvable, and return what the probe, or a script of
-    the page's own, wrote into the element `found`."""
+def visit(page: str, folder: Path, *options: str, probe: str = PROBE) -> dict[str, Any]:
+    """Load `page` with every host name unresolvable, and return what the script `probe` left in the
+    object of that name, the page's title, and what went wrong or was fetched."""
     path = folder / "page.html"
     head = page.index("<title>") if "<title>" in page else 0
     end = page.rindex("</body>") if "</body>" in page else len(page)
-    path.write_text(page[:head] + WATCH + page[head:end] + PROBE + page[end:], encoding="utf-8")
+    report = REPORT.replace("PROBE", probe)
+    path.write_text(page[:head] + WATCH + page[head:end] + report + page[end:], encoding="utf-8")
     command = [
         BROWSER, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic",
         "--no-first-run", "--disable-background-networking", "--disable-component-update",
@@ -142,7 +135,7 @@ def visit(page: str, folder: Path, *options: str, found: str = "probe") -> Any:
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, timeout=120, check=True)
     dom = done.stdout.decode("utf-8")
-    written = re.search(rf'<pre id="{found}">(.*?)</pre>', dom, re.S)
+    written = re.search('<pre id="probe">(.*?)</pre>', dom, re.S)
     assert written, dom[-2000:]
     return json.loads(html.unescape(written.group(1)))
 
@@ -152,10 +145,15 @@ def same_colour(css: str, value: float) -> bool:
     return all(abs(a - b) <= 2 for a, b in zip(seen, colour(value)))
 
 
-def check_tokens(probe: dict, texts=TOKENS) -> None:
-    """Every token is on the screen as its own text, drawn by circuitsvis, and nothing else is."""
+def check_quiet(probe: dict) -> None:
+    """The page fetched nothing, raised no error, and ran nothing that tokens hold."""
     assert probe["seen"] == [] and probe["fetched"] == []
     assert probe["title"] != "pwned"
+
+
+def check_tokens(probe: dict, texts=TOKENS) -> None:
+    """Every token is on the screen as its own text, drawn by circuitsvis, and nothing else is."""
+    check_quiet(probe)
     for output in probe["outputs"]:
         for seen in output.values():
             assert seen["drawn"]
@@ -178,20 +176,11 @@ def text(n: int, sites: int = 1) -> Attribution:
     words = ("<bos>", *(f" {WORDS[i % len(WORDS)]}" for i in range(1, n)))
     x = torch.arange(n, dtype=torch.float32)
     scores = torch.stack([(x * (0.3 + 0.1 * s)).sin().abs() + 0.01 for s in range(sites)])
-    return Attribution(
-        scores=scores,
-        sites=tuple(f"resid({s})" for s in range(sites)),
-        tokens=torch.arange(n),
-        str_tokens=words,
-        has_bos=True,
-        position=n - 1,
+    return attribution(
+        words,
+        scores,
+        [f"resid({s})" for s in range(sites)],
         scope=info("semantic", {"target": " sea"}),
         target=Token(7, " sea"),
-        units="logit per unit of residual",
-        prediction=tuple(
-            Candidate(i + 7, w, 0.4 / (i + 1)) for i, w in enumerate((" sea", " end"))
-        ),
-        fisher=None,
-        standard_error=None,
-        provenance=Provenance("m", "c", "float32", "cpu", "raw", "float32"),
+        prediction=(Candidate(7, " sea", 0.4), Candidate(8, " end", 0.2)),
     )

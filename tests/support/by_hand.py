@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import torch
 
+from support.hook_edits import final_states
+
 
 def by_hand(
     model, tokens: torch.Tensor, vector=None, target: int | None = None, embed="hook_embed"
 ) -> torch.Tensor:
     """Norms at the embedding of `vector` (or of `W_U[:, target]`) pulled back from the final state, by plain hooks."""
     leaf: list[torch.Tensor] = []
-    final: list[torch.Tensor] = []
 
     def cut(activation, hook):
         leaf.append(activation.detach().requires_grad_())
         return leaf[0]
 
-    handle = model.unembed.register_forward_pre_hook(lambda _, args: final.append(args[0]))
-    try:
-        with model.hooks([(embed, cut)]):
-            model(tokens)
-    finally:
-        handle.remove()
+    with final_states(model) as final, model.hooks([(embed, cut)]):
+        model(tokens)
     y = final[0][0, -1]
     v = model.W_U[:, target].detach() if vector is None else vector(y.detach())
     (grad,) = torch.autograd.grad(y @ v, leaf[0])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import warnings
-
 import numpy as np
 import torch
 
@@ -184,10 +181,6 @@ def verification(rows=40, steps=True, by="head", squared=False, seed=0, tokens=T
 MAKERS = [components, head_paths, flow, flow_path, verification]
 
 
-def labels(axis):
-    return [text.get_text() for text in axis.get_ticklabels()]
-
-
 def drawn(figure):
     """The colour values of the map, NaN where there is no colour."""
     return np.ma.filled(figure.axes[0].images[0].get_array(), np.nan)
@@ -195,16 +188,3 @@ def drawn(figure):
 
 def bars(ax):
     return [text.get_text() for text in ax.texts]
-
-
-def words(figure):
-    """Title, subtitle and notes in one line: they are wrapped."""
-    said = [figure.get_suptitle(), figure.get_supxlabel()]
-    return " ".join(" ".join(said).split())
-
-
-def saved(figure):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        figure.savefig(io.BytesIO(), format="png", dpi=30)
-    return figure

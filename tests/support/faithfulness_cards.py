@@ -29,6 +29,7 @@ HOSTILE = (
     "<script>document.title='pwned'</script>", "$x_1$ and \\frac{1}{", "👍 | pipe | `code` *b* _u_", "a\nb\tc\x1b[31m",
     "</style><img src=http://tracker.test/x.png onerror=document.title='pwned'>", "שלום \u202eevil", "日本語",
 )  # fmt: skip
+COLUMNS = ["index", "tokens", "method", "metric", "replacement", "fraction", "value", "error"]
 FRACTIONS = (0.05, 0.1, 0.2)
 PROVENANCE = Provenance(
     "gemma-3-270m", "TransformerBridge", "float32", "cpu", "raw", "float32", {"torch": "2.13"}
@@ -86,8 +87,7 @@ def rows(
             }
             own += [(method, f"loo_{k}", "zero", np.nan, v) for k, v in agreement.items()]
         found += [(index, tokens, *row[:4], float(row[4]), "") for row in own]
-    columns = ["index", "tokens", "method", "metric", "replacement", "fraction", "value", "error"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(found, columns=COLUMNS)
 
 
 def randomisation(methods=METHODS, prompts=10, blocks=18, blind=(), seed=1):
@@ -129,6 +129,16 @@ def spectra(prompts=10, size=640, seed=3):
             "trace": values.sum(),
         }))  # fmt: skip
     return pd.concat(frames, ignore_index=True)
+
+
+# Fields of a card on which no check was made.
+NO_CHECKS = {"randomisation": None, "stability": None, "spectra": None}
+
+
+def bare(table: pd.DataFrame, methods, **fields) -> FaithfulnessCard:
+    """A card of these rows and of little else."""
+    own = {"rows": table, "methods": tuple(methods), "settings": {}, "provenance": PROVENANCE}
+    return FaithfulnessCard(**own | fields)
 
 
 def card(methods=METHODS, prompts=30, failed=None, blind=(), reference=None, **changes):

@@ -79,12 +79,10 @@ def launch(count: int) -> dict[str, str]:
     return shared | {"LOCAL_WORLD_SIZE": str(count)}
 
 
-def together(
-    work: Callable[[int], object], count: int, *folders: Path, seconds: float = 60
-) -> list[int]:
-    """Run `work(rank)` in `count` copies, launched as torchrun would. Their exit codes."""
+def launched(work: Callable[[int], object], count: int, *folders: Path) -> list[int]:
+    """Start `work(rank)` in `count` copies, as torchrun would. Their ids."""
     shared = launch(count)
-    pids = [
+    return [
         start(
             lambda rank=rank: work(rank),
             folders[rank] if folders else None,
@@ -94,4 +92,10 @@ def together(
         )
         for rank in range(count)
     ]
-    return [wait(pid, seconds) for pid in pids]
+
+
+def together(
+    work: Callable[[int], object], count: int, *folders: Path, seconds: float = 60
+) -> list[int]:
+    """Run `work(rank)` in `count` copies, launched as torchrun would. Their exit codes."""
+    return [wait(pid, seconds) for pid in launched(work, count, *folders)]

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import pytest
 import torch
 
 import tl_scopes as ts
 from support import zoo
 
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
+MODELS = zoo.known("hooked/llama", "bridge/llama")
+EVERY = slice(None)
 each_class = pytest.mark.parametrize("name", MODELS)
 
 
-def no_head(z, hook):
-    z = z.clone()
-    z[:, :, 1] = 0
-    return z
+def zeroing(*index):
+    """A hook that sets the places of an activation to zero, in a copy of it."""
+
+    def edit(activation, hook):
+        activation = activation.clone()
+        activation[index] = 0
+        return activation
+
+    return edit
+
+
+no_head = zeroing(EVERY, EVERY, 1)
 
 
 def twice(activation, hook):
@@ -45,6 +57,22 @@ def close(got: torch.Tensor, wanted: torch.Tensor, tolerance: float = 2e-5) -> N
     )
 
 
+def embed_hook(model) -> str:
+    """Where the embedding is, as the first block's stream receives it."""
+    return "embed.hook_out" if "embed.hook_out" in model.hook_dict else "hook_embed"
+
+
+@contextlib.contextmanager
+def final_states(model) -> Iterator[list[torch.Tensor]]:
+    """What the unembedding multiplies in each pass made inside, [batch, pos, d_model]."""
+    seen: list[torch.Tensor] = []
+    handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
 def effects(model, at: str, read: str | None = None, v=None, position: int = -1, ids=IDS):
     """(activation, gradient) at the hook `at` [pos, ...], by plain hooks added after those on the model."""
     leaf: list[torch.Tensor] = []
@@ -59,34 +87,16 @@ def effects(model, at: str, read: str | None = None, v=None, position: int = -1,
     hooks = [(at, move)]
     if read is not None:
         hooks.append((read, lambda a, hook: read_at.append(a) or a * 1))
-    handle = model.unembed.register_forward_pre_hook(
-        lambda _, args: read_at.append(args[0]) if read is None else None
-    )
-    try:
-        with model.hooks(hooks):
-            model(torch.tensor([ids]))
-    finally:
-        handle.remove()
+    with final_states(model) as final, model.hooks(hooks):
+        model(torch.tensor([ids]))
     v = model.W_U[:, A].detach() if v is None else v
-    (g,) = torch.autograd.grad((read_at[0][0, position] * v).sum(), leaf[0])
+    (g,) = torch.autograd.grad(((read_at or final)[0][0, position] * v).sum(), leaf[0])
     return seen[0][0], g[0]
 
 
 def ablated(model, t: int | None, position: int, ids=IDS) -> torch.Tensor:
     """The target's logit, less its bias, with a token's embedding set to zero."""
-    embed = "embed.hook_out" if "embed.hook_out" in model.hook_dict else "hook_embed"
-    seen: list[torch.Tensor] = []
-
-    def clear(a, hook):
-        a = a.clone()
-        if t is not None:
-            a[:, t] = 0
-        return a
-
-    handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    try:
-        with torch.no_grad(), model.hooks([(embed, clear)]):
-            model(torch.tensor([ids]))
-    finally:
-        handle.remove()
+    hooks = [] if t is None else [(embed_hook(model), zeroing(EVERY, t))]
+    with torch.no_grad(), final_states(model) as seen, model.hooks(hooks):
+        model(torch.tensor([ids]))
     return seen[0][0, position] @ model.W_U[:, A].detach()

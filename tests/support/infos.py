@@ -1,4 +1,4 @@
-"""Records of scopes and methods as the package makes them, for results that are made by hand."""
+"""Results that are made by hand: records of scopes and methods as the package makes them, and reads of one prompt."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 import tl_scopes as ts
 from tl_scopes.baselines import named
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.records import ScopeInfo
 
 
@@ -26,3 +27,19 @@ def info(name: str, parameters: Mapping[str, Any] = {}) -> ScopeInfo:
     else:
         found = method.info({})
     return dataclasses.replace(found, parameters=parameters)
+
+
+def sequence_like(
+    one: Attribution, positions: tuple[int, ...], scores: torch.Tensor, **changes: Any
+) -> SequenceAttribution:
+    """Reads at several positions of the prompt of `one`; unless told, each with what that one has."""
+    n = len(positions)
+    shared = "sites tokens str_tokens has_bos scope units provenance".split()
+    fields = {
+        **{name: getattr(one, name) for name in shared},
+        "targets": (one.target,) * n,
+        "predictions": (one.prediction,) * n,
+        "fishers": (None,) * n,
+        "standard_error": None,
+    }
+    return SequenceAttribution(scores=scores, positions=positions, **fields | changes)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import warnings
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import torch
 from rich.console import Console
 
-from support.infos import info
+from support.infos import info, sequence_like
 from tl_scopes import render
-from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import Candidate, FisherInfo, Provenance, Token
 
 HOSTILE = (
@@ -35,7 +37,7 @@ def attribution(
     if scores is None:
         scores = [[9.0, *(0.1 * (t + s) for t in range(1, n))] for s in range(len(sites))]
     made = Attribution(
-        scores=torch.tensor(scores, dtype=torch.float32).reshape(len(sites), n),
+        scores=torch.as_tensor(scores, dtype=torch.float32).reshape(len(sites), n),
         sites=tuple(sites),
         tokens=torch.arange(n),
         str_tokens=tuple(tokens),
@@ -57,28 +59,20 @@ def sequence(tokens=("<bos>", "The", " capital", " is"), sites=("embed", "resid(
     scores = torch.rand(n - 1, len(sites), n, generator=torch.Generator().manual_seed(0)) + 0.1
     for r in range(n - 1):
         scores[r, :, r + 2 :] = 0
-    a = attribution(tokens)
-    return SequenceAttribution(
-        scores=scores,
-        positions=tuple(range(1, n)),
-        sites=tuple(sites),
-        tokens=a.tokens,
-        str_tokens=a.str_tokens,
-        has_bos=True,
-        scope=a.scope,
-        targets=(a.target,) * (n - 1),
-        units=a.units,
-        predictions=(a.prediction,) * (n - 1),
-        fishers=(None,) * (n - 1),
-        standard_error=None,
-        provenance=PROVENANCE,
-    )
+    return sequence_like(attribution(tokens, sites=sites), tuple(range(1, n)), scores)
 
 
 def printed(result, width=80, **options):
     out = io.StringIO()
     render.terminal(result, console=Console(file=out, width=width), **options)
     return out.getvalue()
+
+
+def all_words(result, **options) -> list[str]:
+    """What a page, a terminal and a figure say (the last beside its axes), each in one line."""
+    drawn = render.figure(result, **options)
+    texts = Shape(render.html(result, **options)).text, printed(result, **options), said(drawn)
+    return [" ".join(text.split()) for text in texts]
 
 
 class Shape(HTMLParser):
@@ -88,6 +82,11 @@ class Shape(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.tags, self.attributes, self.text, self._in = [], [], "", ""
         self.feed(text)
+
+    @property
+    def addresses(self) -> list[str]:
+        """What attributes refer to."""
+        return [v for k, v in self.attributes if k in ("src", "href", "srcset", "data", "action")]
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
@@ -116,6 +115,7 @@ def numbers(**changes):
 
 
 def said(figure):
+    """Title, subtitle and notes in one line: they are wrapped."""
     return " ".join(f"{figure.get_suptitle()} {figure.get_supxlabel()}".split())
 
 
@@ -133,3 +133,25 @@ def caption(figure):
 
 def labels(axis):
     return [text.get_text() for text in axis.get_ticklabels()]
+
+
+def saved(figure, dpi=30, **options):
+    """The figure, drawn into a file; a warning is an error (a letter without a glyph, a layout that does not fit)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(io.BytesIO(), format="png", dpi=dpi, **options)
+    return figure
+
+
+def stand_apart(figure, panels, slack=1.0) -> list[int]:
+    """How many labels the axes of `panels` have, none of which overlaps its neighbour by more than `slack`."""
+    figure.draw_without_rendering()
+    counts = []
+    for ax in panels:
+        for texts, side in ((ax.get_xticklabels(), 0), (ax.get_yticklabels(), 1)):
+            boxes = [
+                t.get_window_extent().get_points()[:, side].tolist() for t in texts if t.get_text()
+            ]
+            counts.append(len(boxes))
+            assert all(high <= low + slack for (_, high), (low, _) in pairwise(sorted(boxes)))
+    return counts

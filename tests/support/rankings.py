@@ -38,6 +38,34 @@ class Failing(Method):
         return Scored(torch.arange(float(len(prompt_run.run))))
 
 
+@dataclass(frozen=True)
+class Embedding(Method):
+    """The norm of what it sees at the embedding, where blocks have no part; keeps all of it."""
+
+    seen: list
+    name, units = "embedding", "none"
+
+    def parameters(self):
+        return {}
+
+    def scores(self, prompt_run, site) -> Scored:
+        self.seen.append(prompt_run.activation(site)[0].detach().clone())
+        return Scored(self.seen[-1].norm(dim=-1))
+
+
+@dataclass(frozen=True)
+class FailsLater(Embedding):
+    """Raises where it is asked for the third time."""
+
+    error: BaseException
+    name = "failing"
+
+    def scores(self, prompt_run, site) -> Scored:
+        if len(self.seen) == 2:
+            raise self.error
+        return super().scores(prompt_run, site)
+
+
 def embedding(model, token: int) -> torch.Tensor:
     """What the hook at the embedding shows of one token."""
     _, cache = model.run_with_cache(torch.tensor([[token]]), names_filter="hook_embed")

@@ -6,7 +6,6 @@ import contextlib
 import importlib.util
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -20,12 +19,10 @@ import pytest
 import torch
 
 from support import signals, zoo
+from support.browser import BROWSER
 from tl_scopes.app.request import Request
 from tl_scopes.app.worker import Desk
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
 SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 needs_playwright = pytest.mark.skipif(
     BROWSER is None or importlib.util.find_spec("playwright") is None,
@@ -152,10 +149,15 @@ class Visitor:
 
 
 def boxes(visitor: Visitor) -> list[dict]:
-    """Where the tokens of a page stand, and their colours."""
+    """The tokens of a page: where they stand, and how they look."""
     return visitor.page.locator(".colored-tokens > span > span").evaluate_all(
-        "all => all.map(e => { const {x, y, width, height} = e.getBoundingClientRect();"
-        " return {x, y, width, height, text: e.textContent, colour: getComputedStyle(e).backgroundColor}; })"
+        """all => all.map(e => {
+          const {x, y, width, height} = e.getBoundingClientRect(), css = getComputedStyle(e);
+          const note = getComputedStyle(e.parentElement, "::after").content;
+          return {x, y, width, height, note, text: e.textContent, title: e.parentElement.title,
+                  colour: css.backgroundColor, ink: css.color, size: parseFloat(css.fontSize),
+                  shown: css.visibility !== "hidden"};
+        })"""
     )
 
 

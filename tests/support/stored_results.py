@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from support.infos import sequence_like
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.records import Candidate, FisherInfo, Provenance, ScopeInfo, Token
 
@@ -47,20 +48,12 @@ def sequence(**changes) -> SequenceAttribution:
     one = attribution()
     fields = dict(
         scores=torch.stack([one.scores, one.scores * 2, one.scores * 3]),
-        positions=(3, 5, 1),
-        sites=one.sites,
-        tokens=one.tokens,
-        str_tokens=STRANGE,
-        has_bos=True,
-        scope=one.scope,
         targets=(one.target, None, Token(1, "\n")),
-        units=one.units,
         predictions=(PREDICTION, (), PREDICTION[:1]),
         fishers=(one.fisher, None, FisherInfo((), 0.0, 1.0)),
         standard_error=torch.stack([one.standard_error] * 3),
-        provenance=PROVENANCE,
     )
-    return SequenceAttribution(**fields | changes)
+    return sequence_like(one, (3, 5, 1), **fields | changes)
 
 
 def equal(one, other) -> None:

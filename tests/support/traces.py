@@ -157,6 +157,15 @@ def strike_every_line(calls, make, state, passes_by) -> tuple[list[str], dict[st
     return struck, bad, len(done)
 
 
+def strike_every_line_of(module, call, make, state, least: int) -> None:
+    """Nothing of `state` changes though KeyboardInterrupt strikes at each line of a module, of `least` at least."""
+    struck, bad, done = strike_every_line(
+        [call], make, state, lambda frame: frame.f_code.co_filename != module.__file__
+    )
+    assert done and len(struck) > least
+    assert not bad
+
+
 @contextlib.contextmanager
 def letting_go_of_activations(model):
     """No activation of the model's passes inside is alive at the end, though garbage was not collected."""

@@ -292,6 +292,11 @@ def names(kind: str = "", *traits: str) -> list[str]:
     ]
 
 
+def known(*wanted: str) -> list[str]:
+    """Those of these names that exist on the installed version."""
+    return [name for name in wanted if name in _CATALOGUE]
+
+
 def traits(name: str) -> frozenset[str]:
     """What a model is here to cover, such as `rms rotary gqa untied softcap`; see `zoo_tables`."""
     return _CATALOGUE[name][0]
