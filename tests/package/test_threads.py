@@ -25,8 +25,7 @@ from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.evaluation.sanity import randomisation, randomised
 from tl_scopes.jacobian import stability
-from tl_scopes.models import quiet
-from tl_scopes.results import muted
+from tl_scopes.models import muted, quiet
 
 PROCESSED = {name: make for name, (_, make) in zoo_unfit.processed().items()}
 USED = {

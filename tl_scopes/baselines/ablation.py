@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float
@@ -18,7 +18,7 @@ from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError, che
 from tl_scopes.jacobian.prompt_run import PromptRun
 
 Replacement = Literal["zero", "pad", "bos", "mean", "hide"]
-REPLACEMENTS: tuple[Replacement, ...] = ("zero", "pad", "bos", "mean", "hide")
+REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 # Rows of logits that are held at once: 16 of 262,144 are 16 MiB.
 _ROWS = 16
 # Tokens of the vocabulary that are embedded at once for their mean: 40 MiB at d_model 640.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -15,7 +15,7 @@ from tl_scopes.errors import check_choice
 from tl_scopes.jacobian.answers import components_of
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
-from tl_scopes.scopes.base import Target, plain_target
+from tl_scopes.scopes.base import Target
 
 _UNITS = {"kl": "nats", "log_prob": "nats", "logit": "logit"}
 
@@ -62,9 +62,6 @@ class LeaveOneOut(Method):
     @property
     def explains_centred_logit(self) -> bool:
         return self.measure == "logit"
-
-    def parameters(self) -> dict[str, Any]:
-        return super().parameters() | {"target": plain_target(self.target)}
 
     def target_of(self, prompt_run: PromptRun) -> Token | None:
         return None if self.measure == "kl" else prompt_run.read.resolve(self.target)

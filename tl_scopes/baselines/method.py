@@ -19,6 +19,7 @@ from tl_scopes.jacobian.forward import refuse_noncausal
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import ScopeInfo, Token
+from tl_scopes.scopes.base import plain_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +69,8 @@ class Method(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Plain values for the result's record."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        values = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        return {k: plain_target(v) if k == "target" else v for k, v in values.items()}
 
     def info(self, facts: Mapping[str, Any]) -> ScopeInfo:
         """The result's record of this method, with the `facts` that it found."""

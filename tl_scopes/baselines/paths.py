@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any, Literal, Union, get_args
 
 import torch
 from jaxtyping import Float
@@ -26,10 +26,7 @@ Rule = Literal[
     "riemann_trapezoid",
     "published",
 ]
-RULES = (
-    "gausslegendre", "riemann_left", "riemann_right", "riemann_middle", "riemann_trapezoid",
-    "published",
-)  # fmt: skip
+RULES = get_args(Rule)
 _BASELINES = tuple(kind for kind in REPLACEMENTS if kind != "hide")
 
 

@@ -16,7 +16,7 @@ from tl_scopes.baselines.method import Method
 from tl_scopes.errors import check_choice
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
-from tl_scopes.scopes.base import Target, plain_target
+from tl_scopes.scopes.base import Target
 
 Of = Literal["log_prob", "logit"]
 Reduce = Literal["norm", "sum"]
@@ -80,9 +80,6 @@ class Explaining(Method):
     @property
     def explains_centred_logit(self) -> bool:
         return self.of == "logit"
-
-    def parameters(self) -> dict[str, Any]:
-        return super().parameters() | {"target": plain_target(self.target)}
 
     def target_of(self, prompt_run: PromptRun) -> Token:
         return prompt_run.read.resolve(self.target)

@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 
 from tl_scopes.adapter import forks
-from tl_scopes.results import muted
+from tl_scopes.models import muted
 from tl_scopes.results.escapes import message
 
 # One at a time: transformers sets torch's default dtype, which all threads share, for a model it loads.

@@ -19,7 +19,7 @@ MEASURED = "convergence_delta"
 DOT = " · "
 JOINED = {"sum": "summed", "norm": "root of summed squares", "max": "largest token"}
 _LONGEST_VALUE, _LONGEST = 60, 240
-_STANDS = re.compile(r"\{(?:target|b)\}")
+_STANDS = re.compile(r"\{\w+\}")
 
 
 def explained(scope: ScopeInfo, target: Token | None) -> str:
@@ -145,10 +145,10 @@ def _value(value: Any) -> str:
 
 
 def _filled(text: str, scope: ScopeInfo, target: Token | None) -> str:
-    """`text` of a record, with the tokens that its words in braces stand for."""
-    b = scope.parameters.get("b")
-    tokens = {"{target}": f" {quoted(target.text)}" if target else "", "{b}": quoted(str(b))}
-    return _STANDS.sub(lambda match: tokens[match.group()], words(text))
+    """`text` of a record, with what its words in braces stand for: the target, or a parameter."""
+    meanings = {f"{{{key}}}": quoted(str(value)) for key, value in scope.parameters.items()}
+    meanings["{target}"] = f" {quoted(target.text)}" if target else ""
+    return _STANDS.sub(lambda word: meanings.get(word[0], word[0]), words(text))
 
 
 def _is_measured(key: str) -> bool:

@@ -16,7 +16,7 @@ from tl_scopes.results.base import Result
 from tl_scopes.results.characters import Spans, together
 from tl_scopes.results.escapes import isolated, literal
 from tl_scopes.results.fields import Axis, Index
-from tl_scopes.results.files import in_utf8
+from tl_scopes.results.frames import long_table
 from tl_scopes.results.joining import checked_how, joined
 from tl_scopes.results.records import (
     Candidate,
@@ -186,24 +186,20 @@ class Attribution(_Scores):
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a site and token, or a site and group with its token range."""
-        import pandas as pd
-
-        n_site, n_pos = self.scores.shape
-        columns: dict[str, Any] = {
-            "site": [in_utf8(site) for site in self.sites for _ in range(n_pos)],
-            "position": list(range(n_pos)) * n_site,
-            "token_id": self.tokens.tolist() * n_site,
-            "token": [in_utf8(text) for text in self.str_tokens] * n_site,
-            "score": self.scores.flatten().tolist(),
-        }
+        columns: dict[str, Any] = {"site": (0, self.sites)}
+        if self.spans:
+            columns["group"] = 1, range(len(self.spans))
+            columns["start"] = 1, [start for start, _ in self.spans]
+            columns["end"] = 1, [end for _, end in self.spans]
+            columns["text"] = 1, self.str_tokens
+        else:
+            columns["position"] = 1, range(len(self.str_tokens))
+            columns["token_id"] = 1, self.tokens.tolist()
+            columns["token"] = 1, self.str_tokens
+        columns["score"] = self.scores
         if self.standard_error is not None:
-            columns["standard_error"] = self.standard_error.flatten().tolist()
-        frame = pd.DataFrame(columns)
-        if not self.spans:
-            return frame
-        frame["token_id"] = [start for start, _ in self.spans] * n_site
-        frame.insert(3, "end", [end for _, end in self.spans] * n_site)
-        return frame.rename(columns={"position": "group", "token_id": "start", "token": "text"})
+            columns["standard_error"] = self.standard_error
+        return long_table(self.scores.shape, columns)
 
     def __repr__(self) -> str:
         target = f", target={literal(self.target.text)}" if self.target else ""

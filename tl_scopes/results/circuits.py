@@ -12,7 +12,7 @@ from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.results.base import Result
 from tl_scopes.results.escapes import isolated
 from tl_scopes.results.fields import Axis, Index
-from tl_scopes.results.files import in_utf8
+from tl_scopes.results.frames import long_table
 from tl_scopes.results.records import Agreement, Candidate, Provenance, ScopeInfo, Token
 
 if TYPE_CHECKING:
@@ -124,23 +124,18 @@ class Components(CircuitResult):
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a component and position."""
-        import pandas as pd
-
-        n, n_pos = self.total.shape
-        rows = [i for i in range(n) for _ in range(n_pos)]
-        return pd.DataFrame(
-            {
-                "component": [in_utf8(self.labels[i]) for i in rows],
-                "kind": [self.kinds[i] for i in rows],
-                "layer": [self.layers[i] for i in rows],
-                "index": [self.indices[i] for i in rows],
-                "position": list(range(n_pos)) * n,
-                "token": [in_utf8(text) for text in self.str_tokens] * n,
-                "total": self.total.flatten().tolist(),
-                "direct": self.direct.flatten().tolist(),
-                "sensitivity": self.sensitivity.flatten().tolist(),
-            }
-        )
+        columns = {
+            "component": (0, self.labels),
+            "kind": (0, self.kinds),
+            "layer": (0, self.layers),
+            "index": (0, self.indices),
+            "position": (1, range(len(self.str_tokens))),
+            "token": (1, self.str_tokens),
+            "total": self.total,
+            "direct": self.direct,
+            "sensitivity": self.sensitivity,
+        }
+        return long_table(self.total.shape, columns)
 
     def __repr__(self) -> str:
         top = ", ".join(f"{label} {value:.3g}" for label, value in self.top(3))
@@ -199,16 +194,14 @@ class Verification(CircuitResult):
 
     def to_frame(self) -> pd.DataFrame:
         """pandas table: one row a token or head."""
-        import pandas as pd
-
-        columns = ("labels", "chosen", "scores", "predicted", "measured")
-        values = {name: getattr(self, name) for name in columns}
-        return pd.DataFrame(
-            {
-                name: v.tolist() if isinstance(v, Tensor) else [in_utf8(text) for text in v]
-                for name, v in values.items()
-            }
-        )
+        columns = {
+            "labels": (0, self.labels),
+            "chosen": (0, self.chosen),
+            "scores": self.scores,
+            "predicted": self.predicted,
+            "measured": self.measured,
+        }
+        return long_table(self.scores.shape, columns)
 
     def __repr__(self) -> str:
         ranks, signs = self.rank_agreement, self.prediction_agreement

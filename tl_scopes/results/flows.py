@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -14,7 +14,8 @@ from torch import Tensor
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated
 from tl_scopes.results.fields import Axis
-from tl_scopes.results.files import in_utf8, write_text
+from tl_scopes.results.files import write_text
+from tl_scopes.results.frames import long_table
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -46,20 +47,17 @@ class Flow(CircuitResult):
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a through-position and source token."""
-        import pandas as pd
-
-        n, tokens = len(self.str_tokens), [in_utf8(text) for text in self.str_tokens]
-        return pd.DataFrame(
-            {
-                "through": [q for q in range(n) for _ in range(n)],
-                "source": list(range(n)) * n,
-                "through_token": [t for t in tokens for _ in range(n)],
-                "source_token": tokens * n,
-                "norm": self.norms.flatten().tolist(),
-                "share": self.share.flatten().tolist(),
-                "signed": self.signed.flatten().tolist(),
-            }
-        )
+        positions = range(len(self.str_tokens))
+        columns = {
+            "through": (0, positions),
+            "source": (1, positions),
+            "through_token": (0, self.str_tokens),
+            "source_token": (1, self.str_tokens),
+            "norm": self.norms,
+            "share": self.share,
+            "signed": self.signed,
+        }
+        return long_table(self.norms.shape, columns)
 
     def __repr__(self) -> str:
         return f"Flow({isolated(str(self.scope))}, {self.site} through {self.layer}, {len(self.str_tokens)} tokens)"
@@ -108,21 +106,17 @@ class FlowPath(CircuitResult):
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row an edge, from a source position to one of the next layer."""
-        import pandas as pd
-
-        steps, n = len(self.edges), len(self.str_tokens)
-        tokens = [in_utf8(text) for text in self.str_tokens]
-        return pd.DataFrame(
-            {
-                "from_site": [in_utf8(site) for site in self.sites[:-1] for _ in range(n * n)],
-                "to_site": [in_utf8(site) for site in self.sites[1:] for _ in range(n * n)],
-                "source": list(range(n)) * (n * steps),
-                "through": [q for q in range(n) for _ in range(n)] * steps,
-                "source_token": tokens * (n * steps),
-                "through_token": [text for text in tokens for _ in range(n)] * steps,
-                "flow": self.edges.flatten().tolist(),
-            }
-        )
+        positions = range(len(self.str_tokens))
+        columns = {
+            "from_site": (0, self.sites[:-1]),
+            "to_site": (0, self.sites[1:]),
+            "source": (2, positions),
+            "through": (1, positions),
+            "source_token": (2, self.str_tokens),
+            "through_token": (1, self.str_tokens),
+            "flow": self.edges,
+        }
+        return long_table(self.edges.shape, columns)
 
     def __repr__(self) -> str:
         return f"FlowPath({isolated(str(self.scope))}, {' -> '.join(self.sites)}, {len(self.str_tokens)} tokens)"
@@ -193,27 +187,21 @@ class HeadPaths(CircuitResult):
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a head and source token."""
-        import pandas as pd
-
         n_layers, n_heads, n = self.norms.shape
-        columns: dict[str, Any] = {
-            "layer": [i for i in range(n_layers) for _ in range(n_heads * n)],
-            "head": [h for h in range(n_heads) for _ in range(n)] * n_layers,
-            "source": list(range(n)) * (n_layers * n_heads),
-            "source_token": [in_utf8(t) for t in self.str_tokens] * (n_layers * n_heads),
+        columns = {
+            "layer": (0, range(n_layers)),
+            "head": (1, range(n_heads)),
+            "source": (2, range(n)),
+            "source_token": (2, self.str_tokens),
+            "norm": self.norms,
+            "signed": self.signed,
+            "value_norm": self.value_norms,
+            "value_signed": self.value_signed,
+            "pattern_norm": self.pattern_norms,
+            "pattern_signed": self.pattern_signed,
         }
-        for name in (
-            "norms",
-            "signed",
-            "value_norms",
-            "value_signed",
-            "pattern_norms",
-            "pattern_signed",
-        ):
-            values = getattr(self, name)
-            if values is not None:
-                columns[name.replace("norms", "norm")] = values.flatten().tolist()
-        return pd.DataFrame(columns)
+        columns = {name: column for name, column in columns.items() if column is not None}
+        return long_table(self.norms.shape, columns)
 
     def __repr__(self) -> str:
         top = ", ".join(f"{label} {value:.3g}" for label, value in self.top(3))

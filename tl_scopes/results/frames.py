@@ -5,18 +5,40 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
 from tl_scopes.errors import ResultFileError, ScopeParameterError
 from tl_scopes.results.files import in_utf8, is_whole, sealed, target, write_bytes
-from tl_scopes.results.storage import FORMAT, FORMAT_VERSION, parsed
+from tl_scopes.results.storage import FORMAT, FORMAT_VERSION, check_format, parsed
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+def long_table(shape: Sequence[int], columns: Mapping[str, Any]) -> pd.DataFrame:
+    """One row for each place of tensors of `shape`, the last axis fastest.
+
+    `columns`: by name a tensor of that shape, or `(axis, entries)` for what depends on one axis alone.
+
+        >>> long_table((2, 3), {"head": (0, [4, 7]), "source": (1, range(3)), "norm": norms})
+    """
+    import pandas as pd
+
+    def cells(column: Any) -> list[Any]:
+        if isinstance(column, Tensor):
+            return column.flatten().tolist()
+        axis, entries = column
+        entries = [in_utf8(entry) if isinstance(entry, str) else entry for entry in entries]
+        after = math.prod(shape[axis + 1 :])
+        return [entry for entry in entries for _ in range(after)] * math.prod(shape[:axis])
+
+    return pd.DataFrame({name: cells(column) for name, column in columns.items()})
 
 
 def checked(
@@ -75,9 +97,7 @@ def write_frames(
         target(old)
     tables = {}
     for name, frame in frames.items():
-        made = io.BytesIO()
-        frame.to_parquet(made, engine="pyarrow", index=False)
-        data = made.getvalue()
+        data = frame.to_parquet(None, engine="pyarrow", index=False)
         digest = hashlib.sha256(data).hexdigest()
         file = f"{name}-{digest[:12]}.parquet"
         write_bytes(folder / file, data, like=next(iter(earlier[name]), None))
@@ -121,20 +141,17 @@ def read_frames(folder: str | Path, kind: str) -> tuple[dict[str, pd.DataFrame],
         )
     what = f"{path} is not a description that tl_scopes wrote, or is damaged"
     data = path.read_bytes()
-    found = parsed(data, what)
+    description = parsed(data, what)
+    check_format(path, description)
+    if description.get("kind") != kind:
+        raise ResultFileError(
+            f"{path} describes a {description.get('kind')}, not a {kind}: load another folder"
+        )
     try:
-        kinds = found["format"], found["kind"]
-        version, tables, payload = found["format_version"], found["tables"], found["payload"]
+        tables, payload = description["tables"], description["payload"]
         wanted = {str(k): (str(v["file"]), str(v["sha256"])) for k, v in tables.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise ResultFileError(f"{what} ({error!r}): save it again") from error
-    if kinds != (FORMAT, kind):
-        raise ResultFileError(f"{path} describes {kinds}, not a {kind} of tl_scopes: load another")
-    if type(version) is not int or not 0 <= version <= FORMAT_VERSION:
-        raise ResultFileError(
-            f"{path} has format version {version!r}, this tl_scopes reads up to {FORMAT_VERSION}: "
-            "upgrade tl_scopes"
-        )
     if not is_whole(data):
         raise ResultFileError(f"{path} was changed since it was saved: save the result again")
     frames = {}

@@ -35,8 +35,8 @@ class ScopeInfo:
     exactly, "sum" or "norm"; "none" where nothing is exact; "" where the record does not say.
 
     In `explains`, `title` and `signs` the word `{target}` stands for the explained token, with a space
-    before it, and `{b}` for the parameter `b`. All but `name` and `parameters` are empty in a file that
-    version 0.1 wrote.
+    before it, and the name of a parameter in braces for its value. All but `name` and `parameters` are
+    empty in a file that version 0.1 wrote.
     """
 
     name: str
@@ -112,9 +112,6 @@ class Provenance:
     precision: str
     versions: Mapping[str, str] = field(default_factory=dict)
     hooks: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "hooks", tuple(self.hooks))  # a file holds a list
 
 
 # By name, as files have them.

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.results.muted import this_thread, unwarned
 
 RESAMPLES = 2000
 LEVEL = 0.05
@@ -161,24 +160,14 @@ def rank_agreement(
     Resamples whole pairs, `RESAMPLES` times. All three are NaN where either side is constant: ranks
     then say nothing.
     """
-    from scipy import stats
-
-    pair = (np.asarray(a, dtype=float), np.asarray(b, dtype=float))
-    # Resamples may be constant; scipy says so for each.
-    with this_thread() as mine, unwarned(mine):
-        value = float(_spearman(*pair))
-        found = stats.bootstrap(
-            pair,
-            _spearman,
-            paired=True,
-            vectorized=True,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
-        tail = 50 * (1 - confidence)
-        low, high = np.nanpercentile(found.bootstrap_distribution, [tail, 100 - tail])
-    return value, float(low), float(high)
+    x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
+    drawn = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a resample is constant
+        value, resampled = _spearman(x, y), _spearman(x[drawn], y[drawn])
+    tail = 50 * (1 - confidence)
+    known = resampled[~np.isnan(resampled)]
+    low, high = np.percentile(known, [tail, 100 - tail]) if known.size else (math.nan, math.nan)
+    return float(value), float(low), float(high)
 
 
 def rank_correlation(a: Any, b: Any) -> float:
@@ -197,18 +186,23 @@ def rank_likeness(a: Any, b: Any) -> float:
     equal, those of constant maps included, and 0 where one alone is constant."""
     from scipy import stats
 
-    if (stats.rankdata(a) == stats.rankdata(b)).all():
+    x, y = stats.rankdata(a), stats.rankdata(b)
+    if (x == y).all():
         return 1.0
-    found = rank_correlation(a, b)
-    return 0.0 if np.isnan(found) else found
+    return 0.0 if np.ptp(x) == 0 or np.ptp(y) == 0 else float(_correlation(x, y))
 
 
-def _spearman(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray | np.floating:
+def _spearman(a: np.ndarray, b: np.ndarray) -> np.ndarray | np.floating:
+    """Over the last axis."""
     from scipy import stats
 
-    ranks = [stats.rankdata(x, axis=axis) for x in (a, b)]
-    x, y = (r - r.mean(axis=axis, keepdims=True) for r in ranks)
-    return (x * y).sum(axis) / np.sqrt((x**2).sum(axis) * (y**2).sum(axis))
+    return _correlation(stats.rankdata(a, axis=-1), stats.rankdata(b, axis=-1))
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray | np.floating:
+    """Pearson's, over the last axis."""
+    x, y = (values - values.mean(axis=-1, keepdims=True) for values in (a, b))
+    return (x * y).sum(-1) / np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
 
 
 def _differences(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -244,8 +238,7 @@ def _signed_rank(differences: np.ndarray) -> tuple[float, float, float, str]:
         return 0.0, 1.0, balance, note
     found: Any
     if signed.size > _EXACT or len(set(size)) == signed.size:
-        with this_thread() as mine, unwarned(mine):  # that ties keep the test from being exact
-            found = stats.wilcoxon(signed)
+        found = stats.wilcoxon(signed)
         return float(found.statistic), float(found.pvalue), balance, note
     # Of so few with ties, scipy ranks anew for every pattern of signs: seconds a test.
     found = stats.permutation_test(
