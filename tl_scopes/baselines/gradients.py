@@ -27,21 +27,23 @@ from tl_scopes.baselines.target import (
 from tl_scopes.errors import check_choice, check_number, check_seed, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
-from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
+from tl_scopes.scopes.base import Explained, Read
+from tl_scopes.scopes.prediction import SemanticScope
 
 
 @dataclass(frozen=True)
-class GradientNorm(Scope):
+class GradientNorm(SemanticScope):
     """`||grad_t log p(target)||_2`, or of the raw logit: a scope, so `tl_scopes.attribute` takes it.
 
     `target` as in `SemanticScope`, whose scores `of="logit"` gives. Units: nats (logit) per unit of
     residual. Source: Simonyan, Vedaldi, Zisserman, arXiv 1312.6034, for token embeddings.
+
+        >>> baselines.GradientNorm(" Paris").attribute(model, "The capital of France is").top(3)
     """
 
-    target: Target = None
     of: Of = "log_prob"
     name = "gradient_norm"
-    is_of_logits = True
+    asks = ""  # a baseline, which the explorer does not offer
 
     def __post_init__(self) -> None:
         check_choice("of", self.of, UNITS)
@@ -55,16 +57,16 @@ class GradientNorm(Scope):
         return NUMBERS[self.of]
 
     def parameters(self) -> dict[str, Any]:
-        return {"target": plain_target(self.target), "of": self.of}
+        return super().parameters() | {"of": self.of}
 
     @property
     def explains_centred_logit(self) -> bool:
         return self.of == "logit"
 
     def explain(self, read: Read) -> Explained:
-        token = read.resolve(self.target)
         if self.of == "logit":
-            return Explained.single(read.head.column(token.id), token)
+            return super().explain(read)
+        token = read.resolve(self.target)
         with torch.enable_grad():
             y = read.value.detach().to(working_dtype(read.value.dtype)).requires_grad_()
             (v,) = torch.autograd.grad(value_of(read.head, y, token.id, self.of), y)
@@ -72,9 +74,9 @@ class GradientNorm(Scope):
 
     def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
         """The log-probability of the target, or its raw logit."""
-        assert read.raw is not None and explained.target is not None
         if self.of == "logit":
-            return read.raw[explained.target.id]
+            return super().scalar(read, explained, at)
+        assert read.raw is not None and explained.target is not None
         return read.head.logits(read.raw).log_softmax(-1)[explained.target.id]
 
     def attribute(
@@ -98,6 +100,8 @@ class InputXGradient(Explaining):
 
     Units: nats (`of="logit"`: logit). The published evaluation takes the norm, of the log-probability.
     Source: Shrikumar et al., arXiv 1605.01713.
+
+        >>> baselines.InputXGradient(" Paris").attribute(model, "The capital of France is").top(3)
     """
 
     reduce: Reduce = "norm"
@@ -121,6 +125,8 @@ class SmoothGrad(Explaining):
     at the site. `times_input=True`: each gradient times its noisy activation (units then without
     "per unit"). `seed`: of the noise. By captum's `NoiseTunnel`. Units: nats (logit) per unit of
     residual. Source: Smilkov et al., arXiv 1706.03825.
+
+        >>> baselines.SmoothGrad(draws=50).attribute(model, "The capital of France is").top(3)
     """
 
     draws: int = 20

@@ -29,6 +29,8 @@ class LeaveOneOut(Method):
     the tokenizer's "pad" or "bos", or the "mean" embedding of the vocabulary (at other sites: the mean
     over the prompt); "hide": no token attends to it in any layer, all keep their places. BOS is one of
     the tokens. One forward pass a token, batched. Source: arXiv 1612.08220 (Li, Monroe, Jurafsky).
+
+        >>> baselines.LeaveOneOut(measure="log_prob").attribute(model, "The capital of France is").top(3)
     """
 
     target: Target = None
@@ -70,12 +72,9 @@ class LeaveOneOut(Method):
         target = self.target_of(prompt_run)
         token = 0 if target is None else target.id
         shape = prompt_run.activation(site).shape
-        rows = []
-        for _, component in components_of(site, torch.empty(shape[:-1], device="meta")):
-            found = leave_one_out(prompt_run, self.replacement, token, site, component)
-            chosen = {"kl": found.kl, "log_prob": found.fall, "logit": found.logit}[self.measure]
-            rows.append((component, chosen))
         values = torch.zeros(shape[1:-1], dtype=torch.float64, device="cpu")
-        for component, chosen in rows:
-            values[(slice(0, len(chosen)), *component)] = chosen
+        for _, component in components_of(site, values[None]):
+            lost = leave_one_out(prompt_run, self.replacement, token, site, component)
+            losses = {"kl": lost.kl, "log_prob": lost.fall, "logit": lost.logit}[self.measure]
+            values[(slice(0, len(losses)), *component)] = losses
         return Scored(values)

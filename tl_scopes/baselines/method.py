@@ -101,6 +101,8 @@ class Method(ABC):
 
         Arguments, result and errors as of `tl_scopes.attribute`: scores are Float[Tensor, "site pos"]
         in `units`, zero after the read position. They may be negative where the method is signed.
+
+            >>> IntegratedGradients().attribute(model, "The capital of France is", sites=["embed", 3])
         """
         prompt_run = PromptRun.ask(model, prompt, position, prepend_bos)
         check_scope(model, self)

@@ -42,6 +42,8 @@ class IntegratedGradients(Explaining):
     sum, which adds up over tokens to the change from the baseline. How far it misses that is in the
     result's `scope.parameters["convergence_delta"]`. Units: nats (`of="logit"`: logit).
     Source: Sundararajan, Taly, Yan, arXiv 1703.01365; by captum's `IntegratedGradients`.
+
+        >>> baselines.IntegratedGradients(steps=20, baseline="mean").attribute(model, "The capital of France is").top(3)
     """
 
     steps: int = 50
@@ -155,6 +157,8 @@ class SemanticPath(IntegratedGradients):
     the first of these to the last. Its weights are its own: `rule` must be left alone. Units: logit
     (`of="log_prob"`: nats). Source: arXiv 2601.16407, path-integrated semantic scope, whose code has
     `steps=5`.
+
+        >>> baselines.SemanticPath(" Paris").attribute(model, "The capital of France is").top(3)
     """
 
     steps: int = 5

@@ -17,6 +17,8 @@ from tl_scopes.jacobian.prompt_run import PromptRun
 class Random(Method):
     """Uniform scores in [0, 1), drawn for each prompt and site alone: in whatever order prompts come,
     and however often, each gets its own. `seed`: of all of them. No units.
+
+        >>> baselines.Random(seed=1).attribute(model, "The capital of France is").top(3)
     """
 
     seed: int = 0

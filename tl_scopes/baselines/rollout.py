@@ -22,6 +22,8 @@ class AttentionRollout(Method):
     over heads; at `resid(l)` the product starts with block l. It knows nothing of values, MLPs or
     targets. Units: share (sums to 1 over tokens). Raises `SiteError` at other sites, or where the
     model shows no patterns. Source: Abnar and Zuidema, arXiv 2005.00928.
+
+        >>> baselines.AttentionRollout().attribute(model, "The capital of France is").top(3)
     """
 
     residual: float = 0.5

@@ -99,7 +99,10 @@ class _Scores(Result):
 
     def to_json(self) -> str:
         """All fields on one line of JSON. JSON has no infinity: one (a Fisher score that overflows
-        float32, say) is null."""
+        float32, say) is null.
+
+            >>> json.loads(attribution.to_json())["scores"]
+        """
 
         def finite(value: Any) -> Any:
             if isinstance(value, list):
@@ -175,6 +178,9 @@ class Attribution(_Scores):
         `site` is a label of `sites` or an index into it. `include_bos`, `include_read`: whether BOS,
         an attention sink, and the read position are counted like any other token (those after the
         read position are). Raises `SiteError` for a site that the result does not hold.
+
+            >>> attribution.top(1, include_bos=False)
+            [(4, ' France', 0.31)]
         """
         row = self.scores[site_index(self.sites, site)]
         order = torch.sort(row, descending=True, stable=True).indices.tolist()
@@ -185,7 +191,10 @@ class Attribution(_Scores):
         return [(t, self.str_tokens[t], float(row[t])) for t in order[: max(k, 0)]]
 
     def to_frame(self) -> pd.DataFrame:
-        """Long-form pandas table: one row a site and token, or a site and group with its token range."""
+        """Long-form pandas table: one row a site and token, or a site and group with its token range.
+
+        >>> attribution.to_frame().groupby("site")["score"].idxmax()
+        """
         columns: dict[str, Any] = {"site": (0, self.sites)}
         if self.spans:
             columns["group"] = 1, range(len(self.spans))
@@ -249,7 +258,10 @@ class SequenceAttribution(_Scores):
         return len(self.positions)
 
     def at(self, position: int) -> Attribution:
-        """The `Attribution` of one read position. Raises `PositionError` if it was not read."""
+        """The `Attribution` of one read position. Raises `PositionError` if it was not read.
+
+        >>> attribute_sequence(model, prompt, scope).at(5).top(3)
+        """
         if position not in self.positions:
             raise PositionError(
                 f"read position {position} is not in this result, which holds "
@@ -276,7 +288,10 @@ class SequenceAttribution(_Scores):
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """Long-form pandas table: one row a read position, site and token."""
+        """Long-form pandas table: one row a read position, site and token.
+
+        >>> sequence.to_frame().pivot(index="read_position", columns="position", values="score")
+        """
         import pandas as pd
 
         frames = [self.at(p).to_frame() for p in self.positions]

@@ -36,33 +36,53 @@ class Result:
     earlier_names: ClassVar[tuple[str, ...]] = ()
 
     def plot(self, **options: Any) -> Figure:
-        """Draw a matplotlib figure. Options: see `tl_scopes.render.figure`."""
+        """Draw a matplotlib figure. Options: see `tl_scopes.render.figure`.
+
+        >>> result.plot().savefig("result.pdf")
+        """
         return render().figure(self, **options)
 
     def to_html(self, path: str | Path | None = None, **options: Any) -> str:
         """Make one self-contained HTML page, and write it to `path` if given.
 
         Options: see `tl_scopes.render.html`.
+
+            >>> result.to_html("result.html")
         """
         return render().html(self, path, **options)
 
     def show(self, **options: Any) -> Any:
-        """Make the notebook output. Options: see `tl_scopes.render.html`."""
+        """Make the notebook output. Options: see `tl_scopes.render.html`.
+
+        >>> attribution.show(scale="log")  # as the last line of a cell
+        """
         return render().notebook(self, **options)
 
     def print(self, **options: Any) -> None:
-        """Print to the terminal. Options: see `tl_scopes.render.terminal`."""
+        """Print to the terminal. Options: see `tl_scopes.render.terminal`.
+
+        >>> result.print()
+        """
         render().terminal(self, **options)
 
     def to_frame(self) -> pd.DataFrame:
-        """Make a long-form pandas table."""
+        """Make a long-form pandas table: one row a number, with columns that say what it is of.
+
+        >>> result.to_frame().to_csv("result.csv")
+        """
         raise NotImplementedError
 
     def _repr_html_(self) -> str:
         return self.show().data
 
     def save(self, path: str | Path) -> Path:
-        """Write to one safetensors file (never pickle), atomically. Returns the path."""
+        """Write to one safetensors file (never pickle): it appears whole or not at all.
+
+        Returns the path. Raises `ResultFileError` where the result holds what no file can, and
+        `OutputFileError` or `OSError` where no file can be written.
+
+            >>> attribution.save("paris.safetensors")
+        """
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {k: v for k, v in values.items() if isinstance(v, Tensor)}
         payload = {k: plain(v) for k, v in values.items() if k not in tensors}
@@ -70,10 +90,12 @@ class Result:
 
     @classmethod
     def load(cls: type[_R], path: str | Path) -> _R:
-        """Read what `save` wrote.
+        """Read what `save` wrote, in this version or an older one.
 
         Raises `ResultFileError` for a file that was changed or cut short, any other file, and fields
         that do not fit each other.
+
+            >>> ts.Attribution.load("paris.safetensors").top(3)
         """
         tensors, payload = read_file(path, cls.__name__, *cls.earlier_names)
         try:

@@ -148,6 +148,8 @@ class FaithfulnessCard(Result):
         """The card of these prompts alone (`index` of the rows): those predicted correctly, say.
 
         Raises `ScopeParameterError` where the card holds none of them.
+
+            >>> card.subset(range(100)).to_frame()
         """
         chosen = set(prompts)
         frames = {name: getattr(self, name) for name in COLUMNS}
@@ -155,7 +157,10 @@ class FaithfulnessCard(Result):
         return replace(self, **kept)
 
     def failures(self) -> pd.DataFrame:
-        """Every error, in the prompts' order: index, method ("" where the whole prompt failed), error."""
+        """Every error, in the prompts' order: index, method ("" where the whole prompt failed), error.
+
+        >>> card.failures()["error"].value_counts()
+        """
         wrong = self.rows.loc[self.rows["error"] != "", ["index", "method", "error"]]
         wrong = wrong.drop_duplicates().sort_values("index", kind="stable")
         return wrong.reset_index(drop=True)
@@ -166,6 +171,8 @@ class FaithfulnessCard(Result):
         Columns: mean, sem (standard error), low and high (95% bootstrap interval of the mean), n
         (prompts with a value), failed (prompts without one: an error, or NaN such as the rank
         correlation of equal scores). Units: those of the metric.
+
+            >>> card.to_frame().query("metric == 'aopc_comprehensiveness'")
         """
         return self._summary.copy()
 
@@ -184,6 +191,8 @@ class FaithfulnessCard(Result):
         (Wilcoxon signed-rank, two-sided), p_holm (Holm's correction over all rows of this table), n
         (pairs), better (the label that is better, if p_holm < 0.05, else ""), note. Raises
         `ScopeParameterError` for a label or a metric that the card does not hold.
+
+            >>> card.comparisons(reference="random").query("better != ''")
         """
         if reference is not None:
             self._require(reference)
@@ -197,6 +206,8 @@ class FaithfulnessCard(Result):
         not significant at 0.05 after Holm's correction over every pair in all of these cells.
         `tied`: whether there are any. Metrics without a better direction have no
         leader, nor have cells with one method.
+
+            >>> card.leaders(["loo_spearman"])
         """
         names = self._held(metrics, MAIN)
         return lead(self._summary, self._compared(None, names), names)
@@ -204,8 +215,12 @@ class FaithfulnessCard(Result):
     def verdicts(self, threshold: float = THRESHOLD) -> pd.DataFrame:
         """Whether each method's maps depend on the model's weights, by the randomisation check.
 
-        As `tl_scopes.results.card.verdicts`, methods in the card's order. Raises `ScopeParameterError` where the
-        card holds no randomisation.
+        A method passes where its maps of a model with random weights are unlike those of the model:
+        mean rank correlation below `threshold`, with its whole 95% interval. Columns and the two other
+        verdicts: see `tl_scopes.results.card.verdicts`. Raises `ScopeParameterError` where the card
+        holds no randomisation.
+
+            >>> card.verdicts().query("verdict == 'fail'")["method"]
         """
         if self.randomisation is None:
             raise ScopeParameterError(
@@ -216,11 +231,17 @@ class FaithfulnessCard(Result):
         return frame.sort_values("method", key=lambda m: m.map(order), ignore_index=True)
 
     def plot(self, kind: str = "aopc", **options: Any) -> Figure:
-        """Draw a matplotlib figure. Kinds and options: see `tl_scopes.render.figure`."""
+        """Draw a matplotlib figure. Kinds and options: see `tl_scopes.render.figure`.
+
+        >>> card.plot("curves")
+        """
         return super().plot(kind=kind, **options)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
-        """The report as Markdown, tables alone; written to `path` if given."""
+        """The report as Markdown, tables alone; written to `path` if given.
+
+        >>> card.to_markdown("report.md")
+        """
         return render().markdown(self, path)
 
     def __repr__(self) -> str:
@@ -233,7 +254,10 @@ class FaithfulnessCard(Result):
         return f"FaithfulnessCard({'; '.join(parts)})"
 
     def save(self, folder: str | Path) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Write to a folder of parquet tables and a JSON description, whole or not at all."""
+        """Write to a folder of parquet tables and a JSON description, whole or not at all.
+
+        >>> card.save("card")
+        """
         frames = {name: getattr(self, name) for name in COLUMNS}
         payload = {
             "methods": list(self.methods),
@@ -246,7 +270,10 @@ class FaithfulnessCard(Result):
 
     @classmethod
     def load(cls, folder: str | Path) -> FaithfulnessCard:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Read what `save` wrote. Raises `ResultFileError` for any other folder."""
+        """Read what `save` wrote. Raises `ResultFileError` for any other folder.
+
+        >>> evaluation.FaithfulnessCard.load("card").leaders()
+        """
         frames, payload = read_frames(folder, cls.__name__)
         try:
             made = {

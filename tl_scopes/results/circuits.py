@@ -81,21 +81,26 @@ class Components(CircuitResult):
         """Effects of each component over all positions at once (`what`: "total" or "direct").
 
         Signed effects add up; for several vectors each vector's add up before they are squared.
+
+            >>> dict(zip(components.labels, components.summed().tolist()))
         """
-        vectors = self._one_of(what, {"total": self.total_vectors, "direct": self.direct_vectors})
-        each = vectors.sum(-1)
+        check_choice("what", what, ("total", "direct"))
+        each = getattr(self, f"{what}_vectors").sum(-1)
         return self.weights @ each.square() if self.squared else self.weights @ each
 
     def heads(self, what: str = "total") -> Float[Tensor, "layer head_index pos"]:
-        """The rows of heads as a grid (`what`: "total", "direct" or "sensitivity")."""
-        values = self._one_of(
-            what,
-            {"total": self.total, "direct": self.direct, "sensitivity": self.sensitivity},
-        )
-        return self._grid(values)
+        """The rows of heads as a grid (`what`: "total", "direct" or "sensitivity").
+
+        >>> components.heads()[5, 1]  # head 1 of layer 5, by position
+        """
+        check_choice("what", what, ("total", "direct", "sensitivity"))
+        return self._grid(getattr(self, what))
 
     def head_grid(self, what: str = "total") -> Float[Tensor, "layer head_index"]:
-        """`summed` of every head as a grid."""
+        """Effects of every head over all positions at once, as a grid (`what`: "total" or "direct").
+
+        >>> components.head_grid().argmax()
+        """
         return self._grid(self.summed(what)[:, None])[..., 0]
 
     def _grid(self, values: Tensor) -> Tensor:
@@ -105,14 +110,13 @@ class Components(CircuitResult):
         n_layers = len({self.layers[i] for i in rows})
         return values[rows].reshape(n_layers, -1, values.shape[-1])
 
-    def _one_of(self, what: str, allowed: dict[str, Tensor]) -> Tensor:
-        check_choice("what", what, allowed)
-        return allowed[what]
-
     def top(
         self, k: int = 5, kind: str | None = None, what: str = "total"
     ) -> list[tuple[str, float]]:
-        """The `k` components of a kind with the largest effect over all positions, in magnitude."""
+        """The `k` components of a kind with the largest effect over all positions, in magnitude.
+
+        >>> components.top(3, kind="head")
+        """
         values = self.summed(what)
         rows = [i for i, own in enumerate(self.kinds) if kind in (None, own)]
         if not rows:
@@ -123,7 +127,10 @@ class Components(CircuitResult):
         return [(self.labels[i], float(values[i])) for i in rows[: max(k, 0)]]
 
     def to_frame(self) -> pd.DataFrame:
-        """Long-form pandas table: one row a component and position."""
+        """Long-form pandas table: one row a component and position.
+
+        >>> components.to_frame().groupby("component")["total"].sum()
+        """
         columns = {
             "component": (0, self.labels),
             "kind": (0, self.kinds),
@@ -179,7 +186,10 @@ class Verification(CircuitResult):
         return list(zip(self.steps, self.step_errors))
 
     def first_order_until(self, error: float = 0.1) -> float:
-        """The largest step up to which errors stay below `error`; 0 if none does."""
+        """The largest step up to which errors stay below `error`; 0 if none does.
+
+        >>> verification.first_order_until(0.2)
+        """
         good = 0.0
         for step, own in sorted(self.step_curve):
             if not own < error:
@@ -188,12 +198,18 @@ class Verification(CircuitResult):
         return good
 
     def top(self, k: int = 5) -> list[tuple[str, float, float]]:
-        """The `k` rows with the largest real changes as `(label, predicted, measured)`."""
+        """The `k` rows with the largest real changes as `(label, predicted, measured)`.
+
+        >>> verification.top(3)
+        """
         order = self.measured.abs().argsort(descending=True, stable=True)[: max(k, 0)].tolist()
         return [(self.labels[i], float(self.predicted[i]), float(self.measured[i])) for i in order]
 
     def to_frame(self) -> pd.DataFrame:
-        """pandas table: one row a token or head."""
+        """pandas table: one row a token or head.
+
+        >>> verification.to_frame().plot.scatter("predicted", "measured")
+        """
         columns = {
             "labels": (0, self.labels),
             "chosen": (0, self.chosen),

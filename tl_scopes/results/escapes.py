@@ -25,10 +25,9 @@ _RIGHT_TO_LEFT = ("R", "AL", "AN")
 
 def escape(char: str) -> str:
     """The escape that Python would write: `\\x1b`, `\\u202e`, `\\U0001f44d`."""
-    code = ord(char)
-    if code < 0x100:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    if char.isascii():  # not \n, so that each has its number
+        return f"\\x{ord(char):02x}"
+    return char.encode("ascii", "backslashreplace").decode()
 
 
 def is_unseen(char: str) -> bool:

@@ -46,7 +46,10 @@ class Flow(CircuitResult):
         return self.norms / self.norms.sum(0).clamp_min(torch.finfo(torch.float32).tiny)
 
     def to_frame(self) -> pd.DataFrame:
-        """Long-form pandas table: one row a through-position and source token."""
+        """Long-form pandas table: one row a through-position and source token.
+
+        >>> flow.to_frame().nlargest(5, "norm")
+        """
         positions = range(len(self.str_tokens))
         columns = {
             "through": (0, positions),
@@ -84,7 +87,10 @@ class FlowPath(CircuitResult):
         return float(self.nodes[0].sum())
 
     def to_networkx(self, min_share: float = 0.0) -> nx.DiGraph:
-        """Nodes `(site, position)`, and edges whose `weight` is at least `min_share` of `total`."""
+        """Nodes `(site, position)`, and edges whose `weight` is at least `min_share` of `total`.
+
+        >>> path.to_networkx(0.01).number_of_edges()
+        """
         import networkx as nx
 
         graph = nx.DiGraph()
@@ -105,7 +111,10 @@ class FlowPath(CircuitResult):
         return _node_link(self.to_networkx(min_share), path)
 
     def to_frame(self) -> pd.DataFrame:
-        """Long-form pandas table: one row an edge, from a source position to one of the next layer."""
+        """Long-form pandas table: one row an edge, from a source position to one of the next layer.
+
+        >>> path.to_frame().nlargest(5, "flow")
+        """
         positions = range(len(self.str_tokens))
         columns = {
             "from_site": (0, self.sites[:-1]),
@@ -151,7 +160,10 @@ class HeadPaths(CircuitResult):
     heads: tuple[tuple[int, int], ...] = ()
 
     def top(self, k: int = 5, source: int | None = None) -> list[tuple[str, float]]:
-        """The `k` heads through which most passes, by `norms`, from one token or from all."""
+        """The `k` heads through which most passes, by `norms`, from one token or from all.
+
+        >>> paths.top(3, source=4)
+        """
         grid = self.norms.sum(-1) if source is None else self.norms[..., source]
         order = grid.flatten().argsort(descending=True, stable=True)[: max(k, 0)].tolist()
         n = grid.shape[1]
@@ -161,6 +173,8 @@ class HeadPaths(CircuitResult):
         """A graph token -> head -> prediction over the `top` heads, with `norm` and `signed` edges.
 
         Nodes: `("token", position)`, `("head", layer, head)` and `("prediction", position)`.
+
+            >>> paths.to_networkx(top=3).nodes
         """
         import networkx as nx
 
@@ -186,7 +200,10 @@ class HeadPaths(CircuitResult):
         return _node_link(self.to_networkx(top), path)
 
     def to_frame(self) -> pd.DataFrame:
-        """Long-form pandas table: one row a head and source token."""
+        """Long-form pandas table: one row a head and source token.
+
+        >>> paths.to_frame().groupby(["layer", "head"])["norm"].sum()
+        """
         n_layers, n_heads, n = self.norms.shape
         columns = {
             "layer": (0, range(n_layers)),

@@ -119,14 +119,13 @@ def comparisons(
     """`compare_pairs` of every pair of rows, several times faster than one by one."""
     given = [_differences(_row(a), _row(b)) for a, b in pairs]
     kept = [row[np.isfinite(row)] for row in given]
-    found = []
-    for row, own, (low, high) in zip(given, kept, _intervals(kept, confidence, seed)):
-        statistic, p, ranks, note = _signed_rank(own)
-        mean = float(own.mean()) if own.size else math.nan
-        left_out = int(row.size - own.size)
-        n = int(own.size)
-        found.append(Comparison(mean, low, high, statistic, p, ranks, n, left_out, note))
-    return found
+    compared = []
+    for row, finite, (low, high) in zip(given, kept, _intervals(kept, confidence, seed)):
+        statistic, p, ranks, note = _signed_rank(finite)
+        mean = float(finite.mean()) if finite.size else math.nan
+        n, left_out = int(finite.size), int(row.size - finite.size)
+        compared.append(Comparison(mean, low, high, statistic, p, ranks, n, left_out, note))
+    return compared
 
 
 def holm(p_values: Collection[float]) -> np.ndarray:
@@ -139,13 +138,13 @@ def holm(p_values: Collection[float]) -> np.ndarray:
     `ScopeParameterError` for a number outside [0, 1].
     """
     p = _row(p_values)
-    made = np.flatnonzero(~np.isnan(p))
-    if ((p[made] < 0) | (p[made] > 1)).any():
+    tests = np.flatnonzero(~np.isnan(p))
+    if ((p[tests] < 0) | (p[tests] > 1)).any():
         raise ScopeParameterError(
-            f"got p values from {p[made].min():g} to {p[made].max():g}; allowed is 0 to 1, or NaN "
+            f"got p values from {p[tests].min():g} to {p[tests].max():g}; allowed is 0 to 1, or NaN "
             "for a test that could not be made"
         )
-    order = made[np.argsort(p[made], kind="stable")]
+    order = tests[np.argsort(p[tests], kind="stable")]
     corrected = p.copy()
     steps = p[order] * np.arange(len(order), 0, -1)
     corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
@@ -260,10 +259,10 @@ def _intervals(
 
     if not 0 < confidence < 1:
         raise ScopeParameterError(f"confidence={confidence!r}; allowed is between 0 and 1: 0.95")
-    found = [(math.nan, math.nan)] * len(rows)
+    intervals = [(math.nan, math.nan)] * len(rows)
     for n in {row.size for row in rows if row.size > 1}:
         which = [i for i, row in enumerate(rows) if row.size == n]
-        made = stats.bootstrap(
+        interval = stats.bootstrap(
             (np.stack([rows[i] for i in which]),),
             np.mean,
             axis=-1,
@@ -274,9 +273,9 @@ def _intervals(
             method="percentile",
             rng=np.random.default_rng(seed),
         ).confidence_interval
-        for i, low, high in zip(which, made.low, made.high):
-            found[i] = (float(low), float(high))
-    return found
+        for i, low, high in zip(which, interval.low, interval.high):
+            intervals[i] = (float(low), float(high))
+    return intervals
 
 
 def _row(values: Collection[float]) -> np.ndarray:

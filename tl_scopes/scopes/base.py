@@ -54,7 +54,10 @@ class Read:
     next_id: int | None
 
     def resolve(self, target: Target) -> Token:
-        """The vocabulary entry that `target` means here. Raises `TargetError`."""
+        """The vocabulary entry that `target` means here. Raises `TargetError`.
+
+        >>> read.resolve(" Paris").id
+        """
         if target is None:
             assert self.raw is not None
             return self.token_of(int(self.head.logits(self.raw).argmax()))
@@ -95,6 +98,10 @@ class Explained:
 
     @classmethod
     def single(cls, vector: Tensor, target: Token | None = None) -> Explained:
+        """One vector, whose score is the norm of `v^T J_t`.
+
+        >>> Explained.single(read.head.column(token.id), token)
+        """
         return cls(vector[None], torch.ones(1, dtype=torch.float64, device="cpu"), target=target)
 
 
@@ -103,6 +110,12 @@ class Scope(ABC):
 
     Subclasses are small frozen dataclasses. `needs_raw_weights` says why weight processing would
     make the scope meaningless (None: it does not matter).
+
+        >>> @dataclass(frozen=True)
+        ... class UpScope(Scope):
+        ...     name, units = "up", "unit of y per unit of residual"
+        ...     def parameters(self): return {}
+        ...     def explain(self, read): return Explained.single(torch.ones_like(read.value))
     """
 
     name: str

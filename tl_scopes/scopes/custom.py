@@ -25,6 +25,8 @@ class FunctionScope(Scope):
     log-probability, KL to a reference. `label` names it in results. Units: fn per unit of residual.
     Raises `ScopeParameterError` where `fn` gives no such scalar, or no finite gradient.
     Source: `||v^T J_t||` of arXiv 2601.16407 with `v = d fn / d y`.
+
+        >>> margin = FunctionScope(lambda logits: logits.max() - logits.mean(), label="margin")
     """
 
     fn: Callable[[Float[Tensor, "d_vocab"]], Tensor]
@@ -113,6 +115,8 @@ class DirectionScope(Scope):
       ".hook_sae_acts_pre"`; on the bridge `model.get_sae_hook_name(sae, "hook_sae_acts_pre")`).
       Any SAE but a matching-pursuit one has that hook.
     - Any other scalar of `h`: its gradient at the activation of this prompt.
+
+        >>> attribute(model, prompt, DirectionScope(probe.coef_[0], site=12, label="French"))
     """
 
     v: Float[Tensor, "*d"]
@@ -175,6 +179,8 @@ def entropy() -> FunctionScope:
     """The scope of the prediction's entropy, in nats: which tokens make the model spread its bets.
 
     Source: Shannon's `-sum_v p_v log p_v`, by `FunctionScope`.
+
+        >>> attribute(model, "The capital of France is", entropy())
     """
     return FunctionScope(_entropy, label="entropy")
 

@@ -37,6 +37,8 @@ class SemanticScope(Scope):
     prompt), or None for the model's top prediction. In every vocabulary `" in"` begins a word and
     `"in"` goes on in one (SentencePiece's are `▁in` and `in`; `"▁in"` may be written too). Units:
     logit per unit of residual. arXiv 2601.16407, Semantic Scope.
+
+        >>> attribute(model, "The capital of France is", SemanticScope(" Paris"))
     """
 
     target: Target = None
@@ -71,6 +73,8 @@ class LogitDifferenceScope(Scope):
     is `a`; `b` stands in its scope's parameters, with its id where the prompt decided it. Raises
     `TargetError` if both are one token.
     Source: the semantic scope of arXiv 2601.16407, which is linear in `v`.
+
+        >>> attribute(model, "The capital of France is", LogitDifferenceScope(" Paris", " Lyon"))
     """
 
     a: Target
@@ -119,6 +123,8 @@ class TemperatureScope(Scope):
     none (OLMo 1, NanoChat) or the same for every coordinate, as in a freshly made model, `||y||` is
     constant and scores would be rounding (`UnsupportedModelError`).
     arXiv 2601.16407, Temperature Scope.
+
+        >>> attribute(model, "The capital of France is", TemperatureScope())
     """
 
     name = "temperature"
@@ -170,6 +176,8 @@ class FisherScope(Scope):
     (twice the second-order KL). An int or share as rank, alone, needs raw weights
     (`ProcessedWeightsError`). Bad parameters raise `ScopeParameterError`.
     arXiv 2601.16407, Fisher Scope; Hutch++: Meyer, Musco, Musco, Woodruff, arXiv 2010.09649.
+
+        >>> attribute(model, "The capital of France is", FisherScope(rank=0.9)).fisher.eigenvalues
     """
 
     rank: int | float | Literal["full"] | None = None
