@@ -50,15 +50,15 @@ def final_states(
     site = embed_site() if site is None else site
     distinct = list(dict.fromkeys(alterations))
     size = prompt_run.rows_at_once()
-    found: dict[Alteration, Tensor] = {}
+    state_of: dict[Alteration, Tensor] = {}
     with torch.no_grad():
         for hidden in (False, True):
-            chosen = [a for a in distinct if (a.by == "hide" and bool(a.positions)) is hidden]
+            alike = [a for a in distinct if (a.by == "hide" and bool(a.positions)) is hidden]
             run = _hidden if hidden else _replaced
-            for start in range(0, len(chosen), size):
-                chunk = chosen[start : start + size]
-                found |= zip(chunk, run(prompt_run, chunk, site, component))
-    states = torch.stack([found[a] for a in alterations])
+            for start in range(0, len(alike), size):
+                chunk = alike[start : start + size]
+                state_of |= zip(chunk, run(prompt_run, chunk, site, component))
+    states = torch.stack([state_of[a] for a in alterations])
     if not torch.isfinite(states).all():
         row = int((~torch.isfinite(states)).any(1).nonzero()[0])
         raise NumericalError(

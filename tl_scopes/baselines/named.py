@@ -78,10 +78,10 @@ def maker(name: str) -> Callable[..., Any]:
         near = difflib.get_close_matches(name, names(), n=3, cutoff=0.4)
         hint = f"; close: {', '.join(near)}" if near else ""
         raise ScopeParameterError(f"no method is called {name!r}{hint}. All: {', '.join(names())}")
-    known = _known.get(name) or _installed()[name]
-    if not isinstance(known, str):
-        return known
-    module, attribute = known.split(":")
+    place = _known.get(name) or _installed()[name]
+    if not isinstance(place, str):
+        return place
+    module, attribute = place.split(":")
     return getattr(import_module(module), attribute)
 
 

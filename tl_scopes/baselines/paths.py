@@ -57,12 +57,12 @@ class IntegratedGradients(Explaining):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_reduce(self.reduce)
-        own = self.baseline
-        if isinstance(own, Tensor):
+        baseline = self.baseline
+        if isinstance(baseline, Tensor):
             # A copy: a frozen method must not change with what the caller does later.
-            object.__setattr__(self, "baseline", own.detach().clone())
+            object.__setattr__(self, "baseline", baseline.detach().clone())
         else:
-            check_choice("baseline", own, _BASELINES, hint=", or a tensor")
+            check_choice("baseline", baseline, _BASELINES, hint=", or a tensor")
         check_choice("rule", self.rule, RULES)
         check_whole("steps", self.steps, 2 if self.rule.startswith("riemann") else 1)
 
@@ -75,17 +75,17 @@ class IntegratedGradients(Explaining):
         start = self._start(prompt_run, site, x)
         if self.rule == "published":
             mean = self.mean_gradient(prompt_run, site, start, x, weights=self.shares)
-            found = mean * (x[0] - start[0])
+            products = mean * (x[0] - start[0])
         else:
-            found = self._standard(prompt_run, site, start, x)
+            products = self._standard(prompt_run, site, start, x)
 
         def facts() -> dict[str, float]:
             explained = self.explained(prompt_run, site)
             with torch.no_grad():
                 change = float(explained(x)) - float(explained(start))
-            return {"convergence_delta": float(found.double().sum()) - change}
+            return {"convergence_delta": float(products.double().sum()) - change}
 
-        return Scored(reduced(found, self.reduce), facts)
+        return Scored(reduced(products, self.reduce), facts)
 
     @property
     def shares(self) -> list[float]:
@@ -93,19 +93,19 @@ class IntegratedGradients(Explaining):
         return [i / self.steps for i in range(1, self.steps + 1)]
 
     def _start(self, prompt_run: PromptRun, site: Site, x: Tensor) -> Tensor:
-        own = self.baseline
-        if not isinstance(own, Tensor):
-            return replacement(prompt_run, site, own).to(x).expand_as(x).clone()
+        baseline = self.baseline
+        if not isinstance(baseline, Tensor):
+            return replacement(prompt_run, site, baseline).to(x).expand_as(x).clone()
         whole = (len(prompt_run.ids), *x.shape[2:])
-        run = own[: x.shape[1]] if own.shape == whole else own
+        run = baseline[: x.shape[1]] if baseline.shape == whole else baseline
         try:
-            found = run.to(x).expand(x.shape[1:])[None].clone()
+            start = run.to(x).expand(x.shape[1:])[None].clone()
         except RuntimeError:
             raise ScopeParameterError(
-                f"baseline has shape {tuple(own.shape)}, the activation at {site.label!r} {whole}: "
+                f"baseline has shape {tuple(baseline.shape)}, the activation at {site.label!r} {whole}: "
                 "give one that is equal, or the same for every position"
             ) from None
-        return found / prompt_run.view.embed_scale if site.is_embed else found
+        return start / prompt_run.view.embed_scale if site.is_embed else start
 
     def _standard(self, prompt_run: PromptRun, site: Site, start: Tensor, x: Tensor) -> Tensor:
         from captum.attr import IntegratedGradients as Captum

@@ -39,8 +39,12 @@ class Random(Method):
         return ""
 
     def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
-        own = f"{self.seed} {site.label} {prompt_run.ids}".encode()
-        seed = int.from_bytes(hashlib.sha256(own).digest()[:8], "big") >> 1
-        generator = torch.Generator("cpu").manual_seed(seed)
+        source = generator(f"{self.seed} {site.label} {prompt_run.ids}")
         shape = prompt_run.activation(site).shape[1:-1]
-        return Scored(torch.rand(shape, generator=generator, dtype=torch.float64, device="cpu"))
+        return Scored(torch.rand(shape, generator=source, dtype=torch.float64, device="cpu"))
+
+
+def generator(*key: object) -> torch.Generator:
+    """A random source of its own for each key, whatever was drawn before."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -38,8 +38,8 @@ def value_of(
 ) -> Float[Tensor, "*row"]:
     """The raw logit (before the model's output transform) or the log-probability of `token`."""
     raw = head.raw_logits(y.reshape(-1, y.shape[-1]))
-    found = raw if of == "logit" else head.logits(raw).log_softmax(-1)
-    return found[:, token].reshape(y.shape[:-1])
+    values = raw if of == "logit" else head.logits(raw).log_softmax(-1)
+    return values[:, token].reshape(y.shape[:-1])
 
 
 def reduced(products: Tensor, reduce: str) -> Tensor:
@@ -95,8 +95,8 @@ class Explaining(Method):
         key = self.gradient_key(prompt_run, site)
         if key not in prompt_run.remembered:
             x = prompt_run.activation(site).requires_grad_()
-            (found,) = torch.autograd.grad(self.explained(prompt_run, site)(x).sum(), x)
-            prompt_run.remembered[key] = found[0]
+            (gradient,) = torch.autograd.grad(self.explained(prompt_run, site)(x).sum(), x)
+            prompt_run.remembered[key] = gradient[0]
         return prompt_run.remembered[key]
 
     def gradient_key(self, prompt_run: PromptRun, site: Site) -> tuple[Any, ...]:

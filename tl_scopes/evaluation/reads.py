@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -81,9 +80,3 @@ def top_overlap(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"], share: float =
     k = math.ceil(share * len(a))
     chosen = [set(ranked(x, 0)[:k]) for x in (a, b)]
     return len(chosen[0] & chosen[1]) / len(chosen[0] | chosen[1])
-
-
-def generator(*key: object) -> torch.Generator:
-    """A random source of its own for each key, whatever was drawn before."""
-    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
-    return torch.Generator("cpu").manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -16,6 +16,7 @@ from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.adapter.weights import substituted
+from tl_scopes.baselines.random import generator
 from tl_scopes.errors import (
     ScopeParameterError,
     UnsupportedModelError,
@@ -26,7 +27,6 @@ from tl_scopes.errors import (
 from tl_scopes.evaluation.methods import Methods, labelled, score
 from tl_scopes.evaluation.reads import (
     encoded,
-    generator,
     likeness,
     predictions,
     read_position,

@@ -14,11 +14,11 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompts, bos_id
 from tl_scopes.adapter.sites import embed_site
 from tl_scopes.adapter.view import ModelView, view_of
+from tl_scopes.baselines.random import generator
 from tl_scopes.errors import check_number, check_whole
 from tl_scopes.evaluation.methods import Methods, labelled, score
 from tl_scopes.evaluation.reads import (
     encoded,
-    generator,
     likeness,
     predictions,
     read_position,

@@ -70,16 +70,16 @@ def verdicts(randomisation: pd.DataFrame, threshold: float = THRESHOLD) -> pd.Da
         raise ScopeParameterError(
             f"threshold is {threshold!r}; allowed: a rank correlation, -1 to 1"
         )
-    found = []
-    for name, own in randomisation.groupby("method", sort=False):
-        depth = int(own["depth"].max())
-        s = summary(own.loc[own["depth"] == depth, "similarity"].to_numpy())
+    rows = []
+    for name, similarities in randomisation.groupby("method", sort=False):
+        depth = int(similarities["depth"].max())
+        s = summary(similarities.loc[similarities["depth"] == depth, "similarity"].to_numpy())
         verdict = "undecided"
         if s.n >= 2 and (s.high < threshold or s.low >= threshold):
             verdict = "pass" if s.high < threshold else "fail"
-        found.append((name, depth, s.mean, s.low, s.high, s.n, verdict))
+        rows.append((name, depth, s.mean, s.low, s.high, s.n, verdict))
     columns = ["method", "depth", "similarity", "low", "high", "n", "verdict"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)

@@ -22,13 +22,13 @@ def tables(rows: pd.DataFrame, methods: Sequence[str]) -> dict[Cell, pd.DataFram
     rows = rows.loc[(rows["metric"] != "error") & (rows["method"] != "")]
     names = list(dict.fromkeys([*METRICS, *rows["metric"]]))
     replacements = list(dict.fromkeys(rows["replacement"]))
-    found = {}
-    for key, own in grouped(rows):
-        table = own.pivot(index="index", columns="method", values="value")
-        found[key] = table.loc[:, [label for label in methods if label in table]]
+    values = {}
+    for key, cell in grouped(rows):
+        table = cell.pivot(index="index", columns="method", values="value")
+        values[key] = table.loc[:, [label for label in methods if label in table]]
     return dict(
         sorted(
-            found.items(),
+            values.items(),
             key=lambda each: (
                 names.index(each[0][0]), replacements.index(each[0][1]), each[0][2]
             ),
@@ -40,12 +40,12 @@ def summarise(cells: Mapping[Cell, pd.DataFrame], prompts: int) -> pd.DataFrame:
     """See `FaithfulnessCard.to_frame`."""
     import pandas as pd
 
-    found = []
+    lines = []
     for key, table in cells.items():
         for label, s in zip(table, summaries(table[label].to_numpy() for label in table)):
-            found.append((label, *key, s.mean, s.sem, s.low, s.high, s.n, prompts - s.n))
+            lines.append((label, *key, s.mean, s.sem, s.low, s.high, s.n, prompts - s.n))
     columns = ["method", *CELL, "mean", "sem", "low", "high", "n", "failed"]
-    return pd.DataFrame(found, columns=columns)
+    return pd.DataFrame(lines, columns=columns)
 
 
 def compare(
@@ -58,7 +58,7 @@ def compare(
         pairs = list(combinations(methods, 2))
     else:
         pairs = [(label, reference) for label in methods if label != reference]
-    found = []
+    lines = []
     for key, table in cells.items():
         here = [(a, b) for a, b in pairs if a in table and b in table]
         each = comparisons((table[a].to_numpy(), table[b].to_numpy()) for a, b in here)
@@ -67,10 +67,10 @@ def compare(
             lead = metric(key[0]).direction * c.difference if agreement > 0 else 0
             better = a if lead > 0 else b if lead < 0 else ""
             note = c.note or ("the mean and most pairs differ in sign" if agreement < 0 else "")
-            found.append((a, b, *key, c.difference, c.low, c.high, c.p, c.p, c.n, better, note))
+            lines.append((a, b, *key, c.difference, c.low, c.high, c.p, c.p, c.n, better, note))
     columns = ["method", "reference", *CELL, "difference", "low", "high", "p", "p_holm", "n",
                "better", "note"]  # fmt: skip
-    frame = pd.DataFrame(found, columns=columns)
+    frame = pd.DataFrame(lines, columns=columns)
     frame["p_holm"] = holm(frame["p"].to_numpy(dtype=float))
     frame["better"] = frame["better"].where(frame["p_holm"] < LEVEL, "")
     return frame
@@ -80,10 +80,10 @@ def lead(summaries: pd.DataFrame, tests: pd.DataFrame, names: Sequence[str]) -> 
     """See `FaithfulnessCard.leaders`. `tests`: every pair in all cells of the metrics `names`."""
     import pandas as pd
 
-    found = []
-    for key, own in grouped(summaries):
+    lines = []
+    for key, rows in grouped(summaries):
         direction = metric(key[0]).direction
-        means = direction * own.set_index("method")["mean"].dropna()
+        means = direction * rows.set_index("method")["mean"].dropna()
         if key[0] not in names or not direction or len(means) < 2:
             continue
         first = means.idxmax()
@@ -93,8 +93,8 @@ def lead(summaries: pd.DataFrame, tests: pd.DataFrame, names: Sequence[str]) -> 
             *here.loc[here["method"] == first, "reference"],
         }
         tied = [label for label in means.index if label in undecided]
-        found += [(*key, label, bool(tied)) for label in (first, *tied)]
-    return pd.DataFrame(found, columns=[*CELL, "method", "tied"])
+        lines += [(*key, label, bool(tied)) for label in (first, *tied)]
+    return pd.DataFrame(lines, columns=[*CELL, "method", "tied"])
 
 
 def grouped(frame: pd.DataFrame) -> Iterator[tuple[Cell, Any]]:

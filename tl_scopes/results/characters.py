@@ -49,21 +49,21 @@ def wholes(texts: Sequence[str]) -> tuple[str, Spans, list[int]]:
 def _joined(texts: Sequence[str]) -> tuple[str, list[int]]:
     """The whole text, and where each token begins in it (-1: inside a character); last, its end."""
     marked = [_marked(text) for text in texts]
-    made: list[str] = []
+    characters: list[str] = []
     places: list[int] = []
     at = 0
     for part in _PARTS.findall("".join(marked)):
         if part[0] < "\udc80" or part[0] > "\udcff":
             places += range(at, at + len(part))
-            made.append(part)
+            characters.append(part)
             at += len(part)
             continue
         for char in part.encode("utf-8", _BYTES).decode("utf-8", _BYTES):
             places += [at] + [-1] * (len(char.encode("utf-8", _BYTES)) - 1)
-            made.append(_spelled(char))
-            at += len(made[-1])
+            characters.append(_spelled(char))
+            at += len(characters[-1])
     places.append(at)
-    return "".join(made), [places[i] for i in accumulate(map(len, marked), initial=0)]
+    return "".join(characters), [places[i] for i in accumulate(map(len, marked), initial=0)]
 
 
 def _marked(text: str) -> str:

@@ -28,20 +28,20 @@ class Index:
     otherwise: str = ""
 
 
-def check_fields(made: Any) -> None:
+def check_fields(record: Any) -> None:
     """Raises `TypeError` for a field of another type or shape, or an index beyond its axis."""
-    hints, sizes = _hints(type(made)), {}
-    values = {field.name: getattr(made, field.name) for field in fields(made)}
-    defaults = {field.name: field.default for field in fields(made)}
+    hints, sizes = _hints(type(record)), {}
+    values = {field.name: getattr(record, field.name) for field in fields(record)}
+    defaults = {field.name: field.default for field in fields(record)}
     for name, value in values.items():
         if not _fits(value, hints[name]):
             raise TypeError(f"{name} is {_short(value)}, not {_told(hints[name])}")
         if value == () == defaults[name]:  # a file of an older version may lack the field
             continue
         for axis, size in _axes(value, hints[name]):
-            owner, known = sizes.setdefault(axis, (name, size))
-            if known != size:
-                raise TypeError(f"{name} has {size} along {axis}, {owner} has {known}")
+            owner, expected = sizes.setdefault(axis, (name, size))
+            if expected != size:
+                raise TypeError(f"{name} has {size} along {axis}, {owner} has {expected}")
     for name, value in values.items():
         for note in _notes(hints[name]):
             if isinstance(note, Index):

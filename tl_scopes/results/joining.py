@@ -46,14 +46,14 @@ def exact_how(scope: ScopeInfo, units: str) -> str | None:
 def checked_how(scope: ScopeInfo, units: str, how: str | None) -> str:
     """`how`, or the exact one in place of None. Raises `ScopeParameterError`."""
     allowed = ", ".join(map(repr, HOW))
-    found = exact_how(scope, units) if how is None else how
-    if found is None:
+    way = exact_how(scope, units) if how is None else how
+    if way is None:
         raise ScopeParameterError(
             f"no way of joining tokens is known to be exact for {scope.name!r} (units: "
             f"{units}); choose one yourself: how= {allowed}"
         )
-    check_choice("how", found, HOW, hint=", or None for the one that is exact")
-    return found
+    check_choice("how", way, HOW, hint=", or None for the one that is exact")
+    return way
 
 
 def joined(
@@ -63,13 +63,13 @@ def joined(
     how: str,
 ) -> tuple[Float[Tensor, "*row span"], Float[Tensor, "*row span"] | None]:
     """Scores of `spans`, and the largest standard errors that they can have."""
-    found, errors = [], []
+    totals, errors = [], []
     for start, end in spans:
         part = scores[..., start:end].double()
         spread = None if error is None else error[..., start:end].double()
         if how == "max":
             at = part.abs().argmax(-1, keepdim=True)
-            found.append(part.gather(-1, at)[..., 0])
+            totals.append(part.gather(-1, at)[..., 0])
             errors.append(None if spread is None else spread.gather(-1, at)[..., 0])
             continue
         weight = torch.ones_like(part)
@@ -78,7 +78,7 @@ def joined(
             total = torch.linalg.vector_norm(part, dim=-1)
             # At zero the slope is any unit vector's, so each token's own counts in full.
             weight = torch.where(total[..., None] > 0, part.abs() / total[..., None], weight)
-        found.append(total)
+        totals.append(total)
         errors.append(None if spread is None else (weight * spread).sum(-1))
-    made = torch.stack(found, -1).to(scores.dtype)
-    return made, None if error is None else torch.stack(errors, -1).to(error.dtype)
+    joint = torch.stack(totals, -1).to(scores.dtype)
+    return joint, None if error is None else torch.stack(errors, -1).to(error.dtype)

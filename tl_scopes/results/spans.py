@@ -145,14 +145,14 @@ def _laid(texts: Sequence[str], has_bos: bool) -> tuple[str, Spans, list[int]]:
 
 def _place(text: str, part: str, start: int, end: int, after: int) -> int:
     """Where in `text` the only `part` begins, of which `start` to `end` is meant. `after`: BOS's end."""
-    found = _places(text, part, after)
-    if not found:
+    places = _places(text, part, after)
+    if not places:
         raise ScopeParameterError(
             f"{part!r} does not stand in the prompt, which is {_short(text[after:])}: give a text as "
             "it is written there, or token ranges"
         )
-    if len(found) > 1:
-        at, ways = found[1], "give token ranges (start, end)"
+    if len(places) > 1:
+        at, ways = places[1], "give token ranges (start, end)"
         for more in _MORE:
             first = max(at - more, after)
             within = text[first : at + len(part) + more]
@@ -161,18 +161,18 @@ def _place(text: str, part: str, start: int, end: int, after: int) -> int:
                 ways = f"say which by the text around it, as in {hint!r}, or give token ranges"
                 break
         raise ScopeParameterError(f"{part!r} stands in the prompt more than once: {ways}")
-    return found[0]
+    return places[0]
 
 
 def _places(text: str, part: str, after: int) -> list[int]:
     """The first two places of `part`. What begins inside BOS is none, unless it goes on behind a BOS
     that it holds whole."""
-    found = [0] if len(part) > after > 0 and text.startswith(part) else []
+    places = [0] if len(part) > after > 0 and text.startswith(part) else []
     at = text.find(part, after)
-    while at >= 0 and len(found) < 2:
-        found.append(at)
+    while at >= 0 and len(places) < 2:
+        places.append(at)
         at = text.find(part, at + 1)
-    return found
+    return places
 
 
 def _short(text: str) -> str:

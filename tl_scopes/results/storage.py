@@ -108,12 +108,12 @@ def parsed(text: Any, what: str) -> dict[str, Any]:
         raise ValueError(f"{constant} is not JSON")
 
     try:
-        found = json.loads(text, parse_constant=refuse)
-        if not isinstance(found, dict):
-            raise ValueError(f"it is a {type(found).__name__}")
+        content = json.loads(text, parse_constant=refuse)
+        if not isinstance(content, dict):
+            raise ValueError(f"it is a {type(content).__name__}")
     except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise ResultFileError(f"{what} ({error}): save it again") from error
-    return found
+    return content
 
 
 def plain(value: Any) -> Any:

@@ -34,15 +34,15 @@ def pinned(method: Any, token: int) -> Any:
     return replace(method, **dict.fromkeys(names, token)) if names else method  # pyright: ignore
 
 
-def pinned_as(method: Any, found: Any) -> Any:
-    """The same with the token that the result `found` of `method` says it took."""
+def pinned_as(method: Any, result: Any) -> Any:
+    """`method` with the token that `result`, which it made, says it took in place of a prediction."""
     names = _predicted(method)
     if not names:
         return method
-    told = [found.scope.parameters.get(f"{name}_id") for name in names]
+    candidates = [result.scope.parameters.get(f"{name}_id") for name in names]
     first = getattr(method, "target_fields", ("target",))[0]
-    if first in names and found.target is not None:
-        told.insert(0, found.target.id)
-    told += [candidate.id for candidate in found.prediction[:1]]
-    known = [token for token in told if token is not None]
-    return pinned(method, known[0]) if known else method
+    if first in names and result.target is not None:
+        candidates.insert(0, result.target.id)
+    candidates += [prediction.id for prediction in result.prediction[:1]]
+    ids = [token for token in candidates if token is not None]
+    return pinned(method, ids[0]) if ids else method

@@ -101,11 +101,11 @@ class LogitDifferenceScope(Scope):
                 f"both targets are token {a.id} ({literal(a.text)}), whose difference is zero everywhere: "
                 "give two different tokens"
             )
-        found = Explained.single(read.head.column(a.id) - read.head.column(b.id), a)
-        asked = {"a": (self.a, a), "b": (self.b, b)}
-        chosen = {k: t for k, (got, t) in asked.items() if not isinstance(got, (str, int))}
-        ids = {f"{k}_id": t.id for k, t in chosen.items()}
-        return replace(found, resolved={k: t.text for k, t in chosen.items()} | ids)
+        difference = Explained.single(read.head.column(a.id) - read.head.column(b.id), a)
+        targets = {"a": (self.a, a), "b": (self.b, b)}
+        decided = {k: t for k, (target, t) in targets.items() if not isinstance(target, (str, int))}
+        ids = {f"{k}_id": t.id for k, t in decided.items()}
+        return replace(difference, resolved={k: t.text for k, t in decided.items()} | ids)
 
     def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
         """The difference of the two logits, before the model's output transform."""
@@ -216,12 +216,16 @@ class FisherScope(Scope):
         check_seed(self.seed)
 
     def parameters(self) -> dict[str, Any]:
-        found: dict[str, Any] = {"rank": self.rank}
+        values: dict[str, Any] = {"rank": self.rank}
         if self.samples is not None:
-            found |= {"samples": self.samples, "seed": self.seed, "distribution": self.distribution}
+            values |= {
+                "samples": self.samples,
+                "seed": self.seed,
+                "distribution": self.distribution,
+            }
         if self.tail != "auto" and self.rank is not None:
-            found["tail"] = self.tail
-        return found
+            values["tail"] = self.tail
+        return values
 
     @property
     def needs_raw_weights(self) -> str | None:
