@@ -142,7 +142,7 @@ def read_frames(folder: str | Path, kind: str) -> tuple[dict[str, pd.DataFrame],
     what = f"{path} is not a description that tl_scopes wrote, or is damaged"
     data = path.read_bytes()
     description = parsed(data, what)
-    check_format(path, description)
+    check_format(path, kind, description)
     if description.get("kind") != kind:
         raise ResultFileError(
             f"{path} describes a {description.get('kind')}, not a {kind}: load another folder"

@@ -69,7 +69,7 @@ def read_file(
         # Its description comes first: of a file of another program no more is read.
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        check_format(path, metadata)
+        check_format(path, kind, metadata)
         if (other := str(metadata.get("kind"))) not in (kind, *earlier):
             other = other.removeprefix("Grouped")
             raise ResultFileError(f"{path} holds a {other}, not a {kind}: use {other}.load")
@@ -87,11 +87,11 @@ def read_file(
     return tensors, parsed(metadata.get("payload"), f"{path} has a damaged description")
 
 
-def check_format(path: Path, description: Mapping[str, Any]) -> None:
+def check_format(path: Path, kind: str, description: Mapping[str, Any]) -> None:
     """Raises `ResultFileError` for what another program, or a newer version of this one, wrote."""
     if description.get("format") != FORMAT:
         raise ResultFileError(
-            f"{path} is a whole file, but not one that tl_scopes wrote; load what .save() made"
+            f"{path} is not one that tl_scopes wrote, so not a {kind}: load what .save() made"
         )
     version = str(description.get("format_version", ""))
     if not re.fullmatch("[0-9]{1,9}", version) or int(version) > FORMAT_VERSION:
