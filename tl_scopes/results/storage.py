@@ -91,7 +91,8 @@ def check_format(path: Path, kind: str, description: Mapping[str, Any]) -> None:
     """Raises `ResultFileError` for what another program, or a newer version of this one, wrote."""
     if description.get("format") != FORMAT:
         raise ResultFileError(
-            f"{path} is not one that tl_scopes wrote, so not a {kind}: load what .save() made"
+            f"{path} is not one that tl_scopes wrote, so not a {kind}, or is damaged: load what "
+            ".save() made"
         )
     version = str(description.get("format_version", ""))
     if not re.fullmatch("[0-9]{1,9}", version) or int(version) > FORMAT_VERSION:
