@@ -16,7 +16,6 @@ from support.ci import in_ci
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.results.statistics import (
     RESAMPLES,
-    compare_pairs,
     comparisons,
     holm,
     summaries,
@@ -32,6 +31,10 @@ except ImportError:
 
 NAN = math.nan
 PROBABILITIES = st.lists(st.floats(0, 1), min_size=1, max_size=30)
+
+
+def compare_pairs(a, b, seed: int = 0):
+    return comparisons([(a, b)], seed=seed)[0]
 
 
 def numbers(n: int, seed: int = 0) -> np.ndarray:

@@ -67,6 +67,9 @@ def summary(values: Collection[float], *, confidence: float = 0.95, seed: int = 
         seed: of the resamples.
 
     Raises `ScopeParameterError` unless `values` is one row of numbers.
+
+        >>> summary([1.0, 2.0, float("nan")]).mean
+        1.5
     """
     return summaries([values], confidence=confidence, seed=seed)[0]
 
@@ -92,31 +95,26 @@ def summaries(
     ]
 
 
-def compare_pairs(
-    a: Collection[float], b: Collection[float], *, confidence: float = 0.95, seed: int = 0
-) -> Comparison:
-    """Whether `a` and `b` differ, pair by pair: Wilcoxon's signed-rank test, bootstrap interval.
-
-    Args:
-        a: numbers, one a prompt.
-        b: those of the same prompts in the same order.
-        confidence: of the interval of the mean difference (whole pairs are resampled).
-        seed: of the resamples.
-
-    A pair with a NaN or infinite side is left out and counted. Differences of zero carry no sign
-    and take no part in the test (Wilcoxon's treatment); with nothing but zeros p is 1. Raises
-    `ScopeParameterError` unless both are rows of one length.
-    """
-    return comparisons([(a, b)], confidence=confidence, seed=seed)[0]
-
-
 def comparisons(
     pairs: Iterable[tuple[Collection[float], Collection[float]]],
     *,
     confidence: float = 0.95,
     seed: int = 0,
 ) -> list[Comparison]:
-    """`compare_pairs` of every pair of rows, several times faster than one by one."""
+    """Whether `a` and `b` of each pair of rows differ: Wilcoxon's signed-rank test, bootstrap interval.
+
+    Args:
+        pairs: of rows of numbers, one a prompt, those of the same prompts in the same order.
+        confidence: of the intervals of the mean differences (whole pairs are resampled).
+        seed: of the resamples.
+
+    A pair of numbers with a NaN or infinite side is left out and counted. Differences of zero carry no
+    sign and take no part in the test (Wilcoxon's treatment); with nothing but zeros p is 1. Raises
+    `ScopeParameterError` unless both rows are rows of one length.
+
+        >>> comparisons([([1.0, 2.0, 4.0], [0.5, 1.0, 1.5])])[0].difference
+        1.3333333333333333
+    """
     given = [_differences(_row(a), _row(b)) for a, b in pairs]
     kept = [row[np.isfinite(row)] for row in given]
     compared = []
