@@ -343,7 +343,7 @@ def test_of_a_foreign_file_only_its_header_is_read(tmp_path):
     header = json.dumps({"w": weights}).encode()
     with (tmp_path / "model").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + 2**40)
+        file.truncate(2**40)
     with pytest.raises(ResultFileError, match="not one that tl_scopes wrote"):
         result.Attribution.load(tmp_path / "model")
 

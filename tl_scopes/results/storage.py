@@ -10,7 +10,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
@@ -65,26 +65,47 @@ def read_file(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no file at {path}")
-    try:
-        # Its description comes first: of a file of another program no more is read.
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+    # Its description comes first: of a file of another program no more is read.
+    with path.open("rb") as file:
+        data = file.read(8)
+        length = int.from_bytes(data, "little")
+        if length <= _LONGEST_HEADER:
+            data += file.read(length)
+        metadata = _metadata(data, path)
         check_format(path, kind, metadata)
         if (other := str(metadata.get("kind"))) not in (kind, *earlier):
             other = other.removeprefix("Grouped")
             raise ResultFileError(f"{path} holds a {other}, not a {kind}: use {other}.load")
-        data = path.read_bytes()
+        data += file.read()
+    try:
         if not is_whole(data):
             raise ValueError("its checksum is another")
         tensors = load(data)
-    except ResultFileError:
-        raise
     except (SafetensorError, ValueError, LookupError, TypeError, RuntimeError) as error:
-        raise ResultFileError(
-            f"{path} is not a whole safetensors file ({error}); it may be truncated or changed since "
-            "it was saved: save it again"
-        ) from error
-    return tensors, parsed(metadata.get("payload"), f"{path} has a damaged description")
+        raise ResultFileError(_damaged(path, error)) from error
+    payload = parsed(metadata.get("payload"), f"{path} has a damaged description")
+    return tensors, payload
+
+
+def _metadata(data: bytes, path: Path) -> dict[str, Any]:
+    """What the header of a safetensors file says beside its tensors."""
+    try:
+        if len(data) < 8 or len(data) - 8 != int.from_bytes(data[:8], "little"):
+            raise ValueError("its header is not whole")
+        found = json.loads(data[8:])
+        if not isinstance(found, dict):
+            raise ValueError("its header is no object")
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise ResultFileError(_damaged(path, error)) from error
+    metadata = found.get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _damaged(path: Path, error: BaseException) -> str:
+    return (
+        f"{path} is not a whole safetensors file ({error}); it may be truncated or changed since it "
+        "was saved: save it again"
+    )
 
 
 def check_format(path: Path, kind: str, description: Mapping[str, Any]) -> None:
