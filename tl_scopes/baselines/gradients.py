@@ -27,12 +27,11 @@ from tl_scopes.baselines.target import (
 from tl_scopes.errors import check_choice, check_number, check_seed, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
-from tl_scopes.scopes.base import Explained, Read
-from tl_scopes.scopes.prediction import SemanticScope
+from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
 
 
 @dataclass(frozen=True)
-class GradientNorm(SemanticScope):
+class GradientNorm(Scope):
     """`||grad_t log p(target)||_2`, or of the raw logit: a scope, so `tl_scopes.attribute` takes it.
 
     `target` as in `SemanticScope`, whose scores `of="logit"` gives. Units: nats (logit) per unit of
@@ -41,9 +40,10 @@ class GradientNorm(SemanticScope):
         >>> baselines.GradientNorm(" Paris").attribute(model, "The capital of France is").top(3)
     """
 
+    target: Target = None
     of: Of = "log_prob"
     name = "gradient_norm"
-    asks = ""  # a baseline, which the explorer does not offer
+    is_of_logits = True
 
     def __post_init__(self) -> None:
         check_choice("of", self.of, UNITS)
@@ -57,16 +57,16 @@ class GradientNorm(SemanticScope):
         return NUMBERS[self.of]
 
     def parameters(self) -> dict[str, Any]:
-        return super().parameters() | {"of": self.of}
+        return {"target": plain_target(self.target), "of": self.of}
 
     @property
     def explains_centred_logit(self) -> bool:
         return self.of == "logit"
 
     def explain(self, read: Read) -> Explained:
-        if self.of == "logit":
-            return super().explain(read)
         token = read.resolve(self.target)
+        if self.of == "logit":
+            return Explained.single(read.head.column(token.id), token)
         with torch.enable_grad():
             y = read.value.detach().to(working_dtype(read.value.dtype)).requires_grad_()
             (v,) = torch.autograd.grad(value_of(read.head, y, token.id, self.of), y)
@@ -74,9 +74,9 @@ class GradientNorm(SemanticScope):
 
     def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
         """The log-probability of the target, or its raw logit."""
-        if self.of == "logit":
-            return super().scalar(read, explained, at)
         assert read.raw is not None and explained.target is not None
+        if self.of == "logit":
+            return read.raw[explained.target.id]
         return read.head.logits(read.raw).log_softmax(-1)[explained.target.id]
 
     def attribute(
