@@ -43,6 +43,22 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tests")
 
 
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A Hugging Face folder called tiny-llama, which all tests share: none may change it."""
+    from support.cli_calls import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("folder") / "tiny-llama")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from support.served_app import browsing
+
+    with browsing() as chromium:
+        yield chromium
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # Not in pyproject.toml: pytest would import the class before the hook above is installed.
     config.addinivalue_line("filterwarnings", "error::tl_scopes.errors.ScopesWarning")

@@ -10,6 +10,7 @@ import transformers
 
 import tl_scopes as ts
 from support import zoo
+from support.marks import each_of, needs_bridge
 from support.zoo_tables import _LLAMA
 from tl_scopes import models
 from tl_scopes.adapter import failures
@@ -17,7 +18,6 @@ from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ModelUnavailableError, UnsupportedModelError
 
 SCOPE = ts.SemanticScope(5)
-needs_bridge = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
 
 
 @needs_bridge
@@ -67,7 +67,7 @@ def test_a_norm_that_is_shown_another_shape_is_named():
     assert ts.attribute(model, zoo.TEXT, SCOPE, sites="all").scores.isfinite().all()
 
 
-@pytest.mark.parametrize("name", [n for n in zoo.names() if n.endswith("/llama")])
+@each_of("llama")
 def test_an_error_in_a_hook_is_the_hooks_own(name):
     model = zoo.build(name, torch.float32)
 

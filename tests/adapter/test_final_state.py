@@ -8,18 +8,15 @@ import torch
 import tl_scopes as ts
 from support import zoo
 from support.by_hand import by_hand
+from support.marks import each_class, each_of
 from support.zoo_tables import D_MODEL, N_CTX, N_LAYERS
 from tl_scopes.errors import DoubleBosError, PromptTooLongError
 
 T = zoo.TEXT
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
-each_class = pytest.mark.parametrize("name", MODELS)
 
 
 # ------------------------------------------------------------------------------------------- what y is, and where
-@pytest.mark.parametrize(
-    "name", [n for n in zoo.names() if n.split("/")[1] in ("gpt2", "llama", "bloom", "gemma2")]
-)
+@each_of("gpt2", "llama", "bloom", "gemma2")
 def test_temperature_reads_y_and_not_the_normalised_stream(name):
     """||y|| of the vector that W_U multiplies; `ln_final.hook_normalized` comes before the gain."""
     model = zoo.shared(name)
@@ -31,19 +28,16 @@ def test_temperature_reads_y_and_not_the_normalised_stream(name):
     with (
         torch.no_grad(),
         model.hooks([("ln_final.hook_normalized", lambda a, hook: seen.update(a=a))]),
+        model.unembed.register_forward_pre_hook(lambda _, args: seen.update(y=args[0])),
     ):
-        handle = model.unembed.register_forward_pre_hook(lambda _, args: seen.update(y=args[0]))
         model(tokens)
-        handle.remove()
     # transformer-lens 2's LayerNorm puts that hook after the gain; nothing else does.
     trap = (seen["a"] - seen["y"]).abs().max() > 0.1
     assert trap or name == "hooked/gpt2", "the trap is not set"
     expected = by_hand(model, tokens, vector=lambda y: y / y.norm(), embed=embed)
     found = ts.attribute(model, T, ts.TemperatureScope()).scores[0]
-    if name != "bridge/bloom":
-        torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-6)
-    else:
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    rtol, atol = (1e-4, 1e-5) if name == "bridge/bloom" else (2e-5, 1e-6)
+    torch.testing.assert_close(found, expected, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("name", zoo.names("", "softcap"))
@@ -77,16 +71,9 @@ def test_embed_is_what_the_first_block_s_stream_receives(name):
 
 @each_class
 def test_aliases_give_the_same_row_in_one_call(name):
-    names = [
-        "blocks.1.hook_resid_pre",
-        "blocks.0.hook_resid_post",
-        "blocks.1.hook_in",
-        "blocks.0.hook_out",
-        "resid(1)",
-        1,
-    ]
     model = zoo.shared(name)
-    sites = [s for s in names if not isinstance(s, str) or s == "resid(1)" or s in model.hook_dict]
+    hooks = ("1.hook_resid_pre", "0.hook_resid_post", "1.hook_in", "0.hook_out")
+    sites = [f"blocks.{h}" for h in hooks if f"blocks.{h}" in model.hook_dict] + ["resid(1)", 1]
     for order in (sites, sites[::-1]):
         found = ts.attribute(model, T, ts.FisherScope(rank=2, samples=2), sites=order)
         expected = ts.attribute(model, T, ts.FisherScope(rank=2, samples=2), sites=1).scores
@@ -101,12 +88,8 @@ def test_aliases_give_the_same_row_in_one_call(name):
 def test_half_precision_is_close_and_says_so(name, dtype, close):
     exact, model = zoo.shared(name, torch.float32), zoo.build(name, dtype)
     short = str(dtype).removeprefix("torch.")
-    for scope in (
-        ts.SemanticScope(5),
-        ts.TemperatureScope(),
-        ts.FisherScope(rank="full"),
-        ts.FisherScope(rank=2),
-    ):
+    fishers = (ts.FisherScope(rank="full"), ts.FisherScope(rank=2))
+    for scope in (ts.SemanticScope(5), ts.TemperatureScope(), *fishers):
         found, expected = (
             ts.attribute(m, T, scope, sites=["embed", N_LAYERS]) for m in (model, exact)
         )
@@ -118,29 +101,22 @@ def test_half_precision_is_close_and_says_so(name, dtype, close):
 
 
 # ------------------------------------------------------------------------------------------- BOS and length
-@pytest.mark.parametrize(
-    "name", [n for n in zoo.names() if n.split("/")[1] in ("llama", "pythia", "gpt2")]
-)
+@each_of("llama", "pythia", "gpt2")
 def test_bos_follows_the_model_unless_told(name):
-    model = zoo.shared(name)
+    model, scope = zoo.shared(name), ts.SemanticScope(5)
     with_bos = zoo.tokenizer()(T).input_ids
-    found = ts.attribute(model, T, ts.SemanticScope(5))
-    assert found.has_bos == model.cfg.default_prepend_bos
+    assert ts.attribute(model, T, scope).has_bos == model.cfg.default_prepend_bos
     for bos in (True, False):
-        told = ts.attribute(model, T, ts.SemanticScope(5), prepend_bos=bos)
+        told = ts.attribute(model, T, scope, prepend_bos=bos)
         assert told.tokens.tolist() == (with_bos if bos else with_bos[1:]) and told.has_bos == bos
-        torch.testing.assert_close(
-            told.scores, ts.attribute(model, told.tokens, ts.SemanticScope(5)).scores
-        )
+        torch.testing.assert_close(told.scores, ts.attribute(model, told.tokens, scope).scores)
     with pytest.raises(DoubleBosError, match=r"chat template.*prepend_bos=False"):
-        ts.attribute(model, "<bos>" + T, ts.SemanticScope(5), prepend_bos=True)
-    chat = ts.attribute(model, "<bos>" + T, ts.SemanticScope(5), prepend_bos=False)
+        ts.attribute(model, "<bos>" + T, scope, prepend_bos=True)
+    chat = ts.attribute(model, "<bos>" + T, scope, prepend_bos=False)
     assert chat.tokens.tolist() == with_bos and chat.has_bos and chat.str_tokens[0] == "<bos>"
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in zoo.names() if n.split("/")[1] in ("llama", "gpt2", "native")]
-)
+@each_of("llama", "gpt2", "native")
 def test_long_prompts_are_refused_and_never_cut(name):
     model = zoo.shared(name)
     assert len(ts.attribute(model, [5] * N_CTX, ts.SemanticScope(5)).tokens) == N_CTX

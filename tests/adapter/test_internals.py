@@ -33,6 +33,9 @@ LOOKED_AT = {
     "WRAPPED": "transformer-lens 3.0.0 to 4.3.0: the wrapped module is registered as _original_component",
     "accelerate": "accelerate 1.15: PartialState._reset_state empties the state that all instances share",
 }
+TORCH, HANDLES, WRAPPED, POINTS = (
+    LOOKED_AT[what] for what in ("torch", "handles", "WRAPPED", "hook_points")
+)
 BRIDGE = pytest.mark.skipif("bridge/gpt2" not in zoo.names(), reason="this version has no bridge")
 
 
@@ -74,17 +77,15 @@ def test_hooks_of_modules(direction):
     assert not internals.is_hooked(module)
     for i, each in enumerate(register):
         handle = each(hook)
-        assert internals.before_and_after(module, direction)[i] == {handle.id: hook}, LOOKED_AT[
-            "torch"
-        ]
-        assert internals.is_hooked(module), LOOKED_AT["torch"]
+        assert internals.before_and_after(module, direction)[i] == {handle.id: hook}, TORCH
+        assert internals.is_hooked(module), TORCH
         handle.remove()
     other = "backward" if forward else "forward"
-    assert not any(internals.before_and_after(module, other)), LOOKED_AT["torch"]
+    assert not any(internals.before_and_after(module, other)), TORCH
     if forward:
         for i, each in enumerate(register):
             handle = each(hook, with_kwargs=True)
-            assert internals.keyword_marks(module)[i] == {handle.id: True}, LOOKED_AT["torch"]
+            assert internals.keyword_marks(module)[i] == {handle.id: True}, TORCH
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -99,7 +100,7 @@ def test_hooks_of_every_module(direction):
     ]
     for i, each in enumerate(register):
         handle = each(lambda *_: None)
-        assert handle.id in internals.around_all(direction)[i], LOOKED_AT["torch"]
+        assert handle.id in internals.around_all(direction)[i], TORCH
         handle.remove()
     assert handle.id not in internals.around_all(direction)[1]
 
@@ -107,16 +108,16 @@ def test_hooks_of_every_module(direction):
 def test_parts_of_modules():
     module = nn.Sequential(nn.BatchNorm1d(2), nn.Dropout2d())
     norm, dropout = module
-    assert list(internals.children(module).values()) == [norm, dropout], LOOKED_AT["torch"]
-    assert internals.parameters(norm) == dict(norm.named_parameters()), LOOKED_AT["torch"]
-    assert internals.buffers(norm) == dict(norm.named_buffers()), LOOKED_AT["torch"]
-    assert [internals.dropped(m) for m in module] == [0.0, 0.5], LOOKED_AT["torch"]
-    assert [internals.looks_at_other_rows(m) for m in module] == [True, False], LOOKED_AT["torch"]
+    assert list(internals.children(module).values()) == [norm, dropout], TORCH
+    assert internals.parameters(norm) == dict(norm.named_parameters()), TORCH
+    assert internals.buffers(norm) == dict(norm.named_buffers()), TORCH
+    assert [internals.dropped(m) for m in module] == [0.0, 0.5], TORCH
+    assert [internals.looks_at_other_rows(m) for m in module] == [True, False], TORCH
     internals.give(norm, parameters={"weight": None, "bias": None}, buffers={})
-    assert not [*norm.parameters(), *norm.buffers()] and norm.weight is None, LOOKED_AT["torch"]
+    assert not [*norm.parameters(), *norm.buffers()] and norm.weight is None, TORCH
     assert not internals.is_compiled(norm)
     norm.compile()
-    assert internals.is_compiled(norm), LOOKED_AT["torch"]
+    assert internals.is_compiled(norm), TORCH
 
 
 def test_groups_of_processes():
@@ -125,9 +126,7 @@ def test_groups_of_processes():
     internals.set_group_timeout(timedelta(seconds=1))
     c10d = torch.distributed.distributed_c10d
     for name, parameters in (("_get_default_store", []), ("_set_pg_timeout", ["timeout", "group"])):
-        assert list(inspect.signature(getattr(c10d, name)).parameters) == parameters, LOOKED_AT[
-            "torch"
-        ]
+        assert list(inspect.signature(getattr(c10d, name)).parameters) == parameters, TORCH
     accelerate = pytest.importorskip("accelerate")
     accelerate.PartialState(cpu=True)
     internals.forget_group()
@@ -143,10 +142,8 @@ def test_hooks_of_points(direction):
         point.add_hook(f, dir=direction[:1] + "wd")
     found = internals.handles(point, direction)
     stored = internals.before_and_after(point, direction)[1]
-    assert internals.is_point(point) and not internals.is_point(nn.Linear(1, 1)), LOOKED_AT[
-        "handles"
-    ]
-    assert [internals.number(handle) for handle in found] == list(stored), LOOKED_AT["handles"]
+    assert internals.is_point(point) and not internals.is_point(nn.Linear(1, 1)), HANDLES
+    assert [internals.number(handle) for handle in found] == list(stored), HANDLES
     assert [internals.asked_for(handle) for handle in found] == functions, LOOKED_AT["asked_for"]
 
 
@@ -155,16 +152,14 @@ def test_bridges():
     bridge = zoo.build("bridge/gpt2")
     points = internals.hook_points(bridge)
     assert {"blocks.0.hook_resid_post", "blocks.0.attn.hook_z", "hook_embed"} <= points.keys(), (
-        LOOKED_AT["hook_points"]
+        POINTS
     )
 
     own = {"own": HookPoint()}
     bridge.__class__ = type("Other", (type(bridge),), {"hook_dict": own})
-    assert internals.hook_points(bridge) == points | own, LOOKED_AT["hook_points"]
+    assert internals.hook_points(bridge) == points | own, POINTS
     block = bridge.blocks[0]
-    assert internals.children(block)[internals.WRAPPED] is block.original_component, LOOKED_AT[
-        "WRAPPED"
-    ]
+    assert internals.children(block)[internals.WRAPPED] is block.original_component, WRAPPED
     found = internals.registered(block)
     assert found and all(map(internals.is_point, found.values())), LOOKED_AT["registered"]
     assert not internals.may_be_processed(bridge), LOOKED_AT["may_be_processed"]

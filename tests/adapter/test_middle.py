@@ -9,6 +9,7 @@ import torch
 
 import tl_scopes as ts
 from support import real_models, zoo
+from support.marks import needs_bridge
 from support.reference import TOKENS
 from support.zoo_tables import D_MODEL, N_LAYERS
 from support.zoo_unfit import gpt1
@@ -19,7 +20,6 @@ MIDDLE = "blocks.1.hook_resid_mid"
 PAIRS = [n for n in zoo.pairs() if n in ("gpt2", "llama", "gemma2", "bloom", "opt")]
 BRIDGES = [n for n in zoo.names("bridge") if not zoo.traits(n) & {"parallel", "attn_only"}]
 S = ts.SemanticScope(5)
-bridges = pytest.mark.skipif(zoo.TransformerBridge is None, reason="there is no TransformerBridge")
 
 
 def agree(name: str, call) -> None:
@@ -77,7 +77,7 @@ def test_verify_edits_what_the_attribution_scores(name):
     agree(name, changes)
 
 
-@bridges
+@needs_bridge
 @pytest.mark.parametrize("name", BRIDGES)
 def test_the_name_of_the_branch_keeps_its_meaning(name):
     model = zoo.shared(name)
@@ -101,7 +101,7 @@ def test_blocks_without_a_middle_are_refused_by_name(name):
         ts.attribute(zoo.shared(name), TOKENS, S, sites=MIDDLE)
 
 
-@bridges
+@needs_bridge
 @pytest.mark.parametrize("checkpoint_blocks", [False, True])
 def test_the_stream_after_blocks_that_give_a_list(checkpoint_blocks):
     """GPT-1's: a bridge's own hook points are shown no list."""
@@ -125,7 +125,7 @@ def test_the_stream_after_blocks_that_give_a_list(checkpoint_blocks):
     assert path.edges.isfinite().all()
 
 
-@bridges
+@needs_bridge
 def test_a_block_that_is_no_sum_is_refused():
     model = zoo.boot(gpt1())
     assert ts.attribute(model, TOKENS, S, sites=["embed", 1]).scores.isfinite().all()
@@ -135,7 +135,7 @@ def test_a_block_that_is_no_sum_is_refused():
     assert forward_hooks(model) == before
 
 
-@bridges
+@needs_bridge
 def test_a_hook_that_parts_stream_and_branch_is_refused():
     model = zoo.shared("bridge/llama")
     point = model.hook_dict["blocks.1.ln2.hook_in"]
@@ -151,7 +151,7 @@ RIGHT = [0.295, 0.586, 0.108, 0.728]
 BRANCH = [0.013, 0.363, 0.071, 0.370]
 
 
-@bridges
+@needs_bridge
 @pytest.mark.real("smollm2-135m-instruct")
 def test_the_values_of_a_real_model():
     model = real_models.shared("smollm2-135m-instruct", "bridge")
@@ -163,7 +163,7 @@ def test_the_values_of_a_real_model():
     torch.testing.assert_close(middle, write, rtol=1e-4, atol=1e-5)
 
 
-@bridges
+@needs_bridge
 @pytest.mark.real("gemma-3-270m")
 def test_the_values_of_a_real_model_with_post_norms():
     model = real_models.shared("gemma-3-270m", "bridge")

@@ -7,14 +7,12 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.marks import each_class, needs_bridge
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
 
 T = zoo.TEXT
 SCOPE = ts.SemanticScope(5)
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
-each_class = pytest.mark.parametrize("name", MODELS)
-needs_bridge = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
 
 
 class Own(torch.nn.Module):
@@ -128,14 +126,14 @@ FISHER = ts.FisherScope(rank=3)
 @pytest.fixture
 def batched(monkeypatch):
     """For each backward pass of several directions from now on: whether they shared it."""
-    found, grad = [], torch.autograd.grad
+    passes, grad = [], torch.autograd.grad
 
-    def noting(outputs, inputs, grad_outputs=None, *args, **kwargs):
-        found.append(bool(kwargs.get("is_grads_batched")))
-        return grad(outputs, inputs, grad_outputs, *args, **kwargs)
+    def noting(*args, **kwargs):
+        passes.append(bool(kwargs.get("is_grads_batched")))
+        return grad(*args, **kwargs)
 
     monkeypatch.setattr(torch.autograd, "grad", noting)
-    return found
+    return passes
 
 
 def shares(model, batched) -> bool:

@@ -14,6 +14,7 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.marks import each_use, needs_bridge
 from support.traces import model_state, process_state
 from tl_scopes import baselines, circuits, evaluation
 from tl_scopes.errors import UnsupportedModelError
@@ -21,7 +22,6 @@ from tl_scopes.errors import UnsupportedModelError
 accelerate = pytest.importorskip("accelerate")
 CPU, T, SCOPE = torch.device("cpu"), zoo.TEXT, ts.SemanticScope(5)
 MODELS = [n for n in ("hooked/llama", "bridge/llama", "hooked/gpt2", "bridge/gemma2") if n in zoo.names()]  # fmt: skip
-needs_bridge = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
 CALLS = {
     "attribute": lambda m: ts.attribute(m, T, SCOPE),
     "batch": lambda m: ts.attribute_batch(m, [T, T], SCOPE),
@@ -86,7 +86,7 @@ def refuse_all(model) -> None:
 
 
 @pytest.mark.parametrize("way", ["cpu", "disk", "buffers too"])
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 @pytest.mark.parametrize("name", MODELS)
 def test_every_call_refuses(name, used, way, tmp_path):
     for part in parts(zoo.shared(name)):

@@ -12,22 +12,16 @@ from transformers import BatchEncoding
 
 import tl_scopes as ts
 from support import real_models, zoo
+from support.marks import MODELS, each_class
 from support.refusals import refused
-from support.traces import PLAIN as MODELS
 from tl_scopes import baselines, circuits, evaluation
-from tl_scopes.errors import (
-    DoubleBosError,
-    PaddingError,
-    PromptError,
-    TargetError,
-)
+from tl_scopes.errors import DoubleBosError, PaddingError, PromptError, ScopesError, TargetError
 from tl_scopes.models import installed
 
 pytestmark = pytest.mark.wrong_types
 S = ts.SemanticScope()
 PAD, SHORT, LONG = 2, "The capital of France is", "The cat sat on the mat and the dog is in"
 BOTH = ["smollm2-135m-instruct", "gemma-3-270m"]
-any_model = pytest.mark.parametrize("name", MODELS)
 
 
 def tokenised(model, side: str, **options):
@@ -37,16 +31,29 @@ def tokenised(model, side: str, **options):
     return tokenizer([SHORT, LONG], padding=True, **options)
 
 
+def rows_of(batch) -> list[dict]:
+    """The same, a dict for each prompt."""
+    return [dict(zip(batch, row)) for row in zip(*batch.values())]
+
+
 def equal(a: ts.Attribution, b: ts.Attribution) -> bool:
     return (a.str_tokens, a.position, a.target, a.has_bos) == (
         *(b.str_tokens, b.position, b.target, b.has_bos),
     ) and torch.allclose(a.scores, b.scores, rtol=1e-5, atol=1e-6)
 
 
+def measured(model, prompts) -> list[float]:
+    return [row["value"] for row in evaluation.measure(model, prompts, [S])]
+
+
+def attribute_refused(model, prompt, error: type[ScopesError], *words: str, **options) -> str:
+    return refused(lambda: ts.attribute(model, prompt, S, **options), error, *words)
+
+
 # --- with a mask ---
 
 
-@any_model
+@each_class
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("form", [None, "pt", "np"])
 def test_a_masked_row_is_the_text_alone(name, side, form):
@@ -65,13 +72,13 @@ def test_a_masked_row_is_the_text_alone(name, side, form):
         ts.attribute_batch(model, batch, S),
         ts.attribute_batch(model, ids, S, attention_mask=mask),
         ts.attribute_batch(model, list(ids), S, attention_mask=list(mask)),
-        ts.attribute_batch(model, [dict(zip(batch, row)) for row in zip(*batch.values())], S),
+        ts.attribute_batch(model, rows_of(batch), S),
     ):
         assert all(map(equal, found, wanted))
     assert PAD not in ts.attribute_batch(model, batch, S)[0].tokens
 
 
-@any_model
+@each_class
 def test_what_a_tokenizer_returns_is_a_prompt_everywhere(name):
     model = zoo.shared(name)
     text = ts.attribute(model, LONG, S)
@@ -80,26 +87,23 @@ def test_what_a_tokenizer_returns_is_a_prompt_everywhere(name):
         assert equal(ts.attribute(model, one, S), text)
         assert equal(ts.attribute_batch(model, one, S)[0], text)
     batch = tokenised(model, "left")
-    row = {key: batch[key][0] for key in ("input_ids", "attention_mask")}
+    row = rows_of(batch)[0]
     method = baselines.InputXGradient()
     assert equal(method.attribute(model, row), method.attribute(model, SHORT))
-    reads = [ts.attribute_sequence(model, p, ts.TemperatureScope()).scores for p in (row, SHORT)]
-    torch.testing.assert_close(*reads)
-    heads = [circuits.components(model, p, S).total for p in (row, SHORT)]
-    torch.testing.assert_close(*heads)
     pairs = (batch, [SHORT, LONG])
-    mean = [circuits.components(model, SHORT, S, reference=p).total for p in pairs]
-    torch.testing.assert_close(*mean)
+    for found, wanted in (
+        [ts.attribute_sequence(model, p, ts.TemperatureScope()).scores for p in (row, SHORT)],
+        [circuits.components(model, p, S).total for p in (row, SHORT)],
+        [circuits.components(model, SHORT, S, reference=p).total for p in pairs],
+    ):
+        torch.testing.assert_close(found, wanted)
     circuits.verify(model, row, ts.attribute(model, SHORT, S))  # the same tokens
-    frames = [evaluation.randomisation(model, p, [S], depths=[1]) for p in pairs]
-    assert frames[0].equals(frames[1])
-    measured = [evaluation.measure(model, p, [S]) for p in pairs]
-    assert [r["value"] for r in measured[0]] == pytest.approx(
-        [r["value"] for r in measured[1]], nan_ok=True
-    )
+    masked, whole = (evaluation.randomisation(model, p, [S], depths=[1]) for p in pairs)
+    assert masked.equals(whole)
+    assert measured(model, batch) == pytest.approx(measured(model, [SHORT, LONG]), nan_ok=True)
 
 
-@any_model
+@each_class
 def test_every_read_of_a_masked_row(name):
     model = zoo.shared(name)
     batch = tokenised(model, "right")
@@ -111,7 +115,7 @@ def test_every_read_of_a_masked_row(name):
         torch.testing.assert_close(found.scores, wanted.scores)
 
 
-@any_model
+@each_class
 def test_ones_keep_pad_tokens(name):
     model = zoo.shared(name)
     ids = [0, 5, 6, PAD]
@@ -142,31 +146,28 @@ MASKS = {
 }  # fmt: skip
 
 
-@any_model
+@each_class
 @pytest.mark.parametrize("case", MASKS)
 def test_masks_that_do_not_fit(name, case):
     mask, words = MASKS[case]
     model, ids = zoo.shared(name), [0, 5, 6, 7]
-    refused(lambda: ts.attribute(model, ids, S, attention_mask=mask), PaddingError, *words)
+    attribute_refused(model, ids, PaddingError, *words, attention_mask=mask)
     row = {"input_ids": ids, "attention_mask": mask}
     refused(lambda: ts.attribute_sequence(model, row, S), PaddingError, *words)
     refused(lambda: baselines.InputXGradient().attribute(model, row), PaddingError, *words)
 
 
-@any_model
+@each_class
 def test_masks_in_the_wrong_place(name):
     model, row = zoo.shared(name), {"input_ids": [0, 5], "attention_mask": [1, 1]}
-    refused(lambda: ts.attribute(model, SHORT, S, attention_mask=[1] * 6), PromptError, "text")
-    refused(lambda: ts.attribute(model, row, S, attention_mask=[1, 1]), PaddingError, "twice")
-    refused(lambda: ts.attribute(model, row, S, prepend_bos=True), PromptError, "prepend_bos")
-    refused(
-        lambda: ts.attribute_batch(model, [[0, 5]] * 3, S, attention_mask=[[1, 1]] * 2),
-        PaddingError,
-        *("2 rows", "3 prompts", "one row a prompt"),
-    )
-    refused(lambda: ts.attribute(model, {"ids": [5]}, S), PromptError, "'ids'", "'input_ids'")
+    attribute_refused(model, SHORT, PromptError, "text", attention_mask=[1] * 6)
+    attribute_refused(model, row, PaddingError, "twice", attention_mask=[1, 1])
+    attribute_refused(model, row, PromptError, "prepend_bos", prepend_bos=True)
+    attribute_refused(model, {"ids": [5]}, PromptError, "'ids'", "'input_ids'")
     many = tokenised(model, "left", return_tensors="pt")
-    refused(lambda: ts.attribute(model, many, S), PromptError, "attribute_batch", "attention_mask")
+    attribute_refused(model, many, PromptError, "attribute_batch", "attention_mask")
+    short = lambda: ts.attribute_batch(model, [[0, 5]] * 3, S, attention_mask=[[1, 1]] * 2)  # noqa: E731
+    refused(short, PaddingError, "2 rows", "3 prompts", "one row a prompt")
     # One mask among several prompts.
     found = ts.attribute_batch(model, [[0, 5, PAD], [0, 5]], S, attention_mask=[[1, 1, 0], None])
     assert equal(*found)
@@ -175,39 +176,31 @@ def test_masks_in_the_wrong_place(name):
 # --- without a mask ---
 
 
-@any_model
+@each_class
 @pytest.mark.parametrize("ids", [[PAD, PAD, 0, 5], [PAD, 5], [0, PAD, 5], [PAD], [0, PAD]], ids=str)
 def test_pads_before_the_text(name, ids):
     for prompt in (ids, torch.tensor(ids), {"input_ids": ids}):
-        refused(
-            lambda prompt=prompt: ts.attribute(zoo.shared(name), prompt, S, position=-1),
-            PaddingError,
-            *("begins with [12] pad token", "'<pad>'", "id 2", "attention_mask"),
-        )
+        words = ("begins with [12] pad token", "'<pad>'", "id 2", "attention_mask")
+        attribute_refused(zoo.shared(name), prompt, PaddingError, *words, position=-1)
 
 
-@any_model
+@each_class
 def test_reads_at_pads(name):
     model, ids = zoo.shared(name), [0, 5, 6, 7, PAD, PAD]
     for position in (-1, -2, 4, 5):
         words = (f"position {position % 6} is a pad token", "id 2", "attention_mask", "read at 3")
-        refused(lambda p=position: ts.attribute(model, ids, S, position=p), PaddingError, *words)
+        attribute_refused(model, ids, PaddingError, *words, position=position)
         scope = ts.DirectionScope(torch.ones(model.cfg.d_model), site="embed", position=position)
         refused(lambda s=scope: ts.attribute(model, ids, s), PaddingError, *words)
-    refused(lambda: ts.attribute_sequence(model, ids, S), PaddingError, "position 4")
-    refused(
-        lambda: ts.attribute_batch(model, [ids, ids], S), PaddingError, r"prompts\[0\]: position 5"
-    )
-    refused(lambda: baselines.InputXGradient().attribute(model, ids), PaddingError, "position 5")
-    refused(lambda: circuits.components(model, ids, S), PaddingError, "position 5")
-    refused(
-        lambda: circuits.components(model, [0, 5, 6, 7, 8, 9], S, corrupted=ids),
-        PaddingError,
-        "position 5",
-    )
-    refused(
-        lambda: circuits.components(model, [0, 5], S, reference=[ids]), PaddingError, "position 5"
-    )
+    for place, ask in (
+        ("position 4", lambda: ts.attribute_sequence(model, ids, S)),
+        (r"prompts\[0\]: position 5", lambda: ts.attribute_batch(model, [ids, ids], S)),
+        ("position 5", lambda: baselines.InputXGradient().attribute(model, ids)),
+        ("position 5", lambda: circuits.components(model, ids, S)),
+        ("position 5", lambda: circuits.components(model, [0, *range(5, 10)], S, corrupted=ids)),
+        ("position 5", lambda: circuits.components(model, [0, 5], S, reference=[ids])),
+    ):
+        refused(ask, PaddingError, place)
     # Before them nothing is wrong: they change no score.
     found = ts.attribute(model, ids, S, position=3)
     assert torch.equal(found.scores[:, :4], ts.attribute(model, ids[:4], S).scores)
@@ -222,7 +215,7 @@ def test_reads_at_pads(name):
     )
 
 
-@any_model
+@each_class
 @pytest.mark.parametrize("role", ["eos_token", "unk_token"])
 def test_a_pad_that_is_another_token_too_is_named(name, role):
     model = zoo.build(name)
@@ -230,7 +223,7 @@ def test_a_pad_that_is_another_token_too_is_named(name, role):
     pad = model.tokenizer.pad_token_id
     word = f"also its {role[:3].upper()} token, which may be meant"
     for ids in ([pad, 0, 5], [0, 5, pad]):
-        refused(lambda ids=ids: ts.attribute(model, ids, S), PaddingError, word, "attention_mask")
+        attribute_refused(model, ids, PaddingError, word, "attention_mask")
         assert ts.attribute(model, ids, S, attention_mask=[1] * 3).tokens.tolist() == ids
     assert ts.attribute(model, [0, pad, 5], S, attention_mask=[1] * 3).tokens[1] == pad
     assert (
@@ -238,7 +231,7 @@ def test_a_pad_that_is_another_token_too_is_named(name, role):
     )  # inside a text it is a separator
 
 
-@any_model
+@each_class
 def test_a_bos_that_is_the_pad_token_too(name):
     """GPT-2's: one of them begins a text."""
     model = zoo.build(name)
@@ -246,27 +239,22 @@ def test_a_bos_that_is_the_pad_token_too(name):
     assert ts.attribute(model, [0], S).tokens.tolist() == [0]
     assert ts.attribute(model, [0, 5, 6], S).has_bos
     padded = [0, 0, 0, 5, 6]
-    refused(
-        lambda: ts.attribute(model, padded, S),
-        DoubleBosError,
-        *("two BOS", "also the pad token", "attention_mask"),
-    )
+    words = ("two BOS", "also the pad token", "attention_mask")
+    attribute_refused(model, padded, DoubleBosError, *words)
     masked = ts.attribute(model, padded, S, attention_mask=[0, 0, 1, 1, 1])
     assert equal(masked, ts.attribute(model, [0, 5, 6], S))
-    refused(lambda: ts.attribute(model, [0, 5, 0], S), PaddingError, "also its BOS and EOS token")
+    attribute_refused(model, [0, 5, 0], PaddingError, "also its BOS and EOS token")
 
 
-@any_model
+@each_class
 def test_rows_of_ids_are_prompts(name):
     model = zoo.shared(name)
     found = ts.attribute_batch(model, torch.tensor([[0, 5, 6], [0, 7, 8]]), S)
     assert [a.tokens.tolist() for a in found] == [[0, 5, 6], [0, 7, 8]]
     ids = model.to_tokens([SHORT, LONG])
-    message = refused(lambda: ts.attribute(model, ids, S), PromptError, "texts", "attention_mask")
-    assert "attribute_batch" in message
-    refused(
-        lambda: ts.attribute_batch(model, ids, S), PaddingError, r"prompts\[0\]", "is a pad token"
-    )
+    attribute_refused(model, ids, PromptError, "texts", "attention_mask", "attribute_batch")
+    batch = lambda: ts.attribute_batch(model, ids, S)  # noqa: E731
+    refused(batch, PaddingError, r"prompts\[0\]", "is a pad token")
 
 
 # --- bundled models, as they pad ---
@@ -287,9 +275,7 @@ def test_padded_ids_of_bundled_models(name, backend):
         assert wanted.target.text == " the"
     for side in ("left", "right"):
         ids = model.to_tokens(texts, padding_side=side)
-        message = refused(
-            lambda ids=ids: ts.attribute(model, ids[0], S), PaddingError, "attention_mask"
-        )
+        message = attribute_refused(model, ids[0], PaddingError, "attention_mask")
         assert ("also its EOS token" in message) == (name != "gemma-3-270m")
         text = range(6) if side == "right" else range(ids.shape[1] - 6, ids.shape[1])
         mask = [int(t in text) for t in range(ids.shape[1])]
@@ -306,7 +292,7 @@ def test_masks_of_data_files(kind, tmp_path):
     import datasets
 
     batch = tokenised(zoo.shared(MODELS[0]), "left")
-    rows = [dict(zip(batch, row)) for row in zip(*batch.values())]
+    rows = rows_of(batch)
     rows.append({**rows[0], "attention_mask": None})
     where = str(tmp_path / f"a.{kind}")
     if kind == "parquet":
@@ -317,13 +303,10 @@ def test_masks_of_data_files(kind, tmp_path):
     else:
         text = json.dumps(rows) if kind == "json" else "\n".join(map(json.dumps, rows))
         (tmp_path / f"a.{kind}").write_text(text)
-    data = evaluation.read(where)
-    measured = evaluation.measure(zoo.shared(MODELS[0]), data.prompts, [S])
-    wanted = evaluation.measure(zoo.shared(MODELS[0]), [SHORT, LONG], [S])
-    assert [r["value"] for r in measured[:-1]] == pytest.approx(
-        [r["value"] for r in wanted], nan_ok=True
-    )
-    assert measured[-1]["index"] == 2 and measured[-1]["error"].startswith("PaddingError: ")
+    data, model = evaluation.read(where), zoo.shared(MODELS[0])
+    *rows, last = evaluation.measure(model, data.prompts, [S])
+    assert [r["value"] for r in rows] == pytest.approx(measured(model, [SHORT, LONG]), nan_ok=True)
+    assert last["index"] == 2 and last["error"].startswith("PaddingError: ")
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -347,15 +330,13 @@ def test_texts_that_end_in_the_pad_token_are_measured(tmp_path):
     assert done.failed == 0
 
 
-@any_model
+@each_class
 def test_no_remedy_for_two_bos_is_one_that_was_used(name):
     model = zoo.build(name)
     model.tokenizer.pad_token = model.tokenizer.bos_token
 
     def said(prompt, **options) -> str:
-        with pytest.raises(DoubleBosError) as caught:
-            ts.attribute(model, prompt, S, **options)
-        return str(caught.value)
+        return attribute_refused(model, prompt, DoubleBosError, **options)
 
     batch = BatchEncoding({"input_ids": [[0, 0, 5]], "attention_mask": [[1, 1, 1]]})
     for meant in (said([0, 0, 5], attention_mask=[1, 1, 1]), said(batch)):
@@ -368,7 +349,7 @@ def test_no_remedy_for_two_bos_is_one_that_was_used(name):
     assert "take one out of the text" in again and "prepend_bos" not in again
 
 
-@any_model
+@each_class
 def test_one_prompt_of_ids_where_several_are_asked(name):
     model = zoo.shared(name)
     for flat in ([0, 5, 6], (0, 5, 6), range(3), [torch.tensor(0), torch.tensor(5)]):
@@ -379,7 +360,7 @@ def test_one_prompt_of_ids_where_several_are_asked(name):
     assert found.tokens.tolist() == [0, 5, 6]
 
 
-@any_model
+@each_class
 @pytest.mark.parametrize("wrap", [list, tuple, torch.tensor], ids=["list", "tuple", "tensor"])
 def test_a_batch_of_one_is_a_prompt(name, wrap):
     model = zoo.shared(name)

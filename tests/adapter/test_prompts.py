@@ -11,6 +11,7 @@ import pickle
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
@@ -19,11 +20,13 @@ import typer
 
 import tl_scopes as ts
 from support import real_models, zoo
-from support.cli_calls import DIFFERENCE, call, save_tiny, scores
+from support.cli_calls import DIFFERENCE, call, scores
 from support.cli_calls import refused as refused_call
+from support.marks import MODELS, each_class
 from support.refusals import refused
-from support.traces import PLAIN as MODELS
 from tl_scopes import baselines, circuits, evaluation
+from tl_scopes.adapter.prompts import encode
+from tl_scopes.adapter.view import view_of
 from tl_scopes.cli.main import app
 from tl_scopes.cli.options import _NAMES, _VALUED, in_options
 from tl_scopes.errors import (
@@ -36,14 +39,19 @@ from tl_scopes.errors import (
 )
 
 pytestmark = pytest.mark.wrong_types
-any_model = pytest.mark.parametrize("name", MODELS)
 S, T = ts.SemanticScope(), zoo.TEXT
 HALF = "caf\ud83d is"
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("prompts") / "tiny-llama")
+def asks(model, prompt) -> list[Callable[[], object]]:
+    """A call of each kind, with this prompt."""
+    return [
+        lambda: ts.attribute(model, prompt, S),
+        lambda: ts.attribute_sequence(model, prompt, S),
+        lambda: baselines.InputXGradient().attribute(model, prompt),
+        lambda: circuits.components(model, prompt, S),
+        lambda: circuits.components(model, T, S, corrupted=prompt),
+    ]
 
 
 # --- NEXT_TOKEN ---
@@ -75,8 +83,8 @@ def test_next_token_survives(way):
     wanted = ts.attribute_sequence(model, T, ts.SemanticScope(ts.NEXT_TOKEN))
     found = ts.attribute_sequence(model, T, scope)
     assert found.positions == wanted.positions and torch.equal(found.scores, wanted.scores)
-    assert ts.attribute(model, T, scope, position=-2).target == wanted.targets[-1]
-    assert ts.attribute(model, T, scope, position=-2).scope.parameters == {"target": "NEXT_TOKEN"}
+    one = ts.attribute(model, T, scope, position=-2)
+    assert one.target == wanted.targets[-1] and one.scope.parameters == {"target": "NEXT_TOKEN"}
 
 
 def test_next_token_survives_another_process():
@@ -100,19 +108,13 @@ def test_next_token_has_one_name():
 # --- halves of characters ---
 
 
-@any_model
+@each_class
 @pytest.mark.parametrize("text", [HALF, "\udce9", "The\udc00 cat", "a\ud83d\ude00"], ids=ascii)
 def test_halves_of_surrogate_pairs(name, text):
     model = zoo.shared(name)
     at = next(i for i, c in enumerate(text) if "\ud800" <= c <= "\udfff")
     words = (f"at character {at}", "surrogate", "surrogatepass")
-    for ask in (
-        lambda: ts.attribute(model, text, S),
-        lambda: ts.attribute_sequence(model, text, S),
-        lambda: baselines.InputXGradient().attribute(model, text),
-        lambda: circuits.components(model, text, S),
-        lambda: circuits.components(model, T, S, corrupted=text),
-    ):
+    for ask in asks(model, text):
         refused(ask, PromptError, "the prompt holds", *words)
     refused(lambda: ts.attribute_batch(model, [T, text], S), PromptError, r"prompts\[1\]", *words)
     for ask in (
@@ -192,7 +194,7 @@ def test_file_names_that_are_not_utf8(folder, tmp_path):
 MESSAGES = [{"role": "user", "content": "Where is Paris?"}]
 
 
-@any_model
+@each_class
 @pytest.mark.parametrize("entry", [None, 7, b"text", {1, 2}], ids=repr)
 def test_an_entry_that_is_no_prompt_is_named(name, entry):
     model = zoo.shared(name)
@@ -207,39 +209,25 @@ def test_an_entry_that_is_no_prompt_is_named(name, entry):
     )
 
 
-@any_model
+@each_class
 def test_messages_are_led_to_the_chat_template(name):
     model = zoo.build(name)
     forms = [MESSAGES, MESSAGES[0], {"messages": MESSAGES}, tuple(MESSAGES)]
     for form in forms:
-        refused(
-            lambda f=form: ts.attribute(model, f, S), PromptError, "messages", "no chat template"
-        )
-    model.tokenizer.chat_template = (
-        "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    )
-    words = (
-        "messages",
-        r"apply_chat_template\(messages, tokenize=False",
-        "prepend_bos=False",
-        "<bos>",
-    )
-    for form in forms:
-        refused(lambda f=form: ts.attribute(model, f, S), PromptError, *words)
-        refused(lambda f=form: ts.attribute_batch(model, [T, f], S), PromptError, *words)
-        refused(lambda f=form: baselines.InputXGradient().attribute(model, f), PromptError, *words)
-    refused(lambda: ts.attribute_batch(model, MESSAGES, S), PromptError, *words)
+        refused(asks(model, form)[0], PromptError, "messages", "no chat template")
+    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
+    model.tokenizer.chat_template = template
+    call = r"apply_chat_template\(messages, tokenize=False"
+    batches = [lambda f=form: ts.attribute_batch(model, [T, f], S) for form in forms]
+    batches.append(lambda: ts.attribute_batch(model, MESSAGES, S))
+    for ask in [ask for form in forms for ask in asks(model, form)] + batches:
+        refused(ask, PromptError, "messages", call, "prepend_bos=False", "<bos>")
 
 
 @pytest.mark.real
 def test_the_hint_for_messages_works_as_it_says():
     model = real_models.shared("smollm2-135m-instruct")
-    refused(
-        lambda: ts.attribute(model, MESSAGES, S),
-        PromptError,
-        "prepend_bos=False",
-        r"<\|im_start\|>",
-    )
+    refused(asks(model, MESSAGES)[0], PromptError, "prepend_bos=False", r"<\|im_start\|>")
     text = model.tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
     found = ts.attribute(model, text, S, prepend_bos=False)
     assert found.has_bos and "".join(found.str_tokens) == text
@@ -265,7 +253,7 @@ def test_messages_in_data_are_led_to_the_chat_template(tmp_path):
 # --- long texts ---
 
 
-@any_model
+@each_class
 def test_a_long_text_is_refused_before_it_is_tokenised(name, monkeypatch):
     model = zoo.build(name)
     taken = []
@@ -277,28 +265,20 @@ def test_a_long_text_is_refused_before_it_is_tokenised(name, monkeypatch):
 
     monkeypatch.setattr(type(model.tokenizer), "__call__", counted)
     text = "The cat sat on " * 1_000_000
-    for ask in (
-        lambda: ts.attribute(model, text, S),
-        lambda: baselines.InputXGradient().attribute(model, text),
-        lambda: circuits.components(model, T, S, corrupted=text),
-    ):
-        refused(
-            ask, PromptTooLongError, "15000000 characters", f"context is {zoo.N_CTX}", "shorten"
-        )
+    words = ("15000000 characters", f"context is {zoo.N_CTX}", "shorten")
+    for ask in asks(model, text):
+        refused(ask, PromptTooLongError, *words)
     rows = evaluation.measure(model, [T, text], [S])
     assert rows[-1]["error"].startswith("PromptTooLongError: ")
     for target in ("x" * 1_000_000, " Paris" * 1_000):
-        refused(
-            lambda t=target: ts.attribute(model, T, ts.SemanticScope(t)),
-            TargetError,
-            *(f"{len(target)} characters", "one token"),
-        )
+        ask = lambda t=target: ts.attribute(model, T, ts.SemanticScope(t))  # noqa: E731
+        refused(ask, TargetError, f"{len(target)} characters", "one token")
     assert max(taken) <= 100_000
     # Ids, too, before they are looked at one by one.
     refused(lambda: ts.attribute(model, range(10**9), S), PromptTooLongError, "1000000000 tokens")
 
 
-@any_model
+@each_class
 def test_a_long_text_of_few_tokens_is_taken(name):
     """One token may stand for any length: here a word that is too long for the vocabulary's rules."""
     model = zoo.shared(name)
@@ -309,13 +289,10 @@ def test_a_long_text_of_few_tokens_is_taken(name):
     refused(lambda: ts.attribute(model, fits + " cat", S), PromptTooLongError, "33 tokens")
 
 
-@any_model
+@each_class
 def test_without_a_context_any_length_is_tokenised(name):
     model = zoo.build(name)
     model.cfg.n_ctx = None
-    from tl_scopes.adapter.prompts import encode
-    from tl_scopes.adapter.view import view_of
-
     assert len(encode(view_of(model), " cat" * 1_000, None)) == 1_001
 
 
@@ -345,9 +322,8 @@ def test_the_next_token_of_the_prompt(folder):
     for option in (["--target"], [*DIFFERENCE, "--target", " Rome", "--versus"]):
         error = refused_call(call("attribute", T, "--model", "./nowhere", *option, "id:next"))
         assert option[-1] in error and "--position -2" in error
-    error = refused_call(
-        call("attribute", T, "--model", folder, "--target", "id:next", "--position", "5")
-    )
+    at_end = ("--target", "id:next", "--position", "5")
+    error = refused_call(call("attribute", T, "--model", folder, *at_end))
     assert "id:next asks for" in error and "NEXT_TOKEN" not in error
 
 
@@ -405,20 +381,15 @@ def test_what_a_user_typed_stays_as_it_is(folder, words):
 def test_unquoted_paths_that_were_typed_stay(tmp_path):
     for path in ("rank=4", "./device=cpu", "NEXT_TOKEN", str(tmp_path / "seed=3" / "x")):
         for typed in ([path], [f"--out={path}"]):
-            said = (
-                f"another run is at work in {path}, use position=-2 or 'rank=4' (model's rank=4.)"
-            )
-            wanted = said.replace("position=-2", "--position -2")
-            if path != "rank=4":
-                wanted = wanted.replace("rank=4.)", "--rank 4.)")
-            assert in_options(said, typed) == wanted
+            rank = "rank=4" if path == "rank=4" else "--rank 4"
+            said = "another run is at work in {}, use {} or 'rank=4' (model's {}.)"
+            wanted = said.format(path, "--position -2", rank)
+            assert in_options(said.format(path, "position=-2", "rank=4"), typed) == wanted
 
 
 def test_advice_on_the_command_line_is_for_the_command_line(folder):
     said = refused_call(call("attribute", T, "--model", folder, "--target", " of is"))
     assert "2 tokens" in said and "--target id:next --position -2" in said
     assert "attribute_sequence" not in said and "Scope" not in said and "answer" not in said
-    found = scores(f"{T} of is", "--model", folder, "--target", "id:next", "--position", "-2")
-    assert found["target"]["text"] == " is"
     said = refused_call(call("attribute", T, "--model", folder, "--target", "caf\ud83d"))
     assert "surrogate" in said and "convert it to UTF-8" in said and ".encode" not in said

@@ -15,7 +15,6 @@ from matplotlib.image import imread
 
 import tl_scopes as ts
 from support import zoo
-from support.cli_calls import save_tiny
 from support.pictures import attribution
 from support.served_app import ask
 from tl_scopes import models, render
@@ -41,11 +40,6 @@ from tl_scopes.render.picture import build
 from tl_scopes.render.tokens import visible
 
 USUAL = Request("usual", "m")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("app") / "tiny-llama")
 
 
 @pytest.fixture(scope="module")
@@ -114,8 +108,8 @@ def test_any_link_is_read_or_answered(query):
         ({"sites": "embed,,3"}, SiteError, "empty entry"),
         ({"position": "last"}, PositionError, "-1 is the last"),
         ({"position": "9" * 5000}, PositionError, "whole number"),
-        ({"scale": "square"}, RenderError, "linear or log"),
-        ({"include_bos": "yes"}, RenderError, "0 or 1"),
+        ({"scale": "square"}, RenderError, "allowed: 'linear', 'log'"),
+        ({"include_bos": "yes"}, RenderError, "allowed: '0', '1'"),
     ],
 )
 def test_a_wrong_link_says_so_and_keeps_the_rest(query, error, said):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import http.server
@@ -16,15 +15,8 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
-from support.served_app import (
-    MARKUP,
-    Visitor,
-    browsing,
-    needs_playwright,
-    needs_streamlit,
-    save_hostile,
-    served,
-)
+from support.marks import needs_streamlit
+from support.served_app import MARKUP, Visitor, needs_playwright, save_hostile, serving
 from tl_scopes import models
 from tl_scopes.render.colours import colour, turned
 from tl_scopes.render.picture import build
@@ -36,12 +28,6 @@ pytestmark = [needs_streamlit, needs_playwright, pytest.mark.teaching]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> str:
     return save_hostile(tmp_path_factory.mktemp("app") / "tiny-llama")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with browsing() as found:
-        yield found
 
 
 class Reader(Visitor):
@@ -95,7 +81,7 @@ class Reader(Visitor):
 def crowd(browser, folder):
     """A new process, whose first request takes seconds, as it loads the libraries: two people ask at
     once. Its address, what each saw meanwhile and at the end."""
-    with served(folder) as found:
+    with serving(folder) as found:
         first, second = (Reader(browser).go(found) for _ in range(2))
         first.ask(zoo.TEXT)
         first.page.get_by_role("status").filter(has_text="Loading").wait_for()
@@ -265,20 +251,6 @@ def test_hostile_prompts_are_text(visit):
     assert reader.page.title() == "Jacobian Scopes"
 
 
-@pytest.mark.parametrize(
-    ("header", "status"),
-    [({}, 101), ({"Host": "other.test"}, 403), ({"Origin": "http://other.test"}, 403)],
-)
-def test_a_page_of_another_site_is_refused(address, header, status):
-    """Which could otherwise speak to this machine under a name of its own."""
-    connection = http.client.HTTPConnection(address.removeprefix("http://"), timeout=30)
-    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
-    key = {"Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode()}
-    connection.request("GET", "/_stcore/stream", headers=upgrade | key | header)
-    assert connection.getresponse().status == status
-    connection.close()
-
-
 class Framing(http.server.BaseHTTPRequestHandler):
     """Another site, whose page shows the explorer in a frame, with a link."""
 
@@ -320,7 +292,7 @@ def test_only_a_site_that_was_named_shows_the_page_in_a_frame(browser, address, 
     with elsewhere(address) as site:
         assert framed(browser, site, "app-framed-by-another-site") == (False, [])
     # The other site must be known before the page is served, and the other way round.
-    with elsewhere("") as site, served(folder, options=("--framed-by", site)) as own:
+    with elsewhere("") as site, serving(folder, options=("--framed-by", site)) as own:
         with elsewhere(own) as stranger:
             assert framed(browser, stranger, "app-framed-by-a-stranger") == (False, [])
         page = browser.new_page()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,11 +17,6 @@ from tl_scopes.app.request import Request
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.worker import Desk
 from tl_scopes.errors import ModelUnavailableError, PositionError
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("app") / "tiny-llama")
 
 
 class Watched(Desk):
@@ -64,9 +60,8 @@ def queued(desk: Watched, requests: list[Request]) -> tuple[list[threading.Threa
 
 
 def test_a_class_is_served_in_order_and_one_at_a_time(folder, monkeypatch):
-    loads = []
-    real = models.load
-    monkeypatch.setattr(models, "load", lambda *a, **k: loads.append(a) or real(*a, **k))
+    load = Mock(wraps=models.load)
+    monkeypatch.setattr(models, "load", load)
     desk = Watched(Settings(models=(folder,)))
     wanted = [ask(desk, position=i) for i in (1, 2, 99, 3, 1, 2)]
     threads, got, heard = queued(desk, wanted)
@@ -74,7 +69,7 @@ def test_a_class_is_served_in_order_and_one_at_a_time(folder, monkeypatch):
     for thread in threads:
         thread.join(60)
     assert [r.position for r in desk.order] == [1, 2, 99, 3]  # who asks the same is given the same
-    assert len(loads) == 1 and desk.waiting == 0
+    assert load.call_count == 1 and desk.waiting == 0
     assert got[0] is got[4] and got[1] is got[5]
     assert isinstance(got[2], PositionError)
     assert [got[i].position for i in (0, 1, 3)] == [1, 2, 3]

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from support.cli_calls import call, refused, save_tiny
-from support.served_app import needs_streamlit, served
+from support.cli_calls import call, refused
+from support.marks import needs_streamlit
+from support.served_app import serving
 from tl_scopes.app.gate import Door, Gate
 from tl_scopes.cli import app as cli_app
 
@@ -41,7 +42,7 @@ def sent(door: Door, kind: str, *headers: tuple[str, str]) -> tuple[list[dict], 
 
 
 MACHINE = socket.gethostname().split(".")[0].lower()
-ALLOWED = [
+ALLOWED = [  # the door, the name that is asked for, and the site whose page asks
     (HERE, "127.0.0.1:8501", None),
     (HERE, "localhost:8501", "http://localhost:8501"),
     (HERE, "[::1]:8501", "http://[::1]:8501"),
@@ -125,20 +126,12 @@ def test_a_door_is_written_and_read():
         assert Door.from_json(door.to_json()) == door
 
 
-@pytest.fixture
-def doors(monkeypatch) -> list[Door]:
-    seen: list[Door] = []
-    monkeypatch.setattr(cli_app, "_serve", lambda *given: seen.append(given[-1]))
-    monkeypatch.setattr(cli_app, "_check_streamlit", lambda: None)
-    return seen
-
-
-def test_the_command_says_who_may_come(doors, monkeypatch):
+def test_the_command_says_who_may_come(served, monkeypatch):
     call("app", "--port", "0")
     call("app", "--port", "0", "--host", "0.0.0.0", "--name", "lab.example.org")
     monkeypatch.setenv("SPACE_HOST", "me-scopes.hf.space")
     call("app", "--port", "0", "--host", "0.0.0.0", "--framed-by", "https://huggingface.co")
-    assert doors[0] == HERE and doors[1] == CLASS and doors[2] == SPACE
+    assert [given[-1] for given in served] == [HERE, CLASS, SPACE]
     for wrong in (
         "huggingface.co",
         "https://a b",
@@ -176,7 +169,7 @@ def handshake(address: str, **headers: str) -> int:
 
 
 @needs_streamlit
-def test_nothing_leaves_the_machine_when_foreign_pages_knock(tmp_path, monkeypatch):
+def test_nothing_leaves_the_machine_when_foreign_pages_knock(folder, tmp_path):
     """The process as it is served, with every connection and look-up of a name written down."""
     (tmp_path / "sitecustomize.py").write_text(WATCH)
     log = tmp_path / "watched"
@@ -185,12 +178,8 @@ def test_nothing_leaves_the_machine_when_foreign_pages_knock(tmp_path, monkeypat
     loose = '[server]\nenableCORS = false\ncorsAllowedOrigins = ["http://other.test"]\n'
     (tmp_path / "home" / ".streamlit" / "config.toml").write_text(loose)
     root = str(Path(cli_app.__file__).parents[1])
-    places = {
-        "PYTHONPATH": f"{tmp_path}:{root}",
-        "WATCHED": str(log),
-        "HOME": str(tmp_path / "home"),
-    }
-    with served(save_tiny(tmp_path / "model"), **places) as address:
+    places = {"WATCHED": str(log), "HOME": str(tmp_path / "home")}
+    with serving(folder, PYTHONPATH=f"{tmp_path}:{root}", **places) as address:
         before = log.read_text() if log.exists() else ""
         own = address.removeprefix("http://")
         assert handshake(address) == handshake(address, Origin=address) == 101

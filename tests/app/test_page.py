@@ -10,12 +10,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 import tl_scopes
 from support import zoo
-from support.cli_calls import call, refused, save_tiny
+from support.cli_calls import call, refused
+from support.marks import needs_streamlit
 from tl_scopes.app import request
 from tl_scopes.app.gate import Door
 from tl_scopes.app.settings import Settings
@@ -25,41 +27,37 @@ HOSTILE = (
     "<script>document.title='pwned'</script><img src=x onerror=alert(1)> ![a](http://b.test/c.png)"
 )
 APP = Path(tl_scopes.__file__).parent / "app"
-needs_streamlit = pytest.mark.skipif(
-    importlib.util.find_spec("streamlit") is None, reason="needs the extra app"
-)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("app") / "tiny-llama")
 
 
 @pytest.fixture
 def visit(folder, monkeypatch):
     """A visit of the page, with a link's query. Visits of one test share a process, as people do; who
     comes by a link finds the model loaded by somebody before, unless the process is `new`."""
-    from streamlit.testing.v1 import AppTest
+    testing = pytest.importorskip("streamlit.testing.v1", reason="needs the extra app")
 
-    def begin(
-        naming: bool = False, max_tokens: int = 20, new: bool = False, **query: str
-    ) -> AppTest:
+    def begin(naming: bool = False, max_tokens: int = 20, new: bool = False, **query: str):
         if query and not new:
-            somebody = begin(naming, max_tokens)
-            somebody.text_area(key="prompt").set_value(zoo.TEXT)
-            run(somebody)
+            run(begin(naming, max_tokens), zoo.TEXT)
         settings = Settings(models=(folder,), naming=naming, max_tokens=max_tokens, held=2 + new)
         monkeypatch.setattr(sys, "argv", ["explorer.py", settings.to_json()])
-        page = AppTest.from_file(str(APP / "page" / "explorer.py"), default_timeout=120)
-        for name, value in query.items():
-            page.query_params[name] = value
-        return page.run()
+        page = testing.AppTest.from_file(str(APP / "page" / "explorer.py"), default_timeout=120)
+        return arrive(page, query)
 
     return begin
 
 
-def run(page):
-    """Press Run."""
+def arrive(page, query: dict[str, str]):
+    """As by a link, or by the browser's buttons."""
+    page.query_params.clear()
+    for name, value in query.items():
+        page.query_params[name] = value
+    return page.run()
+
+
+def run(page, prompt: str | None = None):
+    """Press Run, after typing a prompt."""
+    if prompt is not None:
+        page.text_area(key="prompt").set_value(prompt)
     page = page.button[0].click().run()
     assert not page.exception
     return page
@@ -81,12 +79,10 @@ def code(page, language: str) -> str:
     return found
 
 
-@needs_streamlit
 def test_a_visit_from_the_first_look_to_the_link(visit, folder):
     page = visit()
     assert not page.exception and shown(page) is None and said(page) == []
-    page.text_area(key="prompt").set_value(zoo.TEXT)
-    page = run(page)
+    page = run(page, zoo.TEXT)
     data = shown(page)
     assert data["read"] == 5 and data["title"].startswith("What moves the logit")
     assert said(page) == [] and len(page.get("download_button")) == 3
@@ -108,7 +104,6 @@ def test_a_visit_from_the_first_look_to_the_link(visit, folder):
     assert [again.text_area[0].value, again.radio[0].value] == [zoo.TEXT, "fisher"]
 
 
-@needs_streamlit
 def test_two_tokens_are_compared(visit):
     page = visit(prompt=zoo.TEXT, scope="logit-difference", target=" Paris", versus=" cat")
     title = "What moves the logit of “·Paris” against that of “·cat”"
@@ -123,7 +118,6 @@ def widget(page, kind: str, label: str):
     return found
 
 
-@needs_streamlit
 def test_colours_are_those_that_were_asked_for(visit):
     page = visit(prompt=zoo.TEXT)
     before = shown(page)
@@ -136,7 +130,6 @@ def test_colours_are_those_that_were_asked_for(visit):
     assert [page.query_params[k] for k in ("include_bos", "include_read")] == ["1", "0"]
 
 
-@needs_streamlit
 @pytest.mark.parametrize("mistake", [("target", " Parisian"), ("position -1", "last")])
 def test_a_mistake_leaves_what_was_looked_at_as_it_was(visit, mistake):
     page = visit(prompt=zoo.TEXT)
@@ -156,7 +149,6 @@ def test_a_mistake_leaves_what_was_looked_at_as_it_was(visit, mistake):
     assert widget(page, "toggle", "Colour read").value is False
 
 
-@needs_streamlit
 @pytest.mark.parametrize("rank", ["0", "65", "-3", "999999999"])
 def test_a_link_with_a_rank_that_no_field_can_hold(visit, rank):
     page = visit(prompt=zoo.TEXT, rank=rank)
@@ -167,55 +159,41 @@ def test_a_link_with_a_rank_that_no_field_can_hold(visit, rank):
     ]
 
 
-@needs_streamlit
 def test_back_and_forth(visit):
     """What the browser's buttons do: another address, and all that was typed since."""
-    page = visit()
-    page.text_area(key="prompt").set_value(zoo.TEXT)
-    page = run(page)
+    page = run(visit(), zoo.TEXT)
     first, query = shown(page), dict(page.query_params)
     page = page.segmented_control[0].set_value("log").run()
-    page.text_area(key="prompt").set_value(zoo.LONG_TEXT)
     page.radio(key="scope").set_value("temperature")
-    page = run(page)
+    page = run(page, zoo.LONG_TEXT)
     last, later = shown(page), dict(page.query_params)
     for address, data in ((query, first), (later, last)):
-        page.query_params.clear()
-        for name, value in address.items():
-            page.query_params[name] = value
-        page = page.run()
+        page = arrive(page, address)
         assert shown(page) == data and said(page) == [] and dict(page.query_params) == address
         assert page.text_area(key="prompt").value == address["prompt"]
         assert page.radio(key="scope").value == address["scope"]
         assert page.segmented_control[0].value == address.get("scale", "linear")
-    page.query_params.clear()  # the first of all: nothing was asked yet
-    page = page.run()
+    page = arrive(page, {})  # the first of all: nothing was asked yet
     assert shown(page) is None and page.text_area(key="prompt").value.startswith("The Eiffel")
 
 
-@needs_streamlit
 def test_what_is_too_long_for_a_link_is_told(visit, monkeypatch):
     monkeypatch.setattr(request, "LONGEST_LINK", 100)
-    page = visit(max_tokens=zoo.N_CTX)
-    page.text_area(key="prompt").set_value(zoo.LONG_TEXT)
-    page = run(page)
+    page = run(visit(max_tokens=zoo.N_CTX), zoo.LONG_TEXT)
     assert "too long for a link" in said(page)[0] and dict(page.query_params) == {}
     assert shown(page.run()) is not None
 
 
-@needs_streamlit
 def test_another_prompt_is_read_at_its_end(visit):
     page = visit(prompt=zoo.TEXT, position="2")
     assert shown(page)["read"] == 2
-    page.text_area(key="prompt").set_value(zoo.LONG_TEXT)
-    page = run(page)
+    page = run(page, zoo.LONG_TEXT)
     assert shown(page)["read"] == len(shown(page)["tokens"]) - 1
     assert page.text_input(key="position -1").value == "-1"
     page.text_input(key="position -1").set_value("4")
     assert shown(run(page))["read"] == 4
 
 
-@needs_streamlit
 @pytest.mark.parametrize(
     ("query", "words"),
     [
@@ -235,15 +213,13 @@ def test_mistakes_are_answered_in_the_page(visit, query, words):
     (raw,) = page.get("html")
     assert "<script>" not in raw.proto.body and "<img" not in raw.proto.body
     assert [*page.markdown, *page.error, *page.warning, *page.info] == []  # Markdown draws pictures
-    page.text_area(key="prompt").set_value(zoo.TEXT)
     page.text_input(key="target").set_value("")
     page.text_input[2].set_value("-1")
     page.selectbox(key="sites").set_value("all")
-    page = run(page)
+    page = run(page, zoo.TEXT)
     assert shown(page) is not None and said(page) == []
 
 
-@needs_streamlit
 def test_a_wrong_link_and_a_wrong_position_are_told(visit):
     page = visit(prompt=zoo.TEXT, scope="magic", site="resid(9)")
     assert shown(page) is not None
@@ -256,7 +232,6 @@ def test_a_wrong_link_and_a_wrong_position_are_told(visit):
     ]
 
 
-@needs_streamlit
 def test_a_link_never_makes_the_machine_load_what_nobody_asked_for(visit, folder):
     page = visit(prompt=zoo.TEXT, model=HOSTILE)
     assert not page.exception and shown(page) is None
@@ -269,21 +244,18 @@ def test_a_link_never_makes_the_machine_load_what_nobody_asked_for(visit, folder
     ]
 
 
-@needs_streamlit
 def test_a_link_alone_loads_nothing(visit, monkeypatch):
-    loads = []
-    real = tl_scopes.models.load
-    monkeypatch.setattr(tl_scopes.models, "load", lambda *a, **k: loads.append(a) or real(*a, **k))
+    load = Mock(wraps=tl_scopes.models.load)
+    monkeypatch.setattr(tl_scopes.models, "load", load)
     page = visit(new=True, prompt=zoo.TEXT, scope="fisher", rank="2")
-    assert not page.exception and shown(page) is None and loads == []
+    assert not page.exception and shown(page) is None and not load.called
     assert said(page) == ["press Run to compute what this link asks"]
     assert (page.text_area[0].value, page.radio[0].value) == (zoo.TEXT, "fisher")
     page = run(page)
-    assert "fisher(rank=2" in shown(page)["subtitle"] and said(page) == [] and len(loads) == 1
+    assert "fisher(rank=2" in shown(page)["subtitle"] and said(page) == [] and load.call_count == 1
     assert shown(visit(new=True, prompt=zoo.TEXT)) is not None  # on a model that is there now
 
 
-@needs_streamlit
 @pytest.mark.parametrize(
     "dear",
     [
@@ -297,7 +269,6 @@ def test_a_link_computes_only_what_is_cheap(visit, dear):
     assert page.text_area[0].value == dear["prompt"]
 
 
-@needs_streamlit
 def test_a_link_to_what_is_remembered_shows_it(visit):
     dear = {"prompt": f"{zoo.LONG_TEXT} {zoo.LONG_TEXT}", "scope": "fisher", "rank": "10"}
     page = visit(max_tokens=zoo.N_CTX, **dear)
@@ -307,22 +278,12 @@ def test_a_link_to_what_is_remembered_shows_it(visit):
     assert shown(again) == first and first is not None and said(again) == []
 
 
-@needs_streamlit
 def test_a_hostile_prompt_is_tokens(visit):
     page = visit(prompt="<img> <script>")
     data = shown(page)
     texts = ["".join(part for part, _ in token["pieces"]) for token in data["tokens"]]
     assert texts[0] == "<bos>" and "<" in texts and ">" in texts
     assert "'<img> <script>'" in code(page, "python")
-
-
-@pytest.fixture
-def served(monkeypatch):
-    """What would be handed to Streamlit: settings and options."""
-    seen: list[tuple] = []
-    monkeypatch.setattr(app, "_serve", lambda *given: seen.append(given))
-    monkeypatch.setattr(app, "_check_streamlit", lambda: None)
-    return seen
 
 
 def test_the_command_serves_this_machine_only_unless_told(served):

@@ -11,17 +11,12 @@ from pathlib import Path
 import pytest
 
 from support import zoo
-from support.cli_calls import call, save_tiny
+from support.cli_calls import call
 from support.terminals import EVIL, OBEYED
 from tl_scopes.cli import models, terminal
 from tl_scopes.errors import ScopesWarning
 from tl_scopes.models.bundled import BundleState
 from tl_scopes.results.escapes import isolated, message, without_isolates
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
 
 
 def shown(*args: str, code: int = 2) -> str:

@@ -12,15 +12,10 @@ import sys
 import pytest
 
 from support import signals, zoo
-from support.cli_calls import FISHER, call, parsed, save_tiny
+from support.cli_calls import FISHER, call, parsed
 from support.terminals import COMMAND, EVIL, OBEYED, Terminal, environment
 
 COLOUR = r"\x1b\[[0-9;]*[34]8;2;"
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("cli") / "tiny-llama")
 
 
 def test_a_pipe_closed_early_is_silent_and_files_are_there(folder, tmp_path):
@@ -98,12 +93,20 @@ def test_ctrl_c_at_work(folder, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
-def test_help_needs_no_torch():
-    code = (
-        "import sys, tl_scopes.cli.main as cli\n"
-        "try: cli.app(['attribute', '--help'])\n"
-        "except SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'transformers', 'transformer_lens', 'matplotlib', 'pandas'}\n"
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        ("attribute", ["--model", "--rank", "--sites", "--json", "--no-bos"]),
+        ("evaluate", ["--data", "--methods", "--out", "--leave-one-out"]),
+    ],
+)
+def test_help_needs_no_torch(command, options):
+    code = f"""
+import sys, tl_scopes.cli.main as cli
+try: cli.app(["{command}", "--help"])
+except SystemExit as end: assert end.code == 0
+heavy = "torch transformers transformer_lens matplotlib pandas datasets pyarrow accelerate".split()
+assert not {{*heavy}} & {{*sys.modules}}, {{*heavy}} & {{*sys.modules}}
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert all(option in done.stdout for option in options)

@@ -9,7 +9,7 @@ import torch
 
 import tl_scopes as ts
 from support import zoo, zoo_unfit
-from support.cli_calls import call, parsed, save_tiny
+from support.cli_calls import call, parsed
 from tl_scopes import models
 from tl_scopes.errors import ModelUnavailableError, PromptError
 from tl_scopes.evaluation.checking import Finding, ModelCheck, subject
@@ -165,11 +165,6 @@ def test_what_is_shown():
 
 
 # ------------------------------------------------------------------------------------------- command line
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory) -> str:
-    return save_tiny(tmp_path_factory.mktemp("check") / "tiny-llama")
-
-
 def test_the_command(folder, tmp_path):
     page = tmp_path / "check.html"
     result = call("check", folder, "--no-costs", "--html", str(page))

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
+from unittest.mock import Mock
 
 import pytest
 import torch
 
 import tl_scopes as ts
 from support import real_models, zoo, zoo_unfit
+from support.marks import each_class, each_use, needs_bridge
 from tl_scopes import baselines, circuits, models
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
 from tl_scopes.jacobian import slope
 
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
-each_class = pytest.mark.parametrize("name", MODELS)
-needs_bridge = pytest.mark.skipif(zoo.TransformerBridge is None, reason="transformer-lens < 3")
 SCOPE = ts.SemanticScope(5)
 PROMPTS = [
     zoo.TEXT, zoo.LONG_TEXT, "The cat sat", "Paris", "a", "Because John is happy, Mary is not.",
@@ -39,7 +39,18 @@ def with_room(monkeypatch, dtype: torch.dtype) -> None:
         monkeypatch.setattr(slope, name, tight)
 
 
-def looked_at(model, prompt) -> None:
+def half(name: str, dtype: torch.dtype):
+    model = zoo.build(name).to(dtype)
+    model.cfg.dtype = dtype
+    return model
+
+
+def on_the_way_back(at: str, edit):
+    """A hook that edits the gradient at `at`, on either class."""
+    return at, lambda g, hook: (edit(g[0]),) if isinstance(g, tuple) else edit(g)
+
+
+def looked_at(model, prompt=zoo.TEXT) -> None:
     """`attribute`, with nothing known of the model's gradient."""
     view_of(model).followed.clear()
     ts.attribute(model, prompt, SCOPE)
@@ -81,52 +92,45 @@ def test_a_bundled_model_passes_with_room(dtype, monkeypatch):
 
 # ------------------------------------------------------------------------------------------- wrong gradients
 @each_class
-@pytest.mark.parametrize("factor", [0.0, 0.7, 1.3])
-def test_a_gradient_that_is_30_percent_off_is_refused(name, factor):
+@each_use
+@pytest.mark.parametrize("factor", [0.0, 0.5, 0.7, 1.3])
+def test_a_gradient_that_is_30_percent_off_is_refused(name, factor, used):
+    """The function, and so its Jacobian, is what it was without the hook."""
     model = zoo.build(name, torch.float32)
-
-    def rescale(g, hook):
-        return (g[0] * factor,) if isinstance(g, tuple) else g * factor
-
-    with model.hooks(bwd_hooks=[("blocks.1.hook_resid_pre", rescale)]):
+    if used:
+        looked_at(model)
+    rescaled = on_the_way_back("blocks.1.hook_resid_pre", lambda g: g * factor)
+    with model.hooks(bwd_hooks=[rescaled]):
         for prompt in PROMPTS:
             message = refused(model, prompt)
-            assert "slope" in message and "blocks.1.hook_resid_pre" in message
+            assert re.search("slope.*way back.*blocks.1.hook_resid_pre", message)
             assert "reset_hooks" in message
-    looked_at(model, zoo.TEXT)
+    looked_at(model)
+    pair = (model, zoo.shared(name, torch.float32))
+    torch.testing.assert_close(*(ts.attribute(m, zoo.TEXT, SCOPE).scores for m in pair))
 
 
 HALF = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-MISSING = {
-    "zero": lambda g: g * 0,
-    "turned over": lambda g: -g,
-}
 
 
 @each_class
 @HALF
-@pytest.mark.parametrize("edit", MISSING.values(), ids=MISSING)
-def test_in_half_precision_a_gradient_that_is_missing_is_refused(name, dtype, edit):
+@pytest.mark.parametrize("factor", [0, -1], ids=["zero", "turned over"])
+def test_in_half_precision_a_gradient_that_is_missing_is_refused(name, dtype, factor):
     """Rounding hides what random directions do to a random direction of the final state."""
-    model = zoo.build(name).to(dtype)
-    model.cfg.dtype = dtype
-
-    def rescale(g, hook):
-        return (edit(g[0]),) if isinstance(g, tuple) else edit(g)
-
-    with model.hooks(bwd_hooks=[("blocks.1.hook_resid_post", rescale)]):
+    model = half(name, dtype)
+    missing = on_the_way_back("blocks.1.hook_resid_post", lambda g: g * factor)
+    with model.hooks(bwd_hooks=[missing]):
         for prompt in (zoo.LONG_TEXT, zoo.TEXT):
             assert "blocks.1.hook_resid_post" in refused(model, prompt)
-    looked_at(model, zoo.TEXT)
+    looked_at(model)
 
 
 @each_class
 @HALF
 def test_in_half_precision_a_stopped_gradient_is_refused(name, dtype):
-    model = zoo.build(name).to(dtype)
-    model.cfg.dtype = dtype
-    hooks = [(f"blocks.{i}.hook_{part}_out", lambda a, hook: a.detach())
-             for i in range(3) for part in ("attn", "mlp")]  # fmt: skip
+    model = half(name, dtype)
+    hooks = [(f"blocks.{i}.hook_{part}_out", stopped) for i in range(3) for part in ("attn", "mlp")]
     with model.hooks(fwd_hooks=hooks):
         assert "detach" in refused(model)
 
@@ -142,7 +146,6 @@ def test_in_half_precision_a_bundled_model_is_no_exception():
 @each_class
 def test_weak_noise_is_told_from_a_wrong_gradient(name):
     model = zoo.build(name, torch.float32)
-
     torch.manual_seed(0)
 
     def noisy(a, hook):
@@ -160,24 +163,28 @@ def test_a_torch_hook_on_the_way_back_is_refused_by_name(name):
     )
     assert "blocks.1.mlp" in refused(model)
     handle.remove()
-    looked_at(model, zoo.TEXT)
+    looked_at(model)
+
+
+def stopped(a, hook):
+    return a.detach()
 
 
 CUTS = {
-    "a path": ("blocks.1.hook_mlp_out", lambda a, hook: a.detach()),
-    "patterns": ("blocks.0.attn.hook_pattern", lambda a, hook: a.detach()),
+    "a path": ("blocks.1.hook_mlp_out", stopped),
+    "patterns": ("blocks.0.attn.hook_pattern", stopped),
     "other positions": (
         "blocks.1.hook_resid_pre",
         lambda a, hook: torch.cat([a[:, :-1].detach(), a[:, -1:]], 1),
     ),
-    "everything": ("blocks.2.hook_resid_pre", lambda a, hook: a.detach()),
+    "everything": ("blocks.2.hook_resid_pre", stopped),
     "straight through": ("blocks.1.hook_resid_pre", lambda a, hook: 3 * a - (2 * a).detach()),
 }
 
 
 @each_class
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
+@each_use
 def test_a_stopped_gradient_is_refused_by_the_hook_that_stops_it(name, cut, used):
     model = zoo.build(name, torch.float32)
     if used:
@@ -206,7 +213,7 @@ def test_the_remedy_works(name):
 @each_class
 def test_one_token_does_not_speak_for_many(name):
     model = zoo.build(name, torch.float32)
-    model.add_hook("blocks.0.attn.hook_pattern", lambda a, hook: a.detach())
+    model.add_hook("blocks.0.attn.hook_pattern", stopped)
     ts.attribute(model, [0], SCOPE)  # all attention is on the only token: nothing is lost
     refused(model)
 
@@ -291,17 +298,15 @@ def test_a_head_that_is_quantised_itself():
 
 
 # ------------------------------------------------------------------------------------------- when it is looked at
+def look(a, hook):
+    return None
+
+
 @pytest.fixture
 def looks(monkeypatch):
-    found = []
-    measure = slope._measure
-
-    def counted(*args, **kwargs):
-        found.append(1)
-        return measure(*args, **kwargs)
-
-    monkeypatch.setattr(slope, "_measure", counted)
-    return found
+    measure = Mock(wraps=slope._measure)
+    monkeypatch.setattr(slope, "_measure", measure)
+    return measure
 
 
 @each_class
@@ -312,45 +317,33 @@ def test_later_calls_cost_nothing(name, looks):
         ts.attribute(model, zoo.TEXT, SCOPE, sites=sites)
     baselines.InputXGradient().attribute(model, zoo.TEXT)
     circuits.components(model, zoo.TEXT, SCOPE, "head")
-    assert len(looks) == 1
+    assert looks.call_count == 1
 
 
 @each_class
 def test_it_is_looked_at_again_when_something_changed(name, looks):
     model = zoo.build(name)
-
-    def look(a, hook):
-        return None
-
-    calls = 0
-    for change in (
+    for calls, change in enumerate((
+        lambda: None,
         lambda: model.add_hook("blocks.1.hook_resid_pre", look),
         lambda: model.blocks[1].register_forward_hook(lambda *_: None),
         lambda: model.add_hook("blocks.1.hook_resid_pre", look, dir="bwd"),
         lambda: model.train(),
         lambda: setattr(model.to(torch.float32).cfg, "dtype", torch.float32),
-    ):
+    )):  # fmt: skip
+        change()
         for _ in range(2):
             ts.attribute(model, zoo.LONG_TEXT, SCOPE)
-        calls += 1
-        assert len(looks) == calls
-        change()
-    for _ in range(2):
-        ts.attribute(model, zoo.LONG_TEXT, SCOPE)
-    assert len(looks) == calls + 1
+        assert looks.call_count == calls + 1
 
 
 @each_class
 def test_the_same_hook_once_more_is_known(name, looks):
     model = zoo.build(name)
-
-    def look(a, hook):
-        return None
-
     for _ in range(3):
         with model.hooks([("blocks.1.hook_resid_pre", look)]):
             ts.attribute(model, zoo.TEXT, SCOPE)
-    assert len(looks) == 1
+    assert looks.call_count == 1
 
 
 @each_class

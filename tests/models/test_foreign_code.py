@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pickle
 import pty
 import subprocess
 import sys
-import threading
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ import transformers
 from safetensors.torch import load_file
 
 from support.cli_calls import call, refused, save_tiny
+from support.threads import elsewhere
 from tl_scopes import models
 from tl_scopes.errors import ModelUnavailableError
 from tl_scopes.models import foreign, installed, loading
@@ -96,24 +98,23 @@ def adapter(folder: Path) -> None:
 
 
 KINDS = [
-    (own_model, "modeling_own.py"),
-    (own_tokenizer, "tokenizer_own.py"),
-    (own_generation, "custom_generate/generate.py"),
+    (own_model, ["modeling_own.py", "trust_remote_code=True"]),
+    (own_tokenizer, ["tokenizer_own.py", "trust_remote_code=True"]),
+    (own_generation, ["custom_generate/generate.py", "trust_remote_code=True"]),
+    (adapter, ["adapter_config.json", "merge_and_unload"]),  # it names a base elsewhere
 ]
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize(("spoil", "file"), KINDS)
-def test_code_is_refused_by_name(folder, marker, backend, spoil, file, monkeypatch):
+@pytest.mark.parametrize(("spoil", "words"), KINDS)
+def test_code_is_refused_by_name(folder, marker, backend, spoil, words, monkeypatch):
     spoil(folder)
-    loaded = []
-    real = transformers.AutoModelForCausalLM.from_pretrained
-    note = classmethod(lambda cls, *a, **k: loaded.append(real(*a, **k)) or loaded[-1])
-    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", note)
+    read = Mock(wraps=transformers.AutoModelForCausalLM.from_pretrained)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", read)
     with pytest.raises(ModelUnavailableError) as caught:
         models.load(folder, backend)
-    assert file in str(caught.value) and "trust_remote_code=True" in str(caught.value)
-    assert not marker.exists() and loaded == []
+    assert all(word in str(caught.value) for word in words)
+    assert not marker.exists() and not read.called
 
 
 def test_the_command_asks_nothing(folder, marker):
@@ -215,13 +216,6 @@ def test_pickles_that_transformer_lens_would_let_run(tmp_path, marker, monkeypat
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_an_adapter_that_names_a_base_elsewhere_is_refused(folder, backend):
-    adapter(folder)
-    with pytest.raises(ModelUnavailableError, match=r"adapter_config\.json.*merge_and_unload"):
-        models.load(folder, backend)
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("key", ["_attn_implementation", "_attn_implementation_internal"])
 def test_no_kernel_that_a_config_names_is_fetched(folder, backend, key):
     """`kernels` fetches the repository of that name from the hub and runs it."""
@@ -261,20 +255,12 @@ def test_names_that_transformer_lens_trusts_by_itself(folder, marker, monkeypatc
 
 def test_other_threads_may_run_what_they_trust(folder, marker):
     own_model(folder)
-    inside, go, got = threading.Event(), threading.Event(), []
-
-    def load_elsewhere() -> None:
-        assert inside.wait(20)
-        got.append(transformers.AutoConfig.from_pretrained(folder, trust_remote_code=True))
-        go.set()
-
-    thread = threading.Thread(target=load_elsewhere)
-    thread.start()
+    read = functools.partial(
+        transformers.AutoConfig.from_pretrained, folder, trust_remote_code=True
+    )
     with foreign.refused(folder, False):
-        inside.set()
-        assert go.wait(20)
-    thread.join(20)
-    assert len(got) == 1 and marker.exists()
+        assert elsewhere(read).model_type == "of-its-own"
+    assert marker.exists()
 
 
 DEVICES = ["meta", "cudda", "cuda:99", "xpu:7", "mps:5", "vulkan", "", "cpu cpu", 3.5]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
+import functools
 import gc
 import logging
 import os
@@ -17,7 +17,7 @@ import torch
 
 import tl_scopes as ts
 from support import forks, traces, zoo, zoo_unfit
-from support.cli_calls import save_tiny
+from support.threads import at_once, elsewhere, paused
 from support.traces import each_class
 from support.weights import tensors
 from tl_scopes import models
@@ -37,14 +37,18 @@ USED = {
 each_use = pytest.mark.parametrize("use", USED.values(), ids=USED)
 
 
-def elsewhere(work):
-    """What `work()` gives in a thread of its own."""
-    found = []
-    thread = threading.Thread(target=lambda: found.append(work()))
-    thread.start()
-    thread.join(60)
-    assert found, "the other thread failed, or waits"
-    return found[0]
+def seen_meanwhile(model, use, look) -> list:
+    """What `look()` gives another thread in the middle of each pass of `use(model)` in this one."""
+    main, seen = threading.get_ident(), []
+
+    def meanwhile(activation, hook):
+        if threading.get_ident() == main:
+            seen.append(elsewhere(look))
+
+    with model.hooks([("blocks.1.hook_resid_pre", meanwhile)]):
+        use(model)
+    assert len(seen) >= 2
+    return seen
 
 
 def single(name: str):
@@ -63,22 +67,13 @@ def half(name: str):
 def test_the_models_own_passes_do_not_notice(name, use, build):
     model = build(name)
     tokens = model.to_tokens(zoo.TEXT)
-    main, seen = threading.get_ident(), []
 
     @torch.no_grad()
     def plain():
-        return model(tokens)
+        return model(tokens), model.cfg.dtype
 
-    logits, dtype = plain(), model.cfg.dtype
-
-    def meanwhile(activation, hook):
-        if threading.get_ident() == main:
-            seen.append((elsewhere(plain), elsewhere(lambda: model.cfg.dtype)))
-
-    with model.hooks([("blocks.1.hook_resid_pre", meanwhile)]):
-        use(model)
-    assert len(seen) >= 2
-    for found, told in seen:
+    logits, dtype = plain()
+    for found, told in seen_meanwhile(model, use, plain):
         assert torch.equal(found, logits) and told == dtype
     assert type(copy.copy(model.cfg)) is type(model.cfg)
 
@@ -94,15 +89,8 @@ def test_nothing_of_the_model_is_written(name, use):
             k: (t.data_ptr(), t._version, t.detach().clone()) for k, t in tensors(model).items()
         }
 
-    before, states = held(), []
-
-    def look(activation, hook):
-        states.append(elsewhere(held))
-
-    with model.hooks([("blocks.1.hook_resid_pre", look)]):
-        use(model)
-    assert len(states) >= 2
-    for state in states:
+    before = held()
+    for state in seen_meanwhile(model, use, held):
         assert all(state[k][:2] == before[k][:2] for k in before)
         assert all(torch.equal(state[k][2], before[k][2]) for k in before)
 
@@ -225,8 +213,7 @@ def test_weights_that_are_elsewhere_are_refused(name):
 # --- output, warnings, environment ---
 
 
-def test_other_threads_output_arrives_while_a_model_loads(tmp_path, capfd):
-    folder = save_tiny(tmp_path / "tiny")
+def test_other_threads_output_arrives_while_a_model_loads(folder, capfd):
     capfd.readouterr()
     loaded, written = threading.Event(), {"stdout": 0, "stderr": 0}
 
@@ -235,23 +222,19 @@ def test_other_threads_output_arrives_while_a_model_loads(tmp_path, capfd):
             print(f"line {written[name]}", file=getattr(sys, name), flush=True)
             written[name] += 1
 
-    threads = [threading.Thread(target=write, args=(name,)) for name in written]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(2):
-            models.load(folder, progress=False)
-    finally:
-        loaded.set()
-        for thread in threads:
-            thread.join(60)
+    with at_once(*(functools.partial(write, name) for name in written)):
+        try:
+            for _ in range(2):
+                models.load(folder, progress=False)
+        finally:
+            loaded.set()
     assert min(written.values()) > 10
     for name, text in zip(written, capfd.readouterr()):
         assert text.splitlines() == [f"line {i}" for i in range(written[name])]
 
 
 def test_only_this_thread_is_silenced(capfd):
-    before = sys.stdout, sys.stderr, list(warnings.filters), type(os.environ)
+    before = traces.output_state()
 
     def say(who: str) -> None:
         print(who)
@@ -263,7 +246,7 @@ def test_only_this_thread_is_silenced(capfd):
     with quiet.undisturbed():
         say("mine")
         with pytest.warns(UserWarning, match="theirs"):
-            elsewhere(lambda: say("theirs") or True)
+            elsewhere(lambda: say("theirs"))
         with quiet.undisturbed(show_progress_bars=True):
             print("mine")
             print("a bar", file=sys.stderr)
@@ -271,7 +254,7 @@ def test_only_this_thread_is_silenced(capfd):
     out, err = capfd.readouterr()
     assert out == "theirs\ntheirs\n"
     assert "theirs" in err and "mine" not in err
-    assert (sys.stdout, sys.stderr, list(warnings.filters), type(os.environ)) == before
+    assert traces.output_state() == before
 
 
 def test_what_others_set_in_the_environment_stays(monkeypatch):
@@ -280,9 +263,8 @@ def test_what_others_set_in_the_environment_stays(monkeypatch):
     for name in ("MINE", "THEIRS"):
         monkeypatch.delenv(f"TL_SCOPES_{name}", raising=False)
 
-    def theirs() -> bool:
+    def theirs() -> None:
         os.environ["TL_SCOPES_THEIRS"] = os.environ["TL_SCOPES_BOTH"] = "theirs"
-        return True
 
     with quiet.undisturbed():
         os.environ["TL_SCOPES_CHANGED"] = "once"
@@ -294,35 +276,18 @@ def test_what_others_set_in_the_environment_stays(monkeypatch):
     assert {k: found.get(k) for k in [*expected, "MINE"]} == expected | {"MINE": None}
 
 
-def test_two_that_load_at_once_leave_nothing_behind(tmp_path):
-    folder = save_tiny(tmp_path / "tiny")
-    before = (
-        sys.stdout,
-        sys.stderr,
-        list(warnings.filters),
-        type(os.environ),
-        list(logging.root.handlers),
-    )
-    found = []
+def test_two_that_load_at_once_leave_nothing_behind(folder):
+    before = traces.output_state()
 
-    def load(dtype: str) -> None:
-        found.append((dtype, models.load(folder, dtype=dtype, progress=False).W_U.dtype))
+    def load(dtype: torch.dtype) -> bool:
+        return models.load(folder, dtype=dtype, progress=False).W_U.dtype == dtype
 
-    threads = [threading.Thread(target=load, args=(d,)) for d in ("float32", "float64") * 2]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(100)
-    assert len(found) == 4 and all(str(got) == f"torch.{asked}" for asked, got in found)
+    dtypes = (torch.float32, torch.float64) * 2
+    with at_once(*(functools.partial(load, dtype) for dtype in dtypes)) as right:
+        pass
+    assert all(right)
     assert torch.get_default_dtype() == torch.float32
-    after = (
-        sys.stdout,
-        sys.stderr,
-        list(warnings.filters),
-        type(os.environ),
-        list(logging.root.handlers),
-    )
-    assert after == before
+    assert traces.output_state() == before
 
 
 def test_a_bare_root_logger_stays_bare_and_others_log_as_ever():
@@ -350,29 +315,6 @@ assert not logging.root.handlers
 # --- forks ---
 
 
-@contextlib.contextmanager
-def paused(call, model):
-    """`call(model)` in a thread that stands still in the middle of the model's pass."""
-    there, go_on = threading.Event(), threading.Event()
-
-    def wait(activation, hook):
-        there.set()
-        assert go_on.wait(60)
-
-    def work():
-        with model.hooks([("blocks.1.hook_resid_pre", wait)]):
-            call(model)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    assert there.wait(60)
-    try:
-        yield
-    finally:
-        go_on.set()
-        thread.join(60)
-
-
 CALLS = {
     "attribute": lambda model: ts.attribute(model, zoo.TEXT, ts.SemanticScope(), sites="all"),
     "stability": USED["stability"],
@@ -387,26 +329,28 @@ def test_a_fork_in_the_middle_of_another_threads_call(name, call):
     model = single(name)
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    expected = ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1)).scores
-    path = ts.circuits.flow_path(model, zoo.TEXT, ts.SemanticScope(), [0, 1])
+
+    def fisher() -> torch.Tensor:
+        return ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1)).scores
+
+    expected, path = fisher(), CALLS["flow_path"](model)
     hooks = traces.model_state(model)["torch hooks"]
+
+    def work(wait):
+        with model.hooks([("blocks.1.hook_resid_pre", lambda activation, hook: wait())]):
+            call(model)
 
     def child():
         # The paused thread's own hook is there for good, in a model that is the child's alone.
         model.hook_dict["blocks.1.hook_resid_pre"].remove_hooks("both")
         assert traces.model_state(model)["torch hooks"] == hooks
         assert all(p.requires_grad for p in model.parameters())
-        torch.testing.assert_close(
-            ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1)).scores, expected
-        )
-        again = ts.circuits.flow_path(model, zoo.TEXT, ts.SemanticScope(), [0, 1])
-        torch.testing.assert_close(again.edges, path.edges)
+        torch.testing.assert_close(fisher(), expected)
+        torch.testing.assert_close(CALLS["flow_path"](model).edges, path.edges)
 
-    with paused(call, model):
+    with paused(work):
         assert forks.wait(forks.start(child), 60) == 0
-    torch.testing.assert_close(
-        ts.attribute(model, zoo.TEXT, ts.FisherScope(rank=1)).scores, expected
-    )
+    torch.testing.assert_close(fisher(), expected)
 
 
 @each_class
@@ -433,16 +377,13 @@ def test_a_fork_in_a_hook_of_ones_own_call(name):
     assert right and codes == [0]
 
 
-def test_a_fork_while_another_thread_loads(tmp_path, capfd):
-    folder = save_tiny(tmp_path / "tiny")
-    there, go_on = threading.Event(), threading.Event()
+def test_a_fork_while_another_thread_loads(folder, capfd):
 
-    def load():
+    def load(wait):
         with quiet.undisturbed():
             torch.set_default_dtype(torch.float64)
             os.environ["TL_SCOPES_TEST"] = "mine"
-            there.set()
-            assert go_on.wait(60)
+            wait()
 
     def child():
         assert torch.get_default_dtype() == torch.float32 and "TL_SCOPES_TEST" not in os.environ
@@ -450,13 +391,7 @@ def test_a_fork_while_another_thread_loads(tmp_path, capfd):
         models.load(folder, progress=False)
         print("loaded", flush=True)
 
-    thread = threading.Thread(target=load)
-    thread.start()
-    try:
-        assert there.wait(60)
+    with paused(load):
         assert forks.wait(forks.start(child), 60) == 0
-    finally:
-        go_on.set()
-        thread.join(60)
     assert "loaded\n" in capfd.readouterr().out
     assert torch.get_default_dtype() == torch.float32 and "TL_SCOPES_TEST" not in os.environ

@@ -6,7 +6,10 @@ import pytest
 import torch
 
 from support import zoo, zoo_unfit
+from support.marks import each_of
 from support.zoo_tables import D_MODEL, N_LAYERS
+
+POSITIONS = ("rotary", "alibi", "shortformer")
 
 
 def tokens(text: str = zoo.LONG_TEXT) -> torch.Tensor:
@@ -22,21 +25,14 @@ def stream_and_final_state(model) -> dict[str, torch.Tensor]:
     """What enters block 0, the final norm and the unembedding in one forward pass, by hooks on the modules."""
     seen: dict[str, torch.Tensor] = {}
 
-    def see(label: str):
+    def see(label: str, module: torch.nn.Module):
         def hook(_, args, kwargs):
             seen[label] = (args[0] if args else kwargs["hidden_states"]).detach().clone()
 
-        return hook
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
 
-    handles = [
-        module.register_forward_pre_hook(see(label), with_kwargs=True)
-        for label, module in (("block", model.blocks[0]), ("final", model.unembed))
-    ]
-    try:
+    with see("block", model.blocks[0]), see("final", model.unembed):
         seen["logits"] = logits(model)
-    finally:
-        for handle in handles:
-            handle.remove()
     return seen
 
 
@@ -55,10 +51,8 @@ def test_tokenizer_has_single_and_split_words():
 def test_model_is_raw_float64_and_ready(name):
     model = zoo.shared(name)
     output = logits(model)
-    assert output.shape == (
-        *tokens().shape,
-        72 if "padded_vocab" in zoo.traits(name) else zoo.D_VOCAB,
-    )
+    d_vocab = 72 if "padded_vocab" in zoo.traits(name) else zoo.D_VOCAB
+    assert output.shape == (*tokens().shape, d_vocab)
     assert output.dtype == torch.float64 and output.isfinite().all()
     assert 0.1 < output.std() < 10
     assert not model.training
@@ -74,18 +68,10 @@ def test_model_is_raw_float64_and_ready(name):
 def test_text_prompts_work(name):
     model = zoo.shared(name)
     assert model.to_tokens(zoo.TEXT, prepend_bos=True).tolist() == tokens(zoo.TEXT).tolist()
-    assert model.to_str_tokens(zoo.TEXT, prepend_bos=True) == [
-        "<bos>",
-        "The",
-        " capital",
-        " of",
-        " France",
-        " is",
-    ]
-    assert (
-        model.to_single_token(zoo.ONE_TOKEN)
-        == zoo.tokenizer(prepends_bos=False)(zoo.ONE_TOKEN).input_ids[0]
-    )
+    texts = ["<bos>", "The", " capital", " of", " France", " is"]
+    assert model.to_str_tokens(zoo.TEXT, prepend_bos=True) == texts
+    plain = zoo.tokenizer(prepends_bos=False)
+    assert model.to_single_token(zoo.ONE_TOKEN) == plain(zoo.ONE_TOKEN).input_ids[0]
 
 
 @pytest.mark.parametrize("name", zoo.names())
@@ -96,22 +82,15 @@ def test_traits_are_really_there(name):
     linear = (final @ model.W_U + model.b_U).detach()
     norms = {"layernorm": "LN", "rms": "RMS", "no_norm": None}
     assert [norms[trait] for trait in norms if trait in traits] == [model.cfg.normalization_type]
-    position = {
-        "learned": "standard",
-        "rotary": "rotary",
-        "alibi": "alibi",
-        "shortformer": "shortformer",
-    }
-    assert [position[trait] for trait in position if trait in traits] == [
-        model.cfg.positional_embedding_type
-    ]
+    position = {"learned": "standard", **{kind: kind for kind in POSITIONS}}
+    kinds = [position[trait] for trait in position if trait in traits]
+    assert kinds == [model.cfg.positional_embedding_type]
     assert ("gqa" in traits) == (model.cfg.n_key_value_heads not in (None, model.cfg.n_heads))
     assert ("unembed_bias" in traits) == bool((model.b_U != 0).any())
     ratio = (model.W_U.T / model.W_E)[model.W_E.abs() > 0.1]
     assert ("tied" in traits) == bool((ratio.std() < 1e-9).item()) != ("untied" in traits)
-    if (
-        "no_norm" not in traits
-    ):  # a gain unlike one: the length of the final state varies with the position
+    if "no_norm" not in traits:
+        # A gain unlike one: the length of the final state varies with the position.
         lengths = final.norm(dim=-1)
         assert lengths.std() / lengths.mean() > 1e-3
     if "softcap" in traits:
@@ -141,15 +120,12 @@ def test_parallel_models_have_no_middle_of_the_block(name):
 
 @pytest.mark.parametrize("name", zoo.names("", "window"))
 def test_sliding_window_hides_the_distant_past(name):
-    model, ids = zoo.shared(name), tokens()
-    kept = []
-    hook = model.hook_dict["blocks.0.attn.hook_pattern"]
-    hook.add_hook(lambda pattern, hook: kept.append(pattern.detach()))
-    try:
-        logits(model, ids)
-    finally:
-        hook.remove_hooks("fwd")
-    assert (kept[0][0, :, -1, : ids.shape[1] - 4] == 0).all() and (kept[0][0, :, -1, -4:] > 0).all()
+    model, kept = zoo.shared(name), []
+    keep = ("blocks.0.attn.hook_pattern", lambda pattern, hook: kept.append(pattern.detach()))
+    with model.hooks([keep]):
+        logits(model)
+    last = kept[0][0, :, -1]
+    assert (last[:, :-4] == 0).all() and (last[:, -4:] > 0).all()
 
 
 @pytest.mark.parametrize("name", zoo.pairs())
@@ -173,9 +149,7 @@ def test_bridge_agrees_with_hugging_face(name):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    "name", [n for n in zoo.names() if n.endswith(("/gpt2", "/llama", "/gemma2", "/ln"))]
-)
+@each_of("gpt2", "llama", "gemma2", "ln")
 def test_other_dtypes_build(name, dtype):
     model = zoo.build(name, dtype)
     assert {parameter.dtype for parameter in model.parameters()} == {dtype}

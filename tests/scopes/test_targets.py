@@ -17,17 +17,9 @@ import torch
 import tl_scopes as ts
 from support import reference, zoo
 from support.ci import in_ci
+from support.marks import each_class
 from support.reference import HEADS, POSITION, TOKENS, norms
-from support.targets import (
-    STREAM,
-    by_autograd,
-    check_heads,
-    close,
-    each_class,
-    pulled,
-    scores,
-    zeros,
-)
+from support.targets import STREAM, by_autograd, check_heads, close, pulled, scores, zeros
 from tl_scopes.errors import ScopeParameterError
 
 try:

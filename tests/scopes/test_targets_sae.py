@@ -11,8 +11,9 @@ import torch
 import tl_scopes as ts
 from support import reference, zoo
 from support.ci import in_ci
+from support.marks import each_class
 from support.reference import HEADS, POSITION, TOKENS
-from support.targets import D_MODEL, STREAM, by_autograd, check_heads, close, each_class, scores
+from support.targets import D_MODEL, STREAM, by_autograd, check_heads, close, scores
 from tl_scopes.circuits import components
 from tl_scopes.errors import SiteError
 

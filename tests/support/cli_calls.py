@@ -45,7 +45,12 @@ def parsed(text: str) -> dict:
     return json.loads(text, parse_constant=no_constant)
 
 
-def scores(*args: str, stdin: str | bytes | None = None) -> dict:
-    result = call("attribute", "--json", *args, stdin=stdin)
+def printed(*args: str, stdin: str | bytes | None = None) -> str:
+    """What a run printed that went well and had nothing to say on stderr."""
+    result = call(*args, stdin=stdin)
     assert (result.exit_code, result.stderr) == (0, ""), (result.stderr, result.exception)
-    return parsed(result.stdout)
+    return result.stdout
+
+
+def scores(*args: str, stdin: str | bytes | None = None) -> dict:
+    return parsed(printed("attribute", "--json", *args, stdin=stdin))

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support.marks import each_class as each_class
 
-MODELS = zoo.known("hooked/llama", "bridge/llama")
 EVERY = slice(None)
-each_class = pytest.mark.parametrize("name", MODELS)
 
 
 def zeroing(*index):

@@ -28,9 +28,6 @@ needs_playwright = pytest.mark.skipif(
     BROWSER is None or importlib.util.find_spec("playwright") is None,
     reason="needs chromium on the PATH, and playwright",
 )
-needs_streamlit = pytest.mark.skipif(
-    importlib.util.find_spec("streamlit") is None, reason="needs the extra app"
-)
 # Each is one token of the model's vocabulary: nothing may rely on a tokenizer to cut markup up.
 MARKUP = (
     "<script>document.title='pwned'</script>",
@@ -64,7 +61,7 @@ def is_up(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def served(*models: str, options: tuple[str, ...] = (), **environment: str) -> Iterator[str]:
+def serving(*models: str, options: tuple[str, ...] = (), **environment: str) -> Iterator[str]:
     """`tl-scopes app` on a free port: its address. It must end at Ctrl-C, and never have failed."""
     options += tuple(part for model in models for part in ("--model", model))
     with signals.interruptible():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
@@ -14,8 +13,6 @@ from support import reference, zoo
 from support.reference import POSITION, TOKENS, norms
 from tl_scopes.circuits import components
 
-MODELS = [n for n in ("hooked/llama", "bridge/llama") if n in zoo.names()]
-each_class = pytest.mark.parametrize("name", MODELS)
 D_MODEL = 16
 STREAM = "blocks.2.hook_resid_pre"
 

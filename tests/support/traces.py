@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import logging
+import os
 import random
 import sys
 import threading
+import warnings
 import weakref
 from pathlib import Path
 
@@ -17,6 +20,8 @@ from torch.autograd import forward_ad
 
 import tl_scopes as ts
 from support import zoo
+from support.marks import each_class as each_class
+from support.marks import each_use as each_use
 
 # The embedding is tapped in another way where a norm follows it (bloom).
 MODELS = [
@@ -24,7 +29,6 @@ MODELS = [
 ]
 PLAIN = [n for n in MODELS if n.endswith("llama")]
 each_model = pytest.mark.parametrize("name", MODELS)
-each_class = pytest.mark.parametrize("name", PLAIN)
 
 MLP = "blocks.1.hook_mlp_out"
 HOOKS = (
@@ -86,6 +90,17 @@ def process_state() -> dict[str, object]:
             kernels.cudnn_sdp_enabled(),
         ),
     }  # fmt: skip
+
+
+def output_state() -> dict[str, object]:
+    """What could silence or colour other threads' output and warnings."""
+    return {
+        "stdout": sys.stdout,
+        "stderr": sys.stderr,
+        "warnings": list(warnings.filters),
+        "class of the environment": type(os.environ),
+        "handlers": list(logging.root.handlers),
+    }
 
 
 @contextlib.contextmanager
@@ -231,9 +246,6 @@ def raising(where: str, error: BaseException):
     if where == "backward hook":
         return dict(hook=fail, dir="bwd")
     return dict(hook=lambda a, hook: _Raise.apply(a, error))
-
-
-each_use = pytest.mark.parametrize("used", [False, True], ids=["first call", "later call"])
 
 
 def built(name: str, used: bool):
