@@ -6,7 +6,6 @@ that no hook has fetched, and each pass makes new parameters, whose flags no cal
 
 from __future__ import annotations
 
-import functools
 from contextlib import nullcontext
 
 import pytest
@@ -14,38 +13,14 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.calls import CALLS, S, T, attribution, calls
 from support.marks import each_use, needs_bridge
 from support.traces import model_state, process_state
-from tl_scopes import baselines, circuits, evaluation
 from tl_scopes.errors import UnsupportedModelError
 
 accelerate = pytest.importorskip("accelerate")
-CPU, T, SCOPE = torch.device("cpu"), zoo.TEXT, ts.SemanticScope(5)
+CPU, SCOPE = torch.device("cpu"), S
 MODELS = [n for n in ("hooked/llama", "bridge/llama", "hooked/gpt2", "bridge/gemma2") if n in zoo.names()]  # fmt: skip
-CALLS = {
-    "attribute": lambda m: ts.attribute(m, T, SCOPE),
-    "batch": lambda m: ts.attribute_batch(m, [T, T], SCOPE),
-    "sequence": lambda m: ts.attribute_sequence(m, T, SCOPE),
-    "components": lambda m: circuits.components(m, T, SCOPE),
-    "flow": lambda m: circuits.flow(m, T, SCOPE, 1),
-    "flow_path": lambda m: circuits.flow_path(m, T, SCOPE, [1, 2]),
-    "head_paths": lambda m: circuits.head_paths(m, T, SCOPE),
-    "scope_metric": lambda m: circuits.scope_metric(m, T, SCOPE),
-    "verify": lambda m: circuits.verify(m, T, attributed()),
-    "leave one out": lambda m: baselines.LeaveOneOut().attribute(m, T),
-    "gradient norm": lambda m: baselines.GradientNorm().attribute(m, T),
-    "rollout": lambda m: baselines.AttentionRollout().attribute(m, T),
-    "paths": lambda m: baselines.SemanticPath().attribute(m, T),
-    "measure": lambda m: evaluation.measure(m, [T], [SCOPE]),
-    "randomisation": lambda m: evaluation.randomisation(m, [T], [SCOPE]),
-    "input_stability": lambda m: evaluation.input_stability(m, [T], [SCOPE]),
-    "fisher_spectrum": lambda m: evaluation.fisher_spectrum(m, [T]),
-}
-
-
-@functools.cache
-def attributed():
-    return ts.attribute(zoo.shared(MODELS[0]), T, SCOPE)
 
 
 def parts(model) -> dict[str, torch.nn.Module]:
@@ -74,11 +49,11 @@ def state(model) -> dict[str, object]:
 
 
 def refuse_all(model) -> None:
-    attributed()
+    attribution()
     before = state(model)
-    for name, call in CALLS.items():
+    for name in calls(but=["check", "run"]):
         with pytest.raises(UnsupportedModelError, match=r"meta device.*offloaded.*device_map"):
-            pytest.fail(f"{name} gave {call(model)}")
+            pytest.fail(f"{name} gave {CALLS[name](model)}")
     found = ts.check(model, progress=False)
     assert not found.passed and "offloaded" in found["model"].measured
     after = state(model)

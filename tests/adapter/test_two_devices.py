@@ -16,8 +16,9 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
+from support.calls import FISHER, VARIANTS, S, T, of
 from support.two_devices import Devices
-from tl_scopes import baselines, circuits, evaluation
+from tl_scopes import baselines, circuits
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import UnsupportedModelError
 
@@ -39,7 +40,6 @@ PLACES = {
 }
 # transformer-lens 2.x computes on one device alone where a mask is given: its forward pass fails by itself.
 MODELS = [name for name in PLACES if name in zoo.names() and zoo.TransformerBridge is not None]
-T = zoo.TEXT
 
 
 @functools.cache
@@ -84,65 +84,23 @@ def _sharded(name: str, places: dict[str, Any], dtype: torch.dtype) -> Any:
     return model
 
 
-SCOPES = {
-    "semantic": ts.SemanticScope(5),
-    "difference": ts.LogitDifferenceScope(5, 7),
-    "temperature": ts.TemperatureScope(),
-    "fisher": ts.FisherScope(rank=2),
-    "sampled": ts.FisherScope(samples=3),
-    "tail": ts.FisherScope(rank=2, tail=0.05),
-    "function": ts.FunctionScope(lambda z: z.softmax(-1).square().sum()),
-    "direction": ts.DirectionScope(torch.linspace(-1, 1, zoo.D_MODEL), "blocks.1.hook_mlp_out"),
-}
-METHODS = [
-    ts.SemanticScope(5),
-    baselines.GradientNorm(5),
-    baselines.InputXGradient(5),
-    baselines.LeaveOneOut(5),
-    baselines.AttentionRollout(),
-    baselines.SemanticPath(5),
-    baselines.Random(),
-]
+# Results of the others are of the machine, or in files.
+ELSEWHERE = ("metric", "stability", "run", "faithfulness_card")
 CALLS: dict[str, Callable[[Any], Any]] = {
-    **{
-        f"attribute {name}": lambda m, s=scope: ts.attribute(m, T, s, sites=["embed", 1, "blocks.0.hook_mlp_out"])
-        for name, scope in SCOPES.items()
-    },
-    "everywhere": lambda m: ts.attribute(m, T, SCOPES["fisher"], sites="all"),
-    "heads": lambda m: ts.attribute(m, T, SCOPES["fisher"], sites="blocks.1.attn.hook_z"),
-    "blocks again": lambda m: ts.attribute(m, T, SCOPES["fisher"], checkpoint_blocks=True),
-    "batch": lambda m: ts.attribute_batch(m, [T, zoo.LONG_TEXT], SCOPES["fisher"]),
-    "sequence": lambda m: ts.attribute_sequence(m, T, SCOPES["semantic"], sites="all"),
-    "components head": lambda m: circuits.components(m, T, SCOPES["fisher"], "head"),
-    "components mlp": lambda m: circuits.components(m, T, SCOPES["semantic"], "mlp", baseline="mean"),
-    "components layer": lambda m: circuits.components(m, T, SCOPES["semantic"], "layer", reference=[T, T]),
-    "components neuron": lambda m: circuits.components(m, T, SCOPES["direction"], "neuron"),
-    "components frozen": lambda m: circuits.components(m, T, SCOPES["semantic"], "mlp", frozen="both"),
-    "flow": lambda m: circuits.flow(m, T, SCOPES["fisher"], 2),
-    "flow_path": lambda m: circuits.flow_path(m, T, SCOPES["fisher"], [1, 2, 3]),
-    "head_paths": lambda m: circuits.head_paths(m, T, SCOPES["fisher"], split=True, least_effect=0.1),
-    "head_paths read": lambda m: circuits.head_paths(m, T, SCOPES["semantic"], read_only=True),
-    "verify tokens": lambda m: circuits.verify(m, T, ts.attribute(m, T, SCOPES["fisher"]), random=0),
-    "verify mean": lambda m: circuits.verify(
-        m, T, ts.attribute(m, T, SCOPES["semantic"]), intervention="mean", random=0
+    **{name: call for name, call in VARIANTS.items() if name not in ELSEWHERE},
+    "difference": of(ts.attribute, scope=ts.LogitDifferenceScope(5, 7)),
+    "tail": of(ts.attribute, scope=ts.FisherScope(rank=2, tail=0.05)),
+    "direction": of(
+        ts.attribute, scope=ts.DirectionScope(torch.linspace(-1, 1, zoo.D_MODEL), "blocks.1.hook_mlp_out")
     ),
-    "verify heads": lambda m: circuits.verify(
-        m, T, circuits.components(m, T, SCOPES["temperature"]), by="head", random=0
-    ),
-    "scope_metric": lambda m: circuits.scope_metric(m, T, SCOPES["temperature"])(view_of(m).forward(m.to_tokens(T))),
-    **{
-        f"baselines {method.name}": lambda m, b=method: b.attribute(m, T)
-        for method in METHODS[1:]
-    },
-    "baselines mean": lambda m: baselines.LeaveOneOut(5, replacement="mean").attribute(m, T, sites=["embed", 1]),
-    "baselines component": lambda m: baselines.LeaveOneOut(5).attribute(m, T, sites="blocks.1.attn.hook_z[1]"),
-    "baselines hide": lambda m: baselines.LeaveOneOut(5, replacement="hide").attribute(m, T),
-    "captum paths": lambda m: baselines.IntegratedGradients(5, steps=4).attribute(m, T, sites=["embed", 2]),
-    "captum noise": lambda m: baselines.SmoothGrad(5, draws=3).attribute(m, T),
-    "measure": lambda m: evaluation.measure(m, [T, zoo.LONG_TEXT], METHODS),
-    "randomisation": lambda m: evaluation.randomisation(m, [T], METHODS[:2]),
-    "input_stability": lambda m: evaluation.input_stability(m, [T], METHODS[:2]),
-    "fisher_spectrum": lambda m: evaluation.fisher_spectrum(m, [T]),
+    "heads": of(ts.attribute, scope=FISHER, sites=["blocks.1.attn.hook_z", "blocks.0.hook_mlp_out"]),
+    "components mlp": of(circuits.components, by="mlp", baseline="mean"),
+    "head_paths split": of(circuits.head_paths, scope=FISHER, split=True, least_effect=0.1),
+    "head_paths read": of(circuits.head_paths, read_only=True),
+    "verify mean": of(circuits.verify, intervention="mean", random=0),
+    "scope_metric": lambda m: circuits.scope_metric(m, T, ts.TemperatureScope())(view_of(m).forward(m.to_tokens(T))),
+    "baselines component": of(baselines.LeaveOneOut(5).attribute, sites="blocks.1.attn.hook_z[1]"),
+    "captum paths": of(baselines.IntegratedGradients(5, steps=4).attribute, sites=["embed", 2]),
 }  # fmt: skip
 
 
@@ -184,11 +142,9 @@ def test_every_call_gives_what_one_device_gives(name, call):
 def test_a_wider_precision_is_taken_where_each_weight_is(name):
     devices, model = placed(name, torch.float32)
     with devices:
-        found = ts.attribute(model, T, SCOPES["fisher"], sites="all", stability=True)
+        found = ts.attribute(model, T, FISHER, sites="all", stability=True)
     assert not devices.meetings
-    alone = ts.attribute(
-        zoo.build(name, torch.float32), T, SCOPES["fisher"], sites="all", stability=True
-    )
+    alone = ts.attribute(zoo.build(name, torch.float32), T, FISHER, sites="all", stability=True)
     assert found.stability.precision == "float64"
     torch.testing.assert_close(found.scores, alone.scores)
     assert max(found.stability.largest_error) < 1e-4
@@ -228,7 +184,7 @@ def test_a_device_map_with_cpu_beside_a_device_is_refused():
     with Devices():
         model = _dispatched("bridge/llama", places, torch.float64)
         with pytest.raises(UnsupportedModelError, match=r"offloaded.*device_map"):
-            ts.attribute(model, T, SCOPES["semantic"])
+            ts.attribute(model, T, S)
 
 
 def test_the_pretended_devices_are_told_apart():
