@@ -12,7 +12,7 @@ import tl_scopes as ts
 from support import zoo
 from support.by_hand import by_hand
 from support.calls import VARIANTS, T, values
-from support.hook_edits import EDITS, nothing, twice
+from support.hook_edits import EDITS, nothing, twice, zeroing
 from support.traces import built, each_class, each_use
 from tl_scopes import baselines
 from tl_scopes.errors import NumericalError, UnsupportedModelError
@@ -181,13 +181,7 @@ def test_an_unknown_last_step_is_refused(name, monkeypatch):
 def test_hooks_that_count_positions_see_the_whole_prompt(name, at):
     """An edit at a position is one of the prompt as given: not of the prefix that would do, nor of a padded row."""
     model, longer = zoo.build(name), f"{T} {T}"
-
-    def edit(activation, hook):
-        activation = activation.clone()
-        activation[:, at] = 0
-        return activation
-
-    with model.hooks([("blocks.1.hook_resid_pre", edit)]):
+    with model.hooks([("blocks.1.hook_resid_pre", zeroing(slice(None), at))]):
         batch = ts.attribute_batch(model, [T, longer], SCOPE, sites="all", position=[4, -1])
         alone = [
             ts.attribute(model, prompt, SCOPE, sites="all", position=position)
