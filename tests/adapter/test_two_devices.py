@@ -87,7 +87,11 @@ def _sharded(name: str, places: dict[str, Any], dtype: torch.dtype) -> Any:
 # Results of the others are of the machine, or in files.
 ELSEWHERE = ("metric", "stability", "run", "faithfulness_card")
 CALLS: dict[str, Callable[[Any], Any]] = {
-    **{name: call for name, call in VARIANTS.items() if name not in ELSEWHERE},
+    **{
+        name: call
+        for name, call in VARIANTS.items()
+        if name not in ELSEWHERE and (name.startswith("fisher") or not name.endswith(("batch", "sequence")))
+    },
     "difference": of(ts.attribute, scope=ts.LogitDifferenceScope(5, 7)),
     "tail": of(ts.attribute, scope=ts.FisherScope(rank=2, tail=0.05)),
     "direction": of(
