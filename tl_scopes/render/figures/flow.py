@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tl_scopes.render.colours import Scale, number
-from tl_scopes.render.figures import canvas, letters, style
+from tl_scopes.render.figures import circuits, letters, style
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import words
 from tl_scopes.results.flows import Flow
@@ -24,16 +24,16 @@ def draw_flow(
     one_of("values", values, ("share", "signed", "norms"))
     one_of("scale", scale, ("linear", "log"))
     one_of("include_bos", include_bos, (False, True))
-    canvas.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
+    circuits.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
     n = result.position + 1
     parts = {"share": result.share, "signed": result.signed, "norms": result.norms}[values]
-    matrix, inside = canvas.array(parts)[:n, :n], canvas.coloured(result, include_bos)
+    matrix, inside = circuits.array(parts)[:n, :n], circuits.coloured(result, include_bos)
     reachable = np.tril(np.ones((n, n), dtype=bool))  # nothing moves to an earlier position
     shown = reachable & inside & inside[:, None]
     shades = Scale.fit(matrix[shown], scale, values == "signed")
     unit = "share of each source token's norms" if values == "share" else words(result.units)
     cell = float(np.clip(4.6 / n, 0.175, 0.45))
-    more = letters.room(canvas.token_labels(result))
+    more = letters.room(circuits.token_labels(result))
     figure = style.sheet(n * cell + 2.6 + more, n * cell + 3.1 + more)
     top, ax = figure.subplots(2, 1, sharex=True, height_ratios=[0.75, max(n * cell, 1.0)])
     ax.set_facecolor("#f7f8f9")
@@ -43,23 +43,23 @@ def draw_flow(
     for edge in np.arange(0.5, n - 1):
         ax.hlines(edge, -0.5, edge, color=style.LINE, linewidth=0.6)
         ax.vlines(edge, edge, n - 0.5, color=style.LINE, linewidth=0.6)
-    canvas.label_tokens(ax.xaxis, result, inside)
-    canvas.label_tokens(ax.yaxis, result, inside)
+    circuits.label_tokens(ax.xaxis, result, inside)
+    circuits.label_tokens(ax.yaxis, result, inside)
     through = f"through position at {words(result.layer)}"
     style.name_axes(ax, f"source token at {words(result.site)}", through)
-    _score_bars(top, canvas.array(result.scores)[:n], inside)
+    _score_bars(top, circuits.array(result.scores)[:n], inside)
     style.colour_bar(figure, [top, ax], shades, unit, n * cell + 1)
     how = {
         "share": "norm shares, each source token's sum to 1",
         "signed": "signed: projected on each token's whole gradient, each column sums to its score",
         "norms": "norms of the parts",
     }[values]
-    title = f"Through which positions tokens move {canvas.explained(result)}"
+    title = f"Through which positions tokens move {circuits.explained(result)}"
     notes = [
-        canvas.bos_note(result, inside),
+        circuits.bos_note(result, inside),
         "bars: score of each source token, all positions together",
     ]
-    style.caption(figure, title, canvas.setting(result, how), notes)
+    style.caption(figure, title, circuits.setting(result, how), notes)
     return figure
 
 

@@ -12,7 +12,7 @@ from matplotlib.path import Path
 
 from tl_scopes.errors import RenderError, check_number
 from tl_scopes.render.colours import NEGATIVE, POSITIVE, hexed, number, percent
-from tl_scopes.render.figures import canvas, letters, style
+from tl_scopes.render.figures import circuits, letters, style
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.flows import FlowPath
@@ -27,12 +27,12 @@ def draw_flow_path(
     one_of("include_bos", include_bos, (False, True))
     share = "a share from 0 to below 1"
     check_number("min_share", min_share, lambda x: 0 <= x < 1, share, error=RenderError)
-    canvas.check(result, edges=result.edges, nodes=result.nodes)
+    circuits.check(result, edges=result.edges, nodes=result.nodes)
     n = result.position + 1
-    edges, nodes = canvas.array(result.edges)[:, :n, :n], canvas.array(result.nodes)[:, :n]
-    plan = _Plan.make(edges, canvas.coloured(result, include_bos), min_share)
+    edges, nodes = circuits.array(result.edges)[:, :n, :n], circuits.array(result.nodes)[:, :n]
+    plan = _Plan.make(edges, circuits.coloured(result, include_bos), min_share)
     pitch = float(np.clip(9.0 / len(edges), 0.95, 1.9))
-    names = canvas.token_labels(result)
+    names = circuits.token_labels(result)
     left = letters.LETTER * max(map(letters.cells, names)) + 0.95
     width, height = pitch * len(edges), float(plan.heights.sum())
     figure = style.sheet(left + width + 1.5, height + 2.1)
@@ -63,9 +63,9 @@ def draw_flow_path(
         + (", not to scale" if plan.shrunk else "") if plan.pale else "",
         "every flow is zero" if not plan.bands else "",
     ]  # fmt: skip
-    title = f"How the influence of tokens travels to {canvas.explained(result)}"
+    title = f"How the influence of tokens travels to {circuits.explained(result)}"
     sites = f"{words(result.sites[0])} to {words(result.sites[-1])}"
-    style.caption(figure, title, canvas.setting(result, sites), notes)
+    style.caption(figure, title, circuits.setting(result, sites), notes)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render.colours import Scale, number
-from tl_scopes.render.figures import canvas, letters, style
+from tl_scopes.render.figures import circuits, letters, style
 from tl_scopes.results.circuits import CircuitResult
 
 BAR_INCHES = 1.5
@@ -63,13 +63,13 @@ def token_map(
 ) -> Figure:
     """The `top` rows of `values` [row, pos] with the largest `sums` over all tokens. `what`: the rows."""
     rows = strongest(sums, top)
-    inside = canvas.coloured(result, include_bos)
+    inside = circuits.coloured(result, include_bos)
     shown = values[rows, : result.position + 1]
     colours = Scale.fit(shown[:, inside], scale, signed)
     n_row, n = shown.shape
     tall = float(np.clip(2.4 / n_row, 0.2, 0.4))
     wide = float(np.clip(5.0 / n, 0.19, 0.42))
-    below = 0.8 + letters.room(canvas.token_labels(result))
+    below = 0.8 + letters.room(circuits.token_labels(result))
     bars = Bars("all tokens", sums[rows])
     figure, ax = _sheet(n * wide + 0.9, n_row * tall + below, bars)
     style.paint(ax, shown, colours, np.broadcast_to(inside, shown.shape))
@@ -78,10 +78,10 @@ def token_map(
     if n_row <= 64 and n <= 64:
         style.separate(ax, n_row, n)
     style.label(ax.yaxis, [names[i] for i in rows], 8 if n_row <= 40 else 7)
-    canvas.label_tokens(ax.xaxis, result, inside)
+    circuits.label_tokens(ax.xaxis, result, inside)
     style.colour_bar(figure, figure.axes, colours, unit, n_row * tall)
     some = f"the {n_row} of {len(sums)} {what} with the largest sums"
-    notes = [some if n_row < len(sums) else "", canvas.bos_note(result, inside)]
+    notes = [some if n_row < len(sums) else "", circuits.bos_note(result, inside)]
     style.caption(figure, title, setting, notes)
     return figure
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render.colours import Scale, number
-from tl_scopes.render.figures import canvas, style
+from tl_scopes.render.figures import circuits, style
 from tl_scopes.render.figures.grids import Bars, head_grid, token_map
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import quoted, words
@@ -34,7 +34,7 @@ def draw_components(
     one_of("scale", scale, ("linear", "log"))
     one_of("include_bos", include_bos, (False, True))
     values = {"total": result.total, "direct": result.direct, "sensitivity": result.sensitivity}
-    canvas.check(result, **{what: values[what]})
+    circuits.check(result, **{what: values[what]})
     heads = [i for i, kind in enumerate(result.kinds) if kind == "head"]
     if over == "heads" and not heads:
         raise RenderError(
@@ -43,16 +43,16 @@ def draw_components(
         )
     sums = _sums(result, what)
     signed = not result.squared and what != "sensitivity"
-    unit = words(result.units) if what == "sensitivity" else canvas.effect_unit(result)
+    unit = words(result.units) if what == "sensitivity" else circuits.effect_unit(result)
     baseline = f"against {words(result.baseline)}" if what == "total" else ""
-    facts = canvas.setting(
+    facts = circuits.setting(
         result, "sensitivity" if what == "sensitivity" else f"{what} effects", baseline
     )
     if over == "tokens" or (over is None and not heads):
         return token_map(
-            result, canvas.array(values[what]), [words(name) for name in result.labels], sums,
+            result, circuits.array(values[what]), [words(name) for name in result.labels], sums,
             what="components", top=top, scale=scale, signed=signed, include_bos=include_bos, unit=unit,
-            title=f"Where components move {canvas.explained(result)}", setting=facts,
+            title=f"Where components move {circuits.explained(result)}", setting=facts,
         )  # fmt: skip
     layers = sorted({layer for layer in result.layers if layer >= 0})
     grid = np.full((len(layers), 1 + max(result.indices[i] for i in heads)), np.nan)
@@ -80,7 +80,7 @@ def draw_components(
         f"not drawn: {', '.join(rest)}" if rest else "",
         "colours by the heads alone" if bars else "",
     ]
-    style.caption(figure, f"Heads that move {canvas.explained(result)}", facts, notes)
+    style.caption(figure, f"Heads that move {circuits.explained(result)}", facts, notes)
     return figure
 
 
@@ -94,14 +94,14 @@ def _sums(
         parts = (squares if result.squared else squares.square()).sum(-1)
     else:
         vectors = result.total_vectors if what == "total" else result.direct_vectors
-        canvas.check(result, **{f"{what}_vectors": vectors, "weights": result.weights})
+        circuits.check(result, **{f"{what}_vectors": vectors, "weights": result.weights})
         parts = vectors.double().sum(-1)
     if groups is not None:
         parts = torch.stack([parts[..., list(group)].sum(-1) for group in groups], -1)
     if what == "sensitivity":
-        return canvas.array(parts if result.squared else parts.sqrt())
+        return circuits.array(parts if result.squared else parts.sqrt())
     # Effects by vector add up before they are squared.
-    return canvas.array(result.weights.double() @ (parts.square() if result.squared else parts))
+    return circuits.array(result.weights.double() @ (parts.square() if result.squared else parts))
 
 
 def draw_head_paths(
@@ -129,13 +129,13 @@ def draw_head_paths(
             "head_paths for the split, or draw it with part='all'"
         )
     outside = result.outside_norms if values == "norms" else result.outside_signed
-    canvas.check(result, **{name: parts, f"outside_{values}": outside})
-    each = canvas.array(parts)[..., : result.position + 1]
+    circuits.check(result, **{name: parts, f"outside_{values}": outside})
+    each = circuits.array(parts)[..., : result.position + 1]
     unit = words(result.units)
     kind = {"norms": "norms", "signed": "signed: projected on each token's whole gradient"}[values]
     path = {"all": "", "value": "by values", "pattern": "by attention patterns"}[part]
     reach = "what heads write at the read position" if result.read_only else ""
-    facts = canvas.setting(result, kind, path, reach, f"from {words(result.site)}")
+    facts = circuits.setting(result, kind, path, reach, f"from {words(result.site)}")
     if over == "tokens":
         if source is not None:
             raise RenderError(
@@ -147,21 +147,21 @@ def draw_head_paths(
             result, flat, [f"L{i // n_heads}H{i % n_heads}" for i in range(len(flat))], flat.sum(-1),
             what="heads", top=top, scale=scale, signed=values == "signed", include_bos=include_bos,
             unit=unit, setting=facts,
-            title=f"From which token, through which head, to {canvas.explained(result)}",
+            title=f"From which token, through which head, to {circuits.explained(result)}",
         )  # fmt: skip
     if source is None:
-        grid, rest = each.sum(-1), canvas.array(outside)[:, : result.position + 1].sum(-1)
+        grid, rest = each.sum(-1), circuits.array(outside)[:, : result.position + 1].sum(-1)
         place = f"summed over all {result.position + 1} source tokens"
         whose = "influence"
     else:
         t, most = source, result.position
         check_whole("source", t, 0, most, hint=", the read position", error=RenderError)
-        grid, rest = each[..., t], canvas.array(outside)[:, t]
+        grid, rest = each[..., t], circuits.array(outside)[:, t]
         place = f"from {t} {quoted(result.str_tokens[t])} alone"
         whose = f"the influence of {t} {quoted(result.str_tokens[t], 24)}"
     colours = Scale.fit(grid, scale, values == "signed")
     bars = Bars("outside heads", rest) if part == "all" else None
     figure = head_grid(grid, range(len(grid)), bars, colours, unit)
-    title = f"Heads that carry {whose} to {canvas.explained(result)}"
+    title = f"Heads that carry {whose} to {circuits.explained(result)}"
     style.caption(figure, title, facts, [place, "colours by the heads alone" if bars else ""])
     return figure

@@ -12,7 +12,7 @@ from matplotlib.transforms import Bbox
 
 from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render.colours import MAX_DECADES, number, percent
-from tl_scopes.render.figures import canvas, letters, style
+from tl_scopes.render.figures import circuits, letters, style
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import words
 from tl_scopes.results.circuits import Agreement, Verification
@@ -25,7 +25,9 @@ def draw_verification(result: Verification, *, scale: str = "linear", top: int =
     """See `tl_scopes.render.circuit`."""
     one_of("scale", scale, ("linear", "log"))
     check_whole("top", top, 1, error=RenderError)
-    canvas.check(result, predicted=result.predicted, measured=result.measured, scores=result.scores)
+    circuits.check(
+        result, predicted=result.predicted, measured=result.measured, scores=result.scores
+    )
     curve = len(result.step_errors) > 0
     figure = style.sheet(SIDE * (2 if curve else 1) + 1.8, SIDE + 1.5)
     axes = figure.subplots(1, 2 if curve else 1, squeeze=False)[0]
@@ -33,12 +35,12 @@ def draw_verification(result: Verification, *, scale: str = "linear", top: int =
     if curve:
         _steps(axes[1], result)
     what = "heads" if result.by == "head" else "tokens"
-    title = f"What ablating {what} does to {canvas.explained(result)}: predicted, and measured"
+    title = f"What ablating {what} does to {circuits.explained(result)}: predicted, and measured"
     ranks = f"Spearman of scores and measured sizes {_interval(result.rank_agreement)}"
     predicted = f"of predicted and measured {_interval(result.prediction_agreement)}"
     overlap = f"top-{result.k} overlap {percent(result.top_overlap)}"
     unseen = f"{words(result.intervention)} ablation of {len(result.labels)} {what}"
-    style.caption(figure, title, canvas.setting(result, ranks, predicted, overlap, unseen))
+    style.caption(figure, title, circuits.setting(result, ranks, predicted, overlap, unseen))
     return figure
 
 
@@ -52,7 +54,7 @@ def _interval(agreement: Agreement) -> str:
 
 
 def _scatter(ax: Axes, result: Verification, log: bool, top: int) -> None:
-    x, y = canvas.array(result.predicted), canvas.array(result.measured)
+    x, y = circuits.array(result.predicted), circuits.array(result.measured)
     most = float(max(np.abs(x).max(), np.abs(y).max())) or 1.0
     # As numbers can be too small or large for an axis; to a power of ten, for logarithmic ticks.
     limit = 10.0 ** math.ceil(math.log10(most)) if log else most
@@ -101,7 +103,7 @@ def _scatter(ax: Axes, result: Verification, log: bool, top: int) -> None:
             ax.scatter(x[inside], y[inside], s=24, facecolor=fill, edgecolor=edge, linewidth=0.7,
                        zorder=3, label=f"{name} ({int(inside.sum())})")  # fmt: skip
     _name_points(ax, result, x, y, top)
-    unit = canvas.effect_unit(result)
+    unit = circuits.effect_unit(result)
     style.name_axes(ax, f"predicted change, first order ({unit})", f"measured change ({unit})")
     style.thin(ax)
     parts = zip(*ax.get_legend_handles_labels())

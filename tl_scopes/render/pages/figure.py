@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tl_scopes.render import figure
-from tl_scopes.render.figures.canvas import explained
+from tl_scopes.render.figures.circuits import explained
 from tl_scopes.render.pages.page import report_style, svg
 from tl_scopes.results.circuits import CircuitResult
 

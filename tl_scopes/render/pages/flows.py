@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from tl_scopes.render.colours import Scale, number
-from tl_scopes.render.figures import canvas
-from tl_scopes.render.figures.canvas import array, coloured
+from tl_scopes.render.figures import circuits
+from tl_scopes.render.figures.circuits import array, coloured
 from tl_scopes.render.figures.grids import strongest
 from tl_scopes.render.pages import page
 from tl_scopes.render.pages.circuitsvis import Widget, tamed
@@ -26,7 +26,7 @@ def view(result: Flow | HeadPaths, id: str) -> tuple[str, str]:
 
 
 def _flow(result: Flow, id: str) -> tuple[str, str]:
-    canvas.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
+    circuits.check(result, norms=result.norms, signed=result.signed, scores=result.scores)
     n = result.position + 1
     inside = coloured(result, False)
     norms, signed = array(result.norms)[:n, :n], array(result.signed)[:n, :n]
@@ -53,8 +53,8 @@ def _flow(result: Flow, id: str) -> tuple[str, str]:
         site=site,
         each="position",
         units="share of the token’s influence, or of the largest norm",
-        title=f"Through which positions tokens move {canvas.explained(result)}",
-        subtitle=canvas.setting(result, f"{site} through {layer}"),
+        title=f"Through which positions tokens move {circuits.explained(result)}",
+        subtitle=circuits.setting(result, f"{site} through {layer}"),
         scale_note=f"linear colours{'' if inside[0] else beyond}",
     )
     charts = _attention(
@@ -97,7 +97,7 @@ def _attention(tokens: list[str], views: dict[str, np.ndarray], id: str) -> Widg
 def _heads(result: HeadPaths) -> Picture:
     """A series of coloured tokens for each head: heads have no destinations of their own here, so
     that nothing would fit an attention matrix."""
-    canvas.check(result, norms=result.norms)
+    circuits.check(result, norms=result.norms)
     n_heads = result.norms.shape[1]
     flat = array(result.norms).reshape(-1, len(result.str_tokens))
     largest = strongest(flat.sum(-1), MOST_HEADS)
@@ -116,8 +116,8 @@ def _heads(result: HeadPaths) -> Picture:
         site=words(result.site),
         each="head",
         units=words(result.units),
-        title=f"From which token, through which head, to {canvas.explained(result)}",
-        subtitle=canvas.setting(result, *places),
+        title=f"From which token, through which head, to {circuits.explained(result)}",
+        subtitle=circuits.setting(result, *places),
         scale_note="linear colours, one scale for every head",
         first=int(np.argmax(flat[largest][:, inside].sum(-1))),
     )
