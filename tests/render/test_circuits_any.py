@@ -138,6 +138,13 @@ def test_page_of_a_flow_carries_its_shares():
     assert 'alt="Scores: one row a position, one column a token"' in page
 
 
+@pytest.mark.parametrize("make", [flow, head_paths])
+def test_pages_show_what_is_predicted_whatever_row_they_begin_with(make):
+    page = render.attention(make())
+    before, _, _ = page.partition("Predicted next")
+    assert before.count("<aside>") == 1 and 'class="tls-side" hidden' not in before
+
+
 def test_page_of_head_paths_has_a_series_for_each_top_head():
     result = head_paths(18, 4)
     page = render.attention(result)
