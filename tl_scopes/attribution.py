@@ -1,8 +1,17 @@
-"""The main job: scores of every token, for one prompt, a batch, or every prediction of a sequence."""
+"""The main job: scores of every token, for one prompt, a batch, or every prediction of a sequence.
+
+Formula: the score of token t is `||v^T J_t||`, where J_t is the Jacobian of the final state at the read
+position with respect to the token's activation, and the vectors v are what the scope explains.
+
+Steps: prompts become ids and read positions; those of similar length share a forward pass
+(`jacobian.batches`); one backward pass per vector gives the norms at all sites (`jacobian.answers`).
+
+Cost: one forward pass a batch, and one backward pass a vector of the scope (1, or the Fisher rank).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -21,18 +30,15 @@ from tl_scopes.errors import (
     ScopeParameterError,
     check_whole,
 )
-from tl_scopes.jacobian.answers import Job, Limits, check_scopes, run
+from tl_scopes.jacobian.answers import Limits, run
 from tl_scopes.jacobian.backward import default_chunk
+from tl_scopes.jacobian.batches import BATCH_TOKENS, grouped
+from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
 from tl_scopes.jacobian.stability import compare, widened, wider
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.scopes.base import NEXT_TOKEN, Scope, check_is_scope
 from tl_scopes.scopes.pinning import pinned_as
 
-# Tokens, padding included, that share a forward pass of attribute_batch by default.
-BATCH_TOKENS = 4096
-# Padding is borne where fewer tokens than this would share a pass, or it is a smaller share of them.
-_FEW_TOKENS = 256
-_PADDING = 0.2
 # Read positions that share a prefix: what comes after the last of them is not run for them.
 _FEW_READS = 8
 
@@ -85,8 +91,11 @@ def attribute(
         ScopesError: one of its named subclasses in `tl_scopes.errors`, for bad input.
 
     Source: arXiv 2601.16407; score `||v^T J_t||` (squared and summed for Fisher).
+
+        >>> attribution = attribute(model, "The capital of France is", FisherScope(rank=4))
+        >>> attribution.top(3)
     """
-    found = attribute_batch(
+    (result,) = attribute_batch(
         model,
         [prompt],
         [scope],
@@ -98,7 +107,7 @@ def attribute(
         checkpoint_blocks=checkpoint_blocks,
         stability=stability,
     )
-    return found[0]
+    return result
 
 
 def attribute_batch(
@@ -127,6 +136,9 @@ def attribute_batch(
 
     Returns:
         One `Attribution` a prompt, scores Float[Tensor, "site pos"] in the scope's units.
+
+        >>> prompts = ["The capital of France is", "The capital of Italy is"]
+        >>> france, italy = attribute_batch(model, prompts, SemanticScope())
     """
     view = view_of(model)
     limits = Limits(chunk_size, checkpoint_blocks)
@@ -134,36 +146,37 @@ def attribute_batch(
         wider(view)
     encoded = _encoded(view, prompts, prepend_bos, attention_mask)
     check_whole("batch_tokens", batch_tokens, 1)
-    scopes = _scopes(scope, len(encoded))
+    scopes = _one_each(scope, len(encoded), "scopes")
+    for s in scopes:
+        check_is_scope(s)
     hooked = view.is_hooked()
-    jobs = []
-    for ids, s, p in zip(encoded, scopes, _positions(position, len(encoded))):
-        own = getattr(s, "position", None)
-        with entry(len(jobs), len(encoded)):
-            at = resolve_position(p if own is None else own, ids)
-        jobs.append(Job(ids, [(at, s)], hooked))
+    runs = []
+    for ids, s, p in zip(encoded, scopes, _one_each(position, len(encoded), "positions")):
+        with entry(len(runs), len(encoded)):
+            at = resolve_position(read_position(s, p), ids)
+        runs.append(PromptRun(view, ids, at, hooked, [(at, s)]))
     check_scopes(view, scopes)
     places = view.sites(sites)
-    results: dict[int, Attribution] = {}
-    for group in grouped(jobs, batch_tokens):
-        answers = run(view, [jobs[i] for i in group], places, limits)
+    by_index: dict[int, Attribution] = {}
+    for group in grouped(runs, batch_tokens):
+        answers = run([runs[i] for i in group], places, limits)
         for i, (answer,) in zip(group, answers):
-            results[i] = answer.attribution(view, jobs[i].ids)
-    found = [results[i] for i in range(len(jobs))]
+            by_index[i] = answer.attribution(view, runs[i].ids)
+    results = [by_index[i] for i in range(len(runs))]
     if not stability:
-        return found
+        return results
     with widened(view):
-        again = attribute_batch(
+        wide_results = attribute_batch(
             model,
-            [job.ids for job in jobs],
-            [pinned_as(s, a) for s, a in zip(scopes, found)],
+            [one.ids for one in runs],
+            [pinned_as(s, a) for s, a in zip(scopes, results)],
             sites=sites,
-            position=[a.position for a in found],
+            position=[a.position for a in results],
             chunk_size=chunk_size,
             checkpoint_blocks=checkpoint_blocks,
             batch_tokens=batch_tokens,
         )
-    return [replace(a, stability=compare(a, wide)) for a, wide in zip(found, again)]
+    return [replace(a, stability=compare(a, wide)) for a, wide in zip(results, wide_results)]
 
 
 def attribute_sequence(
@@ -188,6 +201,9 @@ def attribute_sequence(
         `SequenceAttribution` whose scores are Float[Tensor, "read site pos"].
 
     Arguments and errors otherwise as in `attribute`.
+
+        >>> sequence = attribute_sequence(model, "The capital of France is", SemanticScope(NEXT_TOKEN))
+        >>> sequence.at(3).top(2)
     """
     view = view_of(model)
     limits = Limits(chunk_size, checkpoint_blocks)
@@ -210,10 +226,10 @@ def attribute_sequence(
         group = min(group, max(_FEW_READS, -(-len(ordered) // 4)))
     results: dict[int, Attribution] = {}
     for start in range(0, len(ordered), group):
-        chosen = ordered[start : start + group]
-        (answers,) = run(view, [Job(ids, [(p, scope) for p in chosen], hooked)], places, limits)
-        for p, answer in zip(chosen, answers):
-            results[p] = answer.attribution(view, ids)
+        share = [(p, scope) for p in ordered[start : start + group]]
+        (answers,) = run([PromptRun(view, ids, share[-1][0], hooked, share)], places, limits)
+        for answer in answers:
+            results[answer.position] = answer.attribution(view, ids)
     each = [results[p] for p in reads]
     first = each[0]
     errors = [a.standard_error for a in each]
@@ -262,44 +278,10 @@ def _encoded(
     return encode_all(view, listed, prepend_bos)
 
 
-def _scopes(scope: Any, n: int) -> list[Scope]:
-    scopes = list(scope) if isinstance(scope, (list, tuple)) else [scope] * n
-    for s in scopes:
-        check_is_scope(s)
-    if len(scopes) != n:
+def _one_each(given: Any, n: int, what: str) -> list[Any]:
+    each = list(given) if isinstance(given, (list, tuple)) else [given] * n
+    if len(each) != n:
         raise ScopeParameterError(
-            f"got {len(scopes)} scopes for {n} prompts: give one Scope, or one a prompt"
+            f"got {len(each)} {what} for {n} prompts: give one for all, or one a prompt"
         )
-    return scopes
-
-
-def _positions(position: int | Sequence[int], n: int) -> list[Any]:
-    positions = list(position) if isinstance(position, (list, tuple)) else [position] * n
-    if len(positions) != n:
-        raise ScopeParameterError(
-            f"got {len(positions)} positions for {n} prompts: give one, or one a prompt"
-        )
-    return positions
-
-
-def grouped(jobs: Sequence[Job], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of jobs that share a forward pass: one read site, similar lengths, bounded size.
-
-    Under hooks of the user's, which may count positions from either end, no row is padded.
-    """
-
-    def read_site(i: int) -> str:
-        return repr(jobs[i].reads[0][1].read_site)
-
-    group: list[int] = []
-    for i in sorted(range(len(jobs)), key=lambda i: (read_site(i), jobs[i].length)):
-        padded = (len(group) + 1) * jobs[i].length
-        own = sum(jobs[j].length for j in (*group, i))
-        wasteful = own > _FEW_TOKENS and padded - own > _PADDING * padded
-        full = padded > batch_tokens or wasteful
-        pads = jobs[i].whole and bool(group) and jobs[group[0]].length != jobs[i].length
-        if group and (full or pads or read_site(group[0]) != read_site(i)):
-            yield group
-            group = []
-        group.append(i)
-    yield group
+    return each

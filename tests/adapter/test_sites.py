@@ -57,7 +57,8 @@ def test_sites_know_their_hooks():
     site = parse_site("blocks.1.attn.hook_z[1]", 3, HOOKS)
     assert (site.hook, site.component) == ("blocks.1.attn.hook_z", (1,))
     assert parse_site("blocks.1.attn.hook_z[1][12]", 3, HOOKS).component == (1, 12)
-    assert site.component_label((0, 3)) == "blocks.1.attn.hook_z[0][3]"
+    every = parse_site("blocks.1.attn.hook_z", 3, HOOKS).components((1, 4))
+    assert every[3] == ("blocks.1.attn.hook_z[0][3]", (0, 3))
     assert site.is_named and not site.is_embed
     assert embed_site().is_embed and not embed_site().is_named
     assert parse_site("hook_embed", 3, HOOKS).is_named

@@ -130,7 +130,7 @@ def test_pads_without_an_embedding(name, pad, monkeypatch):
     monkeypatch.setattr(model.tokenizer, "__class__", Tokenizer)
     ids = made(name).tokens  # TransformerLens itself pads text
     call = functools.partial(verify, model, ids, made(name), intervention="pad")
-    refused(call, ScopeParameterError, "pad token", str(pad), '"zero" or "mean"')
+    refused(call, ScopeParameterError, "pad_token_id", str(pad), '"zero" or "mean"')
     deeper = functools.partial(verify, model, T, made(name, "deeper"), intervention="pad")
     refused(deeper, ScopeParameterError, '"embed"', '"zero", "mean" or "corrupt"')
 

@@ -11,15 +11,17 @@ import tl_scopes as ts
 from support import zoo
 from support.reference import TOKENS
 from support.traces import each_class
-from tl_scopes import attribution
+from tl_scopes.adapter import last_step
 from tl_scopes.adapter.view import view_of
-from tl_scopes.jacobian import answers, original
-from tl_scopes.jacobian.answers import Job, Limits, run
+from tl_scopes.jacobian import batches, original
+from tl_scopes.jacobian.answers import Limits, run
+from tl_scopes.jacobian.prompt_run import PromptRun
 
 
 def groups(lengths: list[int], batch_tokens: int = 4096) -> list[list[int]]:
-    jobs = [Job([0] * n, [(n - 1, ts.SemanticScope())]) for n in lengths]
-    found = list(attribution.grouped(jobs, batch_tokens))
+    view = view_of(zoo.shared(zoo.names()[0]))
+    runs = [PromptRun(view, [0] * n, n - 1, False) for n in lengths]
+    found = list(batches.grouped(runs, batch_tokens))
     assert sorted(i for group in found for i in group) == list(range(len(lengths)))
     return [[lengths[i] for i in group] for group in found]
 
@@ -54,7 +56,7 @@ def test_padding_stays_below_a_fifth_of_a_pass(lengths):
     for group in groups(lengths):
         padded = len(group) * max(group)
         assert padded <= 4096
-        assert padded - sum(group) <= 0.2 * padded or sum(group) <= attribution._FEW_TOKENS
+        assert padded - sum(group) <= 0.2 * padded or sum(group) <= batches._FEW_TOKENS
 
 
 def test_equal_lengths_are_cut_by_size_alone():
@@ -79,7 +81,7 @@ def test_reads_of_a_long_sequence_run_the_prefix_that_they_need(name):
 def test_the_last_step_is_checked_on_a_short_prefix_unless_hooks_may_count(
     name, hooked, monkeypatch
 ):
-    monkeypatch.setattr(answers, "_CHECKED_TOKENS", 4)
+    monkeypatch.setattr(last_step, "CHECKED_TOKENS", 4)
     monkeypatch.setattr(original, "refuse_another", lambda *_: None)  # runs other tokens
     model = zoo.build(name)
     if hooked:
@@ -98,8 +100,9 @@ def test_the_last_step_is_checked_on_a_short_prefix_unless_hooks_may_count(
 def test_scopes_that_are_read_at_one_place_do_not_mix(name):
     view = view_of(zoo.shared(name))
     scopes = [ts.TemperatureScope(), ts.SemanticScope(3), ts.FisherScope(rank=2)]
-    job = Job(TOKENS, [(len(TOKENS) - 1, scope) for scope in scopes])
-    (together,) = run(view, [job], view.sites("embed"), Limits())
+    end = len(TOKENS) - 1
+    prompt_run = PromptRun(view, TOKENS, end, False, [(end, scope) for scope in scopes])
+    (together,) = run([prompt_run], view.sites("embed"), Limits())
     for answer, scope in zip(together, scopes, strict=True):
         alone = ts.attribute(view.model, TOKENS, scope).scores
         found = answer.attribution(view, TOKENS).scores

@@ -30,9 +30,9 @@ def reran(scope, monkeypatch):
     model, seen = zoo.build(NAME, torch.float32), []
     run = attribution.run
 
-    def watched(view, jobs, *args):
-        seen.extend(s for job in jobs for _, s in job.reads)
-        answers = run(view, jobs, *args)
+    def watched(runs, *args):
+        seen.extend(s for one in runs for _, s in one.reads)
+        answers = run(runs, *args)
         head = model.unembed.W_U if hasattr(model.unembed, "W_U") else None
         if len(seen) == 1 and head is not None:  # as a tie in half precision would be broken
             head.data = head.data.roll(1, dims=1)

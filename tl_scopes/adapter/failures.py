@@ -37,7 +37,7 @@ def named(view: Any, run: Callable[[], Any]) -> Any:
         if not _is_its_own(error):
             raise
         dtype = str(view.dtype).removeprefix("torch.")
-        points = [n for n, point in view.hooks.items() if hooks.has_forward_hook_of_users(point)]
+        points = [n for n, point in view.hooks.items() if hooks.is_edited(point)]
         others = [name for name in points if not name.startswith(("embed.", "hook_embed"))]
         installed = ", ".join(f"{p} {version(p)}" for p in ("transformer-lens", "transformers"))
         raise UnsupportedModelError(

@@ -58,16 +58,17 @@ def every_module(root: nn.Module | None, known: Sequence[nn.Module] = ()) -> lis
 
 def every_parameter(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """Each parameter of the modules once."""
-    found = (
-        p for module in modules for p in internals.parameters(module).values() if p is not None
-    )
-    return list({id(p): p for p in found}.values())
+    return _each_once(map(internals.parameters, modules))
 
 
 def every_buffer(modules: Iterable[nn.Module]) -> list[torch.Tensor]:
     """Each buffer of the modules once."""
-    found = (b for module in modules for b in internals.buffers(module).values() if b is not None)
-    return list({id(b): b for b in found}.values())
+    return _each_once(map(internals.buffers, modules))
+
+
+def _each_once(stores: Iterable[dict[str, Any]]) -> list[Any]:
+    held = (x for store in stores for x in store.values() if x is not None)
+    return list({id(x): x for x in held}.values())
 
 
 def refuse_unsupported(model: Any) -> list[nn.Module]:

@@ -20,7 +20,7 @@ def dtype(model: Any) -> torch.dtype:
 def weight(model: Any) -> torch.Tensor:
     """`W_U` as plain numbers: weights that are quantised themselves give what they stand for.
 
-    `capture.verify` holds the model's own logits against it. Raises `UnsupportedModelError`.
+    `last_step.verify` holds the model's own logits against it. Raises `UnsupportedModelError`.
     """
     W, transposed = stored(model)
     if type(W) not in (torch.Tensor, nn.Parameter):

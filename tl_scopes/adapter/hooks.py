@@ -19,17 +19,11 @@ _EVERYWHERE = "torch's global hooks"
 _DIRECTIONS = ("forward", "backward")
 
 
-def has_forward_hook_of_users(point: Any) -> bool:
-    """Whether a hook point has forward hooks other than TransformerLens's (OPT's bridge has some)."""
-    return any(_is_users(internals.asked_for(h)) for h in internals.handles(point, "forward"))
-
-
-def has_any_hook_of_users(module: Any) -> bool:
-    """The same for hooks of either direction, on a hook point or any other module."""
-    if internals.is_point(module):
-        return has_forward_hook_of_users(module) or bool(internals.handles(module, "backward"))
-    stores = [s for d in _DIRECTIONS for s in internals.before_and_after(module, d)]
-    return any(_is_users(hook) for store in stores for hook in store.values())
+def is_edited(point: Any) -> bool:
+    """Whether a hook point has forward hooks other than TransformerLens's (OPT's bridge has some): those
+    of the user's, or of a call of this package."""
+    asked = map(internals.asked_for, internals.handles(point, "forward"))
+    return any(not is_transformer_lens_own(hook) for hook in asked)
 
 
 def users_on(module: Any, direction: str) -> list[Any]:
@@ -38,6 +32,12 @@ def users_on(module: Any, direction: str) -> list[Any]:
     Each as what tells it from others: a weak reference to the function, or torch's own number.
     """
     return [_mark(hook, key) for _, key, hook in _of_users(module, direction)]
+
+
+def any_of_users(modules: Iterable[Any], *directions: str) -> bool:
+    """Whether hooks of the user's are on any of the modules, or on every module there is."""
+    on_any = any(users_on(m, d) for m in modules for d in directions)
+    return on_any or bool(everywhere(*directions))
 
 
 def _of_users(module: Any, direction: str) -> list[tuple[dict[int, Any], int, Any]]:
@@ -147,10 +147,6 @@ def is_transformer_lens_own(hook: Any) -> bool:
 
 def _is_from(hook: Any, package: str) -> bool:
     return str(getattr(hook, "__module__", "")).startswith(package)
-
-
-def _is_users(hook: Any) -> bool:
-    return not is_transformer_lens_own(hook)
 
 
 def put_back(undo: ExitStack, module: Any) -> None:

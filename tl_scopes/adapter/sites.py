@@ -7,6 +7,7 @@ import operator
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Union
 
 from tl_scopes.errors import SiteError
@@ -65,9 +66,27 @@ class Site:
         found = _BLOCK.match(self.hook)
         return None if found is None else int(found[1])
 
-    def component_label(self, index: tuple[int, ...]) -> str:
-        """The label of one component, such as `blocks.3.attn.hook_z[2]`."""
-        return self.hook + "".join(f"[{i}]" for i in index)
+    def components(self, axes: Sequence[int]) -> list[tuple[str, tuple[int, ...]]]:
+        """The result rows of the site: a label, and an index into the axes between `pos` and the last one.
+
+        `axes`: their lengths, none for a residual stream. Raises `SiteError` for a component that is
+        not there.
+        """
+        if not axes and self.component is None:
+            return [(self.label, ())]
+        every = list(product(*map(range, axes)))
+        if self.component is None:
+            # Such as `blocks.3.attn.hook_z[2]`.
+            return [(self.hook + "".join(f"[{i}]" for i in index), index) for index in every]
+        if self.component not in every:
+            shape = list(axes)
+            raise SiteError(
+                f"site {self.label!r} does not exist: {self.hook} has "
+                + (f"axes {shape} between pos and the last" if shape else "no head axis")
+                + f"; allowed: {self.hook!r}"
+                + (f", or with indices below {shape}" if shape else "")
+            )
+        return [(self.label, self.component)]
 
 
 def embed_site() -> Site:

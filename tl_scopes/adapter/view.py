@@ -27,7 +27,7 @@ class ModelView:
     """What the package needs of a model, the same for both TransformerLens classes.
 
     Made by `view`, which refuses models whose scopes would be wrong. Facts that depend on weights
-    or flags are read afresh. What `capture.verify` finds (`embed_scale`, that the last step is
+    or flags are read afresh. What `last_step.verify` finds (`embed_scale`, that the last step is
     known) is kept as long as the last step's hooks and weights are those it was found under, unless
     the embedding gave zeros, which tell nothing.
     """
@@ -224,19 +224,16 @@ class ModelView:
     def last_step_is_hooked(self) -> bool:
         """Whether hooks of the user's sit on the unembedding, where they may edit any position."""
         points = [p for name, p in self.hooks.items() if name.startswith("unembed.")]
-        everywhere = hooks.everywhere("forward")
-        return bool(everywhere) or any(map(hooks.has_forward_hook_of_users, points))
+        return hooks.any_of_users(points, "forward")
 
     def is_hooked(self) -> bool:
         """Whether hooks of the user's are on the model: they may count on the whole prompt."""
-        everywhere = hooks.everywhere("forward")
-        return bool(everywhere) or any(hooks.users_on(m, "forward") for m in self.every_module())
+        return hooks.any_of_users(self.every_module(), "forward")
 
     def is_hooked_inside(self, block: nn.Module) -> bool:
         """Whether hooks, TransformerLens's wiring aside, sit on the modules below `block`."""
         inside = guards.every_module(block)[1:]
-        everywhere = hooks.everywhere("forward", "backward")
-        return bool(everywhere) or any(map(hooks.has_any_hook_of_users, inside))
+        return hooks.any_of_users(inside, "forward", "backward")
 
     def every_module(self) -> list[nn.Module]:
         """Every module, each once, those that the wrapped model alone holds included."""

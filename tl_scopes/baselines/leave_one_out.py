@@ -12,7 +12,6 @@ from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement, leave_one_ou
 from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.baselines.target import NUMBERS
 from tl_scopes.errors import check_choice
-from tl_scopes.jacobian.answers import components_of
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
 from tl_scopes.scopes.base import Target
@@ -73,7 +72,7 @@ class LeaveOneOut(Method):
         token = 0 if target is None else target.id
         shape = prompt_run.activation(site).shape
         values = torch.zeros(shape[1:-1], dtype=torch.float64, device="cpu")
-        for _, component in components_of(site, values[None]):
+        for _, component in site.components(shape[2:-1]):
             lost = leave_one_out(prompt_run, self.replacement, token, site, component)
             losses = {"kl": lost.kl, "log_prob": lost.fall, "logit": lost.logit}[self.measure]
             values[(slice(0, len(losses)), *component)] = losses

@@ -14,7 +14,7 @@ from tl_scopes.adapter.guards import check_scope
 from tl_scopes.adapter.prompts import Prompt, described
 from tl_scopes.adapter.sites import Site, SiteRequest
 from tl_scopes.errors import NumericalError
-from tl_scopes.jacobian.answers import candidates, components_of
+from tl_scopes.jacobian.answers import candidates
 from tl_scopes.jacobian.forward import refuse_noncausal
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
@@ -122,7 +122,7 @@ class Method(ABC):
             for site in places:
                 scored = self.scores(prompt_run, site)
                 values = scored.values.detach().cpu().double()
-                for label, index in components_of(site, values[None]):
+                for label, index in site.components(values.shape[1:]):
                     labels.append(label)
                     rows.append(values[(slice(None), *index)])
                     if self.shows_causality and (rows[-1][end:].abs() > 0).any():

@@ -10,7 +10,7 @@ from torch import Tensor
 from tl_scopes.adapter.sites import Site
 from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import SiteError, check_number
-from tl_scopes.jacobian.forward import seen_at
+from tl_scopes.jacobian.forward import look
 from tl_scopes.jacobian.prompt_run import PromptRun
 
 
@@ -49,7 +49,7 @@ class AttentionRollout(Method):
                 '"embed", or a layer'
             )
         hooks = [f"blocks.{layer}.attn.hook_pattern" for layer in range(first, view.n_layers)]
-        seen = seen_at(view, prompt_run.tokens(1), [view.site(hook) for hook in hooks])
+        seen, _ = look(view, prompt_run.tokens(1), [view.site(hook) for hook in hooks])
         row = torch.zeros(len(prompt_run.run), dtype=torch.float64, device="cpu")
         row[prompt_run.position] = 1
         for hook in reversed(hooks):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
-from tl_scopes.circuits.trace import Question
+from tl_scopes.circuits.trace import CircuitRun
 from tl_scopes.errors import PromptError, ScopeParameterError, check_choice, check_seed, check_whole
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.circuits import Components
 from tl_scopes.results.flows import Flow, HeadPaths
-from tl_scopes.results.records import ScopeInfo
 from tl_scopes.scopes.base import Scope
 from tl_scopes.scopes.prediction import (
     FisherScope,
@@ -17,6 +17,11 @@ from tl_scopes.scopes.prediction import (
     SemanticScope,
     TemperatureScope,
 )
+
+# Scopes of which a record holds all: that of a function, a direction or a user's own scope may not.
+_RECORDED: dict[str, Any] = {
+    kind.name: kind for kind in (SemanticScope, LogitDifferenceScope, TemperatureScope, FisherScope)
+}
 
 
 def check_options(
@@ -54,51 +59,55 @@ def check_options(
 def shares(steps: Any) -> tuple[float, ...]:
     """Steps of an intervention. Raises `ScopeParameterError`."""
     try:
-        found = tuple(float(step) for step in steps)
+        parts = tuple(float(step) for step in steps)
     except (TypeError, ValueError):
-        found = ()
-    if not found or not all(0 < step <= 1 for step in found):
+        parts = ()
+    if not parts or not all(0 < step <= 1 for step in parts):
         raise ScopeParameterError(
             f"steps is {steps!r}; allowed: a list of shares of the intervention, above 0 and up to 1"
         )
-    return found
+    return parts
 
 
 def check_prompt(attribution: Any, ids: list[int]) -> None:
     """Raises `PromptError` for other tokens than the attribution's."""
-    made = attribution.tokens.tolist()
-    if made != ids:
-        differ = (t for t, (a, b) in enumerate(zip(made, ids)) if a != b)
-        at = next(differ, min(len(made), len(ids)))
+    explained = attribution.tokens.tolist()
+    if explained != ids:
+        differ = (t for t, (a, b) in enumerate(zip(explained, ids)) if a != b)
+        at = next(differ, min(len(explained), len(ids)))
         raise PromptError(
-            f"the prompt's {len(ids)} tokens are not the {len(made)} of the attribution, from position "
+            f"the prompt's {len(ids)} tokens are not the {len(explained)} of the attribution, from position "
             f"{at} on: give the prompt, and the prepend_bos, that it was made with"
         )
 
 
-def check_scope(attribution: Any, question: Question) -> None:
+def check_scope(attribution: Any, prompt_run: CircuitRun) -> None:
     """Raises `ScopeParameterError` for another scope, or read position, than the attribution's."""
-    if question.scope.name != attribution.scope.name or question.position != attribution.position:
+    if (
+        prompt_run.scope.name != attribution.scope.name
+        or prompt_run.position != attribution.position
+    ):
         raise ScopeParameterError(
-            f"the scope is {question.scope.name!r}, read at {question.position}, but the attribution is "
+            f"the scope is {prompt_run.scope.name!r}, read at {prompt_run.position}, but the attribution is "
             f"of {attribution.scope}, read at {attribution.position}: give the scope it was made with"
         )
 
 
-def scope_of(info: ScopeInfo, attribution: Any) -> Scope:
-    """The scope that a result's record describes, on the target it had."""
-    told = info.parameters
-    if info.name == "semantic" and attribution.target is not None:
-        return SemanticScope(attribution.target.id)
-    if info.name == "logit_difference" and attribution.target is not None:
-        return LogitDifferenceScope(attribution.target.id, told.get("b_id", told["b"]))
-    if info.name == "temperature":
-        return TemperatureScope()
-    if info.name == "fisher":
-        return FisherScope(**told)
-    raise ScopeParameterError(
-        f"the attribution's record does not hold its scope ({info}): pass it again as scope="
-    )
+def scope_of(attribution: Any) -> Scope:
+    """The scope that a result's record describes, on the targets that it had. `ScopeParameterError`."""
+    info = attribution.scope
+    kind = _RECORDED.get(info.name)
+    targets = [] if kind is None else [t for t in kind.target_fields if t in info.parameters]
+    if kind is None or (targets and attribution.target is None):
+        raise ScopeParameterError(
+            f"the attribution's record does not hold its scope ({info}): pass it again as scope="
+        )
+    given = {f.name: info.parameters[f.name] for f in fields(kind) if f.name in info.parameters}
+    # A target that the prompt decided has its id beside it; the first one is the result's own.
+    given |= {name: info.parameters.get(f"{name}_id", given[name]) for name in targets}
+    if targets:
+        given[targets[0]] = attribution.target.id
+    return kind(**given)
 
 
 def token_site(attribution: Any) -> str:

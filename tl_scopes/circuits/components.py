@@ -21,18 +21,23 @@ from tl_scopes.circuits.stream import (
     Output,
     Stream,
     check_sum,
-    head_weights,
     last_stream,
-    neuron_weights,
     output_map,
+    part_weights,
     shows_heads,
 )
 from tl_scopes.circuits.trace import Trace, ask, traced
 from tl_scopes.errors import UnsupportedModelError, check_choice
+from tl_scopes.jacobian.forward import needed_sites
 from tl_scopes.results.circuits import Components
 from tl_scopes.scopes.base import Scope
 
 By = Literal["head", "mlp", "layer", "neuron"]
+# Of the parts that `by` names: their hook, their letter in labels, the bias beside them, their axes.
+_PARTS = {
+    "head": ("attn.hook_z", "H", "b_O", "[pos, head_index, d_head]"),
+    "neuron": ("mlp.hook_post", "N", "b_out", "[pos, d_mlp]"),
+}
 
 
 def components(
@@ -82,18 +87,21 @@ def components(
     Source: attribution patching (Nanda 2023; Syed et al., arXiv 2310.10348) for total effects, direct
     logit attribution (Elhage et al. 2021) for direct ones, with a scope's vectors (arXiv 2601.16407)
     in the place of a logit.
+
+        >>> effects = components(model, "The capital of France is", SemanticScope(" Paris"))
+        >>> effects.top(5)
     """
     check_choice("by", by, ("head", "mlp", "layer", "neuron"))
-    question = ask(model, prompt, scope, position, prepend_bos, frozen)
-    view = question.view
-    stream = last_stream(view, question.read_site)
+    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+    view = prompt_run.view
+    stream = last_stream(view, prompt_run.read_site)
     sites = _sites(view, stream, by)
-    start = Baseline.chosen(question, baseline, corrupted, reference, prepend_bos)
+    start = Baseline.chosen(prompt_run, baseline, corrupted, reference, prepend_bos)
     # HookedTransformer lists hook_mlp_out where a block has no MLP; a write that is missed shows in
     # the sum.
     optional = [site for site in sites if site.hook.endswith("hook_mlp_out")]
     sites = [site for site in sites if site not in optional]
-    with traced(question, embed_site(), sites, optional) as trace:
+    with traced(prompt_run, embed_site(), sites, optional) as trace:
         start.measure([*sites, *optional], trace.kept)
         table = _Table(trace, start, stream)
         table.fill(by)
@@ -116,13 +124,8 @@ def _sites(view: ModelView, stream: Stream, by: str) -> list[Site]:
                 f'block {layer} has no MLP: use by="{instead}" on this model'
             )
         hooks += [f"blocks.{layer}.{name}" for name in names]
-    for hook in hooks:
-        if hook not in known:
-            raise UnsupportedModelError(
-                f"by={by!r} needs the hook {hook!r}, which this model does not have (its "
-                'attention has no heads there, or a block no MLP): use by="layer"'
-            )
-    return [resid_site(0, n), *(view.sites(hooks) if hooks else ()), stream.site]
+    instead = ' (its attention has no heads there, or a block no MLP): use by="layer"'
+    return [resid_site(0, n), *needed_sites(view, hooks, f"by={by!r}", instead), stream.site]
 
 
 @dataclass(eq=False)
@@ -142,11 +145,11 @@ class _Table:
 
     def fill(self, by: str) -> None:
         labels = [label for label in self.trace.kept if label != "embed"]
-        found = dict(zip(labels, self.trace.gradients(labels)))
+        gradients = zip(labels, self.trace.gradients(labels))
         # Blocks may lie on several devices: all that is written meets where the stream ends.
         end = self.trace.kept[self.stream.site.label].device
         there: dict[str, Any] = dict(device=end, dtype=working_dtype(self.trace.read.dtype))
-        self.gradient = {label: g.to(**there) for label, g in found.items()}
+        self.gradient = {label: g.to(**there) for label, g in gradients}
         self.write = {label: self.trace.kept[label][0].detach().to(**there) for label in labels}
         self.base = {label: x.to(**there) for label, x in self.start.values.items()}
         self.at_stream = self.gradient[self.stream.site.label]
@@ -155,17 +158,17 @@ class _Table:
             return
         site = self.stream.site.label
         # First: where it fails, no other way of telling parts apart is worth naming.
-        check_sum(self.trace.question.view, self.write[site], self._written(), site)
+        check_sum(self.trace.view, self.write[site], self._written(), site)
         self._row("embed", "embed", -1, "resid(0)")
         for layer in self.stream.attn_layers:
             attn, mlp = (f"blocks.{layer}.hook_{part}_out" for part in ("attn", "mlp"))
             if by == "head":
-                self._heads(layer, attn)
+                self._parts(by, layer, attn)
             else:
                 self._row(f"{layer}_attn_out", "attn", layer, attn)
             if mlp in self.write and layer < self.stream.blocks:
                 if by == "neuron":
-                    self._neurons(layer, mlp)
+                    self._parts(by, layer, mlp)
                 else:
                     self._row(f"{layer}_mlp_out", "mlp", layer, mlp)
 
@@ -190,57 +193,46 @@ class _Table:
             whole = layer < n
             label, kind = (f"{layer}_block", "layer") if whole else (f"{layer}_attn_out", "attn")
             g = self.gradient[after]
-            self._add(label, kind, layer, -1, g * (write - base), self.at_stream * write, g)
+            self._extend([label], kind, layer, [-1], *self._products(g, write, base))
 
     def _row(self, label: str, kind: str, layer: int, site: str) -> None:
         """One component whose write is the activation at `site` itself."""
         g, write = self.gradient[site], self.write[site]
-        total, direct = g * (write - self._base(site)), self.at_stream * write
-        self._add(label, kind, layer, -1, total, direct, g)
+        products = self._products(g, write, self._base(site))
+        self._extend([label], kind, layer, [-1], *products)
 
-    def _heads(self, layer: int, site: str) -> None:
-        W_O, b_O = head_weights(self.trace.question.view, layer)
-        label = f"blocks.{layer}.attn.hook_z"
-        z, g = self.write[label], self.gradient[label]
-        if z.ndim != 3 or W_O.shape[:2] != z.shape[1:]:
-            raise UnsupportedModelError(
-                f"{label} has shape {list(z.shape)}, not [pos, head_index, d_head]: this model has "
-                'no attention heads there; use by="mlp"'
-            )
-        W_O = W_O.to(z)
-        o = torch.einsum("phe,hem->pm", z, W_O)
-        bias = torch.zeros_like(o[0]) if b_O is None else b_O.to(o)
-        output = self._output(layer, o + bias, site, "heads")
-        direct = torch.einsum("vpm,hem->vphe", output.pull(self.at_stream), W_O) * z
-        total = g * (z - self._base(label))
-        for head in range(z.shape[1]):
-            each = (total[..., head, :], direct[..., head, :], g[..., head, :])
-            self._add(f"L{layer}H{head}", "head", layer, head, *each)
-        self._bias(f"{layer}_b_O", layer, site, bias, output)
+    def _products(self, g: Tensor, write: Tensor, base: Tensor | float) -> list[Tensor]:
+        """Of one component, with the axis of rows: what is summed for its three columns."""
+        return [x[:, None] for x in (g * (write - base), self.at_stream * write, g)]
 
-    def _neurons(self, layer: int, site: str) -> None:
-        W_out, b_out = neuron_weights(self.trace.question.view, layer)
-        label = f"blocks.{layer}.mlp.hook_post"
-        post, g = self.write[label], self.gradient[label]
-        if post.ndim != 2 or W_out.shape[0] != post.shape[1]:
+    def _parts(self, by: str, layer: int, site: str) -> None:
+        """The heads of an attention or the neurons of an MLP, and the bias beside them."""
+        hook, letter, bias_name, axes = _PARTS[by]
+        label = f"blocks.{layer}.{hook}"
+        write, g = self.write[label], self.gradient[label]
+        moved = g * (write - self._base(label))
+        if by == "neuron":  # the only number of each
+            write, g, moved = write[..., None], g[..., None], moved[..., None]
+        W, b = part_weights(self.trace.view, layer, by)
+        if write.ndim != 3 or W.shape[:2] != write.shape[1:]:
             raise UnsupportedModelError(
-                f"{label} has shape {list(post.shape)}, not [pos, d_mlp]: this model's neurons "
-                'cannot be told apart; use by="mlp"'
+                f"{label} has shape {list(self.write[label].shape)}, not {axes}: this model has no "
+                f'{by}s there that can be told apart; use by="mlp"'
             )
-        W_out = W_out.to(post)
-        bias = torch.zeros_like(W_out[0]) if b_out is None else b_out.to(post)
-        output = self._output(layer, post @ W_out + bias, site, "neurons")
-        direct = output.pull(self.at_stream) @ W_out.T * post
-        total = g * (post - self._base(label))
-        n = post.shape[1]
+        W = W.to(write)
+        o = torch.einsum("phe,hem->pm", write, W)
+        bias = torch.zeros_like(o[0]) if b is None else b.to(o)
+        output = output_map(self.trace.view, layer, o + bias, self.write[site], f"{by}s")
+        direct = torch.einsum("vpm,hem->vphe", output.pull(self.at_stream), W) * write
+        n = write.shape[1]
         self._extend(
-            [f"L{layer}N{i}" for i in range(n)], "neuron", layer, range(n),
-            total.transpose(1, 2), direct.transpose(1, 2), g.square().transpose(1, 2),
-        )  # fmt: skip
-        self._bias(f"{layer}_b_out", layer, site, bias, output)
-
-    def _output(self, layer: int, o: Tensor, site: str, parts: str) -> Output:
-        return output_map(self.trace.question.view, layer, o, self.write[site], parts)
+            [f"L{layer}{letter}{i}" for i in range(n)],
+            by,
+            layer,
+            range(n),
+            *(x.transpose(1, 2) for x in (moved, direct, g)),
+        )
+        self._bias(f"{layer}_{bias_name}", layer, site, bias, output)
 
     def _bias(self, label: str, layer: int, site: str, bias: Tensor, output: Output) -> None:
         if not bias.any() and (output.norm is None or not output.norm.bias.any()):
@@ -248,23 +240,8 @@ class _Table:
         g = self.gradient[site]
         effects = [output.pull(each) @ bias + output.constant(each) for each in (g, self.at_stream)]
         total = effects[0] if self.start.kind == "zero" else torch.zeros_like(effects[0])
-        squares = g.square().sum(-1)
-        self._extend(
-            [label], "bias", layer, [-1], total[:, None], effects[1][:, None], squares[:, None]
-        )
-
-    def _add(
-        self,
-        label: str,
-        kind: str,
-        layer: int,
-        index: int,
-        total: Tensor,
-        direct: Tensor,
-        g: Tensor,
-    ) -> None:
-        parts = [x.sum(-1)[:, None] for x in (total, direct, g.square())]
-        self._extend([label], kind, layer, [index], *parts)
+        products = total[..., None], effects[1][..., None], g
+        self._extend([label], "bias", layer, [-1], *(x[:, None] for x in products))
 
     def _extend(
         self,
@@ -272,18 +249,18 @@ class _Table:
         kind: str,
         layer: int,
         indices: Sequence[int],
-        total: Float[Tensor, "vector row pos"],
-        direct: Float[Tensor, "vector row pos"],
-        squares: Float[Tensor, "vector row pos"],
+        *products: Float[Tensor, "vector row pos part"],
     ) -> None:
+        """Add rows. `products`, to be summed over `part`: total effect, direct effect, and the gradient
+        whose squares count."""
+        total, direct, gradient = products
         self.labels += labels
         self.kinds += [kind] * len(labels)
         self.layers += [layer] * len(labels)
         self.indices += indices
-        for column, values in zip(
-            (self.total, self.direct, self.squares), (total, direct, squares)
-        ):
-            column.append(values.double().cpu())
+        columns = (self.total, total), (self.direct, direct), (self.squares, gradient.square())
+        for column, values in columns:
+            column.append(values.sum(-1).double().cpu())
 
     def result(self) -> Components:
         trace = self.trace

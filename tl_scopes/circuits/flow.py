@@ -14,9 +14,9 @@ from tl_scopes.adapter.prompts import Prompt, resolve_position
 from tl_scopes.adapter.sites import Site
 from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.jvp import push_forward
-from tl_scopes.circuits.parts import Whole, alone
+from tl_scopes.circuits.parts import Whole
 from tl_scopes.circuits.stream import tolerance
-from tl_scopes.circuits.trace import Question, Trace, ask, traced
+from tl_scopes.circuits.trace import CircuitRun, Trace, ask, traced
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull
@@ -57,19 +57,20 @@ def flow(
         ScopesError: as `attribute`.
 
     Source: the chain rule, `v^T J_t = sum_q v^T dy/dr_q dr_q/dr_t`, for J of arXiv 2601.16407.
+
+        >>> flow(model, "The capital of France is", SemanticScope(" Paris"), layer=6).share
     """
     check_chunk(chunk_size)
-    question = ask(model, prompt, scope, position, prepend_bos, frozen)
-    source, through = _streams(question, [question.view.site(s) for s in (site, layer)])
-    with traced(question, source, [through]) as trace:
+    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+    source, through = _streams(prompt_run, [prompt_run.view.site(s) for s in (site, layer)])
+    with traced(prompt_run, source, [through]) as trace:
         whole_gradient, at_layer = trace.gradients([source.label, through.label])
         whole = Whole(trace, source.label, whole_gradient)
-        k, n = at_layer.shape[:2]
+        n = at_layer.shape[1]
         norms, signed = (whole.scores.new_zeros(n, n) for _ in range(2))
         output = trace.kept[through.label]
-        for numbers in whole.chunks(k * n, chunk_size):
-            vector, q = numbers // n, numbers % n
-            parts = whole.pull([output], [alone(at_layer, vector, q)])
+        for vector, q, cotangents in whole.alone(at_layer, chunk_size):
+            parts = whole.pull([output], [cotangents])
             norms.index_add_(0, q, whole.size(parts, vector))
             signed.index_add_(0, q, whole.signed(parts, vector))
         return Flow(
@@ -116,12 +117,14 @@ def flow_path(
         ScopesError: as `attribute`.
 
     Source: the chain rule, as for `flow`.
+
+        >>> flow_path(model, "The capital of France is", SemanticScope(" Paris"), layers=[4, 8]).edges
     """
     check_chunk(chunk_size)
-    question = ask(model, prompt, scope, position, prepend_bos, frozen)
-    sites = _streams(question, [question.view.site(site), *question.view.sites(layers)])
-    only = None if source is None else resolve_position(source, question.ids)
-    with traced(question, sites[0], sites[1:]) as trace:
+    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+    sites = _streams(prompt_run, [prompt_run.view.site(site), *prompt_run.view.sites(layers)])
+    only = None if source is None else resolve_position(source, prompt_run.ids)
+    with traced(prompt_run, sites[0], sites[1:]) as trace:
         labels = [s.label for s in sites]
         gradients = trace.gradients(labels)
         whole = Whole(trace, labels[0], gradients[0])
@@ -131,7 +134,7 @@ def flow_path(
                 direction
                 * (torch.arange(direction.shape[1], device=direction.device) == only)[:, None]
             )
-        tangents = push_forward(question, sites, direction * whole.unit)
+        tangents = push_forward(prompt_run, sites, direction * whole.unit)
         steps = [
             _step(trace, whole, before, after, gradients[i + 1], tangents[i], chunk_size)
             for i, (before, after) in enumerate(pairwise(labels))
@@ -139,7 +142,7 @@ def flow_path(
         edges = torch.stack(steps)
         nodes = torch.cat([edges[:1].sum(1), edges.sum(2)])
         missed = (nodes.sum(1) - nodes[0].sum()).abs().max()
-        if missed > tolerance(question.view.dtype) * edges.abs().sum((1, 2)).max():
+        if missed > tolerance(prompt_run.view.dtype) * edges.abs().sum((1, 2)).max():
             raise UnsupportedModelError(
                 "forward-mode and backward derivatives of this model differ, so that influence is "
                 "not conserved along the path: use flow, layer by layer"
@@ -162,27 +165,23 @@ def _step(
     chunk_size: int | None,
 ) -> Float[Tensor, "through source"]:
     """What flows between the positions of two neighbouring sites of a path."""
-    k, n = gradient.shape[:2]
-    root = trace.kept[before]
-    out = whole.scores.new_zeros(n, n)
-    for numbers in whole.chunks(k * n, chunk_size):
-        vector, q = numbers // n, numbers % n
-        (parts,) = pull(
-            trace.question.view, [trace.kept[after]], [root], [alone(gradient, vector, q)[:, None]]
-        )
+    root, output = trace.kept[before], trace.kept[after]
+    out = whole.scores.new_zeros(gradient.shape[1], gradient.shape[1])
+    for vector, q, cotangents in whole.alone(gradient, chunk_size):
+        (parts,) = pull(trace.view, [output], [root], [cotangents[:, None]])
         assert parts is not None
         products = (parts[:, 0].to(tangent) * tangent[vector]).sum(-1)
         out.index_add_(0, q, whole.scale[vector] * products)
     return out
 
 
-def _streams(question: Question, sites: list[Site]) -> list[Site]:
+def _streams(prompt_run: CircuitRun, sites: list[Site]) -> list[Site]:
     """`sites`, if they are the residual stream's, in ascending order. Raises `SiteError`."""
     for site in sites:
         if site.is_named:
             raise SiteError(
                 f"{site.label!r} is a hook; influence flows between the positions of the residual "
-                f'stream: give "embed", or a layer from 0 to {question.view.n_layers}'
+                f'stream: give "embed", or a layer from 0 to {prompt_run.view.n_layers}'
             )
     order = [-1 if site.layer is None else site.layer for site in sites]
     if any(a >= b for a, b in pairwise(order)) or len(sites) < 2:

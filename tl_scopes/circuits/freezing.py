@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Literal, Union
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 
+from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.adapter.view import ModelView
+from tl_scopes.adapter.view import Edit, ModelView
 from tl_scopes.circuits.denominators import HeldScales
 from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
+from tl_scopes.jacobian.forward import needed_sites, read_under
 
 Frozen = Union[Literal["patterns", "norms", "both"], Iterable[str], None]
 _PARTS = ("patterns", "norms")
@@ -34,22 +37,39 @@ def parse_frozen(frozen: Frozen) -> tuple[str, ...]:
     return tuple(part for part in _PARTS if part in parts)
 
 
-def freeze_patterns(view: ModelView, undo: ExitStack) -> None:
-    """Until `undo`, have gradients of forward passes take attention patterns for constants.
+def read_held(
+    view: ModelView,
+    tokens: Int[Tensor, "batch pos"],
+    edits: Mapping[Site, Edit],
+    read: Site | None,
+    frozen: Sequence[str],
+    prepare: Callable[[ExitStack], None] = lambda undo: None,
+) -> Tensor:
+    """`forward.read_under`, whose gradients hold the `frozen` parts constant: "patterns", "norms"."""
+
+    def prepare_all(undo: ExitStack) -> None:
+        if "norms" in frozen:
+            hold_norms(view, undo)
+        prepare(undo)
+
+    every_edit = dict(edits)
+    for site in _pattern_sites(view) if "patterns" in frozen else ():
+        edit = edits.get(site)
+        # After the edit: what it keeps of queries and keys lies on the route.
+        every_edit[site] = lambda a, edit=edit: (a if edit is None else edit(a)).detach()
+    return read_under(view, tokens, every_edit, read, prepare_all)
+
+
+def _pattern_sites(view: ModelView) -> list[Site]:
+    """Sites that, when they are constant, make attention patterns so.
 
     Raises `UnsupportedModelError` where queries and keys have no hooks.
     """
     # A pattern depends on the stream by way of its queries and keys alone, and their hooks lie on
     # the route on every architecture, which hook_pattern does not.
     hooks = [f"blocks.{layer}.attn.hook_{x}" for layer in range(view.n_layers) for x in "qk"]
-    missing = [hook for hook in hooks if hook not in view.hooks]
-    if missing:
-        raise UnsupportedModelError(
-            f'frozen="patterns" needs the hook {missing[0]!r}, which this model does not have: '
-            "use a model with ordinary attention heads"
-        )
-    for site in view.sites(hooks) if hooks else ():
-        view.tap(undo, site, torch.Tensor.detach)
+    instead = ": use a model with ordinary attention heads"
+    return needed_sites(view, hooks, 'frozen="patterns"', instead)
 
 
 def hold_norms(view: ModelView, undo: ExitStack) -> None:

@@ -16,12 +16,13 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.circuits.freezing import Frozen
-from tl_scopes.circuits.parts import Whole, alone
+from tl_scopes.circuits.parts import Whole
 from tl_scopes.circuits.stream import last_stream
 from tl_scopes.circuits.trace import Trace, ask, traced
 from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelError, check_number
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull
+from tl_scopes.jacobian.forward import needed_sites
 from tl_scopes.results.flows import HeadPaths
 from tl_scopes.scopes.base import Scope
 
@@ -82,32 +83,28 @@ def head_paths(
         ScopesError: as `attribute`.
 
     Source: the chain rule, `v^T dy/dz_h dz_h/dr_t`, for J of arXiv 2601.16407.
+
+        >>> head_paths(model, "The capital of France is", SemanticScope(" Paris"), layers=[10, 11]).norms
     """
     check_chunk(chunk_size)
-    question = ask(model, prompt, scope, position, prepend_bos, frozen)
-    view = question.view
+    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+    view = prompt_run.view
     choice = _Choice.checked(view, layers, heads, least_effect)
     source = view.site(site)
     if source.is_named:
         raise SiteError(f'{site!r} is a hook; source tokens are at "embed", or at a layer')
     first = source.layer or 0
-    before = [i for i in last_stream(view, question.read_site).attn_layers if i >= first]
+    before = [i for i in last_stream(view, prompt_run.read_site).attn_layers if i >= first]
     # Heads of the block that is read in may come before what is read: its attention's output, say.
-    read = None if question.read_site is None else question.read_site.block
+    read = None if prompt_run.read_site is None else prompt_run.read_site.block
     beside = [read] if read is not None and read >= first and read not in before else []
     hooks, more = (
         [f"blocks.{i}.attn.hook_{name}" for i in blocks for name in ("zqkv" if split else "z")]
         for blocks in (before, beside)
     )
-    known = view.hooks
-    missing = [hook for hook in hooks if hook not in known]
-    if missing:
-        raise UnsupportedModelError(
-            f"head_paths needs the hook {missing[0]!r}, which this model does not have: use flow, "
-            "which needs no heads"
-        )
-    sites, optional = ([view.site(h) for h in every if h in known] for every in (hooks, more))
-    with traced(question, source, sites, optional) as trace:
+    sites = needed_sites(view, hooks, "head_paths", ": use flow, which needs no heads")
+    optional = [view.site(hook) for hook in more if hook in view.hooks]
+    with traced(prompt_run, source, sites, optional) as trace:
         before += [i for i in beside if trace.leads_to_read(f"blocks.{i}.attn.hook_z")]
         if not before:
             raise SiteError(f"no head lies between {source.label} and what is read: start earlier")
@@ -129,7 +126,7 @@ def head_paths(
                 )
         if read_only:
             keep = torch.arange(at_heads[0].shape[1], device=whole.root.device)
-            keep = (keep == question.position)[:, None, None]
+            keep = (keep == prompt_run.position)[:, None, None]
             at_heads = [g * keep.to(g.device) for g in at_heads]
         asked = choice.of(trace, dict(zip(before, at_heads)))
         with _bar(asked, first, len(trace.vectors), view.n_layers, progress) as bar:
@@ -138,10 +135,10 @@ def head_paths(
                 every = torch.arange(len(rest), device=rest.device)
                 outside["norms"][layer] = whole.size(rest, every).sum(0)
                 outside["signed"][layer] = whole.signed(rest, every).sum(0)
-        found: dict[str, Any] = {name: trace.whole(values) for name, values in grids.items()}
+        whole_grids: dict[str, Any] = {name: trace.whole(g) for name, g in grids.items()}
         return HeadPaths(
             **trace.common(),
-            **found,
+            **whole_grids,
             site=source.label,
             read_only=read_only,
             heads=tuple((layer, head) for layer in asked for head in asked[layer]),
@@ -237,17 +234,14 @@ class _Layer:
     ) -> Float[Tensor, "vector pos d_model"]:
         """Add what passes through each head; returns what passes outside all of them."""
         whole, heads_first = self.whole, self.gradient.transpose(1, 2)
-        k, n = len(heads_first), len(self.heads)
-        some = torch.tensor(self.heads, device=whole.root.device)
         rest = whole.gradient.clone()
-        for numbers in whole.chunks(k * n, chunk_size) if n else ():
-            vector, head = numbers // n, some[numbers % n]
-            parts = self._parts(alone(heads_first, vector, head).transpose(1, 2))
+        for vector, head, cotangents in whole.alone(heads_first, chunk_size, self.heads):
+            parts = self._parts(cotangents.transpose(1, 2))
             for name, values in parts.items():
                 for kind, measure in (("norms", whole.size), ("signed", whole.signed)):
                     grids[name + kind][self.layer].index_add_(0, head, measure(values, vector))
             rest.index_add_(0, vector, -parts[""])
-            self.bar.update(len(numbers))
+            self.bar.update(len(vector))
         return rest
 
     def _parts(
@@ -258,10 +252,11 @@ class _Layer:
         if not self.split:
             return {"": self.whole.pull([kept[z]], [cotangents])}
         inputs = [kept[v], kept[q], kept[k]]
-        found = pull(self.whole.trace.question.view, [kept[z]], inputs, [cotangents[:, None]])
+        gradients = pull(self.whole.trace.view, [kept[z]], inputs, [cotangents[:, None]])
         n = len(cotangents)
         at_v, *at_pattern = (
-            x.new_zeros(n, *x.shape[1:]) if g is None else g[:, 0] for x, g in zip(inputs, found)
+            x.new_zeros(n, *x.shape[1:]) if g is None else g[:, 0]
+            for x, g in zip(inputs, gradients)
         )
         value = self.whole.pull(inputs[:1], [at_v])
         pattern = self.whole.pull(inputs[1:], at_pattern)

@@ -11,14 +11,10 @@ from torch import Tensor
 
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.circuits.trace import Question, Trace
+from tl_scopes.circuits.trace import CircuitRun, Trace
 from tl_scopes.errors import NumericalError
-from tl_scopes.jacobian import forward
-from tl_scopes.jacobian.answers import read_values
+from tl_scopes.jacobian.prompt_run import BATCH_TOKENS
 from tl_scopes.scopes.base import Read
-
-# Tokens, over all copies of the prompt, that share a forward pass.
-BATCH_TOKENS = 2048
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +31,8 @@ def scalars(trace: Trace, moves: Sequence[Move], step: float = 1.0) -> Float[Ten
     For a scope with several vectors, the quadratic form of the change of what is read. Inside
     `view.locked()`. Raises `NumericalError` where an intervention overflows.
     """
-    question = trace.question
-    size = max(1, BATCH_TOKENS // len(question.run) - 1)
+    prompt_run = trace.prompt_run
+    size = max(1, BATCH_TOKENS // prompt_run.length - 1)
     chunks = (moves[start : start + size] for start in range(0, len(moves), size))
     out = torch.cat([_changes(trace, chunk, step) for chunk in chunks])
     if not torch.isfinite(out).all():
@@ -48,17 +44,17 @@ def scalars(trace: Trace, moves: Sequence[Move], step: float = 1.0) -> Float[Ten
 
 
 def _changes(trace: Trace, moves: Sequence[Move], step: float) -> Float[Tensor, "row"]:
-    question, answer = trace.question, trace.answer
+    prompt_run, answer = trace.prompt_run, trace.answer
     # Unmoved once more in the same batch, whose rounding may differ from that of one row.
     rows = [None, *moves]
-    if question.hooked:  # by hooks that may be made for one row
-        values = torch.cat([_reads(question, [row], step) for row in rows])
+    if prompt_run.hooked:  # by hooks that may be made for one row
+        values = torch.cat([_reads(prompt_run, [row], step) for row in rows])
     else:
-        values = _reads(question, rows, step)
+        values = _reads(prompt_run, rows, step)
     # Small changes would be lost in the rounding of half precision.
     values = values.to(working_dtype(values.dtype))
     head = answer.read.head
-    raw = head.raw_logits(values) if question.read_site is None else [None] * len(values)
+    raw = head.raw_logits(values) if prompt_run.read_site is None else [None] * len(values)
     before, *after = (replace(answer.read, value=v, raw=z) for v, z in zip(values, raw))
     start = _scalar(trace, before, before)
     return torch.stack([_scalar(trace, read, before) - start for read in after]).double().cpu()
@@ -72,10 +68,9 @@ def _scalar(trace: Trace, read: Read, before: Read) -> Tensor:
 
 @torch.no_grad()
 def _reads(
-    question: Question, moves: Sequence[Move | None], step: float
+    prompt_run: CircuitRun, moves: Sequence[Move | None], step: float
 ) -> Float[Tensor, "row *d"]:
     """What is read with each move in a row of its own (None: with nothing moved)."""
-    view = question.view
     at: dict[Site, list[int]] = {}
     deltas = {row: move.delta for row, move in enumerate(moves) if move is not None}
     for row, move in enumerate(moves):
@@ -88,9 +83,5 @@ def _reads(
             out[row] += (step * deltas[row]).to(out)
         return out
 
-    n = len(moves)
-    tokens = torch.tensor([question.run] * n, device=view.device)
     edits = {site: lambda a, rows=rows: edit(rows, a) for site, rows in at.items()}
-    read = forward.read_under(view, tokens, edits, question.read_site)
-    positions = [question.position] * n
-    return read_values(view, question.read_site, read, list(range(n)), positions)
+    return prompt_run.states(len(moves), edits)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import ExitStack
 
 import torch
 import torch.autograd.forward_ad as forward_ad
@@ -13,10 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tl_scopes.adapter import forks
 from tl_scopes.adapter.sites import Site
-from tl_scopes.circuits.freezing import freeze_patterns, hold_norms
-from tl_scopes.circuits.trace import Question
+from tl_scopes.circuits.freezing import read_held
+from tl_scopes.circuits.trace import CircuitRun
 from tl_scopes.errors import UnsupportedModelError
-from tl_scopes.jacobian import forward
 
 _ONE_LEVEL = threading.RLock()
 
@@ -31,16 +31,16 @@ forks.in_child(_renew)
 
 
 def push_forward(
-    question: Question, sites: Sequence[Site], direction: Float[Tensor, "vector pos d_model"]
+    prompt_run: CircuitRun, sites: Sequence[Site], direction: Float[Tensor, "vector pos d_model"]
 ) -> list[Float[Tensor, "vector pos d_model"]]:
     """How the activations at `sites` move when that at the first one moves along `direction`.
 
     One forward pass with forward-mode differentiation; rows of the batch are the directions. Inside
     `view.locked()`. Raises `UnsupportedModelError` where an operation has no such derivative.
     """
-    view = question.view
-    if question.hooked and len(direction) > 1:  # by hooks that may be made for one row
-        rows = [push_forward(question, sites, one[None]) for one in direction]
+    view = prompt_run.view
+    if prompt_run.hooked and len(direction) > 1:  # by hooks that may be made for one row
+        rows = [push_forward(prompt_run, sites, one[None]) for one in direction]
         return [torch.cat(column) for column in zip(*rows)]
     moved: dict[str, Tensor] = {}
 
@@ -64,26 +64,22 @@ def push_forward(
                 "model: use flow, layer by layer"
             )
         moved[label] = tangent.clone()  # later hooks may edit in place
-        if label == sites[-1].label:
-            raise forward.Stop
         return activation
 
-    tokens = torch.tensor([question.run] * len(direction), device=view.device)
+    first, *between, last = sites
+
+    def prepare(undo: ExitStack) -> None:
+        if first.is_embed:
+            view.tap_stream(undo, start_again)
+
+    edits = {first: start} | {s: lambda a, label=s.label: note(label, a) for s in between}
+    tokens = prompt_run.tokens(len(direction))
     with torch.no_grad(), view.taps() as undo:
         # There is one level for all threads, and the fused kernels of attention have no forward mode.
         for context in (_ONE_LEVEL, forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH)):
             undo.enter_context(context)
-        if "norms" in question.frozen:
-            hold_norms(view, undo)
-        view.tap(undo, sites[0], start)
-        if sites[0].is_embed:
-            view.tap_stream(undo, start_again)
-        for site in sites[1:]:
-            view.tap(undo, site, lambda a, label=site.label: note(label, a))
-        if "patterns" in question.frozen:
-            freeze_patterns(view, undo)
         try:
-            forward.forward_to_stop(view, tokens)
+            note(last.label, read_held(view, tokens, edits, last, prompt_run.frozen, prepare))
         except UnsupportedModelError as failure:
             if not isinstance(error := failure.__cause__, NotImplementedError):
                 raise

@@ -52,16 +52,19 @@ def scope_metric(
         UnsupportedModelError: where the output transform or W_U cannot be inverted.
         ScopesError: as `tl_scopes.attribute`. Calling the metric on logits of another length or
             vocabulary raises `LengthMismatchError`.
+
+        >>> metric = scope_metric(model, "The capital of France is", SemanticScope(" Paris"))
+        >>> patching.get_act_patch_resid_pre(model, corrupted_tokens, clean_cache, metric)
     """
-    question = ask(model, clean_prompt, scope, position, prepend_bos)
+    prompt_run = ask(model, clean_prompt, scope, position, prepend_bos)
     if scope.read_site is not None:
         raise ScopeParameterError(
             f"the scope reads at {scope.read_site!r}, which logits do not determine: use components "
             "or verify, which look inside, or a direction at the final state (site=None)"
         )
-    with traced(question, embed_site(), []) as trace:
+    with traced(prompt_run, embed_site(), []) as trace:
         answer = trace.answer
-    return ScopeMetric(answer, len(question.ids))
+    return ScopeMetric(answer, len(prompt_run.ids))
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ class Whole:
         self.root = trace.kept[root]
         self.precise = working_dtype(gradient.dtype)
         # The embedding may be scaled on its way into the stream, which scores are per unit of.
-        self.unit = 1 / trace.question.view.embed_scale if root == "embed" else 1.0
+        self.unit = 1 / trace.view.embed_scale if root == "embed" else 1.0
         self.gradient = gradient.to(self.precise) * self.unit
         squares = (self.gradient**2).sum(-1)
         norms, weights = (x.to(self.gradient) for x in (trace.norms, trace.weights))
@@ -56,21 +56,30 @@ class Whole:
     ) -> Float[Tensor, "direction pos d_model"]:
         """Cotangents of kept activations pulled back to the root; zero where no path leads there."""
         with_batch = [v[:, None] for v in cotangents]
-        (found,) = pull(self.trace.question.view, outputs, [self.root], with_batch)
-        if found is None:
+        (gradient,) = pull(self.trace.view, outputs, [self.root], with_batch)
+        if gradient is None:
             return self.root.new_zeros(len(cotangents[0]), *self.root.shape[1:]).to(self.precise)
-        return found[:, 0].to(self.precise) * self.unit
+        return gradient[:, 0].to(self.precise) * self.unit
 
-    def chunks(self, total: int, chunk_size: int | None) -> Iterator[Tensor]:
-        """Numbers of `total` directions, as many at a time as share a backward pass."""
-        chunk = chunk_size or default_chunk(self.trace.question.view, 1, self.root.shape[1])
-        yield from torch.arange(total, device=self.root.device).split(chunk)
+    def alone(
+        self,
+        gradient: Float[Tensor, "vector part ..."],
+        chunk_size: int | None,
+        parts: Sequence[int] | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor, Float[Tensor, "direction part ..."]]]:
+        """Cotangents that hold the gradient of one vector at one part alone, zero elsewhere: for each
+        vector and each of `parts` (None: all), as many at a time as share a backward pass.
 
-
-def alone(gradient: Float[Tensor, "vector part ..."], vector: Tensor, part: Tensor) -> Tensor:
-    """Cotangents that hold the gradient of each `vector` at each `part` alone: zero elsewhere."""
-    vector, part = vector.to(gradient.device), part.to(gradient.device)
-    rows = torch.arange(len(vector), device=gradient.device)
-    out = gradient.new_zeros(len(vector), *gradient.shape[1:])
-    out[rows, part] = gradient[vector, part]
-    return out
+        Yields the vectors' numbers, the parts' numbers, and the cotangents.
+        """
+        numbers = torch.arange(gradient.shape[1], device=self.root.device)
+        some = numbers if parts is None else numbers[list(parts)]
+        pairs = torch.cartesian_prod(numbers.new_tensor(range(len(gradient))), some)
+        chunk = chunk_size or default_chunk(self.trace.view, 1, self.root.shape[1])
+        for chunk_of_pairs in pairs.split(chunk) if len(pairs) else ():
+            vector, part = chunk_of_pairs.T
+            cotangents = gradient.new_zeros(len(vector), *gradient.shape[1:])
+            rows = torch.arange(len(vector), device=gradient.device)
+            there = vector.to(gradient.device), part.to(gradient.device)
+            cotangents[rows, there[1]] = gradient[there]
+            yield vector, part, cotangents

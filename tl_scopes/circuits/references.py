@@ -14,7 +14,7 @@ from tl_scopes.adapter.prompt_lists import encode_all
 from tl_scopes.adapter.prompts import Prompt, Prompts, bos_id
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.circuits.trace import Question
+from tl_scopes.circuits.trace import CircuitRun
 from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.jacobian import forward
 
@@ -23,7 +23,7 @@ from tl_scopes.jacobian import forward
 class Baseline:
     """`kind`: "zero", "mean" or "corrupted". `prompts`: the ids that activations are taken from."""
 
-    question: Question
+    prompt_run: CircuitRun
     kind: str
     prompts: list[list[int]]
     values: dict[str, Tensor] = field(default_factory=dict)
@@ -31,7 +31,7 @@ class Baseline:
     @classmethod
     def chosen(
         cls,
-        question: Question,
+        prompt_run: CircuitRun,
         kind: str | None,
         corrupted: Prompt | None,
         reference: Prompts | None,
@@ -54,14 +54,14 @@ class Baseline:
         if kind == "corrupted":
             if corrupted is None:
                 raise ScopeParameterError('baseline="corrupted" needs corrupted=, a prompt')
-            ids = question.encode_like(corrupted, prepend_bos, "corrupted prompt")
-            return cls(question, kind, [ids[: len(question.run)]])
+            ids = prompt_run.encode_like(corrupted, prepend_bos, "corrupted prompt")
+            return cls(prompt_run, kind, [ids[: prompt_run.length]])
         if kind == "zero" or reference is None:
-            return cls(question, kind, [])
-        prompts = encode_all(question.view, reference, prepend_bos, name="reference prompts")
+            return cls(prompt_run, kind, [])
+        prompts = encode_all(prompt_run.view, reference, prepend_bos, name="reference prompts")
         for ids in prompts:
             refuse_read(ids, len(ids) - 1)  # the mean is taken over all of it
-        return cls(question, kind, [*prompts])
+        return cls(prompt_run, kind, [*prompts])
 
     def measure(self, sites: Sequence[Site], own: dict[str, Tensor]) -> None:
         """Learn the baseline's activations at `sites`, inside `view.locked()`.
@@ -70,7 +70,7 @@ class Baseline:
         """
         if self.kind == "zero":
             return
-        view = self.question.view
+        view = self.prompt_run.view
         runs = [
             (ids, forward.activations(view, torch.tensor([ids], device=view.device), sites))
             for ids in self.prompts
@@ -78,7 +78,7 @@ class Baseline:
         sums: dict[str, Any] = {}
         count = 0
         # Hooks may have made the run longer than what is read.
-        for ids, seen in runs or [(self.question.ids[: self.question.position + 1], own)]:
+        for ids, seen in runs or [(self.prompt_run.ids[: self.prompt_run.position + 1], own)]:
             skip = int(self.kind == "mean" and len(ids) > 1 and ids[0] == bos_id(view))
             count += len(ids) - skip
             for label, x in seen.items():

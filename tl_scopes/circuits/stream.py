@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -126,22 +125,19 @@ def shows_heads(view: ModelView, layers: range) -> bool:
     return all(name in view.hooks for name in names)
 
 
-def head_weights(view: ModelView, layer: int) -> tuple[Tensor, Tensor | None]:
-    """`W_O` [head_index, d_head, d_model] and `b_O` [d_model] (None: there is none) of one block.
+# Where the parts that `by` names are combined: module, weight, its axes, bias.
+_WEIGHTS = {"head": ("attn", "W_O", 3, "b_O"), "neuron": ("mlp", "W_out", 2, "b_out")}
 
-    Raises `NonAdditiveError` where they cannot be had.
+
+def part_weights(
+    view: ModelView, layer: int, by: str
+) -> tuple[Float[Tensor, "part d_part d_model"], Tensor | None]:
+    """How heads (`W_O`) or neurons (`W_out`, d_part 1) of one block are written into the stream, and
+    the bias that is added [d_model] (None: there is none). Raises `NonAdditiveError` where they cannot
+    be had.
     """
-    return _weights(view.model.blocks[layer].attn, "W_O", "b_O", 3, layer)
-
-
-def neuron_weights(view: ModelView, layer: int) -> tuple[Tensor, Tensor | None]:
-    """`W_out` [d_mlp, d_model] and `b_out` of one block. Raises `NonAdditiveError`."""
-    return _weights(view.model.blocks[layer].mlp, "W_out", "b_out", 2, layer)
-
-
-def _weights(
-    module: Any, weight: str, bias: str, ndim: int, layer: int
-) -> tuple[Tensor, Tensor | None]:
+    place, weight, ndim, bias = _WEIGHTS[by]
+    module = getattr(view.model.blocks[layer], place)
     try:
         W, b = getattr(module, weight), getattr(module, bias, None)
     except (AttributeError, RuntimeError, ValueError, TypeError):
@@ -151,4 +147,5 @@ def _weights(
             f"block {layer} has no {weight} with {ndim} axes, which telling its parts apart needs: "
             'use by="mlp" on this architecture'
         )
-    return W.detach(), b.detach() if isinstance(b, Tensor) and bool(b.any()) else None
+    W = W.detach() if by == "head" else W.detach()[:, None]
+    return W, b.detach() if isinstance(b, Tensor) and bool(b.any()) else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompt, encode, texts
 from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.view import view_of
+from tl_scopes.baselines.ablation import replacement
 from tl_scopes.circuits.checks import (
     check_options,
     check_prompt,
@@ -24,9 +25,9 @@ from tl_scopes.circuits.checks import (
 from tl_scopes.circuits.interventions import Move, scalars
 from tl_scopes.circuits.references import Baseline
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Question, Trace, ask, traced
+from tl_scopes.circuits.trace import CircuitRun, Trace, ask, traced
 from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
-from tl_scopes.jacobian import forward
+from tl_scopes.jacobian.forward import needed_sites
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.circuits import Components, Verification
 from tl_scopes.results.flows import Flow, HeadPaths
@@ -87,34 +88,37 @@ def verify(
         ScopesError: as `attribute`.
 
     Source: the honesty check of first-order methods, as in Kramar et al., arXiv 2403.00745.
+
+        >>> scope = SemanticScope(" Paris")
+        >>> effects = components(model, "The capital of France is", scope)
+        >>> verify(model, "The capital of France is", effects, by="head").rank_agreement
     """
     check_options(attribution, by, intervention, corrupted, (top, random, k), seed)
     steps = shares(steps)
-    chosen_scope = scope if scope is not None else scope_of(attribution.scope, attribution)
+    explained_scope = scope if scope is not None else scope_of(attribution)
     view = view_of(model)
     check_prompt(attribution, encode(view, prompt, prepend_bos))
     frozen = getattr(attribution, "frozen", ())
-    question = ask(model, prompt, chosen_scope, attribution.position, prepend_bos, frozen)
-    check_scope(attribution, question)
-    heads = _head_sites(question) if by == "head" else []
+    prompt_run = ask(model, prompt, explained_scope, attribution.position, prepend_bos, frozen)
+    check_scope(attribution, prompt_run)
+    heads = _head_sites(prompt_run) if by == "head" else []
     site = view.site(token_site(attribution)) if by == "token" else embed_site()
     sites = [site] if by == "token" else heads
     start = Baseline.chosen(
-        question, _BASELINES.get(intervention, "zero"), corrupted, None, prepend_bos
+        prompt_run, _BASELINES.get(intervention, "zero"), corrupted, None, prepend_bos
     )
-    with traced(question, site, heads) as trace:
+    with traced(prompt_run, site, heads) as trace:
         start.measure(sites, trace.kept)
         if intervention == "pad":
-            start.values[site.label] = _pad_embedding(question, site)
-        candidates = _tokens(trace, start, site) if by == "token" else _heads(trace, start, heads)
+            start.values[site.label] = replacement(prompt_run, site, "pad")
+        candidates = list(_candidates(trace, start, sites, by))
         scores = _scores(attribution, by, candidates)
         order = _choose(scores, top, random, seed)
         rows = [candidates[i] for i in order]
-        moves = [row.move for row in rows]
         predicted = torch.stack([row.predicted for row in rows])
-        measured = scalars(trace, moves)
+        measured = scalars(trace, rows)
         curve = torch.stack(
-            [measured if step == 1 else scalars(trace, moves, step) for step in steps]
+            [measured if step == 1 else scalars(trace, rows, step) for step in steps]
         )
         power = 2 if trace.squared else 1
         at = torch.tensor(steps, dtype=torch.float64, device="cpu")
@@ -144,45 +148,32 @@ def verify(
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate:
-    """Something that can be ablated. `key`: its position, or its layer and head."""
+class _Candidate(Move):
+    """Something that can be ablated, by a move. `key`: its position, or its layer and head."""
 
     label: str
     key: tuple[int, ...]
-    move: Move
     predicted: Tensor
 
 
-def _tokens(trace: Trace, start: Baseline, site: Site) -> list[_Candidate]:
-    question = trace.question
-    (gradient,) = trace.gradients([site.label])
-    x = trace.kept[site.label].detach()[0]
-    delta = start.of(site.label) - x
-    names = texts(question.view, question.ids)
-    component = site.component or ()
-    found = []
-    for t in range(question.position + 1):
-        own = torch.zeros_like(delta)
-        own[(t, *component)] = delta[(t, *component)]
-        label = f"{t}: {names[t]!r}"
-        found.append(_Candidate(label, (t,), Move(site, own), _predict(trace, gradient, own)))
-    return found
-
-
-def _heads(trace: Trace, start: Baseline, sites: list[Site]) -> list[_Candidate]:
-    found = []
-    gradients = trace.gradients([site.label for site in sites])
-    for site, gradient in zip(sites, gradients):
-        z = trace.kept[site.label].detach()[0]
-        delta = start.of(site.label) - z
-        layer = site.block
-        assert layer is not None
-        for head in range(z.shape[1]):
-            own = torch.zeros_like(delta)
-            own[:, head] = delta[:, head]
-            predicted = _predict(trace, gradient, own)
-            found.append(_Candidate(f"L{layer}H{head}", (layer, head), Move(site, own), predicted))
-    return found
+def _candidates(trace: Trace, start: Baseline, sites: list[Site], by: str) -> Iterator[_Candidate]:
+    """Every token up to the read, or every head at all positions, taken to the baseline alone."""
+    names = texts(trace.view, trace.prompt_run.ids)
+    for site, gradient in zip(sites, trace.gradients([site.label for site in sites])):
+        x = trace.kept[site.label].detach()[0]
+        delta = start.of(site.label) - x
+        if by == "token":
+            component = site.component or ()
+            positions = range(trace.prompt_run.position + 1)
+            rows = [(f"{t}: {names[t]!r}", (t,), (t, *component)) for t in positions]
+        else:
+            layer, heads = site.block, range(x.shape[1])
+            assert layer is not None
+            rows = [(f"L{layer}H{head}", (layer, head), (slice(None), head)) for head in heads]
+        for label, key, place in rows:
+            part = torch.zeros_like(delta)
+            part[place] = delta[place]
+            yield _Candidate(site, part, label, key, _predict(trace, gradient, part))
 
 
 def _predict(
@@ -223,35 +214,20 @@ def _choose(scores: Tensor, top: int, random: int, seed: int) -> list[int]:
 
 
 def _agreement(a: Tensor, b: Tensor, seed: int) -> Agreement:
-    found = Agreement(*rank_agreement(a.tolist(), b.tolist(), seed))
-    if found.value != found.value:
+    agreement = Agreement(*rank_agreement(a.tolist(), b.tolist(), seed))
+    if agreement.value != agreement.value:
         raise NumericalError(
             "all changes are equal (nothing that was ablated matters, or nothing was predicted), so "
             "their ranks agree with nothing: choose another intervention, target or read position"
         )
-    return found
+    return agreement
 
 
-def _head_sites(question: Question) -> list[Site]:
-    view = question.view
-    layers = last_stream(view, question.read_site).attn_layers
-    hooks = [f"blocks.{layer}.attn.hook_z" for layer in layers]
-    known = view.hooks
-    missing = [hook for hook in hooks if hook not in known]
-    if missing or not hooks:
+def _head_sites(prompt_run: CircuitRun) -> list[Site]:
+    layers = last_stream(prompt_run.view, prompt_run.read_site).attn_layers
+    if not layers:
         raise UnsupportedModelError(
-            f'by="head" needs {missing[0] if missing else "a block before what is read"!r}, which '
-            'this model does not have: use by="token"'
+            'by="head" needs a block before what is read, which there is not: use by="token"'
         )
-    return list(view.sites(hooks))
-
-
-def _pad_embedding(question: Question, site: Site) -> Float[Tensor, "pos d_model"]:
-    pad = getattr(getattr(question.view.model, "tokenizer", None), "pad_token_id", None)
-    if pad is None or not 0 <= int(pad) < int(question.view.cfg.d_vocab):
-        raise ScopeParameterError(
-            f'intervention="pad" needs a pad token with an embedding, but the tokenizer\'s is {pad}: '
-            'use "zero" or "mean"'
-        )
-    tokens = torch.full((1, len(question.run)), int(pad), device=question.view.device)
-    return forward.activations(question.view, tokens, [site])[site.label][0]
+    hooks = [f"blocks.{layer}.attn.hook_z" for layer in layers]
+    return needed_sites(prompt_run.view, hooks, 'by="head"', ': use by="token"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Union
 
 import torch
@@ -14,11 +15,11 @@ from tl_scopes.adapter.prompts import resolve_position
 from tl_scopes.adapter.refusals import refuse_surrogates
 from tl_scopes.adapter.sites import embed_site
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.attribution import grouped
 from tl_scopes.baselines.method import Method
 from tl_scopes.errors import NumericalError, ScopeParameterError
-from tl_scopes.jacobian.answers import Job, Limits, check_scopes, run
-from tl_scopes.jacobian.prompt_run import PromptRun
+from tl_scopes.jacobian.answers import Limits, run
+from tl_scopes.jacobian.batches import grouped
+from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
 from tl_scopes.scopes.base import Scope
 
 # Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
@@ -97,19 +98,18 @@ def score(
     for read_site in dict.fromkeys(s.read_site for s in scopes):
         chosen = [i for i, m in enumerate(methods) if isinstance(m, Scope)]
         chosen = [i for i in chosen if getattr(methods[i], "read_site", None) == read_site]
-        jobs = []
+        runs = []
         for p in asked:
-            own = [getattr(methods[i], "position", None) for i in chosen]
-            at = [p.position if o is None else resolve_position(o, p.ids) for o in own]
+            at = [resolve_position(read_position(methods[i], p.position), p.ids) for i in chosen]
             reads = [(place, methods[i]) for place, i in zip(at, chosen)]
-            jobs.append(Job(p.ids, reads, p.hooked))  # pyright: ignore[reportArgumentType]
-        for group in grouped(jobs, BATCH_TOKENS):
-            answers = run(view, [jobs[p] for p in group], (embed_site(),), Limits())
+            runs.append(replace(p, position=max(at), reads=reads))
+        for group in grouped(runs, BATCH_TOKENS):
+            answers = run([runs[p] for p in group], (embed_site(),), Limits())
             for p, own in zip(group, answers):
                 for i, answer in zip(chosen, own):
                     if read_site is None and answer.position == asked[p].position:
                         asked[p].expect(answer.read.value)
-                    found[p][i] = answer.attribution(view, jobs[p].ids).scores[0].double()
+                    found[p][i] = answer.attribution(view, asked[p].ids).scores[0].double()
     others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
     for own, prompt_run in zip(found, asked):
         own |= {i: scores_alone(m, prompt_run) for i, m in others}

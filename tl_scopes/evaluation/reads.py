@@ -13,12 +13,11 @@ from torch import Tensor
 from tl_scopes.adapter.prompt_lists import encode_all
 from tl_scopes.adapter.prompts import Prompts, bos_id, resolve_position
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.attribution import BATCH_TOKENS, grouped
 from tl_scopes.evaluation.methods import ranked
-from tl_scopes.jacobian.answers import Job, verify_once
+from tl_scopes.jacobian.batches import BATCH_TOKENS, grouped, padded
 from tl_scopes.jacobian.forward import read_under, refuse_nonfinite
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.statistics import rank_likeness
-from tl_scopes.scopes.prediction import FisherScope
 
 
 def encoded(view: ModelView, prompts: Prompts, prepend_bos: bool | None) -> list[list[int]]:
@@ -46,18 +45,14 @@ def final_states(
     Raises `NumericalError` where one is not finite.
     """
     hooked = view.is_hooked()
-    jobs = [Job(ids, [(resolve_position(position, ids), FisherScope())], hooked) for ids in prompts]
+    runs = [PromptRun(view, ids, resolve_position(position, ids), hooked) for ids in prompts]
     found: dict[int, Tensor] = {}
-    with view.locked(), torch.no_grad():
-        for group in grouped(jobs, BATCH_TOKENS):
-            own = [jobs[i] for i in group]
-            width = max(job.length for job in own)
-            rows = [job.ids[: job.length] + [job.ids[0]] * (width - job.length) for job in own]
-            tokens = torch.tensor(rows, device=view.device)
-            verify_once(view, tokens[:1, : own[0].length], hooked)
+    for group in grouped(runs, BATCH_TOKENS):
+        with runs[group[0]].locked(gradients=False), torch.no_grad():
+            tokens = padded([runs[i] for i in group])
             states = read_under(view, tokens, {})
-            for row, (i, job) in enumerate(zip(group, own)):
-                found[i] = states[row, job.reads[0][0]]
+            for row, i in enumerate(group):
+                found[i] = states[row, runs[i].position]
                 if not torch.isfinite(found[i]).all():
                     refuse_nonfinite(view, tokens[row : row + 1], "the final state")
     return torch.stack([found[i] for i in range(len(prompts))])

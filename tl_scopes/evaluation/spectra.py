@@ -9,7 +9,7 @@ from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ScopeParameterError, check_number, check_whole
 from tl_scopes.evaluation.reads import encoded, final_states
-from tl_scopes.jacobian.answers import check_scopes
+from tl_scopes.jacobian.prompt_run import check_scopes
 from tl_scopes.scopes.fisher import FisherGeometry
 from tl_scopes.scopes.prediction import FisherScope
 

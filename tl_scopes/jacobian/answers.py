@@ -1,60 +1,45 @@
-"""One forward pass over several rows of tokens, and the backward passes that answer their reads."""
+"""One forward pass over several rows of tokens, and the backward passes that answer their reads.
+
+1. `probes.record` runs the rows up to what is read, with a probe at each site.
+2. `explain` asks each scope for its vectors v at what was read.
+3. `_pull_back` pulls them back, at length 1, and adds up `weight * ||v||^2 * ||(v / ||v||)^T J_t||^2`.
+4. `Answer.attribution` makes a result of the sums.
+
+Cost: a forward pass, and as many backward passes as the row with the most vectors has.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import product
+from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes.adapter import guards
 from tl_scopes.adapter.padding import following
 from tl_scopes.adapter.prompts import N_CANDIDATES, described, resolve_token, texts
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.errors import (
-    NumericalError,
-    SiteError,
-    check_choice,
-    check_whole,
-)
-from tl_scopes.jacobian import original, probes, slope
+from tl_scopes.errors import SiteError, check_choice, check_whole
+from tl_scopes.jacobian import probes
 from tl_scopes.jacobian.backward import default_chunk, norms_at
+from tl_scopes.jacobian.batches import padded
 from tl_scopes.jacobian.checkpointing import exceeds_budget
-from tl_scopes.jacobian.forward import overflow_hint, refuse_noncausal, refuse_nonfinite
+from tl_scopes.jacobian.forward import check_gradient, no_path, read_values, refuse_nonfinite
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import Candidate
 from tl_scopes.scopes.base import Explained, Read, Scope
 
-# Tokens of a model's first prompt on which its last step is checked.
-_CHECKED_TOKENS = 64
-
-
-@dataclass(frozen=True)
-class Job:
-    """One row of a forward pass: its ids, and what is read where, by ascending position."""
-
-    ids: list[int]
-    reads: list[tuple[int, Scope]]
-    whole: bool = False
-
-    @property
-    def length(self) -> int:
-        """Tokens that must be run: none after the last read can matter, unless `whole`."""
-        if self.whole:
-            return len(self.ids)
-        return max(p for p, _ in self.reads) + 1
-
 
 @dataclass(eq=False)
 class Answer:
-    """One read: what was explained there, and the squared norms pulled back to each site row.
+    """One read: what was explained there, and the squared norms pulled back to each row of `sites`.
 
-    `exact[s]`: [pos], already weighted and summed. `sampled[s]`: [sample, pos].
+    `squares[s]`: [1 + sample, pos], the weighted sum over the exact vectors, then each sampled one.
     """
 
     row: int
@@ -65,19 +50,21 @@ class Answer:
     prediction: tuple[Candidate, ...]
     read: Read
     sites: list[str] = field(default_factory=list)
-    exact: list[Tensor] = field(default_factory=list)
-    sampled: list[Tensor] = field(default_factory=list)
+    squares: list[Float[Tensor, "sum pos"]] = field(default_factory=list)
 
     def attribution(self, view: ModelView, ids: list[int]) -> Attribution:
         """The public result over the whole prompt `ids`. Raises `NumericalError`."""
         n = self.explained.n_sampled
         scores, errors = [], []
-        for exact, sampled in zip(self.exact, self.sampled):
+        for squares in self.squares:
+            exact, sampled = squares[0], squares[1:]
             row = exact + sampled.mean(0) if n else exact
             scores.append(row if self.explained.squared else row.sqrt())
             if n > 1:
                 errors.append((sampled.var(0) / n).sqrt())
-        self._check(view, scores)
+        # From the site nearest to what is read: a NaN there reaches all the earlier ones.
+        for label, row in zip(reversed(self.sites), reversed(scores)):
+            check_gradient(view, label, row, self.position)
         return Attribution(
             scores=self._whole(scores, len(ids)),
             sites=tuple(self.sites),
@@ -91,18 +78,21 @@ class Answer:
             standard_error=self._whole(errors, len(ids)) if errors else None,
         )
 
-    def _check(self, view: ModelView, scores: list[Tensor]) -> None:
-        # From the site nearest to what is read: a NaN there reaches all the earlier ones.
-        for label, row in zip(reversed(self.sites), reversed(scores)):
-            bad = (~torch.isfinite(row.float())).nonzero()
-            if len(bad):
-                raise NumericalError(
-                    f"NaN or infinity in the gradient at site {label!r}, token {int(bad[0])}, "
-                    "although the forward pass was finite: check the weights and hooks between "
-                    f"there and what is read{overflow_hint(view)}"
-                )
-            if row[self.position + 1 :].any():
-                refuse_noncausal(label, self.position)
+    @cached_property
+    def summands(self) -> Float[Tensor, "sum k"]:
+        """How often each vector's squared norm, at length 1, counts in each of `squares`."""
+        k, n = len(self.norms), self.explained.n_sampled
+        weights = self.explained.weights[: k - n].cpu().double()
+        counts = torch.block_diag(weights[None], torch.eye(n, dtype=torch.float64, device="cpu"))
+        return counts * self.norms**2
+
+    @cached_property
+    def directions(self) -> Float[Tensor, "k *d"]:
+        """The vectors at length 1, so that half precision neither overflows nor vanishes on the way
+        back: what is made of them is to be multiplied by `norms`."""
+        vectors = self.explained.vectors
+        norms = torch.where(self.norms > 0, self.norms, 1).to(vectors)
+        return vectors / norms.reshape(-1, *[1] * (vectors.ndim - 1))
 
     def _whole(self, rows: list[Tensor], length: int) -> Float[Tensor, "site pos"]:
         """In float32, with zeros for the tokens after the read, which cannot matter."""
@@ -136,99 +126,56 @@ class Limits:
         )
 
 
-def check_scopes(view: ModelView, scopes: Sequence[Scope]) -> None:
-    """Raises `ScopeParameterError` or `ProcessedWeightsError`; may warn."""
-    for scope in {id(s): s for s in scopes}.values():
-        scope.validate(view.d_model)
-        guards.check_scope(view.model, scope)
-
-
-def run(
-    view: ModelView, jobs: list[Job], sites: tuple[Site, ...], limits: Limits
-) -> list[list[Answer]]:
-    """Answer every read of every job. All scopes of one call read at the same site.
+def run(runs: Sequence[PromptRun], sites: tuple[Site, ...], limits: Limits) -> list[list[Answer]]:
+    """Answer every read of prompts that share a forward pass. All their scopes read at the same site.
 
     Raises `SiteError`, `TargetError`, `ScopeParameterError` or `NumericalError`.
     """
-    width = max(job.length for job in jobs)
-    # Padded with a token of the row's own: the embedding of another may be unused, or NaN.
-    rows = [job.ids[: job.length] + [job.ids[0]] * (width - job.length) for job in jobs]
-    tokens = torch.tensor(rows, device=view.device)
-    request = jobs[0].reads[0][1].read_site
-    read_site = None if request is None else view.site(request)
-    with view.locked():
-        verify_once(view, tokens[:1, : jobs[0].length], jobs[0].whole)
+    view, read_site = runs[0].view, runs[0].read_site
+    tokens = padded(runs)
+    with runs[0].locked():
         recompute = limits.checkpoint_blocks
         if recompute is None:
-            recompute = exceeds_budget(view, len(jobs), width)
-        rows = [row for row, job in enumerate(jobs) for _ in job.reads]
-        columns = [position for job in jobs for position, _ in job.reads]
+            recompute = exceeds_budget(view, *tokens.shape)
         recording = probes.record(view, tokens, sites, read_site, recompute)
-        read = read_values(view, read_site, recording.read, rows, columns)
-        answers = explain(view, jobs, tokens, read.detach(), at_final=read_site is None)
-        chunk = limits.chunk_size or default_chunk(view, len(jobs), width, sparing=recompute)
+        rows = [row for row, one in enumerate(runs) for _ in one.reads]
+        positions = [position for one in runs for position, _ in one.reads]
+        read = read_values(view, read_site, recording.read, rows, positions)
+        answers = explain(runs, tokens, read.detach())
+        chunk = limits.chunk_size or default_chunk(view, *tokens.shape, sparing=recompute)
         _pull_back(view, recording, read, answers, chunk)
     remaining = iter(answers)
-    return [[next(remaining) for _ in job.reads] for job in jobs]
-
-
-def verify_once(view: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -> None:
-    """`capture.verify`, `original.refuse_another` and `slope.refuse_another`, unless the model's last
-    step, that a bridge is what it wraps, that it is causal, and that its gradient is its slope are
-    known. Inside `view.locked()`."""
-    if view.verified_under != view.last_step_facts() or view.last_step_is_hooked():
-        # Hooks may count on the whole prompt; the last step itself is the same at any length.
-        probes.verify(view, tokens if whole else tokens[:, :_CHECKED_TOKENS])
-    original.refuse_another(view, tokens)
-    slope.refuse_another(view, tokens, whole)
-
-
-def read_values(
-    view: ModelView,
-    site: Site | None,
-    activation: Float[Tensor, "batch pos *d"],
-    rows: list[int],
-    columns: list[int],
-) -> Float[Tensor, "read *own"]:
-    """What is read of the activation at `site` (None: of the final state) at rows and positions."""
-    read = activation[rows, columns]
-    if site is not None and site.is_embed and view.embed_scale != 1:
-        read = read * view.embed_scale
-    if site is not None and site.component is not None:
-        ((_, index),) = components_of(site, activation[..., 0])
-        read = read[(slice(None), *index)]
-    return read
+    return [[next(remaining) for _ in one.reads] for one in runs]
 
 
 def explain(
-    view: ModelView,
-    jobs: list[Job],
-    tokens: Int[Tensor, "batch pos"],
+    runs: Sequence[PromptRun],
+    tokens: Int[Tensor, "row pos"],
     read: Float[Tensor, "read *d"],
-    at_final: bool,
 ) -> list[Answer]:
-    """What each read of each job explains, without its squared norms yet.
+    """What each read of each prompt explains, without its squared norms yet.
 
-    Raises `TargetError`, `ScopeParameterError` or `NumericalError`.
+    `tokens`: what was run, should the numbers that are read be refused. Raises `TargetError`,
+    `ScopeParameterError` or `NumericalError`.
     """
+    view = runs[0].view
     head = view.unembedding()
-    raw = head.raw_logits(read) if at_final else None
-    seen = read if raw is None else raw
-    if not torch.isfinite(seen).all():
+    raw = head.raw_logits(read) if runs[0].read_site is None else None
+    if not torch.isfinite(read if raw is None else raw).all():
         what = "the activation that is read" if raw is None else "the logits"
         refuse_nonfinite(view, tokens, what)
     answers = []
-    for row, job in enumerate(jobs):
-        for position, scope in job.reads:
+    for row, one in enumerate(runs):
+        for position, scope in one.reads:
             i = len(answers)
-            own = None if raw is None else raw[i]
-            after = following(job.ids, position)
-            at = Read(read[i], own, head, lambda t: resolve_token(view, t), after)
+            logits = None if raw is None else raw[i]
+            after = following(one.ids, position)
+            at = Read(read[i], logits, head, lambda t: resolve_token(view, t), after)
             explained = scope.explain(at)
             explained = replace(explained, vectors=explained.vectors.detach())
             # In double: squared in float32, tiny vectors would vanish.
             norms = torch.linalg.vector_norm(explained.vectors.flatten(1).cpu().double(), dim=1)
-            prediction = () if own is None else candidates(view, head.logits(own))
+            prediction = () if logits is None else candidates(view, head.logits(logits))
             answers.append(Answer(row, position, scope, explained, norms, prediction, at))
     return answers
 
@@ -258,70 +205,37 @@ def _pull_back(
         used[answer.row] += len(answer.norms)
     live = [(i, slot) for i, slot in enumerate(recording.slots) if slot is not None]
     width = recording.read.shape[1]
-    rows_of = [components_of(site, slot) for site, slot in zip(recording.sites, recording.slots)]
+    rows_of = [
+        [(site.label, ())] if slot is None else site.components(slot.shape[2:])
+        for site, slot in zip(recording.sites, recording.slots)
+    ]
     for answer in answers:
         answer.sites = [label for rows in rows_of for label, _ in rows]
-        empty = torch.zeros(width, dtype=torch.float64, device="cpu")
-        answer.exact = [empty.clone() for _ in answer.sites]
-        answer.sampled = [empty.repeat(answer.explained.n_sampled, 1) for _ in answer.sites]
+        answer.squares = [
+            answer.summands.new_zeros(len(answer.summands), width) for _ in answer.sites
+        ]
 
-    def cotangents(passes: range) -> Tensor:
-        """Unit vectors, so that half precision neither overflows nor vanishes on the way back."""
-        out = torch.zeros(len(passes), *read.shape, dtype=read.dtype, device=read.device)
+    def meeting(passes: range) -> Iterator[tuple[int, slice, slice]]:
+        """The answers that take part in `passes`: which of their vectors, and in which passes."""
         for i, (answer, start) in enumerate(zip(answers, starts)):
             lo, hi = max(start, passes.start), min(start + len(answer.norms), passes.stop)
             if lo < hi:
-                v = answer.explained.vectors[lo - start : hi - start]
-                norms = answer.norms[lo - start : hi - start].to(v)
-                norms = torch.where(norms > 0, norms, 1).reshape(-1, *[1] * (v.ndim - 1))
-                out[lo - passes.start : hi - passes.start, i] = (v / norms).to(out.dtype)
+                yield i, slice(lo - start, hi - start), slice(lo - passes.start, hi - passes.start)
+
+    def cotangents(passes: range) -> Tensor:
+        out = torch.zeros(len(passes), *read.shape, dtype=read.dtype, device=read.device)
+        for i, vectors, mine in meeting(passes):
+            out[mine, i] = answers[i].directions[vectors].to(out.dtype)
         return out
 
     slots = [slot for _, slot in live]
     for passes, norms in norms_at(view, read, slots, cotangents, max(used.values()), chunk):
-        for (i, _), found in zip(live, norms):
-            if found is None:
-                raise SiteError(
-                    f"site {recording.sites[i].label!r} has no path to what is read: its activation "
-                    "is a by-product on this architecture, or a hook of yours replaces what follows; "
-                    "use the residual stream, or another hook"
-                )
-            found = found.cpu().double().square()
-            first = sum(len(rows) for rows in rows_of[:i])
-            for offset, (_, index) in enumerate(rows_of[i]):
-                for answer, start in zip(answers, starts):
-                    part = found[(slice(None), answer.row, slice(None), *index)]
-                    _accumulate(answer, first + offset, part, start, passes)
-
-
-def _accumulate(answer: Answer, s: int, part: Tensor, start: int, passes: range) -> None:
-    lo, hi = max(start, passes.start), min(start + len(answer.norms), passes.stop)
-    if lo >= hi:
-        return
-    squares = part[lo - passes.start : hi - passes.start]
-    own = slice(lo - start, hi - start)
-    scaled = squares * (answer.norms[own, None] ** 2)
-    n_exact = len(answer.norms) - answer.explained.n_sampled
-    exact = max(0, min(hi - start, n_exact) - (lo - start))
-    answer.exact[s] += answer.explained.weights[own][:exact].double() @ scaled[:exact]
-    if exact < len(scaled):
-        at = lo - start + exact - n_exact
-        answer.sampled[s][at : at + len(scaled) - exact] = scaled[exact:]
-
-
-def components_of(site: Site, slot: Tensor | None) -> list[tuple[str, tuple[int, ...]]]:
-    """The result rows of one site: a label and an index into the axes after `pos` for each."""
-    if slot is None or (slot.ndim == 2 and site.component is None):
-        return [(site.label, ())]
-    shape = slot.shape[2:]
-    every = list(product(*(range(n) for n in shape)))
-    if site.component is None:
-        return [(site.component_label(index), index) for index in every]
-    if site.component not in every:
-        raise SiteError(
-            f"site {site.label!r} does not exist: {site.hook} has "
-            + (f"axes {list(shape)} between pos and the last" if shape else "no head axis")
-            + f"; allowed: {site.hook!r}"
-            + (f", or with indices below {list(shape)}" if shape else "")
-        )
-    return [(site.label, site.component)]
+        for (s, _), at_slot in zip(live, norms):
+            if at_slot is None:
+                raise SiteError(no_path(recording.sites[s].label))
+            squares = at_slot.cpu().double().square()
+            first = sum(len(rows) for rows in rows_of[:s])
+            for offset, (_, index) in enumerate(rows_of[s]):
+                for i, vectors, mine in meeting(passes):
+                    part = squares[(mine, answers[i].row, slice(None), *index)]
+                    answers[i].squares[first + offset] += answers[i].summands[:, vectors] @ part

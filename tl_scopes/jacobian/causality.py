@@ -13,18 +13,10 @@ from tl_scopes.jacobian.culprits import hooks_named
 from tl_scopes.jacobian.forward import read_under
 
 
-def refuse_lookahead(view: ModelView, tokens: Int[Tensor, "1 pos"], alone: bool = False) -> None:
-    """Raise `UnsupportedModelError` where tokens after a position change the final state there.
-
-    Inside `view.locked()`, under the user's hooks. `alone`: row by row, for hooks made for one.
-    """
-    refuse(view, lookahead(view, tokens, alone))
-
-
-def refuse(view: ModelView, found: tuple[float, int] | None) -> None:
-    """The same of what `lookahead` gave."""
-    if found is not None and not found[0] <= tolerance(view.dtype):
-        share, position = found
+def refuse(view: ModelView, worst: tuple[float, int] | None) -> None:
+    """Raise `UnsupportedModelError` where `lookahead` found that later tokens change a final state."""
+    if worst is not None and not worst[0] <= tolerance(view.dtype):
+        share, position = worst
         raise UnsupportedModelError(
             f"the model is not causal: tokens after position {position} change its final state there, by "
             f"{share:.2g} of its size, and only causal models can be explained{hooks_named(view)}. Remove "
@@ -38,7 +30,8 @@ def lookahead(
     """By how much of its size a final state changes when tokens after it do, at most, and where.
 
     One pass over three rows: the prompt, with another last token, and with another second half. None
-    for a prompt of one token, or where a pass gives NaN. Zero to rounding for a causal model.
+    for a prompt of one token, or where a pass gives NaN. Zero to rounding for a causal model. `alone`: row
+    by row, for hooks made for one. Inside `view.locked()`, under the user's hooks.
     """
     ids = tokens[0]
     if len(ids) < 2:
@@ -50,10 +43,10 @@ def lookahead(
     with torch.no_grad():
         y = torch.cat([read_under(view, r, {}) for r in rows.split(1 if alone else len(rows))])
     sizes = torch.linalg.vector_norm(y[0].double(), dim=-1)
-    found = []
+    changes = []
     for k, row in zip(starts, y[1:]):
         change = torch.linalg.vector_norm((row - y[0])[:k].double(), dim=-1)
         shares = change / sizes[:k].clamp_min(1e-300)
-        found.append((float(shares.max()), int(shares.argmax())))
-    worst = max(found)
+        changes.append((float(shares.max()), int(shares.argmax())))
+    worst = max(changes)
     return worst if torch.isfinite(y).all() else None

@@ -32,22 +32,18 @@ def activations(
 
     Raises `SiteError` for a site that is not reached before the final state.
     """
-    seen = seen_at(view, tokens, sites)
-    for label, found in seen.items():
-        if not found:
-            raise SiteError(f"the forward pass does not reach {label!r} before the final state")
-    return {label: found[-1] for label, found in seen.items()}
-
-
-def seen_at(view: ModelView, tokens: Tensor, sites: Sequence[Site]) -> dict[str, list[Tensor]]:
-    """What a forward pass to the final state shows at each site: nothing where it is not reached."""
-    return look(view, tokens, sites)[0]
+    seen, _ = look(view, tokens, sites)
+    for label, activations_there in seen.items():
+        if not activations_there:
+            raise not_reached(label)
+    return {label: activations_there[-1] for label, activations_there in seen.items()}
 
 
 def look(
     view: ModelView, tokens: Int[Tensor, "batch pos"], sites: Sequence[Site]
 ) -> tuple[dict[str, list[Tensor]], Float[Tensor, "batch pos d_model"]]:
-    """The same, and the final state that the pass ends with."""
+    """What a forward pass to the final state shows at each site, nothing where it is not reached; and
+    the final state."""
     seen: dict[str, list[Tensor]] = {site.label: [] for site in sites}
 
     def note(label: str, activation: Tensor) -> Tensor:
@@ -73,10 +69,10 @@ def read_under(
     `read`: None for the final state. `prepare`: what else is changed until `undo`. Inside
     `view.locked()`. Raises `SiteError` where the pass does not get there.
     """
-    found: list[Tensor] = []
+    reads: list[Tensor] = []
 
     def stop(activation: Tensor) -> Tensor:
-        found.append(activation)
+        reads.append(activation)
         raise Stop
 
     with view.taps() as undo:
@@ -88,17 +84,84 @@ def read_under(
         else:
             view.tap(undo, read, stop)
         forward_to_stop(view, tokens)
-    if not found:
-        raise SiteError(
-            f"the forward pass does not reach {read.label if read else 'the unembedding'!r}; "
-            "some hooks fire only after a setting of the model such as set_use_attn_result(True)"
+    if not reads:
+        raise not_reached(read.label if read else "the unembedding", "its end")
+    if read is None:  # where the unembedding is, which may be another device than the final norm's
+        return reads[0].to(head.stored(view.model)[0].device)
+    return reads[0]
+
+
+def read_values(
+    view: ModelView,
+    site: Site | None,
+    activation: Float[Tensor, "batch pos *d"],
+    rows: Sequence[int],
+    positions: Sequence[int],
+) -> Float[Tensor, "read *own"]:
+    """What is read of the activation at `site` (None: of the final state), one read a row and position."""
+    read = activation[list(rows), list(positions)]
+    if site is not None and site.is_embed and view.embed_scale != 1:
+        read = read * view.embed_scale
+    if site is not None and site.component is not None:
+        ((_, index),) = site.components(activation.shape[2:-1])
+        read = read[(slice(None), *index)]
+    return read
+
+
+def needed_sites(view: ModelView, hooks: Sequence[str], call: str, instead: str) -> list[Site]:
+    """The sites of hooks that a call needs. Raises `UnsupportedModelError` where the model has not all."""
+    known = view.hooks
+    for hook in hooks:
+        if hook not in known:
+            raise UnsupportedModelError(
+                f"{call} needs the hook {hook!r}, which this model does not have{instead}"
+            )
+    return [Site(hook, hook) for hook in hooks]
+
+
+def not_reached(label: str, before: str = "the final state") -> SiteError:
+    """The error for a site that no forward pass shows before what is read."""
+    return SiteError(
+        f"the forward pass does not reach {label!r} before {before}: give a site that comes before it. "
+        "Some hooks fire only after a setting of the model such as set_use_attn_result(True), some "
+        "never on this architecture"
+    )
+
+
+def reached_again(label: str) -> SiteError:
+    """The error for a site that one forward pass shows several times."""
+    return SiteError(
+        f"site {label!r} is reached more than once in a forward pass (it is shared by queries, keys and "
+        "values, say): its influence is not one number; use the residual stream before it"
+    )
+
+
+def no_path(label: str, frozen: str = "") -> str:
+    """What to say of a site whose activation does not lead to what is read.
+
+    `frozen`: what else may be the cause on circuits, which can hold parts of a model constant.
+    """
+    return (
+        f"{label!r} has no path to what is read: its activation is a by-product on this architecture, "
+        f"{frozen}or a hook of yours replaces what follows; use the residual stream, or another hook"
+    )
+
+
+def check_gradient(view: ModelView, label: str, sizes: Float[Tensor, "pos"], position: int) -> None:
+    """Refuse a gradient at a site, given by its size at each token.
+
+    Raises `NumericalError` where it is not finite, `UnsupportedModelError` where tokens after the read
+    `position` have a part in it.
+    """
+    bad = (~torch.isfinite(sizes.float())).nonzero()
+    if len(bad):
+        raise NumericalError(
+            f"NaN or infinity in the gradient at site {label!r}, token {int(bad[0])}, although the "
+            "forward pass was finite: check the weights and hooks between there and what is read"
+            f"{overflow_hint(view)}"
         )
-    return at_head(view, found[0]) if read is None else found[0]
-
-
-def at_head(view: ModelView, y: Tensor) -> Tensor:
-    """Final states where the unembedding is, which may be another device than the final norm's."""
-    return y.to(head.stored(view.model)[0].device)
+    if sizes[position + 1 :].any():
+        refuse_noncausal(label, position)
 
 
 def first_nonfinite(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> str | None:

@@ -1,4 +1,4 @@
-"""One prompt, read at one position: what methods that are no scopes ask of a model."""
+"""One prompt of a model: what is read of it and where, and what must be run for that."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from tl_scopes.adapter import guards, last_step
 from tl_scopes.adapter.padding import following
 from tl_scopes.adapter.prompts import Prompt, bos_id, encode, resolve_position, resolve_token
 from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.view import Edit, ModelView, view_of
 from tl_scopes.errors import SiteError
-from tl_scopes.jacobian.answers import verify_once
+from tl_scopes.jacobian import original, slope
 from tl_scopes.jacobian.checkpointing import exceeds_budget, kept_bytes, recompute_blocks
-from tl_scopes.jacobian.forward import Stop, forward_to_stop, look, read_under, refuse_nonfinite
-from tl_scopes.jacobian.probes import check_axes, check_second_axis
-from tl_scopes.scopes.base import Read
+from tl_scopes.jacobian.forward import (
+    look,
+    no_path,
+    not_reached,
+    reached_again,
+    read_under,
+    read_values,
+    refuse_nonfinite,
+)
+from tl_scopes.jacobian.probes import check_site
+from tl_scopes.scopes.base import Read, Scope
 
 # Tokens, over all copies of the prompt, that share a forward pass without gradients.
 BATCH_TOKENS = 2048
@@ -29,17 +38,36 @@ BATCH_TOKENS = 2048
 GRADIENT_BYTES = 1 << 30
 
 
+def check_scopes(view: ModelView, scopes: Sequence[Scope]) -> None:
+    """Raises `ScopeParameterError` or `ProcessedWeightsError`; may warn."""
+    for scope in {id(s): s for s in scopes}.values():
+        scope.validate(view.d_model)
+        guards.check_scope(view.model, scope)
+
+
+def read_position(method: Any, position: int) -> int:
+    """Where a scope or method reads that may have a position of its own, such as a direction."""
+    own = getattr(method, "position", None)
+    return position if own is None else own
+
+
 @dataclass(eq=False)
 class PromptRun:
-    """A prompt of a model, and what was already asked of it. `position` counts from 0.
+    """A prompt of a model, and what was already asked of it. `position`, the last one that is read,
+    counts from 0.
 
-    Everything but `ask` and the plain facts is to be used inside `with prompt_run.locked()`.
+    `reads`: the scopes that are explained, each with its read position; none for methods that are no
+    scopes, which read the final state. All of them read at the same site. `hooked`: whether hooks of
+    the user's are on the model, which may count on the whole prompt.
+
+    Everything but the plain facts is to be used inside `with prompt_run.locked()`.
     """
 
     view: ModelView
     ids: list[int]
     position: int
     hooked: bool
+    reads: Sequence[tuple[int, Scope]] = ()
     remembered: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     """What several methods ask for: intact activations, gradients there, replacements."""
 
@@ -53,9 +81,20 @@ class PromptRun:
         return cls(view, ids, resolve_position(position, ids), view.is_hooked())
 
     @property
+    def length(self) -> int:
+        """Tokens that must be run: none after the last read can matter, except to hooks."""
+        return len(self.ids) if self.hooked else self.position + 1
+
+    @property
     def run(self) -> list[int]:
-        """The ids that must be run: none after the read position can matter, except to hooks."""
-        return self.ids if self.hooked else self.ids[: self.position + 1]
+        """The ids that must be run."""
+        return self.ids[: self.length]
+
+    @property
+    def read_site(self) -> Site | None:
+        """Where its scopes read; None: the final state."""
+        request = self.reads[0][1].read_site if self.reads else None
+        return None if request is None else self.view.site(request)
 
     @property
     def first(self) -> int:
@@ -69,10 +108,18 @@ class PromptRun:
 
     @contextmanager
     def locked(self, gradients: bool = True):
-        """`view.locked()`, with the model's last step known and, for `gradients`, its slope."""
+        """`view.locked()`, once the model is known to be what the mathematics takes it for.
+
+        On its first use, and whenever its hooks or weights changed, that means: its last step is
+        `y W_U + b_U`, a bridge is the model that it wraps, and, for `gradients`, it is causal and its
+        gradient is its slope. Raises `UnsupportedModelError`.
+        """
         with self.view.locked():
+            tokens = self.tokens(1)
             with torch.set_grad_enabled(gradients):
-                verify_once(self.view, self.tokens(1), self.hooked)
+                last_step.verify_once(self.view, tokens, self.hooked)
+                original.refuse_another(self.view, tokens)
+                slope.refuse_another(self.view, tokens, self.hooked)
             yield
 
     def tokens(self, rows: int) -> Int[Tensor, "row pos"]:
@@ -82,20 +129,22 @@ class PromptRun:
         """Copies of the prompt that may share a forward pass."""
         if self.hooked:  # by hooks that may be made for one row
             return 1
-        width = len(self.run)
+        width = self.length
         if gradients:
             return max(1, GRADIENT_BYTES // max(1, kept_bytes(self.view, 1, width)))
         return max(1, BATCH_TOKENS // width)
 
-    def states(self, rows: int, edits: Mapping[Site, Edit]) -> Float[Tensor, "row d_model"]:
-        """The final states of copies of the prompt, with activations edited at sites."""
-        many = torch.is_grad_enabled() and exceeds_budget(self.view, rows, len(self.run))
+    def states(self, rows: int, edits: Mapping[Site, Edit]) -> Float[Tensor, "row *d"]:
+        """What is read of copies of the prompt, with activations edited at sites."""
+        site = self.read_site
+        many = torch.is_grad_enabled() and exceeds_budget(self.view, rows, self.length)
 
         def prepare(undo: ExitStack) -> None:
             if many:
-                recompute_blocks(self.view, undo, spared=None)
+                recompute_blocks(self.view, undo, spared=None if site is None else site.block)
 
-        return read_under(self.view, self.tokens(rows), edits, prepare=prepare)[:, self.position]
+        read = read_under(self.view, self.tokens(rows), edits, site, prepare)
+        return read_values(self.view, site, read, range(rows), [self.position] * rows)
 
     def rest(self, site: Site) -> Callable[[Tensor], Tensor]:
         """The model from `site` on, [row, pos, ...] to final states [row, d_model].
@@ -106,11 +155,7 @@ class PromptRun:
         def forward(activation: Tensor) -> Tensor:
             y = self.states(len(activation), {site: lambda a: activation.to(a)})
             if torch.is_grad_enabled() and activation.requires_grad and not y.requires_grad:
-                raise SiteError(
-                    f"site {site.label!r} has no path to what is read: its activation is a "
-                    "by-product on this architecture, or a hook of yours replaces what follows; "
-                    "use the residual stream, or another hook"
-                )
+                raise SiteError(no_path(site.label))
             return y
 
         return forward
@@ -125,16 +170,10 @@ class PromptRun:
         self.expect(y[0, self.position])
         for site in sites:
             if len(seen[site.label]) != 1:
-                raise SiteError(
-                    f"the forward pass reaches site {site.label!r} {len(seen[site.label])} times before "
-                    "the final state; it must be once: use the residual stream, or another hook (some "
-                    "fire only after a setting of the model such as set_use_attn_result(True))"
-                )
-            (found,) = seen[site.label]
-            check_axes(site.label, found, tokens)
-            if site.is_named and found.shape[1] == found.shape[2]:
-                check_second_axis(self.view, tokens, site)
-            self.remembered["activation", site.label] = found
+                raise (reached_again if seen[site.label] else not_reached)(site.label)
+            (activation,) = seen[site.label]
+            check_site(self.view, site, activation, tokens)
+            self.remembered["activation", site.label] = activation
 
     def activation(self, site: Site) -> Float[Tensor, "1 pos *d"]:
         """What the hook at `site` shows of the intact prompt. Raises `SiteError`."""
@@ -147,16 +186,8 @@ class PromptRun:
 
     def embedded(self, ids: Int[Tensor, "batch pos"]) -> Float[Tensor, "batch pos d_model"]:
         """What the hook at the embedding shows of any ids: the pass ends there."""
-        found: list[Tensor] = []
-
-        def stop(a: Tensor) -> Tensor:
-            found.append(a.clone())
-            raise Stop
-
-        with torch.no_grad(), self.view.taps() as undo:
-            self.view.tap(undo, embed_site(), stop)
-            forward_to_stop(self.view, ids.to(self.view.device))
-        return found[0]
+        with torch.no_grad():
+            return read_under(self.view, ids.to(self.view.device), {}, embed_site())
 
     def expect(self, final_state: Float[Tensor, "d_model"]) -> None:
         """The intact final state, where another pass has come by it."""

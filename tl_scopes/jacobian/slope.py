@@ -95,7 +95,7 @@ def refuse_another(view: ModelView, tokens: Int[Tensor, "1 pos"], whole: bool) -
     if known >= min(length, _ENOUGH):
         return
     told = _measure(view, tokens[:, :length], whole, embed_site())
-    causality.refuse_lookahead(view, tokens[:, :length], alone=whole)
+    causality.refuse(view, causality.lookahead(view, tokens[:, :length], alone=whole))
     if told is not None:
         # A bridge wires its modules in its first pass: found under what it was before.
         rest = [entry for entry in view.followed if entry[0] != circumstances]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter import guards
+from tl_scopes.adapter.last_step import verify, verify_head
 from tl_scopes.adapter.prompts import bos_id, encode
 from tl_scopes.adapter.sites import embed_site
 from tl_scopes.errors import ScopesWarning, UnsupportedModelError
@@ -18,7 +19,6 @@ from tl_scopes.evaluation.checking.subject import TEXT, Subject
 from tl_scopes.evaluation.checking.words import held, number, or_float32, skipped
 from tl_scopes.jacobian import causality, original
 from tl_scopes.jacobian.forward import Stop, forward_to_stop
-from tl_scopes.jacobian.probes import verify, verify_head
 from tl_scopes.models.folder import disagreement
 from tl_scopes.scopes.prediction import FisherScope, SemanticScope
 
