@@ -1,50 +1,62 @@
-"""What a run was made with: enough to refuse to go on with anything else."""
+"""What a run was made with: enough to refuse to go on with anything else.
+
+Two things tell whether rows may stand beside each other. What can be read is compared as it is:
+versions, configuration, data, settings, the parameters of methods, and hashes of all weights and
+buffers. The rest is compared by what it does (`outputs`).
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import platform
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import RunError
-from tl_scopes.evaluation.runs.fingerprint import (
-    buffers_hash,
-    config,
-    description,
-    plain,
-    users_hooks,
-    weights_hash,
-)
+from tl_scopes.evaluation.methods import AnyMethod
+from tl_scopes.evaluation.runs.outputs import apart, outputs
 from tl_scopes.evaluation.runs.parts import PARTS, ROWS
 from tl_scopes.results.files import is_whole, sealed, write_bytes
 
 NAME = "manifest.json"
-FORMAT = 3
+FORMAT = 4
 # Finished runs of these can be looked at. Only one of this format can be gone on with.
-_READ = (2, FORMAT)
+_READ = (2, 3, FORMAT)
 # What cannot change a number beyond rounding is written down, and may differ.
 NOTED = "noted"
+# What the model and the methods give for the first prompts: compared to rounding.
+OUTPUTS = "outputs"
+# Of a configuration: where the model lies, which is said elsewhere or changes no number.
+_PLACES = (
+    "device", "n_devices", "seed", "dtype", "torch_dtype", "model_name", "tokenizer_name",
+    "name_or_path", "_name_or_path", "transformers_version", "architectures",
+)  # fmt: skip
 _PACKAGES = ("transformer_lens", "torch", "transformers", "numpy", "scipy")
 _NOTED_PACKAGES = ("pandas", "pyarrow", "captum", "datasets", "accelerate")
 
 
 def describe(
     model: Any,
-    methods: Mapping[str, Any],
+    methods: Mapping[str, AnyMethod],
     settings: Mapping[str, Any],
     data: Mapping[str, Any],
     units: Mapping[str, Any],
     noted: Mapping[str, Any],
+    first: Sequence[list[int]],
 ) -> dict[str, Any]:
-    """Everything that decides the numbers, as plain values; under "noted" what does not."""
+    """Everything that decides the numbers, as plain values; under "noted" what does not.
+
+    `first`: token ids of the run's prompts, of which the first few are run.
+    """
     from tl_scopes import __version__
 
     view = view_of(model)
@@ -59,18 +71,19 @@ def describe(
                 "dtype": where.dtype,
                 "device": view.device.type,
                 "processing": where.processing,
-                "sha256": weights_hash(model),
-                "buffers": buffers_hash(model),
-                "config": config(model),
-                "hooks": users_hooks(model),
+                "sha256": tensors_hash(model.named_parameters()),
+                "buffers": tensors_hash(model.named_buffers()),
+                "config": _config(model),
+                "hooks": where.hooks,
             },
             "data": data,
-            "methods": {name: description(method) for name, method in methods.items()},
+            "methods": {name: _described(method) for name, method in methods.items()},
             "order": list(methods),
             "settings": settings,
             "units": units,
             "threads": torch.get_num_threads(),
             "matmul_precision": torch.get_float32_matmul_precision(),
+            OUTPUTS: outputs(view, methods, first, settings["position"]),
             NOTED: {
                 "python": platform.python_version(),
                 "machine": _machine(view.device),
@@ -82,12 +95,71 @@ def describe(
     )
 
 
+def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    """SHA-256 over tensors: name, shape, dtype and bytes, by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        flat = tensor.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _config(model: Any) -> dict[str, Any]:
+    """The settings of a model: TransformerLens's, and those of the model that a bridge wraps."""
+    settings = {"cfg": vars(model.cfg)}
+    wrapped: Any = getattr(getattr(model, "original_model", None), "config", None)
+    if hasattr(wrapped, "to_dict"):
+        settings["original_model"] = wrapped.to_dict()
+    return {
+        name: {k: v for k, v in sorted(own.items()) if k not in _PLACES}
+        for name, own in settings.items()
+    }
+
+
+def _described(method: Any) -> dict[str, Any]:
+    """A method's class and every parameter."""
+    if is_dataclass(method):
+        parameters = {f.name: getattr(method, f.name) for f in fields(method)}
+    else:
+        parameters = method.parameters()
+    return {"class": _name(type(method)), **parameters}
+
+
+def plain(value: Any) -> Any:
+    """`value` as JSON gives it back: of a tensor a hash, of a function or an object its name."""
+    return json.loads(json.dumps(value, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """What stands in JSON for what JSON lacks."""
+    if isinstance(value, Tensor):
+        return f"tensor sha256 {tensors_hash([('', value)])}"
+    if isinstance(value, (np.generic, np.ndarray)):
+        return value.tolist()
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if hasattr(value, "__qualname__"):
+        return _name(value)
+    if is_dataclass(value):
+        return _described(value)
+    text = repr(value)
+    return _name(type(value)) if " at 0x" in text else text
+
+
+def _name(thing: Any) -> str:
+    """Where it comes from, and its name. Of this package's own only the package: its files may move."""
+    home = "tl_scopes" if thing.__module__.startswith("tl_scopes.") else thing.__module__
+    return f"{home}.{thing.__qualname__}"
+
+
 def prompts_hash(prompts: Sequence[Any]) -> str:
     """SHA-256 of texts or rows of ids."""
     digest = hashlib.sha256()
     for prompt in prompts:
-        own = prompt if isinstance(prompt, str) else plain(prompt)
-        digest.update(json.dumps(own).encode())
+        digest.update(json.dumps(prompt, default=_plain).encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
@@ -149,7 +221,7 @@ def settle(mine: dict[str, Any], out: Path) -> list[str]:
             f"new ones. {'; '.join(wrong)}. To go on with it, give what it was made with; or give "
             "another folder, or delete this one"
         )
-    return differences(theirs[NOTED], mine[NOTED], only=("machine",))
+    return _unequal(theirs[NOTED].get("machine", _NONE), mine[NOTED]["machine"], "machine")
 
 
 def read(out: Path, as_written: bool = False) -> dict[str, Any]:
@@ -180,20 +252,28 @@ def read(out: Path, as_written: bool = False) -> dict[str, Any]:
 
 
 def digest(mine: Mapping[str, Any]) -> str:
-    """SHA-256 of what decides the numbers."""
-    deciding = {name: value for name, value in mine.items() if name != NOTED}
+    """SHA-256 of what decides the numbers, and is the same on every machine."""
+    deciding = {name: value for name, value in mine.items() if name not in (NOTED, OUTPUTS)}
     return hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
 
 
-def differences(theirs: Any, mine: Any, name: str = "", only: Sequence[str] = ()) -> list[str]:
+def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
+    """Each field of two manifests that is not the same, but for what is noted, in words."""
+    listed = []
+    for name in dict.fromkeys([*theirs, *mine]):
+        if name == OUTPUTS:
+            listed += apart(theirs.get(name) or {}, mine.get(name) or {})
+        elif name != NOTED:
+            listed += _unequal(theirs.get(name, _NONE), mine.get(name, _NONE), name)
+    return listed
+
+
+def _unequal(theirs: Any, mine: Any, name: str) -> list[str]:
     """Each field that is not the same, with both values and, for threads, what to do."""
     if isinstance(theirs, dict) and isinstance(mine, dict):
-        found = []
-        for key in only or [*theirs, *(k for k in mine if k not in theirs)]:
-            if (name, key) != ("", NOTED):
-                inner = f"{name}.{key}" if name else key
-                found += differences(theirs.get(key, _NONE), mine.get(key, _NONE), inner)
-        return found
+        keys = dict.fromkeys([*theirs, *mine])
+        each = (_unequal(theirs.get(k, _NONE), mine.get(k, _NONE), f"{name}.{k}") for k in keys)
+        return [text for texts in each for text in texts]
     was, now = _told(theirs), _told(mine)
     if was == now:
         return []

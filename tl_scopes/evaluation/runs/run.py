@@ -21,7 +21,6 @@ from tl_scopes.evaluation.ablations import measure as measure_rows
 from tl_scopes.evaluation.data import DataSet
 from tl_scopes.evaluation.methods import AnyMethod, Methods, check_methods, labelled
 from tl_scopes.evaluation.runs import manifest
-from tl_scopes.evaluation.runs.fingerprint import function
 from tl_scopes.evaluation.runs.parts import PARTS, ROWS, Parts
 from tl_scopes.evaluation.runs.parts import read as read_rows
 from tl_scopes.evaluation.runs.processes import Processes, processes
@@ -163,12 +162,9 @@ def run(
                     "sha256": manifest.prompts_hash(data.prompts),
                     "ids_sha256": manifest.prompts_hash(known.ids),
                 },
-                {
-                    "prompts": unit,
-                    "tokens": UNIT_TOKENS,
-                    "measure": function(measure, keeps_state=True),
-                },
+                {"prompts": unit, "tokens": UNIT_TOKENS, "measure": measure},
                 noted,
+                [ids for ids in known.ids if ids],
             )
         parts = Parts(folder, len(plan), manifest.digest(mine))
         _settle(team, mine, parts)
