@@ -171,7 +171,7 @@ def test_nothing_but_failures(folder, tmp_path):
 def test_ctrl_c_leaves_a_run_that_goes_on(folder, data, tmp_path):
     out = tmp_path / "out"
     args = ["evaluate", "--model", folder, "--data", data, "--out", str(out), "--unit", "1"]
-    args += ["--methods", "integrated-gradients:200"]
+    args += ["--methods", "integrated-gradients:1000"]
     terminal = Terminal(args, "stderr", OMP_NUM_THREADS="1")
     # tqdm shows nothing where it does not know the size.
     fcntl.ioctl(terminal.end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
