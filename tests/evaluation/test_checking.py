@@ -14,7 +14,6 @@ from tl_scopes import models
 from tl_scopes.errors import ModelUnavailableError, PromptError
 from tl_scopes.evaluation.checking import Finding, ModelCheck, subject
 from tl_scopes.jacobian import original
-from tl_scopes.models import loading
 
 CLASSES = zoo.known("hooked/gemma2", "bridge/gemma2")
 WHOLE = zoo.known("hooked/gpt2", "hooked/llama", "bridge/llama", "bridge/gemma2", "bridge/opt")
@@ -179,14 +178,14 @@ def test_the_command(folder, tmp_path):
 
 
 def test_the_command_ends_with_1_for_a_broken_model(folder, monkeypatch):
-    build = loading.build
+    load = models.load
 
     def broken(*args, **kwargs):
-        model, refusal = build(*args, **kwargs)
+        model = load(*args, **kwargs)
         detached(model)
-        return model, refusal
+        return model
 
-    monkeypatch.setattr(loading, "build", broken)
+    monkeypatch.setattr(models, "load", broken)
     result = call("check", folder, "--no-costs")
     assert result.exit_code == 1 and result.stderr == ""
     assert "✗ failed" in result.stdout and "blocks.1.hook_mlp_out" in result.stdout

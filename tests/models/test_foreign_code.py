@@ -21,7 +21,7 @@ from support.cli_calls import call, refused, save_tiny
 from support.threads import elsewhere
 from tl_scopes import models
 from tl_scopes.errors import ModelUnavailableError
-from tl_scopes.models import foreign, installed, loading
+from tl_scopes.models import foreign, installed, loading, quiet
 
 BACKENDS = sorted(installed.model_classes())
 TEXT = "The capital of France is"
@@ -198,8 +198,10 @@ def test_pickles_that_transformer_lens_would_let_run(tmp_path, marker, monkeypat
     """Models published for HookedTransformer alone: `torch.load(..., weights_only=False)`."""
     monkeypatch.delenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", raising=False)
     torch.save({"more": Runs()}, tmp_path / "final.pth")
-    with foreign.weights_only(), pytest.raises(pickle.UnpicklingError):
-        torch.load(tmp_path / "final.pth", weights_only=False)
+    with quiet.undisturbed():
+        foreign.weights_only()
+        with pytest.raises(pickle.UnpicklingError):
+            torch.load(tmp_path / "final.pth", weights_only=False)
     assert not marker.exists() and "TORCH_FORCE_WEIGHTS_ONLY_LOAD" not in os.environ
     if "hooked" not in BACKENDS:
         return

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
+from tl_scopes import models
 from tl_scopes.cli import options
 from tl_scopes.cli.terminal import quiet, write
+from tl_scopes.errors import ModelUnavailableError
 from tl_scopes.models import DEFAULT_MODEL
 from tl_scopes.models.quiet import say
 
@@ -46,11 +48,9 @@ def check(
     outputs = options.outputs(html=html)
     with quiet():
         with contextlib.redirect_stdout(sys.stderr):
-            from tl_scopes.errors import ModelUnavailableError
             from tl_scopes.evaluation import checking
             from tl_scopes.evaluation.checking.subject import room_for_weights
-            from tl_scopes.models import load_original
-            from tl_scopes.models.loading import build
+            from tl_scopes.models.folder import DisagreementError
 
             where = options.device(device)
             if sys.stderr.isatty():
@@ -58,16 +58,19 @@ def check(
             how: dict[str, Any] = dict(
                 dtype=dtype, device=where, trust_remote_code=trust_remote_code
             )
-            loaded, refusal = build(model, backend, **how)
-            original = None
+            refusal = original = None
+            try:
+                loaded = models.load(model, backend, **how)
+            except DisagreementError as error:
+                loaded, refusal = error.model, str(error)
             try:
                 if room_for_weights(loaded):
-                    original = load_original(model, **how)
+                    original = models.load_original(model, **how)
             except ModelUnavailableError as error:
                 say(f"warning: not held against Hugging Face's model: {error}")
             card = checking.check(loaded, original=original, costs=costs)
             if refusal is not None:
-                card = card.failing("logits", str(refusal))
+                card = card.failing("logits", refusal)
             write(card, outputs)
         if as_json:
             typer.echo(card.to_json())

@@ -57,7 +57,7 @@ def bad(option: str, message: str) -> typer.BadParameter:
 
 
 def device(name: str | None) -> str | None:
-    """The device, after a tensor was put there."""
+    """The device, after a tensor was put there. Raises BadParameter for one that cannot be used."""
     from tl_scopes.models.loading import usable_device
 
     try:

@@ -13,11 +13,11 @@ import importlib.util
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from tl_scopes.errors import ModelUnavailableError
 from tl_scopes.models.packages import BUNDLES, CONFIG, Bundle
@@ -51,7 +51,11 @@ class BundleState:
 
 
 def available() -> list[BundleState]:
-    """The bundled models and their state on this machine, the default model first."""
+    """The bundled models and their state on this machine, the default model first.
+
+    >>> [state.name for state in available() if state.ready]
+    ['gemma-3-270m', 'smollm2-135m-instruct']
+    """
     states = []
     for bundle in BUNDLES.values():
         folder = cache_folder(bundle)
@@ -75,10 +79,9 @@ def available() -> list[BundleState]:
 
 def cache_root() -> Path:
     """`$TL_SCOPES_CACHE`, else `$XDG_CACHE_HOME/tl_scopes`, else `~/.cache/tl_scopes`."""
-    if own := os.environ.get("TL_SCOPES_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared).expanduser() if shared else Path.home() / ".cache") / "tl_scopes"
+    if ours := os.environ.get("TL_SCOPES_CACHE"):
+        return Path(ours).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "tl_scopes"
 
 
 def cache_folder(bundle: Bundle) -> Path:
@@ -98,6 +101,9 @@ def ensure(name: str, *, progress: bool = True) -> Path:
         ModelUnavailableError: the name is not bundled, its package is missing or altered, it converts
             to other bytes here, or the cache cannot be written. The message says what to install or
             set.
+
+        >>> sorted(path.name for path in ensure("gemma-3-270m").iterdir())
+        ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
     """
     if name not in BUNDLES:
         raise ModelUnavailableError(
@@ -125,21 +131,17 @@ def ensure(name: str, *, progress: bool = True) -> Path:
     return folder
 
 
-@contextmanager
-def _locked(folder: Path, progress: bool) -> Iterator[None]:
+def _locked(folder: Path, progress: bool) -> AbstractContextManager[Any]:
+    """The lock of a folder, which lets go at the end; waits for another process that has it."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder.with_name(folder.name + ".lock"))
     try:
-        lock.acquire(timeout=0.1)
+        return lock.acquire(timeout=0.1)
     except Timeout:
         if progress:
             say("another process is converting this model: waiting for it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
+        return lock.acquire()
 
 
 def _build(bundle: Bundle, folder: Path, progress: bool) -> None:
@@ -153,16 +155,13 @@ def _build(bundle: Bundle, folder: Path, progress: bool) -> None:
         if progress:
             say(f"preparing {bundle.name}, once ({bundle.size / 1e9:.1f} GB in {folder.parent})")
         gguf_file = _checked_source(bundle, parts, work, progress)
-        made = work / "model"
-        made.mkdir()
-        _convert(gguf_file, made, progress)
-        (made / CONFIG).write_bytes(bundle.config_json)
-        for file in made.iterdir():
-            if file.name not in bundle.files:
-                file.unlink()
-        for file in made.iterdir():  # safetensors makes files for their owner alone
-            file.chmod((made / CONFIG).stat().st_mode)
-        if (fault := _fault(made, bundle)) is not None:
+        converted = work / "model"
+        converted.mkdir()
+        _convert(gguf_file, converted, progress)
+        (converted / CONFIG).write_bytes(bundle.config_json)
+        for file in converted.iterdir():  # safetensors makes files for their owner alone
+            file.chmod((converted / CONFIG).stat().st_mode)
+        if (fault := _fault(converted, bundle)) is not None:
             raise ModelUnavailableError(
                 f"{bundle.name!r} converts to other bytes here than everywhere it was tried ({fault}); it "
                 f"is refused. Installed: transformers {version('transformers')}, gguf "
@@ -170,7 +169,7 @@ def _build(bundle: Bundle, folder: Path, progress: bool) -> None:
             )
         if os.path.lexists(folder):
             folder.rename(work / "damaged")
-        made.rename(folder)
+        converted.rename(folder)
     finally:
         # Also after Ctrl-C: nothing half-made stays, and the damaged copy and the GGUF go.
         shutil.rmtree(work, ignore_errors=True)
@@ -206,33 +205,33 @@ def _source_parts(bundle: Bundle) -> list[Path]:
 
 def _checked_source(bundle: Bundle, parts: list[Path], work: Path, progress: bool) -> Path:
     """The whole GGUF file, joined in `work` if it comes in parts, its hash compared."""
-    joined = None if len(parts) == 1 else work / f"{bundle.name}.gguf"
-    found = _sha256(parts, joined, "checking" if progress else None)
-    if found != bundle.sha256:
+    source = parts[0]
+    if len(parts) > 1:
+        source = work / f"{bundle.name}.gguf"
+        with source.open("wb") as whole:
+            for part in parts:
+                with part.open("rb") as file:
+                    shutil.copyfileobj(file, whole)
+    digest = _sha256(source, "checking" if progress else None)
+    if digest != bundle.sha256:
         raise ModelUnavailableError(
-            f"the model file in {bundle.module} has SHA-256 {found}, not {bundle.sha256}: it was "
+            f"the model file in {bundle.module} has SHA-256 {digest}, not {bundle.sha256}: it was "
             f"altered or cut short. Install it again: {bundle.pip_command}"
         )
-    return joined or parts[0]
+    return source
 
 
-def _sha256(parts: list[Path], joined: Path | None = None, label: str | None = None) -> str:
-    """The hash of the parts one after another, which are also written to `joined` if given."""
+def _sha256(path: Path, label: str | None = None) -> str:
+    """The hash of a file; with a `label`, a bar shows how far it is."""
     from tqdm import tqdm
 
-    digest = hashlib.sha256()
-    total = sum(part.stat().st_size for part in parts)
+    digest, size = hashlib.sha256(), path.stat().st_size
     with (
-        tqdm(total=total, unit="B", unit_scale=True, desc=label, disable=label is None) as bar,
-        open(joined or os.devnull, "wb") as out,
+        path.open("rb") as file,
+        tqdm.wrapattr(file, "read", size, desc=label, disable=label is None) as watched,
     ):
-        for part in parts:
-            with part.open("rb") as file:
-                while block := file.read(_BLOCK):
-                    digest.update(block)
-                    if joined:
-                        out.write(block)
-                    bar.update(len(block))
+        while block := watched.read(_BLOCK):
+            digest.update(block)
     return digest.hexdigest()
 
 
@@ -253,7 +252,7 @@ def _fault(folder: Path, bundle: Bundle) -> str | None:
         if others := there - bundle.files.keys():
             return f"{min(others)} does not belong there"
         for name, expected in bundle.files.items():
-            if not (folder / name).is_file() or _sha256([folder / name]) != expected:
+            if not (folder / name).is_file() or _sha256(folder / name) != expected:
                 return f"{name} was changed"
     except OSError as error:
         return f"it cannot be read: {error}"

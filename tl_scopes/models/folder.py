@@ -6,6 +6,8 @@ import contextlib
 import inspect
 import json
 import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,69 +31,77 @@ AGREEMENT = {"float64": 1e-3, "float32": 1e-3, "float16": 0.05, "bfloat16": 0.2}
 _COMPARED = 16
 
 
-def from_folder(
-    folder: Path,
-    recorded: str,
-    backend: str,
-    dtype: torch.dtype,
-    device: str,
-    n_ctx: int | None,
-    architecture: str | None,
-    trusted: bool = False,
-) -> tuple[Any, ModelUnavailableError | None]:
-    """The model, and the refusal of one whose log-probabilities are not Hugging Face's."""
+class DisagreementError(ModelUnavailableError):
+    """A model that computes something else than Hugging Face's: `model`, for who wants to look at it."""
+
+    def __init__(self, message: str, model: Any = None) -> None:
+        super().__init__(message)
+        self.model = model
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What `load` was asked for, checked. `name`: by which results name the model."""
+
+    name: str
+    backend: str
+    dtype: torch.dtype
+    device: str
+    n_ctx: int | None
+    architecture: str | None
+    trusted: bool
+
+
+def from_folder(folder: Path, wanted: Wanted) -> Any:
+    """The model of a folder. Raises `DisagreementError` for one whose log-probabilities are not Hugging
+    Face's, and `ModelUnavailableError` where there is none."""
     import torch
     from transformers import AutoConfig, AutoTokenizer
 
-    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trusted}
-    try:
-        with refused(folder, trusted):
-            # What may be refused comes before the weights. And a config object lets the argument
-            # below win: else a kernel that config.json names is fetched from the hub and run.
-            config = AutoConfig.from_pretrained(folder, **source)
-            tokenizer = AutoTokenizer.from_pretrained(folder, **source)
-            # Hooks on attention patterns need the eager implementation; it is also what
-            # HookedTransformer is compared with.
-            eager = {"config": config, "attn_implementation": "eager"}
-            stored = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
-            as_stored = backend == "bridge" and stored == dtype
-            with contextlib.nullcontext() if as_stored else read_not_mapped():
-                hf_model: Any = auto_class(config).from_pretrained(
-                    folder, **eager, **source, **dtype_keyword(dtype)
-                )
-            if tokenizer.bos_token_id is not None and tokenizer.encode("") == [
-                tokenizer.bos_token_id
-            ]:
-                # It adds BOS by itself; unless it says so, transformer-lens reads it a second time.
-                tokenizer.init_kwargs["add_bos_token"] = True
-            # Before a bridge puts its modules into the model.
-            ids = spread_ids(hf_model.config, config.get_text_config().vocab_size, n_ctx)
-            with torch.no_grad():
-                wanted = hf_model.to(device).eval()(ids.to(device)).logits
-            if backend == "bridge":
-                # The whole path: what an adapter looks for by this name lies there or nowhere.
-                model = model_classes()["bridge"].boot_transformers(
-                    str(folder.resolve()),
-                    hf_model=hf_model,
-                    tokenizer=tokenizer,
-                    device=device,
-                    dtype=dtype,
-                    trust_remote_code=trusted,
-                )
-                cut_context(model, n_ctx)
-            else:
-                model = _hooked(folder, hf_model, tokenizer, dtype, device, n_ctx, architecture)
-            return model, _disagreement_refused(model, ids, wanted, recorded, backend)
-    except ModelUnavailableError:
-        raise
-    except Exception as error:
-        raise ModelUnavailableError(
-            f"{recorded!r} could not be loaded as a {backend} model from {folder} "
-            f"({first_line(error)}). Check that the folder holds a causal language model in "
-            "Hugging Face format with its tokenizer, that transformer-lens supports the "
-            "architecture, or try the other backend"
-            + (" or dtype='float32'." if dtype.itemsize < 4 else ".")
-        ) from error
+    source: dict[str, Any] = {"local_files_only": True, "trust_remote_code": wanted.trusted}
+    advice = (
+        "Check that the folder holds a causal language model in Hugging Face format with its "
+        "tokenizer, that transformer-lens supports the architecture, or try the other backend"
+        + (" or dtype='float32'." if wanted.dtype.itemsize < 4 else ".")
+    )
+    what = f"{wanted.name!r} could not be loaded as a {wanted.backend} model from {folder}"
+    with unavailable(lambda why: f"{what} ({why}). {advice}"), refused(folder, wanted.trusted):
+        # What may be refused comes before the weights. And a config object lets the argument
+        # below win: else a kernel that config.json names is fetched from the hub and run.
+        config = AutoConfig.from_pretrained(folder, **source)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **source)
+        # Hooks on attention patterns need the eager implementation; it is also what
+        # HookedTransformer is compared with.
+        eager = {"config": config, "attn_implementation": "eager"}
+        stored = getattr(config, "dtype", None) or getattr(config, "torch_dtype", None)
+        as_stored = wanted.backend == "bridge" and stored == wanted.dtype
+        with contextlib.nullcontext() if as_stored else read_not_mapped():
+            hf_model: Any = auto_class(config).from_pretrained(
+                folder, **eager, **source, **dtype_keyword(wanted.dtype)
+            )
+        if tokenizer.bos_token_id is not None and tokenizer.encode("") == [tokenizer.bos_token_id]:
+            # It adds BOS by itself; unless it says so, transformer-lens reads it a second time.
+            tokenizer.init_kwargs["add_bos_token"] = True
+        # Before a bridge puts its modules into the model.
+        ids = spread_ids(hf_model.config, config.get_text_config().vocab_size, wanted.n_ctx)
+        with torch.no_grad():
+            logits = hf_model.to(wanted.device).eval()(ids.to(wanted.device)).logits
+        if wanted.backend == "bridge":
+            # The whole path: what an adapter looks for by this name lies there or nowhere.
+            model = model_classes()["bridge"].boot_transformers(
+                str(folder.resolve()),
+                hf_model=hf_model,
+                tokenizer=tokenizer,
+                device=wanted.device,
+                dtype=wanted.dtype,
+                trust_remote_code=wanted.trusted,
+            )
+            cut_context(model, wanted.n_ctx)
+        else:
+            model = _hooked(folder, hf_model, tokenizer, wanted)
+        model.cfg.model_name = wanted.name
+        _check_agreement(model.eval(), ids, logits, wanted)
+        return model
 
 
 def auto_class(config: Any) -> Any:
@@ -107,21 +117,14 @@ def auto_class(config: Any) -> Any:
     )
 
 
-def _hooked(
-    folder: Path,
-    hf_model: Any,
-    tokenizer: Any,
-    dtype: torch.dtype,
-    device: str,
-    n_ctx: int | None,
-    architecture: str | None,
-) -> Any:
+def _hooked(folder: Path, hf_model: Any, tokenizer: Any, wanted: Wanted) -> Any:
     """A HookedTransformer with `hf_model`'s raw weights."""
     from transformer_lens import HookedTransformer
     from transformer_lens import loading_from_pretrained as loading
     from transformers import CONFIG_MAPPING
 
     config = hf_model.config.get_text_config()
+    architecture, n_ctx = wanted.architecture, wanted.n_ctx
     published = gemma.PUBLISHED.get(config.model_type)
     if not (architecture or published or hf_model.config.model_type in CONFIG_MAPPING):
         raise ModelUnavailableError(
@@ -132,9 +135,9 @@ def _hooked(
     rotary = hasattr(config, "rope_theta") or hasattr(config, "rope_parameters")
     if n_ctx is None and rotary:
         n_ctx = min(_HOOKED_N_CTX, config.max_position_embeddings)
-    known = inspect.signature(loading.get_pretrained_model_config).parameters
+    accepted = inspect.signature(loading.get_pretrained_model_config).parameters
     # Before 2.17 there is no n_ctx: the model's own context is all there is.
-    sizes: dict[str, Any] = {"n_ctx": n_ctx} if n_ctx is not None and "n_ctx" in known else {}
+    sizes: dict[str, Any] = {"n_ctx": n_ctx} if n_ctx is not None and "n_ctx" in accepted else {}
     official = known_names().get((architecture or published or "").lower())
     # The steps of from_pretrained_no_processing, which takes no folders and spends seconds on
     # loading one tensor at a time. transformer-lens guesses from words in a path ("llama", "gemma")
@@ -150,14 +153,14 @@ def _hooked(
             source,
             hf_cfg=hf_model.config.to_dict(),
             fold_ln=False,
-            device=device,
-            dtype=dtype,
+            device=wanted.device,
+            dtype=wanted.dtype,
             trust_remote_code=False,
             **sizes,
         )
         if published:
             cfg = gemma.resized(cfg, config)
-        state = loading.get_pretrained_state_dict(source, cfg, hf_model, dtype=dtype)
+        state = loading.get_pretrained_state_dict(source, cfg, hf_model, dtype=wanted.dtype)
     rope = getattr(hf_model.config, "rope_parameters", None) or {}
     base = getattr(hf_model.config, "rope_theta", None) or rope.get("rope_theta")
     if cfg.positional_embedding_type == "rotary" and base:
@@ -188,23 +191,22 @@ def disagreement(wanted: Any, got: Any) -> float:
     return float((wanted - got).square().mean().sqrt() / spread.clamp_min(1e-30))
 
 
-def _disagreement_refused(
-    model: Any, ids: Any, wanted: Any, name: str, backend: str
-) -> ModelUnavailableError | None:
-    """What to raise of a model whose log-probabilities are not those that Hugging Face's gave, `wanted`."""
+def _check_agreement(model: Any, ids: Any, logits: Any, wanted: Wanted) -> None:
+    """Raise `DisagreementError` where log-probabilities are not those of Hugging Face's `logits`."""
     import torch
 
-    as_run = {"use_cache": False} if backend == "bridge" else {}
+    as_run = {"use_cache": False} if wanted.backend == "bridge" else {}
     with torch.no_grad():
-        off = disagreement(wanted, model.eval()(ids.to(wanted.device), **as_run))
+        off = disagreement(logits, model(ids.to(logits.device), **as_run))
     if off <= AGREEMENT[str(model.cfg.dtype).removeprefix("torch.")]:
-        return None
-    kind, other = type(model).__name__, "bridge" if backend == "hooked" else "hooked"
-    return ModelUnavailableError(
-        f"transformer-lens builds {name!r} as a {kind} whose log-probabilities are "
+        return
+    kind, other = type(model).__name__, "bridge" if wanted.backend == "hooked" else "hooked"
+    raise DisagreementError(
+        f"transformer-lens builds {wanted.name!r} as a {kind} whose log-probabilities are "
         f"off by {off:.2g} of their spread from Hugging Face's; it is refused. Use "
         f"backend={other!r}, another version of transformer-lens"
-        + (", or pass architecture=." if backend == "hooked" else ", or another dtype.")
+        + (", or pass architecture=." if wanted.backend == "hooked" else ", or another dtype."),
+        model,
     )
 
 
@@ -215,6 +217,17 @@ def cut_context(bridge: Any, n_ctx: int | None) -> None:
     if n_ctx > bridge.cfg.n_ctx:
         raise ModelUnavailableError(f"n_ctx is {n_ctx}; this model's own is {bridge.cfg.n_ctx}.")
     bridge.cfg.n_ctx = n_ctx
+
+
+@contextlib.contextmanager
+def unavailable(message: Callable[[str], str]) -> Iterator[None]:
+    """Raise any error inside as a `ModelUnavailableError`: `message` of what went wrong, in one line."""
+    try:
+        yield
+    except ModelUnavailableError:
+        raise
+    except Exception as error:
+        raise ModelUnavailableError(message(first_line(error))) from error
 
 
 def first_line(error: Exception) -> str:

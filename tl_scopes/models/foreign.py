@@ -30,7 +30,7 @@ _CUSTOM_GENERATE = "custom_generate/generate.py"
 _ADAPTER = "adapter_config.json"
 _refusing: ContextVar[bool] = ContextVar("tl_scopes_refusing_foreign_code", default=False)
 _loading: ContextVar[bool] = ContextVar("tl_scopes_loading_a_model", default=False)
-_environment = threading.RLock()
+_patching = threading.Lock()
 
 
 class ForeignCodeError(ModelUnavailableError, OSError):
@@ -42,8 +42,8 @@ class ForeignCodeError(ModelUnavailableError, OSError):
 def refused(source: str | Path, trusted: bool) -> Iterator[None]:
     """No file of code that comes with a model is taken by transformers inside, unless `trusted`.
 
-    `source`: the model's name or folder. Holds for this thread alone. Raises `ForeignCodeError` where
-    the model cannot be had without.
+    `source`: the model's name or folder. Holds for this thread alone, inside `undisturbed()`, which puts
+    the environment back. Raises `ForeignCodeError` where the model cannot be had without.
     """
     if trusted:
         yield
@@ -52,8 +52,8 @@ def refused(source: str | Path, trusted: bool) -> Iterator[None]:
     token = _refusing.set(True)
     try:
         # Read by tokenizers of transformers 4 that unpickle their vocabulary.
-        with _variables({"TRUST_REMOTE_CODE": None} if "TRUST_REMOTE_CODE" in os.environ else {}):
-            yield
+        os.environ.pop("TRUST_REMOTE_CODE", None)
+        yield
     except Exception as error:
         if any(isinstance(cause, pickle.UnpicklingError) for cause in _causes(error)):
             raise ModelUnavailableError(
@@ -74,7 +74,7 @@ def nothing_installed() -> Iterator[None]:
     """No package is installed inside: transformer-lens runs pip by itself for a model that reads images
     too, which may replace torch. Such a model is loaded without its processor."""
     token = _loading.set(True)
-    with _environment:
+    with _patching:
         if not hasattr(subprocess.check_call, "__wrapped__"):
             subprocess.check_call = _no_installer(subprocess.check_call)
     try:
@@ -93,12 +93,11 @@ def _no_installer(call: Callable[..., int]) -> Callable[..., int]:
     return guarded
 
 
-@contextmanager
-def weights_only() -> Iterator[None]:
-    """torch.load inside reads tensors and nothing else, whatever its caller asked for."""
-    changes = {"TORCH_FORCE_WEIGHTS_ONLY_LOAD": "1", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD": None}
-    with _variables(changes):
-        yield
+def weights_only() -> None:
+    """Have torch.load read tensors and nothing else, whatever its caller asks for, until `undisturbed()`,
+    inside which this is called, puts the environment back."""
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
+    os.environ.pop("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", None)
 
 
 def check_folder(folder: Path, trusted: bool) -> None:
@@ -136,7 +135,7 @@ def _guard_transformers() -> None:
     from transformers import dynamic_module_utils
     from transformers.generation import utils as generation
 
-    with _environment:
+    with _patching:
         if hasattr(dynamic_module_utils, "input"):
             return
         modules: tuple[Any, ...] = (dynamic_module_utils, generation)
@@ -162,30 +161,7 @@ def _ask(question: str) -> str:
     return input(question)
 
 
-@contextmanager
-def _variables(changes: dict[str, str | None]) -> Iterator[None]:
-    """Environment variables set, or with None removed, inside. One thread at a time."""
-    if not changes:
-        yield
-        return
-    with _environment:
-        before = {name: os.environ.get(name) for name in changes}
-        _set(changes)
-        try:
-            yield
-        finally:
-            _set(before)
-
-
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _set(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

@@ -1,4 +1,4 @@
-"""Turn one GGUF file into an ordinary Hugging Face folder: float32 weights, config and tokenizer.
+"""Turn one GGUF file into what a Hugging Face folder holds: float32 weights and a tokenizer.
 
 transformers dequantises the weights (checked bit for bit the same on 4.57 and 5.23). The tokenizer
 is rebuilt here from the file's own metadata, because transformers 4.x reads a SentencePiece-BPE
@@ -17,11 +17,12 @@ _CONTROL, _USER_DEFINED = 3, 4
 
 
 def convert(gguf_file: Path, folder: Path) -> None:
-    """Write `config.json`, `model.safetensors` (float32) and the tokenizer into `folder`.
+    """Write `model.safetensors` (float32) and the tokenizer into `folder`, which lacks its config then.
 
     Needs the `gguf` package (ImportError otherwise). Nothing is fetched.
     """
     import torch
+    from safetensors.torch import save_file
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(
@@ -30,14 +31,10 @@ def convert(gguf_file: Path, folder: Path) -> None:
         local_files_only=True,
         **dtype_keyword(torch.float32),
     )
-    # The weights are plain float32 now; a left-over quantization config would make
-    # save_pretrained (and every later load) treat them as packed.
-    for owner, attribute in ((model.config, "quantization_config"), (model, "hf_quantizer")):
-        if hasattr(owner, attribute):
-            delattr(owner, attribute)
-    model.is_quantized = False
-    model.save_pretrained(folder, max_shard_size="100GB")
-    _spell_rope_for_every_version(folder / "config.json")
+    state = model.state_dict()
+    if model.config.tie_word_embeddings:
+        del state["lm_head.weight"]  # the embedding, under a second name
+    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     _write_tokenizer(gguf_file, folder)
 
 
@@ -47,21 +44,6 @@ def dtype_keyword(dtype: Any) -> dict[str, Any]:
 
     major, minor = (int(part) for part in transformers.__version__.split(".")[:2])
     return {"dtype" if (major, minor) >= (4, 56) else "torch_dtype": dtype}
-
-
-def _spell_rope_for_every_version(path: Path) -> None:
-    """Write rotary bases the way transformers 4 does; version 5 reads both spellings.
-
-    Version 4 overlooks `rope_parameters` and falls back on a base of 10000 in silence.
-    """
-    config = json.loads(path.read_text(encoding="utf-8"))
-    rope = config.pop("rope_parameters", None)
-    if rope:
-        by_layer = "full_attention" in rope
-        config["rope_theta"] = (rope["full_attention"] if by_layer else rope)["rope_theta"]
-        if by_layer:
-            config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
-    path.write_text(json.dumps(config, indent=2, sort_keys=True), encoding="utf-8")
 
 
 def _write_tokenizer(gguf_file: Path, folder: Path) -> None:
@@ -74,17 +56,10 @@ def _write_tokenizer(gguf_file: Path, folder: Path) -> None:
         return default if field is None else field.contents()
 
     tokens: list[str] = read("ggml.tokens")
-    named = {
-        role: tokens[read(f"ggml.{key}_token_id")]
-        for role, key in (
-            ("bos_token", "bos"),
-            ("eos_token", "eos"),
-            ("unk_token", "unknown"),
-            ("pad_token", "padding"),
-        )
-        if read(f"ggml.{key}_token_id") is not None
-    }
-    add_bos = bool(read("ggml.add_bos_token", False))
+    roles = {"bos_token": "bos", "eos_token": "eos", "unk_token": "unknown", "pad_token": "padding"}
+    ids = {role: read(f"ggml.{key}_token_id") for role, key in roles.items()}
+    named = {role: tokens[index] for role, index in ids.items() if index is not None}
+    bos = named["bos_token"] if read("ggml.add_bos_token", False) else None
     flavour = read("ggml.model")
     if flavour == "llama":
         body = _sentencepiece_bpe(tokens, read("ggml.scores"), named["unk_token"])
@@ -97,13 +72,12 @@ def _write_tokenizer(gguf_file: Path, folder: Path) -> None:
         "truncation": None,
         "padding": None,
         "added_tokens": [
-            _added(index, token, special=kind == _CONTROL)
+            {"id": index, "content": token, "single_word": False, "lstrip": False}
+            | {"rstrip": False, "normalized": False, "special": kind == _CONTROL}
             for index, (token, kind) in enumerate(zip(tokens, read("ggml.token_type"), strict=True))
             if kind in (_CONTROL, _USER_DEFINED)
         ],
-        "post_processor": _template(
-            named["bos_token"] if add_bos else None, tokens.index(named["bos_token"])
-        ),
+        "post_processor": _template(bos, ids["bos_token"]),
     }
     (folder / "tokenizer.json").write_text(json.dumps(body, ensure_ascii=False), encoding="utf-8")
     config = {
@@ -112,7 +86,7 @@ def _write_tokenizer(gguf_file: Path, folder: Path) -> None:
         "tokenizer_class": "PreTrainedTokenizerFast",
         "clean_up_tokenization_spaces": False,
         "model_max_length": int(1e30),
-        **({"add_bos_token": True} if add_bos else {}),
+        **({"add_bos_token": True} if bos else {}),
         **named,
     }
     if template := read("chat_template"):
@@ -182,6 +156,8 @@ def _byte_level_bpe(tokens: list[str], merges: list[str], pre: str) -> dict[str,
 
 
 def _template(bos: str | None, bos_id: int) -> dict[str, Any]:
+    """What is put before a text: `bos`, or nothing."""
+
     def sequence(label: str, kind: int) -> list[dict[str, Any]]:
         part: list[dict[str, Any]] = [{"Sequence": {"id": label, "type_id": kind}}]
         return part if bos is None else [{"SpecialToken": {"id": bos, "type_id": kind}}, *part]
@@ -190,19 +166,5 @@ def _template(bos: str | None, bos_id: int) -> dict[str, Any]:
         "type": "TemplateProcessing",
         "single": sequence("A", 0),
         "pair": sequence("A", 0) + sequence("B", 1),
-        "special_tokens": {}
-        if bos is None
-        else {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}},
-    }
-
-
-def _added(index: int, token: str, *, special: bool) -> dict[str, Any]:
-    return {
-        "id": index,
-        "content": token,
-        "single_word": False,
-        "lstrip": False,
-        "rstrip": False,
-        "normalized": False,
-        "special": special,
+        "special_tokens": {bos: {"id": bos, "ids": [bos_id], "tokens": [bos]}} if bos else {},
     }

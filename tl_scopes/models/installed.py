@@ -7,21 +7,21 @@ from typing import Any
 
 def model_classes() -> dict[str, Any]:
     """The model classes that the installed transformer-lens has."""
-    found: dict[str, Any] = {}
+    classes: dict[str, Any] = {}
     try:
         from transformer_lens.model_bridge import TransformerBridge
 
-        found["bridge"] = TransformerBridge
+        classes["bridge"] = TransformerBridge
     except ImportError:
         pass
     try:
         # Removed in 4.0, where even reading the name from the package raises.
         from transformer_lens import HookedTransformer
 
-        found["hooked"] = HookedTransformer
+        classes["hooked"] = HookedTransformer
     except ImportError:
         pass
-    return found
+    return classes
 
 
 def known_names() -> dict[str, str]:
@@ -34,3 +34,8 @@ def known_names() -> dict[str, str]:
     for official, aliases in table.MODEL_ALIASES.items():
         names |= {alias.lower(): official for alias in aliases}
     return names
+
+
+def official_name(name: str) -> str:
+    """What transformer-lens calls the model on the hub; `name` itself where it does not know it."""
+    return known_names().get(name.lower(), name)

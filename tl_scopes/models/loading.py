@@ -10,23 +10,28 @@ and centring change the basis of the final state, and with it most scopes.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tl_scopes.errors import ModelUnavailableError, check_choice
-from tl_scopes.models.bundled import BUNDLES, BundleState, available, ensure
-from tl_scopes.models.folder import AGREEMENT, auto_class, cut_context, first_line, from_folder
+from tl_scopes.models.bundled import BUNDLES, ensure
+from tl_scopes.models.folder import (
+    AGREEMENT,
+    Wanted,
+    auto_class,
+    cut_context,
+    first_line,
+    from_folder,
+    unavailable,
+)
 from tl_scopes.models.foreign import check_folder, nothing_installed, refused, weights_only
 from tl_scopes.models.gguf import dtype_keyword
-from tl_scopes.models.installed import known_names, model_classes
+from tl_scopes.models.installed import known_names, model_classes, official_name
 from tl_scopes.models.quiet import local_only_if_unreachable, undisturbed
 
 if TYPE_CHECKING:
     import torch
-
-__all__ = ["DEFAULT_MODEL", "BundleState", "available", "ensure", "load", "load_original"]
 
 DEFAULT_MODEL = "gemma-3-270m"
 
@@ -73,64 +78,32 @@ def load(
     Raises:
         ModelUnavailableError: nothing has that name, a package or the network is missing, the device
             cannot be used, the model needs code of its own, or this transformer-lens cannot hold the
-            model in that class. The message says what to do.
+            model in that class, or gives other log-probabilities than Hugging Face's. The message
+            says what to do.
+
+        >>> model = load("smollm2-135m-instruct", dtype="float64")
+        >>> tl_scopes.attribute(model, "The capital of France is")
     """
-    model, refusal = build(
-        name,
-        backend,
-        dtype=dtype,
-        device=device,
-        n_ctx=n_ctx,
-        architecture=architecture,
-        trust_remote_code=trust_remote_code,
-        progress=progress,
-    )
-    if refusal is not None:
-        raise refusal
-    return model
-
-
-def build(
-    name: str | Path,
-    backend: str,
-    *,
-    dtype: torch.dtype | str = "float32",
-    device: torch.device | str | None = None,
-    n_ctx: int | None = None,
-    architecture: str | None = None,
-    trust_remote_code: bool = False,
-    progress: bool = True,
-) -> tuple[Any, ModelUnavailableError | None]:
-    """What `load` gives, and what it raises in place of a model that is not Hugging Face's: for those
-    who want to look at it all the same. Raises `ModelUnavailableError` for all else that `load` does."""
-    error = ModelUnavailableError
-    check_choice("backend", backend, ("auto", "hooked", "bridge"), error=error)
+    check_choice("backend", backend, ("auto", "hooked", "bridge"), error=ModelUnavailableError)
     if n_ctx is not None and n_ctx < 1:
         raise ModelUnavailableError(f"n_ctx is {n_ctx}; it must be 1 or more.")
     # "no" would count as yes.
-    check_choice("trust_remote_code", trust_remote_code, (True, False), error=error)
+    check_choice("trust_remote_code", trust_remote_code, (True, False), error=ModelUnavailableError)
     kind, where = _floating_dtype(dtype), usable_device(device)
     text = str(name)
-    if text in BUNDLES:
-        folder: Path | None = ensure(text, progress=progress)
-        recorded, architecture = text, BUNDLES[text].hub_name
-    else:
-        folder = _local_folder(text)
-        recorded = folder.resolve().name if folder else text
-    if folder is not None:
-        check_folder(folder, trust_remote_code)
+    folder = _folder(text, trust_remote_code, progress)
     # Hub files are fetched with their bars; a folder's loads in seconds, without.
     with nothing_installed(), undisturbed(show_progress_bars=progress and folder is None):
-        chosen, refusal = _choose_backend(text, backend), None
-        if folder is None:
-            model = _from_hub(text, chosen, kind, where, n_ctx, trust_remote_code)
-        else:
-            model, refusal = from_folder(
-                folder, recorded, chosen, kind, where, n_ctx, architecture, trust_remote_code
-            )
-        model.cfg.model_name = recorded
-        model.eval()
-    return model, refusal
+        wanted = Wanted(
+            name=text if folder is None or text in BUNDLES else folder.resolve().name,
+            backend=_choose_backend(text, backend),
+            dtype=kind,
+            device=where,
+            n_ctx=n_ctx,
+            architecture=BUNDLES[text].hub_name if text in BUNDLES else architecture,
+            trusted=trust_remote_code,
+        )
+        return from_folder(folder, wanted) if folder else _from_hub(wanted)
 
 
 def load_original(
@@ -140,35 +113,49 @@ def load_original(
     device: torch.device | str | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The Hugging Face model that `load` makes its own of, with nothing around it: to compare with.
+    """The Hugging Face model that `load` wraps, with nothing around it: to compare logits with.
 
-    Arguments as in `load`. Raises `ModelUnavailableError`.
+    Args:
+        name: a bundled model, a folder on this disk, or a name that transformer-lens knows.
+        dtype: a torch floating dtype or its name.
+        device: default: CUDA if there is one, else the CPU.
+        trust_remote_code: whether Python files that come with the model may run.
+
+    Returns a model of `transformers`, in eval mode. Raises `ModelUnavailableError` where `load` would.
+
+        >>> original = load_original("smollm2-135m-instruct")
+        >>> original(input_ids).logits  # [batch, pos, d_vocab]
     """
     from transformers import AutoConfig
 
     kind, where, text = _floating_dtype(dtype), usable_device(device), str(name)
-    folder = ensure(text, progress=False) if text in BUNDLES else _local_folder(text)
-    if folder is not None:
-        check_folder(folder, trust_remote_code)
-    else:
-        check_name(text)
-    source = folder or known_names().get(text.lower(), text)
+    folder = _folder(text, trust_remote_code, progress=False)
+    source = folder or official_name(text)
     options: dict[str, Any] = {
         "local_files_only": folder is not None,
         "trust_remote_code": trust_remote_code,
     }
-    try:
-        with undisturbed(), local_only_if_unreachable(), refused(source, trust_remote_code):
-            config = AutoConfig.from_pretrained(source, **options)
-            options |= {"config": config, "attn_implementation": "eager", **dtype_keyword(kind)}
-            made: Any = auto_class(config).from_pretrained(source, **options)
-            return made.to(where).eval()
-    except ModelUnavailableError:
-        raise
-    except Exception as error:
-        raise ModelUnavailableError(
-            f"{text!r} could not be loaded as a Hugging Face model ({first_line(error)})."
-        ) from error
+    what = f"{text!r} could not be loaded as a Hugging Face model"
+    with (
+        undisturbed(),
+        local_only_if_unreachable(),
+        unavailable(lambda why: f"{what} ({why})."),
+        refused(source, trust_remote_code),
+    ):
+        config = AutoConfig.from_pretrained(source, **options)
+        options |= {"config": config, "attn_implementation": "eager", **dtype_keyword(kind)}
+        model: Any = auto_class(config).from_pretrained(source, **options)
+        return model.to(where).eval()
+
+
+def _folder(name: str, trusted: bool, progress: bool) -> Path | None:
+    """Where the model lies on this disk; None for a name on the hub. Raises `ModelUnavailableError`."""
+    folder = ensure(name, progress=progress) if name in BUNDLES else _local_folder(name)
+    if folder is not None:
+        check_folder(folder, trusted)
+    else:
+        check_name(name)
+    return folder
 
 
 def check_name(name: str) -> None:
@@ -205,7 +192,7 @@ def _choose_backend(name: str, backend: str) -> str:
 
     classes = model_classes()
     if backend == "auto":
-        hooked_only = known_names().get(name.lower(), name).startswith(_HOOKED_ONLY)
+        hooked_only = official_name(name).startswith(_HOOKED_ONLY)
         backend = "hooked" if hooked_only or "bridge" not in classes else "bridge"
     if backend not in classes:
         have = version("transformer-lens")
@@ -244,33 +231,29 @@ def usable_device(device: torch.device | str | None) -> str:
     return str(torch.device(device))
 
 
-def _from_hub(
-    name: str, backend: str, dtype: torch.dtype, device: str, n_ctx: int | None, trusted: bool
-) -> Any:
-    check_name(name)
-    cls = model_classes()[backend]
-    official = known_names().get(name.lower(), name)
-    options: dict[str, Any] = {"dtype": dtype, "device": device}
-    hooked_only = official.startswith(_HOOKED_ONLY)
-    if not hooked_only:
-        options["trust_remote_code"] = trusted
-    try:
-        with local_only_if_unreachable(), refused(name, trusted):
-            if backend == "bridge":
-                model = cls.boot_transformers(official, **options)
-                cut_context(model, n_ctx)
-                return model
-            if n_ctx is not None:
-                options["n_ctx"] = n_ctx
-            # Weights of these are pickles, which transformer-lens would let run.
-            safe = weights_only() if hooked_only and not trusted else contextlib.nullcontext()
-            with safe:
-                return cls.from_pretrained_no_processing(name, **options)
-    except ModelUnavailableError:
-        raise
-    except Exception as error:
-        raise ModelUnavailableError(
-            f"{name!r} could not be fetched or loaded as a {backend} model ({first_line(error)}). "
-            "It comes from the Hugging Face hub: check the name, the network and, for a gated model, "
-            f"HF_TOKEN; or give a folder on this disk, or a bundled model: {', '.join(BUNDLES)}."
-        ) from error
+def _from_hub(wanted: Wanted) -> Any:
+    cls, official = model_classes()[wanted.backend], official_name(wanted.name)
+    options: dict[str, Any] = {"dtype": wanted.dtype, "device": wanted.device}
+    if not official.startswith(_HOOKED_ONLY):
+        options["trust_remote_code"] = wanted.trusted
+    elif not wanted.trusted:
+        weights_only()  # these are pickles, which transformer-lens would let run
+    what = f"{wanted.name!r} could not be fetched or loaded as a {wanted.backend} model"
+    advice = (
+        "It comes from the Hugging Face hub: check the name, the network and, for a gated model, "
+        f"HF_TOKEN; or give a folder on this disk, or a bundled model: {', '.join(BUNDLES)}."
+    )
+    with (
+        unavailable(lambda why: f"{what} ({why}). {advice}"),
+        local_only_if_unreachable(),
+        refused(wanted.name, wanted.trusted),
+    ):
+        if wanted.backend == "bridge":
+            model = cls.boot_transformers(official, **options)
+            cut_context(model, wanted.n_ctx)
+        else:
+            sizes = {} if wanted.n_ctx is None else {"n_ctx": wanted.n_ctx}
+            model = cls.from_pretrained_no_processing(wanted.name, **options, **sizes)
+        model.cfg.model_name = wanted.name
+        model.eval()
+        return model

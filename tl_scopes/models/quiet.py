@@ -9,9 +9,10 @@ import sys
 import threading
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from tl_scopes.adapter import forks
+from tl_scopes.errors import ScopesError
 from tl_scopes.models import muted
 from tl_scopes.results.escapes import message
 
@@ -35,7 +36,7 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
     with _one_at_a_time, contextlib.ExitStack() as stack:
         _open.append(stack)
         stack.callback(lambda: _open.remove(stack) if stack in _open else None)
-        stack.callback(_put_back_settings())
+        _put_back_settings(stack)
         mine = stack.enter_context(muted.this_thread())
         if not show_progress_bars:
             transformers_logging.disable_progress_bar()
@@ -47,7 +48,7 @@ def undisturbed(*, show_progress_bars: bool = False) -> Iterator[None]:
         yield
 
 
-def _put_back_settings() -> Callable[[], None]:
+def _put_back_settings(stack: contextlib.ExitStack) -> None:
     import numpy
     import torch
     from huggingface_hub.utils import are_progress_bars_disabled
@@ -55,26 +56,21 @@ def _put_back_settings() -> Callable[[], None]:
     from huggingface_hub.utils import enable_progress_bars as enable_hub_bars
     from transformers.utils import logging as transformers_logging
 
-    random_states = random.getstate(), numpy.random.get_state(), torch.random.get_rng_state()
-    cuda_states = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    grad_mode, default_dtype = torch.is_grad_enabled(), torch.get_default_dtype()
-    bars = transformers_logging.is_progress_bar_enabled()
     hub_bars_off = are_progress_bars_disabled()
 
-    def put_back() -> None:
-        if bars:
-            transformers_logging.enable_progress_bar()
+    def put_back_hub_bars() -> None:
         if are_progress_bars_disabled() != hub_bars_off:
             (disable_hub_bars if hub_bars_off else enable_hub_bars)()
-        torch.set_grad_enabled(grad_mode)
-        torch.set_default_dtype(default_dtype)
-        random.setstate(random_states[0])
-        numpy.random.set_state(random_states[1])
-        torch.random.set_rng_state(random_states[2])
-        if cuda_states is not None:
-            torch.cuda.set_rng_state_all(cuda_states)
 
-    return put_back
+    stack.callback(put_back_hub_bars)
+    if transformers_logging.is_progress_bar_enabled():
+        stack.callback(transformers_logging.enable_progress_bar)
+    on_gpus = torch.cuda.is_initialized()
+    stack.enter_context(torch.random.fork_rng(range(torch.cuda.device_count()) if on_gpus else ()))
+    stack.callback(numpy.random.set_state, numpy.random.get_state())
+    stack.callback(random.setstate, random.getstate())
+    stack.callback(torch.set_default_dtype, torch.get_default_dtype())
+    stack.callback(torch.set_grad_enabled, torch.is_grad_enabled())
 
 
 def _disown() -> None:
@@ -105,15 +101,11 @@ def local_only_if_unreachable() -> Iterator[None]:
         reachable = True
     except OSError:
         reachable = False
-    saved = [(module, name, getattr(module, name)) for module, name in offline_switches()]
-    try:
-        if not reachable:
-            for module, name, _ in saved:
-                setattr(module, name, True)
+    with contextlib.ExitStack() as stack:
+        for module, name in () if reachable else offline_switches():
+            stack.callback(setattr, module, name, getattr(module, name))
+            setattr(module, name, True)
         yield
-    finally:
-        for module, name, value in saved:
-            setattr(module, name, value)
 
 
 def say(text: str) -> None:
@@ -122,3 +114,15 @@ def say(text: str) -> None:
     Whatever names, paths and texts `text` quotes, the terminal obeys nothing in them.
     """
     print(f"tl-scopes: {message(text)}", file=sys.stderr, flush=True)
+
+
+def message_of(error: BaseException, smaller: str) -> str | None:
+    """What a person is told of an error: the package's own words, None for a bug.
+
+    `smaller`: what to do where memory ran out.
+    """
+    if isinstance(error, (ScopesError, OSError)):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"out of memory: {smaller}"
+    return None
