@@ -1,4 +1,4 @@
-"""What the explorer knows, without its page: requests and links, the desk, the panel, files, Python."""
+"""What the explorer knows, without its page: requests and links, the worker, the view model, files, Python."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from support import zoo
 from support.pictures import attribution
 from support.served_app import ask
 from tl_scopes import models, render
-from tl_scopes.app import downloads
+from tl_scopes.app import view_model as files
 from tl_scopes.app.request import LONGEST_LINK, SCALES, Request, View, link, read, scopes, write
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.snippet import python
-from tl_scopes.app.view_model import panel
-from tl_scopes.app.worker import Desk, told
+from tl_scopes.app.view_model import view_model
+from tl_scopes.app.worker import Worker
 from tl_scopes.errors import (
     EmptyPromptError,
     ModelUnavailableError,
@@ -35,6 +35,7 @@ from tl_scopes.errors import (
     TargetError,
 )
 from tl_scopes.models import bundled
+from tl_scopes.models.quiet import message_of
 from tl_scopes.render.colours import colour, contrast
 from tl_scopes.render.picture import build
 from tl_scopes.render.tokens import visible
@@ -43,8 +44,8 @@ USUAL = Request("usual", "m")
 
 
 @pytest.fixture(scope="module")
-def desk(folder) -> Desk:
-    return Desk(Settings(models=(folder,), max_tokens=20))
+def desk(folder) -> Worker:
+    return Worker(Settings(models=(folder,), max_tokens=20))
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=40)
@@ -85,7 +86,7 @@ def test_any_link_is_read_or_answered(query):
     request, view, errors = read(query, USUAL)
     request.check()
     view.check()
-    assert all(told(error) for error in errors)
+    assert all(message_of(error, "") for error in errors)
 
 
 @pytest.mark.parametrize(
@@ -164,8 +165,8 @@ def test_the_python_makes_the_same_picture(desk, tmp_path, monkeypatch, changes,
         exec(compile(python(request, view, desk.settings), "copied", "exec"), made)
     assert torch.equal(made["found"].scores, found.scores)
     assert made["found"].sites == found.sites and made["found"].position == found.position
-    assert (tmp_path / "scope.html").read_bytes() == downloads.html(found, view)
-    assert (tmp_path / "scope.png").read_bytes() == downloads.png(found, view)
+    assert (tmp_path / "scope.html").read_bytes() == files.html(found, view)
+    assert (tmp_path / "scope.png").read_bytes() == files.png(found, view)
 
 
 def test_the_python_loads_as_the_page_does(desk):
@@ -194,14 +195,14 @@ def test_the_python_loads_as_the_page_does(desk):
 def test_bad_requests_are_answered_and_hold_nobody_up(desk, changes, error):
     with pytest.raises(error) as caught:
         desk.answer(ask(desk, **changes))
-    assert str(caught.value).split() == (told(caught.value) or "").split()
+    assert str(caught.value).split() == (message_of(caught.value, "") or "").split()
     assert desk.waiting == 0
     desk.answer(ask(desk))
 
 
 def test_bugs_are_not_explained_away():
-    assert told(ZeroDivisionError("x")) is None
-    assert "shorter prompt" in (told(MemoryError()) or "")
+    assert message_of(ZeroDivisionError("x"), "") is None
+    assert message_of(MemoryError(), "use less") == "out of memory: use less"
 
 
 def test_who_may_name_models():
@@ -221,7 +222,7 @@ def test_who_may_name_models():
 def test_the_panel_shows_what_the_package_draws(desk):
     found = desk.answer(ask(desk, position=3, target=" Paris"))
     view = View("resid(1)", "log")
-    got = json.loads(json.dumps(panel(found, view)))
+    got = json.loads(json.dumps(view_model(found, view)))
     (row,) = build(found, site="resid(1)", scale="log").rows
     assert ["".join(part for part, _ in t["pieces"]) for t in got["tokens"]] == [
         visible(t) for t in found.str_tokens
@@ -245,7 +246,7 @@ def test_text_on_colours_can_be_read():
     """A contrast of 4.5, as WCAG 2.2 asks for, on light pages and dark ones."""
     scores = torch.linspace(-1, 1, 65).tolist()
     found = attribution(tokens=["<bos>"] + [" sea"] * 64, scores=[scores])
-    for token in panel(found, View())["tokens"]:
+    for token in view_model(found, View())["tokens"]:
         for chip in (token["light"], token["dark"]):
             ground, ink = (tuple(int(c[i : i + 2], 16) for i in (1, 3, 5)) for c in chip)
             assert contrast(ground, ink) > 4.5
@@ -253,11 +254,11 @@ def test_text_on_colours_can_be_read():
 
 def test_files(desk):
     found = desk.answer(ask(desk))
-    page = downloads.html(found, View("resid(1)", "log")).decode()
+    page = files.html(found, View("resid(1)", "log")).decode()
     assert page == render.html(found, scale="log")
-    assert downloads.png(found, View()).startswith(b"\x89PNG\r\n\x1a\n")
+    assert files.png(found, View()).startswith(b"\x89PNG\r\n\x1a\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(downloads, "_PIXELS", 300)  # of a prompt that is too long for its usual size
-        small = imread(io.BytesIO(downloads.png(found, View())))
+        patch.setattr(files, "_PIXELS", 300)  # of a prompt that is too long for its usual size
+        small = imread(io.BytesIO(files.png(found, View())))
     assert max(small.shape) <= 300
-    assert json.loads(downloads.json(found))["scores"] == found.scores.tolist()
+    assert json.loads(files.json(found, View()))["scores"] == found.scores.tolist()

@@ -15,11 +15,16 @@ from support.served_app import ask
 from tl_scopes import models
 from tl_scopes.app.request import Request
 from tl_scopes.app.settings import Settings
-from tl_scopes.app.worker import Desk
+from tl_scopes.app.worker import Worker, _bytes
 from tl_scopes.errors import ModelUnavailableError, PositionError
 
 
-class Watched(Desk):
+def remembered(worker: Worker) -> int:
+    """Bytes of the answers that are kept."""
+    return sum(map(_bytes, worker._results.values()))
+
+
+class Watched(Worker):
     """A desk whose work waits to be let go, and that writes down who works."""
 
     def __init__(self, settings: Settings) -> None:
@@ -101,15 +106,15 @@ def test_who_leaves_the_queue_holds_nobody_up(folder):
 
 def test_answers_and_models_are_kept_up_to_a_bound(folder, tmp_path):
     other = save_tiny(tmp_path / "other")
-    first = Desk(Settings(models=(folder, other), held=1))
+    first = Worker(Settings(models=(folder, other), held=1))
     size = 0
     for position in range(4):
         first.answer(ask(first, position=position))
-        size = size or first.remembered()
-    assert first.remembered() == 4 * size
-    small = Desk(first.settings, result_bytes=2 * size)
+        size = size or remembered(first)
+    assert remembered(first) == 4 * size
+    small = Worker(first.settings, result_bytes=2 * size)
     answers = [small.answer(ask(small, position=p)) for p in range(4)]
-    assert small.remembered() == 2 * size
+    assert remembered(small) == 2 * size
     assert small.answer(ask(small, position=3)) is answers[3]
     assert small.answer(ask(small, position=0)) is not answers[0]
     small.answer(ask(small, model=other))
@@ -117,7 +122,7 @@ def test_answers_and_models_are_kept_up_to_a_bound(folder, tmp_path):
 
 
 def test_a_typing_error_costs_nobody_a_model(folder):
-    desk = Desk(Settings(models=(folder,), naming=True, held=1))
+    desk = Worker(Settings(models=(folder,), naming=True, held=1))
     desk.answer(ask(desk))
     held = desk._models[folder]
     for name in ("no-such-model", "./nowhere", "a/b/c"):

@@ -21,7 +21,7 @@ import torch
 from support import signals, zoo
 from support.browser import BROWSER
 from tl_scopes.app.request import Request
-from tl_scopes.app.worker import Desk
+from tl_scopes.app.worker import Worker
 
 SCREENSHOTS = Path(__file__).parents[1] / "screenshots"
 needs_playwright = pytest.mark.skipif(
@@ -36,8 +36,8 @@ MARKUP = (
 )
 
 
-def ask(desk: Desk, **changes) -> Request:
-    """A request for the model that the desk offers first."""
+def ask(desk: Worker, **changes) -> Request:
+    """A request for the model that the worker offers first."""
     return Request(**({"prompt": zoo.TEXT, "model": desk.settings.offered[0]} | changes))
 
 

@@ -6,15 +6,15 @@ outside host for this machine's address; its pages may be framed by anybody.
 
 from __future__ import annotations
 
-import dataclasses
 import ipaddress
-import json
 import re
 import socket
 import urllib.parse
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
+
+from tl_scopes.app.settings import AsText
 
 LOCAL = ("localhost", "127.0.0.1", "::1")
 _ORIGIN = re.compile(r"https?://[A-Za-z0-9._*:\[\]-]+")
@@ -24,7 +24,7 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 
 @dataclass(frozen=True)
-class Door:
+class Door(AsText):
     """`names`: host names under which the page is reached, without ports; `numbers`: whether any address
     in numbers will do too. `given`: names of a proxy before, which may tell another. `framed_by`: origins
     that may show the page in a frame."""
@@ -48,10 +48,11 @@ class Door:
         if wrong := [origin for origin in framed_by if not _ORIGIN.fullmatch(origin)]:
             raise ValueError(f"{wrong[0]!r} is no origin such as https://example.org")
         mine = socket.gethostname().lower()
-        own = () if local else (mine, mine.split(".")[0], f"{mine.split('.')[0]}.local")
+        short = mine.split(".")[0]
+        reached = () if local else (mine, short, f"{short}.local")
         given = tuple(map(_plain, names))
         hosts = [name for name in map(_name, names) if name is not None]
-        every = tuple(dict.fromkeys((*LOCAL, _plain(host), *own, *hosts)))
+        every = tuple(dict.fromkeys((*LOCAL, _plain(host), *reached, *hosts)))
         return cls(every, not local, given, framed_by)
 
     def refusal(self, hosts: list[str], origins: list[str]) -> str | None:
@@ -59,7 +60,7 @@ class Door:
         if len(hosts) != 1 or len(origins) > 1:
             return "one Host header is needed, and one Origin header at most"
         name = _name(hosts[0])
-        if name is None or not (name in self.names or (self.numbers and _is_number(name))):
+        if name is None or not (name in self.names or (self.numbers and _number(name))):
             return (
                 f"this page is not served under the name {name or hosts[0]!r}: use the address that "
                 "tl-scopes app said, or start it with --name and that name"
@@ -75,17 +76,8 @@ class Door:
     def headers(self) -> list[tuple[bytes, bytes]]:
         """What browsers are told of every answer."""
         by = " ".join(self.framed_by) or "'none'"
-        found = [(b"content-security-policy", f"frame-ancestors {by}".encode())]
-        return found if self.framed_by else [*found, (b"x-frame-options", b"DENY")]
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Door:
-        plain: dict[str, Any] = json.loads(text)
-        lists: dict[str, Any] = {k: tuple(v) for k, v in plain.items() if isinstance(v, list)}
-        return cls(**{**plain, **lists})
+        policy = (b"content-security-policy", f"frame-ancestors {by}".encode())
+        return [policy] if self.framed_by else [policy, (b"x-frame-options", b"DENY")]
 
 
 class Gate:
@@ -138,9 +130,15 @@ def _plain(name: str) -> str:
     return name.lower().rstrip(".")
 
 
-def _is_number(name: str) -> bool:
+def is_local(host: str) -> bool:
+    """Whether this machine alone reaches the address `host`."""
+    number = _number(host)
+    return host == "localhost" or (number is not None and number.is_loopback)
+
+
+def _number(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """The address that `name` writes in numbers, None where it is a name."""
     try:
-        ipaddress.ip_address(name)
+        return ipaddress.ip_address(name)
     except ValueError:
-        return False
-    return True
+        return None

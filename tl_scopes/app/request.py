@@ -11,20 +11,14 @@ from typing import Any
 
 from tl_scopes.adapter.sites import from_text
 from tl_scopes.baselines import named
-from tl_scopes.errors import (
-    PositionError,
-    RenderError,
-    ScopeParameterError,
-    ScopesError,
-    check_choice,
-)
+from tl_scopes.errors import PositionError, RenderError, ScopeParameterError, ScopesError
 from tl_scopes.scopes.base import Scope, target_from
 
 
 def scopes() -> dict[str, str]:
     """The scopes that the page offers, each with the question that it answers."""
-    asked = {name: getattr(named.maker(name), "asks", "") for name in named.names()}
-    return {name: question for name, question in asked.items() if question}
+    questions = {name: getattr(named.maker(name), "asks", "") for name in named.names()}
+    return {name: question for name, question in questions.items() if question}
 
 
 MAX_RANK = 64
@@ -99,7 +93,8 @@ class View:
     include_read: bool = True
 
     def check(self) -> None:
-        check_choice("scale", self.scale, SCALES, error=RenderError)
+        if self.scale not in SCALES:
+            raise RenderError(f"scale is {self.scale!r}; allowed: {' or '.join(SCALES)}")
 
     def options(self) -> dict[str, Any]:
         """What differs from the defaults of `tl_scopes.render.html`."""
@@ -115,39 +110,31 @@ def read(
     The errors say what was wrong. Unknown parameters are ignored: other pages add some.
     """
     errors: list[ScopesError] = []
-    found: dict[str, object] = {}
+    halves: dict[bool, Any] = {True: default, False: View()}
     for name, take in _READERS.items():
         if name in query:
+            computed = name in _REQUEST
             try:
-                found[name] = take(query[name])
+                changed = dataclasses.replace(halves[computed], **{name: take(query[name])})
+                changed.check()
+                halves[computed] = changed
             except ScopesError as error:
                 errors.append(error)
-    request, view = default, View()
-    for name, value in found.items():
-        try:
-            if name in _REQUEST:
-                changed = dataclasses.replace(request, **{name: value})
-                changed.check()
-                request = changed
-            else:
-                seen = dataclasses.replace(view, **{name: value})
-                seen.check()
-                view = seen
-        except ScopesError as error:
-            errors.append(error)
-    return request, view, tuple(errors)
+    return halves[True], halves[False], tuple(errors)
 
 
 def write(request: Request, view: View) -> dict[str, str]:
     """The query that `read` turns into the two again. What is computed is always said, so that a link
     outlives a change of defaults."""
-    said = dataclasses.asdict(request)
+    query = dataclasses.asdict(request)
     for name in ("target", "versus", "rank"):
-        if name not in named.takes(request.scope) or not said[name]:
-            del said[name]
-    seen = dataclasses.asdict(view)
-    said |= {name: seen[name] for name in seen if seen[name] != getattr(View(), name)}
-    return {name: _written(value) for name, value in said.items()}
+        if name not in named.takes(request.scope) or not query[name]:
+            del query[name]
+    usual = View()
+    for name, value in dataclasses.asdict(view).items():
+        if value != getattr(usual, name):
+            query[name] = int(value) if isinstance(value, bool) else value
+    return {name: str(value) for name, value in query.items()}
 
 
 def link(base: str, query: Mapping[str, str]) -> str | None:
@@ -161,10 +148,6 @@ def whole_position(text: str) -> int:
     return _whole("position", text, PositionError, "a whole number; -1 is the last token")
 
 
-def _written(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
-
-
 def _whole(name: str, text: str, error: type[ScopesError], allowed: str) -> int:
     if not _WHOLE.fullmatch(text):
         raise error(f"{name} is {text!r}; give {allowed}")
@@ -172,7 +155,8 @@ def _whole(name: str, text: str, error: type[ScopesError], allowed: str) -> int:
 
 
 def _flag(name: str, text: str) -> bool:
-    check_choice(name, text, ("0", "1"), error=RenderError)
+    if text not in ("0", "1"):
+        raise RenderError(f"{name} is {text!r}; allowed: 0 or 1")
     return text == "1"
 
 

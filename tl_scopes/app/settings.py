@@ -5,15 +5,33 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from tl_scopes.errors import ModelUnavailableError
 from tl_scopes.models import DEFAULT_MODEL, available
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MAX_TOKENS = 2000
 
 
 @dataclass(frozen=True)
-class Settings:
+class AsText:
+    """What the command hands to the page's script, as an argument: fields of plain values and tuples."""
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What `to_json` wrote."""
+        plain: dict[str, Any] = json.loads(text)
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in plain.items()})
+
+
+@dataclass(frozen=True)
+class Settings(AsText):
     """Settings of one process.
 
     `models`: what the page offers, the first one chosen; empty: the bundled models that are installed.
@@ -43,12 +61,3 @@ class Settings:
             f"the model {name!r} is not offered here; there are {', '.join(self.offered)}: choose one, "
             "or start tl-scopes app with --model NAME"
         )
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Settings:
-        """What `to_json` wrote: the one argument of the page's script."""
-        plain = json.loads(text)
-        return cls(**plain | {"models": tuple(plain["models"])})

@@ -64,11 +64,6 @@ def _is_own(make: Callable[..., Any]) -> bool:
 
 
 def _loaded(name: str, settings: Settings) -> str:
-    parts = [repr(name)]
-    if settings.backend != "auto":
-        parts.append(f"backend={settings.backend!r}")
-    if settings.dtype != "float32":
-        parts.append(f"dtype={settings.dtype!r}")
-    if settings.device is not None:
-        parts.append(f"device={settings.device!r}")
-    return ", ".join(parts)
+    options = {option: getattr(settings, option) for option in ("backend", "dtype", "device")}
+    given = [f"{k}={value!r}" for k, value in options.items() if value != getattr(Settings, k)]
+    return ", ".join([repr(name), *given])

@@ -1,11 +1,18 @@
-"""What the page's picture shows, as plain values: all texts are texts, none is markup."""
+"""What the page shows and offers of an answer: its picture as plain values, and files made when asked for.
+
+All texts of the picture are texts, none is markup.
+"""
 
 from __future__ import annotations
 
+import io
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from tl_scopes import render
 from tl_scopes.app.request import View
 from tl_scopes.render.colours import RGB, colour, hexed, ink, number, percent, turned
 from tl_scopes.render.picture import Picture, Row, about, build, source
@@ -19,25 +26,31 @@ _STEPS = 33
 _CELLS = 60_000
 
 
-def panel(found: Attribution, view: View) -> dict[str, Any]:
+# The most that matplotlib can draw either way.
+_PIXELS = 65_000
+# matplotlib's caches of fonts and glyphs are not made for several threads.
+_drawing = threading.Lock()
+
+
+def view_model(result: Attribution, view: View) -> dict[str, Any]:
     """One site of an answer, to be drawn by `page/tokens.js`.
 
     `tokens`: one entry a token of the prompt, with `pieces` ((text, is_mark) pairs), `score` (a
     number written out), `light` and `dark` (colours of ground and text on such a page), and whether it
     is `later` than the read position. Raises `SiteError` for a site that the answer does not hold.
     """
-    row_index = site_index(found.sites, view.site) if view.site else 0
-    picture = build(found, sites=[row_index], **view.options())
+    row_index = site_index(result.sites, view.site) if view.site else 0
+    picture = build(result, sites=[row_index], **view.options())
     row = picture.rows[0]
     return {
         "title": picture.title,
         "subtitle": picture.subtitle,
         "tokens": [_token(picture, row, t) for t in range(len(picture.tokens))],
-        "read": found.position,
+        "read": result.position,
         "units": picture.units,
         **_ramps(row.scale.signed),
         "ticks": _ticks(row),
-        "map": _map(found, view),
+        "map": _map(result, view),
         "notes": _notes(picture, row),
         "strongest": [
             {"at": t, "pieces": pieces(picture.tokens[t]), "text": number(float(row.scores[t]))}
@@ -51,6 +64,33 @@ def panel(found: Attribution, view: View) -> dict[str, Any]:
         ],
         "source": source(picture),
     }
+
+
+def html(result: Attribution, view: View) -> bytes:
+    """The self-contained page of every site, in the view's colours."""
+    return render.html(result, **view.options()).encode("utf-8")
+
+
+def png(result: Attribution, view: View) -> bytes:
+    """Bars of one site, a map of several; of a very long prompt in fewer dots an inch."""
+    out = io.BytesIO()
+    with _drawing:
+        figure = render.figure(result, **view.options())
+        figure.savefig(out, format="png", dpi=min(150, _PIXELS / max(figure.get_size_inches())))
+    return out.getvalue()
+
+
+def json(result: Attribution, view: View) -> bytes:
+    """Every field, as `tl-scopes attribute --json` prints it, whatever the view."""
+    return f"{result.to_json()}\n".encode()
+
+
+# What may be downloaded, by its ending: the type of the file, and what makes it.
+FILES: dict[str, tuple[str, Callable[[Attribution, View], bytes]]] = {
+    "html": ("text/html", html),
+    "png": ("image/png", png),
+    "json": ("application/json", json),
+}
 
 
 def _token(picture: Picture, row: Row, t: int) -> dict[str, Any]:
@@ -87,17 +127,17 @@ def _ramps(signed: bool) -> dict[str, list[str]]:
     return {"light": [hexed(c) for c in colours], "dark": [hexed(turned(c)) for c in colours]}
 
 
-def _map(found: Attribution, view: View) -> dict[str, Any] | None:
+def _map(result: Attribution, view: View) -> dict[str, Any] | None:
     """Every site by every token: steps of the colour bar, each site by its own largest score."""
-    if len(found.sites) == 1 or found.scores.numel() > _CELLS:
+    if len(result.sites) == 1 or result.scores.numel() > _CELLS:
         return None
-    picture = build(found, **view.options())
+    picture = build(result, **view.options())
     low = -1.0 if picture.signed else 0.0
     top = _STEPS - 1
     return {
         **_ramps(picture.signed),
-        "sites": list(found.sites),
-        "chosen": site_index(found.sites, view.site) if view.site else 0,
+        "sites": list(result.sites),
+        "chosen": site_index(result.sites, view.site) if view.site else 0,
         "rows": [
             [round((float(value) - low) / (1 - low) * top) for value in row.colours]
             for row in picture.rows

@@ -14,7 +14,7 @@ from typing import Any
 
 from tl_scopes.app.request import Request
 from tl_scopes.app.settings import Settings
-from tl_scopes.errors import PromptTooLongError, ScopesError
+from tl_scopes.errors import PromptTooLongError
 from tl_scopes.results.attribution import Attribution
 
 # Answers that are remembered, together: a prompt of 2,000 tokens at 31 sites takes a quarter of one.
@@ -28,7 +28,7 @@ _CHEAP = 1000
 Tell = Callable[[str], None]
 
 
-class Desk:
+class Worker:
     """Answers requests for everybody who opened the page. Safe to call from several threads."""
 
     def __init__(self, settings: Settings, *, result_bytes: int = RESULT_BYTES) -> None:
@@ -51,19 +51,18 @@ class Desk:
         self.settings.check_model(request.model)
         request.check()
         self._check_characters(request.prompt)
-        if (known := self._known(request)) is not None:
-            return known
+        if (result := self._remembered(request)) is not None:
+            return result
         with self._turn(tell):
             # Somebody before may have asked for the same: a class does.
-            if (known := self._known(request)) is not None:
-                return known
-            found = self._compute(request, tell)
-            self._remember(request, found)  # before the next in turn looks
-        return found
+            if (result := self._remembered(request)) is None:
+                result = self._compute(request, tell)
+                self._remember(request, result)  # before the next in turn looks
+        return result
 
     def is_cheap(self, request: Request) -> bool:
         """Whether an answer takes no model to load, nor more than about a second."""
-        if self._known(request) is not None:
+        if self._remembered(request) is not None:
             return True
         return request.model in self._models and len(request.prompt) * request.directions <= _CHEAP
 
@@ -71,11 +70,6 @@ class Desk:
     def waiting(self) -> int:
         """How many requests are being computed or wait for it."""
         return len(self._queue)
-
-    def remembered(self) -> int:
-        """Bytes of the answers that are kept."""
-        with self._changed:
-            return sum(map(_bytes, self._results.values()))
 
     def _compute(self, request: Request, tell: Tell) -> Attribution:
         import tl_scopes as ts
@@ -136,16 +130,15 @@ class Desk:
         with self._changed:
             return self._queue.index(ticket)
 
-    def _known(self, request: Request) -> Attribution | None:
+    def _remembered(self, request: Request) -> Attribution | None:
         with self._changed:
             if request in self._results:
                 self._results.move_to_end(request)
             return self._results.get(request)
 
-    def _remember(self, request: Request, found: Attribution) -> None:
+    def _remember(self, request: Request, result: Attribution) -> None:
         with self._changed:
-            self._results[request] = found
-            self._results.move_to_end(request)
+            self._results[request] = result
             held = sum(map(_bytes, self._results.values()))
             while held > self._result_bytes and self._results:
                 held -= _bytes(self._results.popitem(last=False)[1])
@@ -158,15 +151,6 @@ class Desk:
                 "which this page takes, can have: shorten it, or start tl-scopes app with a higher "
                 "--max-tokens"
             )
-
-
-def told(error: BaseException) -> str | None:
-    """What a person is told of an error: the package's own words, None for a bug."""
-    if isinstance(error, (ScopesError, OSError)):
-        return " ".join(str(error).split())
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return "out of memory: use a shorter prompt, fewer sites or a lower rank"
-    return None
 
 
 def _bytes(result: Attribution) -> int:

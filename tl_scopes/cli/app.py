@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib.util
 import inspect
-import ipaddress
 import os
 import socket
 import sys
@@ -16,7 +15,7 @@ from typing import Annotated
 
 import typer
 
-from tl_scopes.app.gate import Door
+from tl_scopes.app.gate import Door, is_local
 from tl_scopes.app.settings import MAX_TOKENS, Settings
 from tl_scopes.cli import options
 from tl_scopes.cli.options import bad
@@ -112,7 +111,7 @@ def app(
         usual = {name: p.default for name, p in inspect.signature(app).parameters.items()}
         others = [name for name in usual if name != "space" and given[name] != usual[name]]
         return write_space(space, [f"--{name.replace('_', '-')}" for name in others])
-    local = _is_local(host)
+    local = is_local(host)
     try:
         door = Door.of(host, local, tuple(name or ()), tuple(framed_by or ()))
     except ValueError as error:
@@ -218,12 +217,3 @@ def _free_port(host: str, port: int) -> int:
             f"{host}:{port} cannot be listened at ({reason}); give another --port, or an address of "
             "this machine",
         ) from None
-
-
-def _is_local(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

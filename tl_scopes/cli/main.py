@@ -20,8 +20,7 @@ from tl_scopes.cli import app as explorer
 from tl_scopes.cli import attribute, check, evaluate, models
 from tl_scopes.cli.options import in_options
 from tl_scopes.cli.terminal import interrupts
-from tl_scopes.errors import ScopesError
-from tl_scopes.models.quiet import say
+from tl_scopes.models.quiet import message_of, say
 
 # click's UsageError: newer versions of typer carry a copy of click and do not export this class.
 _UsageError = cast("type[Exception]", typer.BadParameter.__base__)
@@ -31,10 +30,9 @@ class _Commands(TyperGroup):
     """The commands, with errors in one line, be they the parser's or the package's."""
 
     def main(self, *args: Any, standalone_mode: bool = True, **extra: Any) -> Any:
+        # An ASCII or Windows terminal lacks bar characters.
         for stream in (sys.stdout, sys.stderr):
-            if isinstance(
-                stream, io.TextIOWrapper
-            ):  # an ASCII or Windows terminal lacks bar characters
+            if isinstance(stream, io.TextIOWrapper):
                 stream.reconfigure(errors="replace")
         with interrupts() as pressed:
             code = self._run(*args, pressed=pressed, **extra)
@@ -57,12 +55,11 @@ class _Commands(TyperGroup):
         except Exception as error:
             if pressed:  # some imports swallow the interrupt and fail later, half done
                 return 130
-            if isinstance(error, (ScopesError, OSError)):
-                typed = (args[0] if args else extra.get("args")) or sys.argv[1:]
-                return _fail(in_options(str(error), typed))
-            if not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            text = message_of(error, "use a shorter prompt, a lower --rank or --dtype bfloat16")
+            if text is None:
                 raise  # a bug: its traceback is what a report needs
-            return _fail("out of memory: use a shorter prompt, a lower --rank or --dtype bfloat16")
+            typed = (args[0] if args else extra.get("args")) or sys.argv[1:]
+            return _fail(in_options(text, typed))
 
 
 def _fail(message: str) -> int:

@@ -14,7 +14,6 @@ from pathlib import Path
 import streamlit as st
 from streamlit.components.v2 import component
 
-from tl_scopes.app import downloads
 from tl_scopes.app.request import (
     MAX_RANK,
     SCALES,
@@ -28,20 +27,31 @@ from tl_scopes.app.request import (
 )
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.snippet import python
-from tl_scopes.app.view_model import panel
-from tl_scopes.app.worker import Desk, told
+from tl_scopes.app.view_model import FILES, view_model
+from tl_scopes.app.worker import Worker
 from tl_scopes.errors import ScopesError
+from tl_scopes.models.quiet import message_of
 from tl_scopes.results.attribution import Attribution
 
 EXAMPLE = "The Eiffel Tower is located in the city of"
 SITES = {"all": "every layer", "embed": "input embedding"}
+TOKENS = {
+    "target": (
+        "Target token",
+        "Of semantic and logit-difference: text that is one token, mind the leading space, or id:1234",
+    ),
+    "versus": (
+        "Versus token (logit-difference)",
+        "The token that the target is compared with",
+    ),
+}
 HERE = Path(__file__).parent
 state = st.session_state
 
 
 @st.cache_resource(show_spinner=False)
-def desk(settings: str) -> Desk:
-    return Desk(Settings.from_json(settings))
+def worker(settings: str) -> Worker:
+    return Worker(Settings.from_json(settings))
 
 
 def say(text: str, kind: str = "alert") -> None:
@@ -72,7 +82,7 @@ def begin(settings: Settings) -> None:
             notices.append(str(error))
             request = replace(request, model=usual.model)
         linked = False
-    elif linked and not (linked := desk(settings.to_json()).is_cheap(request)):
+    elif linked and not (linked := worker(settings.to_json()).is_cheap(request)):
         notices.append("press Run to compute what this link asks")
     # Widgets take these as their defaults at every run: a value that is set once, through the session's
     # state, is lost to the browser where the first run was cut short.
@@ -106,12 +116,8 @@ def run() -> None:
         typed = "-1"  # the place that was clicked belongs to another text
     try:
         state.asked = Request(
-            prompt=state.prompt,
+            **{name: state[name] for name in ("prompt", "scope", "target", "versus", "rank")},
             model=(state.model or "").strip(),
-            scope=state.scope,
-            target=state.target,
-            versus=state.versus,
-            rank=state.rank,
             sites=state.sites or "",
             position=whole_position(typed),
         )
@@ -153,22 +159,10 @@ def form(settings: Settings) -> None:
             captions=list(questions.values()),
             horizontal=True,
         )
-        columns = st.columns([1, 1, 1], vertical_alignment="bottom")
-        columns[0].text_input(
-            "Target token",
-            first.target,
-            key="target",
-            placeholder="top prediction",
-            help="Of semantic and logit-difference: text that is one token, mind the leading space, or "
-            "id:1234",
-        )
-        columns[1].text_input(
-            "Versus token (logit-difference)",
-            first.versus,
-            key="versus",
-            placeholder="top prediction",
-            help="The token that the target is compared with",
-        )
+        columns = st.columns(3, vertical_alignment="bottom")
+        for column, (name, (label, hint)) in zip(columns, TOKENS.items()):
+            value = getattr(first, name)
+            column.text_input(label, value, key=name, placeholder="top prediction", help=hint)
         columns[2].number_input(
             "Rank (fisher)",
             1,
@@ -177,7 +171,7 @@ def form(settings: Settings) -> None:
             key="rank",
             help="How many eigenpairs of the Fisher information are kept",
         )
-        columns = st.columns([1, 1, 1], vertical_alignment="bottom")
+        columns = st.columns(3, vertical_alignment="bottom")
         models = list(dict.fromkeys([*settings.offered, first.model]))
         columns[0].selectbox(
             "Model",
@@ -212,22 +206,22 @@ def _asset(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
 
 
-def looked_at(found: Attribution) -> View:
+def looked_at(result: Attribution) -> View:
     """The widgets beside the picture: which site, which colours."""
-    first, *others = found.sites
-    if state.site not in found.sites:
+    first, *others = result.sites
+    if state.site not in result.sites:
         if state.site:
             say(f"this result has no site {state.site!r}: {first} is shown", "status")
         state.site = first
     # Other widgets, which start with what was seen last: Streamlit forgets those that a mistake kept from
     # being drawn.
-    if state.slid not in found.sites or f"scale {state.turn}" not in state:
+    if state.slid not in result.sites or f"scale {state.turn}" not in state:
         state.slid, state.usual = state.site, state.view
         state.turn += 1
     usual, turn = state.usual, state.turn
     left, right = st.columns(2, vertical_alignment="bottom", gap="large")
     if others:
-        left.select_slider("Layer", found.sites, state.slid, key=f"site {turn}", on_change=slide)
+        left.select_slider("Layer", result.sites, state.slid, key=f"site {turn}", on_change=slide)
     with right.container(horizontal=True, vertical_alignment="bottom"):
         scale = st.segmented_control(
             "Colours",
@@ -244,7 +238,7 @@ def looked_at(found: Attribution) -> View:
             on_change=act,
             help="Deep layers put most on it",
         )
-        include_bos = found.has_bos and st.toggle(
+        include_bos = result.has_bos and st.toggle(
             "Colour BOS",
             usual.include_bos,
             key=f"bos {turn}",
@@ -256,25 +250,20 @@ def looked_at(found: Attribution) -> View:
     return state.view
 
 
-def show(found: Attribution, request: Request, settings: Settings) -> None:
-    view = looked_at(found)
+def show(result: Attribution, request: Request, settings: Settings) -> None:
+    view = looked_at(result)
     drawn = component("tl_scopes_tokens", css=_asset("tokens.css"), js=_asset("tokens.js"))
     drawn(
         key="tokens",
-        data=panel(found, view),
+        data=view_model(result, view),
         on_read_change=read_there,
         on_site_change=look_there,
     )
-    files = {
-        "html": ("text/html", lambda: downloads.html(found, view)),
-        "png": ("image/png", lambda: downloads.png(found, view)),
-        "json": ("application/json", lambda: downloads.json(found)),
-    }
     with st.container(horizontal=True):
-        for name, (mime, make) in files.items():
+        for name, (mime, make) in FILES.items():
             st.download_button(
                 f"Download {name.upper()}",
-                make,
+                functools.partial(make, result, view),
                 f"scope.{name}",
                 mime,
                 key=f"download_{name}",
@@ -316,15 +305,15 @@ def main() -> None:
             say(text, "status")
 
     try:
-        found = desk(settings.to_json()).answer(request, tell)
+        result = worker(settings.to_json()).answer(request, tell)
         place.empty()
-        show(found, request, settings)
+        show(result, request, settings)
     except Exception as error:
-        message = told(error)
+        message = message_of(error, "use a shorter prompt, fewer sites or a lower rank")
         if message is None:
             raise
         with place:
-            say(message)
+            say(" ".join(message.split()))
 
 
 main()
