@@ -13,9 +13,10 @@ from torch import Tensor
 
 from tl_scopes.adapter.middle import tolerance
 from tl_scopes.adapter.view import ModelView
+from tl_scopes.baselines.random import generator
 from tl_scopes.evaluation.ablations import refuse_to_record
 from tl_scopes.evaluation.methods import AnyMethod, score
-from tl_scopes.evaluation.reads import final_states, generator
+from tl_scopes.evaluation.reads import final_states
 
 # Prompts whose final states are compared, and numbers that stand for a tensor.
 _FIRST, _NUMBERS = 3, 8
