@@ -49,7 +49,7 @@ MODES = {
 }
 # The model's own pass makes the metric's logits; captum draws SmoothGrad's noise where, and in what, torch would.
 OWN = {
-    "autocast": ["metric", "fisher_spectrum"], "meta": ["metric", "SmoothGrad"], "float64": ["SmoothGrad"],
+    "autocast": ["metric"], "meta": ["metric", "SmoothGrad"], "float64": ["SmoothGrad"],
 }  # fmt: skip
 
 

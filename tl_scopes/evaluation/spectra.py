@@ -61,18 +61,20 @@ def fisher_spectrum(
     check_number("tail", tail, lambda x: 0 <= x < 1, "a share from 0 to below 1")
     check_scopes(view, [FisherScope(rank=1, tail=tail)])
     listed = encoded(view, prompts, prepend_bos)
-    states = final_states(view, listed, position)
-    head = view.unembedding()
     parts = []
-    for index, y in enumerate(states):
-        geometry = FisherGeometry.at(head, head.raw_logits(y[None])[0])
-        found = geometry.eigenpairs(tail) if top is None else geometry.leading(top, tail)
-        values = found[0].cpu().double()
-        trace = geometry.trace
-        values = values[values > 0]
-        shares = (values.cumsum(0) / trace).clamp(max=1)
-        entries = zip(range(1, len(values) + 1), values.tolist(), shares.tolist())
-        parts += [(index, *entry, trace) for entry in entries]
+    # Inside, the user's autocast is off: torch has no eigenvalues in half precision.
+    with view.locked():
+        states = final_states(view, listed, position)
+        head = view.unembedding()
+        for index, y in enumerate(states):
+            geometry = FisherGeometry.at(head, head.raw_logits(y[None])[0])
+            pairs = geometry.eigenpairs(tail) if top is None else geometry.leading(top, tail)
+            values = pairs[0].cpu().double()
+            trace = geometry.trace
+            values = values[values > 0]
+            shares = (values.cumsum(0) / trace).clamp(max=1)
+            entries = zip(range(1, len(values) + 1), values.tolist(), shares.tolist())
+            parts += [(index, *entry, trace) for entry in entries]
     return pd.DataFrame(parts, columns=_COLUMNS).astype({"index": int, "k": int})
 
 
