@@ -292,7 +292,7 @@ def test_parameters_become_plain_values():
     a, b = (plain(ts.DirectionScope(x)) for x in (v, v + 1))
     assert a != b and a == plain(ts.DirectionScope(v.clone()))
     assert json.loads(json.dumps(a)) == a
-    assert plain(ts.FunctionScope(run_cases.go))["fn"] == "run_cases.go"
+    assert plain(ts.FunctionScope(run_cases.go))["fn"] == "support.run_cases.go"
     numbers = torch.arange(2).numpy()
     assert plain((1, {"a": {2}}, torch.float32, numbers)) == [
         1,
