@@ -15,7 +15,15 @@ from tl_scopes.adapter.prompts import Prompts, resolve_position
 from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.baselines.ablation import INTACT, Alteration, Effects, effects, final_states
 from tl_scopes.errors import PositionError, TargetError
-from tl_scopes.evaluation.methods import AnyMethod, Methods, check_methods, labelled, ranked, score
+from tl_scopes.evaluation.methods import (
+    AnyMethod,
+    Methods,
+    check_methods,
+    labelled,
+    ranked,
+    score,
+    top_overlap,
+)
 from tl_scopes.evaluation.runs.units import encoded
 from tl_scopes.evaluation.settings import Settings
 from tl_scopes.jacobian.prompt_run import PromptRun
@@ -196,16 +204,15 @@ def agreement(scores: np.ndarray, left_out: np.ndarray, top: int | float) -> dic
     from scipy import stats
 
     n = len(scores)
-    k = min(n, math.ceil(top * n - 1e-9) if isinstance(top, float) else top)
-    orders = [ranked(torch.as_tensor(x, device="cpu"), 0) for x in (scores, left_out)]
-    firsts = [set(order[:k]) for order in orders]
+    maps = [torch.as_tensor(x, device="cpu") for x in (scores, left_out)]
+    first = ranked(maps[0], 0)[0]
     flat = n < 2 or any(np.ptp(x) == 0 for x in (scores, left_out))
     kendall: Any = math.nan if flat else stats.kendalltau(scores, left_out).statistic  # pyright: ignore[reportAttributeAccessIssue]
     return {
         "loo_spearman": rank_correlation(scores, left_out),
         "loo_kendall": float(kendall),
-        "loo_jaccard": len(firsts[0] & firsts[1]) / len(firsts[0] | firsts[1]),
-        "loo_top_rank": orders[1].index(orders[0][0]) / n,
+        "loo_jaccard": top_overlap(*maps, top),
+        "loo_top_rank": ranked(maps[1], 0).index(first) / n,
     }
 
 

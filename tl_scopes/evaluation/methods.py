@@ -1,8 +1,16 @@
-"""Scores of several methods for several prompts, scopes sharing their passes."""
+"""Scores of several methods for several prompts, and what compares the maps that they make.
+
+1. Methods get labels (`labelled`).
+2. Scopes share forward and backward passes over prompts of similar length; other methods take one
+   prompt at a time (`score`).
+3. A check that alters the model compares each map with the intact model's, over the tokens up to the
+   read without BOS (`Maps`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Union
 
@@ -11,16 +19,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.guards import check_scope
-from tl_scopes.adapter.prompts import resolve_position
+from tl_scopes.adapter.prompt_lists import encode_all
+from tl_scopes.adapter.prompts import Prompts, bos_id, resolve_position
 from tl_scopes.adapter.refusals import refuse_surrogates
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.adapter.view import ModelView
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.baselines.method import Method
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.jacobian.answers import Limits, run
 from tl_scopes.jacobian.batches import grouped
 from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
-from tl_scopes.scopes.base import Scope
+from tl_scopes.results.statistics import rank_likeness
+from tl_scopes.scopes.base import Read, Scope
+from tl_scopes.scopes.pinning import pinned, takes_prediction
 
 # Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
 BATCH_TOKENS = 1024
@@ -143,3 +154,71 @@ def ranked(scores: Float[Tensor, "pos"], first: int) -> list[int]:
     """Positions from `first` on, highest score first; of equal scores the earlier one."""
     order = torch.sort(scores[first:], descending=True, stable=True).indices
     return (order + first).tolist()
+
+
+def top_overlap(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"], top: int | float = 0.1) -> float:
+    """Jaccard index of the highest tokens of two maps, in [0, 1]; of equal scores the first ones count.
+
+    `top`: how many tokens, or a share of them as a float, rounded up.
+    """
+    k = math.ceil(top * len(a) - 1e-9) if isinstance(top, float) else top
+    highest = [set(ranked(scores, 0)[:k]) for scores in (a, b)]
+    return len(highest[0] & highest[1]) / len(highest[0] | highest[1])
+
+
+def likeness(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
+    """`rank_likeness` of two maps, in [-1, 1]; NaN where there is one position only."""
+    return rank_likeness(a.numpy(), b.numpy()) if len(a) > 1 else math.nan
+
+
+def reads(view: ModelView, prompts: Sequence[list[int]], position: int) -> Iterator[Read]:
+    """The final state of each prompt in turn and its logits. Raises `NumericalError` unless finite."""
+    for ids in prompts:
+        prompt_run = PromptRun.ask(view.model, ids, position)
+        with prompt_run.locked(gradients=False):
+            read = prompt_run.read
+        yield read
+
+
+class Maps:
+    """Maps of the same prompts and methods, for a model that is altered between them.
+
+    A method that explains the model's top prediction goes on explaining what it is now.
+    `methods`: by label. `prompts`: token ids.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: Prompts,
+        methods: Methods,
+        position: int,
+        prepend_bos: bool | None,
+    ) -> None:
+        self.view = view_of(model)
+        self.methods = labelled(methods)
+        self.prompts = [*encode_all(self.view, prompts, prepend_bos)]
+        self._position = position
+        self._predicted: list[int | None] = [None] * len(self.prompts)
+        if any(map(takes_prediction, self.methods.values())):
+            states = reads(self.view, self.prompts, position)
+            self._predicted = [read.resolve(None).id for read in states]
+
+    def now(self, only: int | None = None) -> dict[int, list[Float[Tensor, "compared"]]]:
+        """Scores of the tokens that are compared, by prompt (`only` that one) and method."""
+        groups: dict[int | None, list[int]] = {}
+        for index in range(len(self.prompts)) if only is None else [only]:
+            groups.setdefault(self._predicted[index], []).append(index)
+        maps = {}
+        for token, group in groups.items():
+            every = self.methods.values()
+            methods = [m if token is None else pinned(m, token) for m in every]
+            scores = score(self.view, [self.prompts[i] for i in group], methods, self._position)
+            for i, of_prompt in zip(group, scores):
+                maps[i] = [s[self._compared(self.prompts[i], m)] for m, s in zip(every, of_prompt)]
+        return dict(sorted(maps.items()))
+
+    def _compared(self, ids: list[int], method: AnyMethod) -> slice:
+        """Up to the read, without BOS where there are other tokens."""
+        end = resolve_position(read_position(method, self._position), ids) + 1
+        return slice(1 if end > 1 and ids[0] == bos_id(self.view) else 0, end)

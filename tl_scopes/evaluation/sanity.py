@@ -24,16 +24,7 @@ from tl_scopes.errors import (
     check_number,
     check_whole,
 )
-from tl_scopes.evaluation.methods import Methods, labelled, score
-from tl_scopes.evaluation.reads import (
-    encoded,
-    likeness,
-    predictions,
-    read_position,
-    scored,
-    top_overlap,
-)
-from tl_scopes.scopes.pinning import pinned, takes_prediction
+from tl_scopes.evaluation.methods import Maps, Methods, likeness, top_overlap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -97,42 +88,24 @@ def randomisation(
     """
     import pandas as pd
 
-    view = view_of(model)
-    named = labelled(methods)
     _check_draws(how, seed)
-    chosen = parse_depths(depths, view.n_layers)
-    listed = encoded(view, prompts, prepend_bos)
-    tokens = (
-        predictions(view, listed, position) if any(map(takes_prediction, named.values())) else None
-    )
-    groups: dict[int | None, list[int]] = {}
-    for index in range(len(listed)):
-        groups.setdefault(None if tokens is None else tokens[index], []).append(index)
-
-    def maps() -> dict[int, list[Tensor]]:
-        found = {}
-        for token, group in groups.items():
-            own = [m if token is None else pinned(m, token) for m in named.values()]
-            found |= zip(group, score(view, [listed[i] for i in group], own, position))
-        return found
-
-    intact = maps()
-    rows = []
-    last = view.n_layers - 1
+    view = view_of(model)
+    counts = parse_depths(depths, view.n_layers)
+    maps = Maps(model, prompts, methods, position, prepend_bos)
+    intact, last = maps.now(), view.n_layers - 1
+    altered = {}
     with randomised(view, (), seed, how) as randomise:
-        for depth in chosen:
+        for depth in counts:
             randomise(range(last, last - depth, -1))
-            after = maps()
-            blocks = str(last) if depth == 1 else f"{last - depth + 1}-{last}"
-            for index, ids in enumerate(listed):
-                for (name, method), a, b in zip(named.items(), intact[index], after[index]):
-                    place = scored(view, ids, read_position(method, position))
-                    pair = a[place], b[place]
-                    alike = likeness(*pair), top_overlap(*pair)
-                    rows.append((index, name, depth, blocks, *alike))
+            altered[depth] = maps.now()
+    rows = []
+    for index, of_prompt in intact.items():
+        for place, (label, a) in enumerate(zip(maps.methods, of_prompt)):
+            for depth in counts:
+                b = altered[depth][index][place]
+                blocks = str(last) if depth == 1 else f"{last - depth + 1}-{last}"
+                rows.append((index, label, depth, blocks, likeness(a, b), top_overlap(a, b)))
     columns = ["index", "method", "depth", "blocks", "similarity", "overlap"]
-    order = {name: i for i, name in enumerate(named)}
-    rows.sort(key=lambda row: (row[0], order[row[1]], row[2]))
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -13,19 +13,11 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompts, bos_id
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.adapter.view import ModelView, view_of
+from tl_scopes.adapter.view import ModelView
 from tl_scopes.baselines.random import generator
 from tl_scopes.errors import check_number, check_whole
-from tl_scopes.evaluation.methods import Methods, labelled, score
-from tl_scopes.evaluation.reads import (
-    encoded,
-    likeness,
-    predictions,
-    read_position,
-    scored,
-)
+from tl_scopes.evaluation.methods import Maps, Methods, likeness
 from tl_scopes.jacobian.forward import activations
-from tl_scopes.scopes.pinning import pinned, takes_prediction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,8 +67,6 @@ def input_stability(
     """
     import pandas as pd
 
-    view = view_of(model)
-    named = labelled(methods)
     check_whole("draws", draws, 1)
     check_whole("seed", seed, 0)
     check_number(
@@ -85,24 +75,18 @@ def input_stability(
         lambda x: 0 < x < math.inf,
         "a positive number, the noise's share of each embedding's norm",
     )
-    listed = encoded(view, prompts, prepend_bos)
-    tokens = (
-        predictions(view, listed, position) if any(map(takes_prediction, named.values())) else None
-    )
+    maps = Maps(model, prompts, methods, position, prepend_bos)
     rows = []
-    for index, ids in enumerate(listed):
-        own = [m if tokens is None else pinned(m, tokens[index]) for m in named.values()]
-        (still,) = score(view, [ids], own, position)
-        places = [scored(view, ids, read_position(m, position)) for m in named.values()]
+    for index, ids in enumerate(maps.prompts):
+        still, moved = maps.now(index)[index], []
         for draw in range(draws):
-            with _noisy(view, _noise(view, ids, scale, seed, draw)):
-                (moved,) = score(view, [ids], own, position)
-            for name, place, a, b in zip(named, places, still, moved):
-                a, b = a[place].double(), b[place].double()
-                rows.append((index, name, draw, scale, likeness(a, b), _change(a, b)))
+            with _noisy(maps.view, _noise(maps.view, ids, scale, seed, draw)):
+                moved.append(maps.now(index)[index])
+        for place, label in enumerate(maps.methods):
+            for draw in range(draws):
+                a, b = still[place], moved[draw][place]
+                rows.append((index, label, draw, scale, likeness(a, b), _change(a, b)))
     columns = ["index", "method", "draw", "scale", "spearman", "change"]
-    order = {name: i for i, name in enumerate(named)}
-    rows.sort(key=lambda row: (row[0], order[row[1]], row[2]))
     return pd.DataFrame(rows, columns=columns)
 
 

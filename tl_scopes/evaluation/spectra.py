@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tl_scopes.adapter.prompt_lists import encode_all
 from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import ScopeParameterError, check_number, check_whole
-from tl_scopes.evaluation.reads import encoded, final_states
+from tl_scopes.evaluation.methods import reads
 from tl_scopes.jacobian.prompt_run import check_scopes
 from tl_scopes.scopes.fisher import FisherGeometry
 from tl_scopes.scopes.prediction import FisherScope
@@ -60,17 +61,14 @@ def fisher_spectrum(
     check_whole("top", top, 1, view.d_model, also=[None], hint=hint)
     check_number("tail", tail, lambda x: 0 <= x < 1, "a share from 0 to below 1")
     check_scopes(view, [FisherScope(rank=1, tail=tail)])
-    listed = encoded(view, prompts, prepend_bos)
     parts = []
     # Inside, the user's autocast is off: torch has no eigenvalues in half precision.
     with view.locked():
-        states = final_states(view, listed, position)
-        head = view.unembedding()
-        for index, y in enumerate(states):
-            geometry = FisherGeometry.at(head, head.raw_logits(y[None])[0])
+        for index, read in enumerate(reads(view, encode_all(view, prompts, prepend_bos), position)):
+            assert read.raw is not None
+            geometry = FisherGeometry.at(read.head, read.raw)
             pairs = geometry.eigenpairs(tail) if top is None else geometry.leading(top, tail)
-            values = pairs[0].cpu().double()
-            trace = geometry.trace
+            values, trace = pairs[0].cpu().double(), geometry.trace
             values = values[values > 0]
             shares = (values.cumsum(0) / trace).clamp(max=1)
             entries = zip(range(1, len(values) + 1), values.tolist(), shares.tolist())

@@ -15,8 +15,7 @@ from tl_scopes.adapter.middle import tolerance
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.baselines.random import generator
 from tl_scopes.evaluation.ablations import refuse_to_record
-from tl_scopes.evaluation.methods import AnyMethod, score
-from tl_scopes.evaluation.reads import final_states
+from tl_scopes.evaluation.methods import AnyMethod, reads, score
 
 # Prompts whose final states are compared, and numbers that stand for a tensor.
 _FIRST, _NUMBERS = 3, 8
@@ -33,7 +32,9 @@ def outputs(
     """
     wanted: dict[str, Callable[[], Tensor]] = {}
     for i, ids in enumerate(prompts[:_FIRST]):
-        wanted[f"final states of prompt {i}"] = lambda ids=ids: final_states(view, [ids], position)
+        wanted[f"final states of prompt {i}"] = lambda ids=ids: (
+            next(reads(view, [ids], position)).value
+        )
     for label, method in methods.items():
         wanted[f"scores of {label}"] = lambda m=method: score(view, prompts[:1], [m], position)[0][
             0
