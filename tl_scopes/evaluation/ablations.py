@@ -1,4 +1,14 @@
-"""Attributions against ablation, prompt by prompt: rows of a long table."""
+"""Attributions against ablation, prompt by prompt: rows of a long table.
+
+Formula: comprehensiveness at a fraction f is `log p(token) - log p(token | top f of the tokens replaced)`,
+in nats; sufficiency replaces all others. AOPC is the area of either over the fractions.
+
+Steps: scores of all methods (`score`), the tokens that each replaces (`_alterations`), final states
+under all replacements in shared passes (`final_states`), what they did to the prediction (`effects`).
+
+Cost: one forward pass for each method, metric, replacement and fraction, and one a token for
+leave-one-out; passes that replace the same tokens are shared.
+"""
 
 from __future__ import annotations
 
@@ -55,16 +65,19 @@ def measure(
     predicted one, where one follows).
 
     Raises `ScopeParameterError` for methods that are none, and errors that concern the model.
+
+        >>> rows = evaluation.measure(model, ["The capital of France is"], [ts.SemanticScope()])
+        >>> pandas.DataFrame(rows).query("metric == 'aopc_comprehensiveness'")
+
+    Source: the published evaluation (arXiv 2601.16407); DeYoung et al., "ERASER", arXiv 1911.03429.
     """
     settings = settings or Settings()
     named = labelled(methods)
     view = view_of(model)
     check_methods(view, named.values())
-    listed = rows_of(prompts)
-    known = encoded(model, listed, settings.prepend_bos)
+    known = encoded(model, rows_of(prompts), settings.prepend_bos)
     usable = {i: ids for i, ids in enumerate(known.ids) if ids is not None}
-    failed = dict(known.errors)
-    done: dict[int, list[Row]] = {}
+    rows = {i: [error_row(i, 0, error)] for i, error in known.errors.items()}
     try:
         each = score(view, list(usable.values()), list(named.values()), settings.position)
         scores = dict(zip(usable, each))
@@ -74,21 +87,14 @@ def measure(
         scores = {}
     for i, ids in usable.items():
         try:
-            own = scores.get(i)
-            if own is None:
-                (own,) = score(view, [ids], list(named.values()), settings.position)
-            done[i] = list(_of_prompt(view, ids, dict(zip(named, own)), settings))
+            if i not in scores:
+                (scores[i],) = score(view, [ids], list(named.values()), settings.position)
+            of_prompt = _of_prompt(view, ids, dict(zip(named, scores[i])), settings)
+            rows[i] = [{"index": i, "tokens": len(ids), **row} for row in of_prompt]
         except Exception as error:
             refuse_to_record(error)
-            failed[i] = error
-    rows: list[Row] = []
-    for i in range(len(listed)):
-        tokens = len(usable.get(i, ()))
-        if i in failed:
-            rows.append(error_row(i, tokens, failed[i]))
-        else:
-            rows += [{"index": i, "tokens": tokens, **row} for row in done[i]]
-    return rows
+            rows[i] = [error_row(i, len(ids), error)]
+    return [row for i in sorted(rows) for row in rows[i]]
 
 
 def refuse_to_record(error: Exception) -> None:

@@ -65,6 +65,9 @@ def faithfulness_card(
         ScopesError: for arguments, methods or a model that cannot be used, before anything is
             measured. A check that meets NaN or infinity afterwards is left out, with a warning.
 
+        >>> card = evaluation.faithfulness_card(model, prompts, [ts.SemanticScope(), ts.FisherScope()])
+        >>> card.to_html("card.html")
+
     Sources: see `measure`, `randomisation`, `input_stability`, `fisher_spectrum`.
     """
     settings = settings or Settings(leave_one_out="zero")

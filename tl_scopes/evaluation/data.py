@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.errors import DataError, check_whole
 from tl_scopes.models.quiet import local_only_if_unreachable, undisturbed
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Where prompts stand unless a column is named: text first, then token ids.
 COLUMNS = ("text", "tokens", "input_ids")
@@ -70,6 +73,8 @@ def read(
     Raises:
         DataError: nothing is there, it cannot be read, or it lacks the column or split; the message
             says which ones there are, and which line is wrong.
+
+        >>> evaluation.read("passages.jsonl", column="passage", n=100).prompts[0]
     """
     check_whole("n", n, 1, also=[None], error=DataError)
     check_whole("skip", skip, 0, error=DataError)
@@ -191,18 +196,26 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(map(repr, names)) or "none"
 
 
-def _columns(column: str, names: Sequence[str]) -> list[str]:
-    mask = _mask_of(column, names)
-    return [column] if mask is None else [column, mask]
+def _rows(
+    names: Sequence[str],
+    take: Callable[[list[str]], pa.Table],
+    column: str | None,
+    wanted: slice,
+    where: str,
+) -> list[Any]:
+    """The prompts of a table whose columns are `names`; `take` gives some of them.
 
-
-def _prompts(columns: list[list[Any]], column: str, where: str) -> list[Any]:
-    """A null is left for the run to record; a whole column of something else is a mistake."""
-    values, *masks = columns
+    A null is left for the run to record; a whole column of something else is a mistake.
+    """
+    place = _choose(names, column, where)
+    mask = _mask_of(place, names)
+    columns = [place] if mask is None else [place, mask]
+    table = take(columns)
+    values, *masks = (table[name][wanted].to_pylist() for name in columns)
     for value in values:
         if value is not None and not _is_prompt(value):
             raise DataError(
-                f"column {column!r} of {where} holds a {type(value).__name__}; allowed: texts, or "
+                f"column {place!r} of {where} holds a {type(value).__name__}; allowed: texts, or "
                 "lists of token ids"
                 + (f" (its keys are {_listed(value)})" if isinstance(value, Mapping) else "")
                 + (_CHAT if is_conversation(value) else "")
@@ -216,14 +229,9 @@ def _parquet(path: Path, column: str | None, wanted: slice) -> list[Any]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            chosen = _choose(names, column, str(path))
-            columns = _columns(chosen, names)
-            table = file.read(columns)
-            rows = [table[name][wanted].to_pylist() for name in columns]
+            return _rows(file.schema_arrow.names, file.read, column, wanted, str(path))
     except pa.ArrowException as error:
         raise DataError(f"{path} is not a whole parquet file ({error}): write it again") from error
-    return _prompts(rows, chosen, str(path))
 
 
 def _dataset(
@@ -267,12 +275,8 @@ def _dataset(
             found = found[split]
         elif saved and split is not None and str(found.split) != split:
             raise DataError(f"{text} has no splits, but split={split!r} was asked for: drop it")
-        chosen = _choose(found.column_names, column, text)
-        places = range(*wanted.indices(len(found)))
-        rows: list[list[Any]] = [[]]
-        if places:  # datasets refuses to select none
-            columns = _columns(chosen, found.column_names)
-            part = found.select_columns(columns).select(places)
-            table = part.with_format("arrow")[:]
-            rows = [table[name].to_pylist() for name in columns]
-    return _prompts(rows, chosen, text)
+
+        def take(columns: list[str]) -> pa.Table:
+            return found.select_columns(columns).with_format("arrow")[wanted]
+
+        return _rows(found.column_names, take, column, slice(None), text)

@@ -44,6 +44,9 @@ def labelled(methods: Methods) -> dict[str, AnyMethod]:
     """Methods by label: the keys of a mapping, else name and parameters that are not the default.
 
     Raises `ScopeParameterError` for what is no method, for none, and for labels that are not unique.
+
+        >>> list(evaluation.labelled([ts.SemanticScope(), ts.FisherScope(rank=4)]))
+        ['semantic', 'fisher(rank=4)']
     """
     if isinstance(methods, Mapping):
         found = dict(methods)
@@ -80,7 +83,13 @@ def _check(method: Any) -> None:
 
 
 def label(method: Any) -> str:
-    """The method's name, with the parameters that differ from the default; targets only if named."""
+    """The method's name, with the parameters that differ from the default; targets only if named.
+
+    Raises `ScopeParameterError` for what is no method.
+
+        >>> evaluation.label(ts.FisherScope(rank=4))
+        'fisher(rank=4)'
+    """
     _check(method)
     try:
         usual = type(method)().parameters()

@@ -83,6 +83,9 @@ def randomisation(
         NumericalError: where random weights overflow, as they may in float16.
         ScopesError: as `attribute`.
 
+        >>> frame = evaluation.randomisation(model, prompts, [ts.SemanticScope()], depths=[0.5, 1.0])
+        >>> frame.groupby("depth")["similarity"].mean()
+
     Source: Adebayo, Gilmer, Muelly, Goodfellow, Hardt, Kim, "Sanity Checks for Saliency Maps",
     arXiv 1810.03292 (cascading randomisation).
     """

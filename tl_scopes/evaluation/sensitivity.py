@@ -62,6 +62,9 @@ def input_stability(
         ScopeParameterError: for scale, draws, seed or methods.
         ScopesError: as `attribute`.
 
+        >>> frame = evaluation.input_stability(model, prompts, [ts.SemanticScope()], scale=0.02)
+        >>> frame.groupby("method")["spearman"].mean()
+
     Source: Yeh, Hsieh, Suggala, Inouye, Ravikumar, "On the (In)fidelity and Sensitivity of
     Explanations", arXiv 1901.09392.
     """

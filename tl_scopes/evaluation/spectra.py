@@ -52,6 +52,9 @@ def fisher_spectrum(
         ScopeParameterError: for `top` or `tail`.
         ScopesError: as `attribute`, for bad prompts and positions.
 
+        >>> frame = evaluation.fisher_spectrum(model, ["The capital of France is"], top=16)
+        >>> evaluation.ranks_holding(frame, [0.9])
+
     Source: arXiv 2601.16407, `F = W_U (diag(p) - p p^T) W_U^T`.
     """
     import pandas as pd
@@ -80,7 +83,10 @@ def ranks_holding(frame: pd.DataFrame, shares: Sequence[float] = (0.5, 0.9, 0.99
     """The fewest eigenvalues that hold each share of tr F, prompt by prompt.
 
     `frame`: what `fisher_spectrum` gives. Returns rows of `index`, `share` and `k`; `k` is NaN where the
-    eigenvalues of the frame do not hold the share (raise `top`). Raises `ScopeParameterError`.
+    eigenvalues of the frame do not hold the share (raise `top`). Raises `ScopeParameterError` for another
+    frame, or a share outside (0, 1].
+
+        >>> evaluation.ranks_holding(evaluation.fisher_spectrum(model, prompts), [0.5])["k"].median()
     """
     import pandas as pd
 

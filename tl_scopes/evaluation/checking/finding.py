@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from tl_scopes import render
+from tl_scopes.render.colours import number
 from tl_scopes.results.base import Result
 from tl_scopes.results.records import KINDS, Provenance
 from tl_scopes.results.storage import plain
@@ -38,6 +39,24 @@ class Finding:
     remedy: str = ""
     value: float | None = None
     limit: float | None = None
+
+
+def held(value: float, limit: float, measured: str, remedy: str) -> Finding:
+    """Passed where `value` is within `limit`; NaN is not."""
+    fits = value <= limit
+    return Finding(
+        "",
+        "passed" if fits else "failed",
+        measured,
+        number(limit),
+        "" if fits else remedy,
+        value,
+        limit,
+    )
+
+
+def skipped(why: str, remedy: str) -> Finding:
+    return Finding("", "skipped", why, remedy=remedy)
 
 
 @dataclass(frozen=True)

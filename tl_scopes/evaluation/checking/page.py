@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable
 
 from tl_scopes.evaluation.checking.finding import Finding, ModelCheck
 from tl_scopes.evaluation.checking.table import COST_HEADS, MARKS, cells
 from tl_scopes.render.pages.page import report_style
+from tl_scopes.render.pages.report import written
+from tl_scopes.render.report.parts import Entry, table
 from tl_scopes.results.escapes import message
 
-_CLASSES = {"passed": "tls-pass", "failed": "tls-fail"}
+_HEADS = ("Check", "State", "Measured", "Allowed")
+_MARKED = {"passed": "pass", "failed": "fail"}
 
 
 def view(check: ModelCheck, id: str) -> tuple[str, str]:
@@ -19,15 +21,14 @@ def view(check: ModelCheck, id: str) -> tuple[str, str]:
 
 
 def _fragment(check: ModelCheck, id: str) -> str:
-    heads = ("Check", "State", "Measured", "Allowed")
-    parts = [_table(heads, map(_row, check.findings), prose=True)]
+    findings = table([(head, "") for head in _HEADS], [_row(each) for each in check.findings])
+    parts = [written(findings, sorts=False)]
     if check.costs:
-        each = (f"<tr>{_cells(cells(cost))}</tr>" for cost in check.costs)
-        parts += ["<h2>What a call takes</h2>", _table(COST_HEADS, each, prose=False)]
+        costs = table([(head, "") for head in COST_HEADS], [cells(cost) for cost in check.costs])
+        parts += ["<h2>What a call takes</h2>", written(costs, sorts=False)]
     if check.room:
         parts.append(f"<p>{_shown(check.room)}.</p>")
-    made = check.provenance
-    versions = {} if made is None else {**made.versions}
+    versions = {} if check.provenance is None else {**check.provenance.versions}
     facts = ", ".join(f"{k} {v}" for k, v in {**versions, **check.machine}.items())
     return (
         f"{report_style()}"
@@ -37,28 +38,11 @@ def _fragment(check: ModelCheck, id: str) -> str:
     )
 
 
-def _table(heads: Iterable[str], rows: Iterable[str], prose: bool) -> str:
-    top = "".join(f'<th scope="col"><b>{html.escape(head)}</b></th>' for head in heads)
-    kind = " class=tls-prose" if prose else ""
-    return (
-        f'<div class="tls-wide"><table{kind}><thead><tr>{top}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
-
-
-def _row(found: Finding) -> str:
-    mark = _CLASSES.get(found.state, "")
-    below = f"<small>→ {_shown(found.remedy)}</small>" if found.remedy else ""
-    return (
-        f'<tr><th scope="row"><span>{_shown(found.name)}</span></th>'
-        f'<td class="{mark}">{MARKS[found.state]} {found.state}</td>'
-        f"<td>{_shown(found.measured)}{below}</td><td>{_shown(found.allowed)}</td></tr>"
-    )
-
-
-def _cells(texts: tuple[str, ...]) -> str:
-    first, *others = (_shown(text) for text in texts)
-    return f'<th scope="row"><span>{first}</span></th>' + "".join(f"<td>{x}</td>" for x in others)
+def _row(finding: Finding) -> list[Entry]:
+    state = Entry(f"{MARKS[finding.state]} {finding.state}", mark=_MARKED.get(finding.state, ""))
+    remedy = f"→ {message(finding.remedy)}" if finding.remedy else ""
+    measured = Entry(message(finding.measured), below=remedy)
+    return [Entry(message(finding.name)), state, measured, Entry(message(finding.allowed))]
 
 
 def _shown(text: str) -> str:

@@ -20,8 +20,7 @@ from tl_scopes.evaluation.checking import backward, forward
 from tl_scopes.evaluation.checking.costs import bare_seconds, cost, longest, scopes
 from tl_scopes.evaluation.checking.finding import Cost, Finding, ModelCheck
 from tl_scopes.evaluation.checking.state import changed, state
-from tl_scopes.evaluation.checking.subject import Subject, prompt_ids
-from tl_scopes.evaluation.checking.words import or_float32
+from tl_scopes.evaluation.checking.subject import Subject, or_float32, prompt_ids
 from tl_scopes.jacobian.forward import first_nonfinite
 from tl_scopes.results.escapes import message
 
@@ -63,6 +62,9 @@ def check(
 
     Raises:
         ScopesError: for a prompt that cannot be used.
+
+        >>> found = ts.check(model, costs=False)
+        >>> [finding.measured for finding in found.of("failed")]
     """
     started = time.perf_counter()
     try:

@@ -91,3 +91,8 @@ def room_for_weights(model: nn.Module, dtype: torch.dtype | None = None) -> bool
     needed = sum(p.numel() * (dtype or p.dtype).itemsize for p in each) / 2**20
     free = free_mib(devices(modules))
     return free is not None and free > _SPARE * needed
+
+
+def or_float32(dtype: torch.dtype) -> str:
+    """More to try, where a model is in half precision."""
+    return ", float32" if dtype.itemsize < 4 else ""

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from tl_scopes.evaluation.checking.finding import Cost, Finding, ModelCheck
 from tl_scopes.render.colours import number
+from tl_scopes.render.report.parts import Entry
 from tl_scopes.results.escapes import message
 
 MARKS = {"passed": "✓", "failed": "✗", "refused": "–", "skipped": "·"}
@@ -30,12 +31,14 @@ def show(check: ModelCheck, console: Console | None = None) -> None:
     out.print(Text(check.verdict, style="green" if check.passed else "bold red"))
 
 
-def cells(cost: Cost) -> tuple[str, ...]:
+def cells(cost: Cost) -> list[Entry]:
     """A row of the table of costs, under `COST_HEADS`."""
+    first = [Entry(cost.scope), Entry(f"{cost.tokens:,}", cost.tokens)]
     if cost.seconds is None or cost.passes is None:
-        return (cost.scope, f"{cost.tokens:,}", "refused", "", "")
-    mib = "?" if cost.mib is None else f"{cost.mib:,.0f}"
-    return (cost.scope, f"{cost.tokens:,}", number(cost.seconds), f"{cost.passes:.1f}", mib)
+        return [*first, Entry("refused"), Entry(""), Entry("")]
+    mib = Entry("?" if cost.mib is None else f"{cost.mib:,.0f}", cost.mib)
+    taken = Entry(number(cost.seconds), cost.seconds)
+    return [*first, taken, Entry(f"{cost.passes:.1f}", cost.passes), mib]
 
 
 def _findings(check: ModelCheck) -> Grid:
@@ -68,5 +71,5 @@ def _costs(check: ModelCheck) -> Grid:
     for i, head in enumerate(COST_HEADS):
         grid.add_column(head, justify="right" if i else "left", no_wrap=True)
     for each in check.costs:
-        grid.add_row(*(Text(cell) for cell in cells(each)))
+        grid.add_row(*(Text(entry.text) for entry in cells(each)))
     return grid

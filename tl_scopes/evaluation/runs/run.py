@@ -129,6 +129,9 @@ def run(
             encoded; or another process failed, or, as `LostProcessError`, did not come or is gone.
         ScopesError: for `unit`, or methods that this model cannot have.
         OSError: the folder cannot be written.
+
+        >>> done = evaluation.run(model, evaluation.read("passages.jsonl"), methods, out="run")
+        >>> done.card().to_html("report.html")
     """
     check_whole("unit", unit, 1, hint=" (of prompts)")
     if isinstance(prompts, str) or (isinstance(prompts, torch.Tensor) and prompts.ndim != 2):

@@ -51,11 +51,11 @@ def _failed(lines: list[str]) -> str:
 
 def _section(card: FaithfulnessCard, part: Section, id: str, drawn: set[str]) -> str:
     shown = "".join(f"<p>{html.escape(line)}</p>" for line in part.sentences)
-    shown += "".join(_table(each) for each in part.tables)
+    shown += "".join(written(each) for each in part.tables)
     shown += "".join(_figure(card, kind) for kind in part.figures if kind in drawn)
     for each in part.folded:
         caption = html.escape(each.caption.capitalize())
-        shown += f"<details><summary>{caption}</summary>{_table(each, False)}</details>"
+        shown += f"<details><summary>{caption}</summary>{written(each, titled=False)}</details>"
     return f'<article id="{id}-{part.id}"><h2>{html.escape(part.title)}</h2>{shown}</article>'
 
 
@@ -64,10 +64,12 @@ def _figure(card: FaithfulnessCard, kind: str) -> str:
     return f"<figure>{svg(figures.draw(card, kind=kind), ALT[kind])}</figure>"
 
 
-def _table(table: Table, titled: bool = True) -> str:
+def written(table: Table, titled: bool = True, sorts: bool = True) -> str:
+    """A table in HTML. `titled`: with its caption. `sorts`: with heads for the script of the report."""
+    start, end = ('<button type="button">', "</button>") if sorts else ("<b>", "</b>")
     heads = "".join(
-        f'<th scope="col"><button type="button">{_unbroken(head)}'
-        f"{f'<small>{html.escape(below)}</small>' if below else ''}</button></th>"
+        f'<th scope="col">{start}{_unbroken(head)}'
+        f"{f'<small>{html.escape(below)}</small>' if below else ''}{end}</th>"
         for head, below in table.columns
     )
     rows = "".join(
