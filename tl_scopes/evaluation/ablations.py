@@ -75,9 +75,9 @@ def measure(
     named = labelled(methods)
     view = view_of(model)
     check_methods(view, named.values())
-    known = encoded(model, rows_of(prompts), settings.prepend_bos)
-    usable = {i: ids for i, ids in enumerate(known.ids) if ids is not None}
-    rows = {i: [error_row(i, 0, error)] for i, error in known.errors.items()}
+    encoding = encoded(model, rows_of(prompts), settings.prepend_bos)
+    usable = {i: ids for i, ids in enumerate(encoding.ids) if ids is not None}
+    rows = {i: [error_row(i, 0, error)] for i, error in encoding.errors.items()}
     try:
         each = score(view, list(usable.values()), list(named.values()), settings.position)
         scores = dict(zip(usable, each))
@@ -138,24 +138,24 @@ def _of_prompt(
             f"position {prompt_run.position} is BOS, before which nothing can be replaced: read later"
         )
     # What follows the read position cannot matter, but would stand before negative scores.
-    orders = {name: ranked(own[:end], first) for name, own in scores.items()}
-    asked = dict(_alterations(orders, len(ids) - first, settings))
+    orders = {name: ranked(of_method[:end], first) for name, of_method in scores.items()}
+    replaced = dict(_alterations(orders, len(ids) - first, settings))
     left_out = _left_out(prompt_run, settings)
     with prompt_run.locked(gradients=False):
-        states = final_states(prompt_run, [INTACT, *asked.values(), *left_out])
+        states = final_states(prompt_run, [INTACT, *replaced.values(), *left_out])
         head = view.unembedding()
         logits = head.logits(head.raw_logits(states[:1]))[0].double()
         predicted = int(logits.argmax())
         token = gold if settings.target == "gold" and gold is not None else predicted
-        found = effects(head, states[0], states[1:], token)
+        effect = effects(head, states[0], states[1:], token)
     yield _row("", "log_prob", float(logits.log_softmax(-1)[token]))
     if gold is not None:
         yield _row("", "correct", float(gold == predicted))
-    yield from _areas(list(asked), found, settings)
+    yield from _areas(list(replaced), effect, settings)
     if left_out:
-        kl = found.kl[len(asked) :].numpy()
-        for name, own in scores.items():
-            part = own[first:end].numpy()
+        kl = effect.kl[len(replaced) :].numpy()
+        for name, of_method in scores.items():
+            part = of_method[first:end].numpy()
             for metric, value in agreement(part, kl, settings.top).items():
                 yield _row(name, metric, value, settings.leave_one_out or "")
 
@@ -186,13 +186,13 @@ def _left_out(prompt_run: PromptRun, settings: Settings) -> list[Alteration]:
     return [Alteration((t,), kind) for t in range(prompt_run.first, prompt_run.position + 1)]
 
 
-def _areas(asked: list[Asked], found: Effects, settings: Settings) -> Iterator[Row]:
+def _areas(replaced: list[Asked], effect: Effects, settings: Settings) -> Iterator[Row]:
     curves: dict[tuple[str, str, str], list[float]] = {}
-    for i, (name, metric, kind, fraction) in enumerate(asked):
-        curves.setdefault((name, metric, kind), []).append(float(found.fall[i]))
-        yield _row(name, metric, float(found.fall[i]), kind, fraction)
-        yield _row(name, f"{metric}_kl", float(found.kl[i]), kind, fraction)
-        yield _row(name, f"{metric}_flip", float(found.flip[i]), kind, fraction)
+    for i, (name, metric, kind, fraction) in enumerate(replaced):
+        curves.setdefault((name, metric, kind), []).append(float(effect.fall[i]))
+        yield _row(name, metric, float(effect.fall[i]), kind, fraction)
+        yield _row(name, f"{metric}_kl", float(effect.kl[i]), kind, fraction)
+        yield _row(name, f"{metric}_flip", float(effect.flip[i]), kind, fraction)
     for (name, metric, kind), values in curves.items():
         yield _row(name, f"aopc_{metric}", area(values, settings), kind)
 

@@ -75,8 +75,8 @@ def faithfulness_card(
     check_choice("reference", reference, (*named, None))
     given = list_of_prompts(prompts)
     view = view_of(model)
-    known = encoded(model, given, settings.prepend_bos)
-    plan = units(known.ids, _UNIT)
+    encoding = encoded(model, given, settings.prepend_bos)
+    plan = units(encoding.ids, _UNIT)
     depths = _DEPTHS if randomised is True else randomised
     # Checked before hours of measuring, not after.
     depths = depths and parse_depths(depths, view.n_layers)
@@ -85,33 +85,37 @@ def faithfulness_card(
     check_methods(view, [*named.values(), *([FisherScope(rank=1)] if top else [])])
     for method in named.values() if depths or draws else ():
         pinned(method, 0)
-    found: list[Row] = [error_row(i, 0, error) for i, error in known.errors.items()]
+    measured: list[Row] = [error_row(i, 0, error) for i, error in encoding.errors.items()]
     checks: dict[str, pd.DataFrame] = {}
     with _bar(len(given), progress) as bar:
-        bar.update(len(known.errors))
+        bar.update(len(encoding.errors))
         for unit in plan:
-            ids = [known.ids[i] or [] for i in unit]
+            ids = [encoding.ids[i] or [] for i in unit]
             rows = measure(model, ids, named, settings)
-            found += [{**row, "index": unit[row["index"]]} for row in rows]
+            measured += [{**row, "index": unit[row["index"]]} for row in rows]
             bar.update(len(unit))
-        failed = {row["index"] for row in found if row["error"]}
-        kept = {i: ids for i, ids in enumerate(known.ids) if ids is not None and i not in failed}
-        own = list(kept.values())
+        failed = {row["index"] for row in measured if row["error"]}
+        kept = {i: ids for i, ids in enumerate(encoding.ids) if ids is not None and i not in failed}
+        measurable = list(kept.values())
         where: dict[str, Any] = {"position": settings.position}
         seeded = {**where, "seed": settings.seed}
-        if own and depths:
+        if measurable and depths:
             with _kept(bar, "random blocks"):
-                checks["randomisation"] = randomisation(model, own, named, depths=depths, **seeded)
-        if own and draws:
+                checks["randomisation"] = randomisation(
+                    model, measurable, named, depths=depths, **seeded
+                )
+        if measurable and draws:
             with _kept(bar, "noise"):
-                checks["stability"] = input_stability(model, own, named, draws=draws, **seeded)
-        if own and top:
+                checks["stability"] = input_stability(
+                    model, measurable, named, draws=draws, **seeded
+                )
+        if measurable and top:
             with _kept(bar, "spectra of F"):
                 top = min(top, view.d_model)
-                checks["spectra"] = fisher_spectrum(model, own, top=top, **where)
+                checks["spectra"] = fisher_spectrum(model, measurable, top=top, **where)
     places = dict(enumerate(kept))
     return FaithfulnessCard(
-        rows=_rows(found),
+        rows=_rows(measured),
         methods=tuple(named),
         settings=settings.to_dict(),
         provenance=view.provenance(),
@@ -121,9 +125,9 @@ def faithfulness_card(
 
 
 def _number(name: str, value: Any, usual: int) -> int:
-    found = (usual if value else 0) if isinstance(value, bool) else value
-    check_whole(name, found, 0)
-    return found
+    count = (usual if value else 0) if isinstance(value, bool) else value
+    check_whole(name, count, 0)
+    return count
 
 
 @contextmanager
@@ -136,10 +140,10 @@ def _kept(bar: Any, what: str) -> Iterator[None]:
         warnings.warn(f"the card has no {what}: {error}", ScopesWarning, stacklevel=4)
 
 
-def _rows(found: list[Row]) -> pd.DataFrame:
+def _rows(rows: list[Row]) -> pd.DataFrame:
     import pandas as pd
 
-    ordered = sorted(found, key=lambda row: row["index"])
+    ordered = sorted(rows, key=lambda row: row["index"])
     return pd.DataFrame(ordered, columns=list(COLUMNS))
 
 

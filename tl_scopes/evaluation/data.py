@@ -86,15 +86,15 @@ def read(
                 raise DataError(
                     f"{text} is a file, which has neither configurations nor splits: drop them"
                 )
-            found = _file(path, column, wanted)
+            prompts = _file(path, column, wanted)
         else:
-            found = _dataset(text, path, column, config, split, wanted)
+            prompts = _dataset(text, path, column, config, split, wanted)
     except OSError as error:
         raise DataError(f"{text} cannot be read ({error.strerror or error}): check it") from error
-    if not found:
+    if not prompts:
         what = f"no prompts after the first {skip}: lower skip" if skip else "no prompts: fill it"
         raise DataError(f"{text} has {what}")
-    return DataSet(found, text, skip)
+    return DataSet(prompts, text, skip)
 
 
 def _file(path: Path, column: str | None, wanted: slice) -> list[Any]:
@@ -120,8 +120,8 @@ def _file(path: Path, column: str | None, wanted: slice) -> list[Any]:
     else:
         where = f"line {{}} of {path}"
         numbered = ((i, _json(line, where.format(i))) for i, line in _lines(path) if line.strip())
-    chosen = itertools.islice(numbered, wanted.start, wanted.stop)
-    return [_value(value, column, where.format(i)) for i, value in chosen]
+    taken = itertools.islice(numbered, wanted.start, wanted.stop)
+    return [_value(value, column, where.format(i)) for i, value in taken]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -150,8 +150,8 @@ def _json(text: str, where: str) -> Any:
 
 def _value(value: Any, column: str | None, where: str) -> Any:
     if isinstance(value, dict):
-        chosen = _choose(list(value), column, where)
-        return _with_mask(value[chosen], value.get(_mask_of(chosen, list(value))))
+        place = _choose(list(value), column, where)
+        return _with_mask(value[place], value.get(_mask_of(place, list(value))))
     if _is_prompt(value) and column is None:
         return value
     what = f"holds a {type(value).__name__}" + (f", and no {column!r}" if column else "")
@@ -168,9 +168,9 @@ def _is_prompt(value: Any) -> bool:
 def _choose(names: Sequence[str], column: str | None, where: str) -> str:
     """The column to read. Raises `DataError`, which names those there are."""
     if column is None:
-        found = next((name for name in COLUMNS if name in names), None)
-        if found is not None:
-            return found
+        usual = next((name for name in COLUMNS if name in names), None)
+        if usual is not None:
+            return usual
     elif column in names:
         return column
     lacks = f"column {column!r}" if column else "column " + " or ".join(map(repr, COLUMNS))
@@ -252,10 +252,10 @@ def _dataset(
         saved = local and any((path / f).is_file() for f in ("state.json", "dataset_dict.json"))
         try:
             if saved:
-                found: Any = datasets.load_from_disk(str(path))
+                data: Any = datasets.load_from_disk(str(path))
             else:
                 name = str(path) if local else text
-                found = datasets.load_dataset(name, config, split=split)
+                data = datasets.load_dataset(name, config, split=split)
         except Exception as error:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             what = "this folder" if local else "the name of a data set on the hub"
@@ -263,20 +263,20 @@ def _dataset(
                 f"{text} cannot be loaded as {what} ({' '.join(reason)[:300]}): check the name, its "
                 f"config and split, and the network; {_ALLOWED}"
             ) from error
-        if isinstance(found, Mapping):
-            if split is None and len(found) == 1:
-                (split,) = found
-            if split not in found:
+        if isinstance(data, Mapping):
+            if split is None and len(data) == 1:
+                (split,) = data
+            if split not in data:
                 raise DataError(
-                    f"{text} has the splits {_listed(found)}, "
+                    f"{text} has the splits {_listed(data)}, "
                     + (f"not {split!r}" if split else "and none was asked for")
                     + ": choose one (--split)"
                 )
-            found = found[split]
-        elif saved and split is not None and str(found.split) != split:
+            data = data[split]
+        elif saved and split is not None and str(data.split) != split:
             raise DataError(f"{text} has no splits, but split={split!r} was asked for: drop it")
 
         def take(columns: list[str]) -> pa.Table:
-            return found.select_columns(columns).with_format("arrow")[wanted]
+            return data.select_columns(columns).with_format("arrow")[wanted]
 
-        return _rows(found.column_names, take, column, slice(None), text)
+        return _rows(data.column_names, take, column, slice(None), text)

@@ -125,7 +125,7 @@ def randomised(
     _check_draws(how, seed)
     owned = _Owned(view)
     drawn: set[int] = set()
-    with substituted(view) as found:
+    with substituted(view) as substitution:
 
         def randomise(further: Iterable[int]) -> None:
             for block in further:
@@ -133,9 +133,9 @@ def randomised(
                     if id(tensor) not in drawn:
                         drawn.add(id(tensor))
                         source = generator(seed, block, name)
-                        own = tensor.detach()
-                        fresh = _drawn(own, how, source, name, holder, owned.initial)
-                        found.replace(tensor, fresh)
+                        learnt = tensor.detach()
+                        fresh = _drawn(learnt, how, source, name, holder, owned.initial)
+                        substitution.replace(tensor, fresh)
 
         randomise(blocks)
         yield randomise
@@ -182,8 +182,8 @@ def _drawn(
     noise = torch.randn(data.shape, generator=source, dtype=precise, device="cpu").to(data.device)
     if how == "initial":
         return fresh.copy_(noise * initial)
-    own = data.to(precise)
-    return fresh.copy_(own.mean() + own.std(correction=0) * noise)
+    learnt = data.to(precise)
+    return fresh.copy_(learnt.mean() + learnt.std(correction=0) * noise)
 
 
 def _is_gain(holder: nn.Module, name: str) -> bool:
@@ -195,8 +195,8 @@ def _adds_one(norm: nn.Module, gain: Tensor) -> bool:
     if type(norm).__module__.startswith("transformer_lens"):  # with hooks inside, which would fire
         return False
     twin = copy.copy(norm)
-    own = internals.parameters(norm).items()
-    zeros = {k: p if p is None else torch.zeros_like(p) for k, p in own}
+    parameters = internals.parameters(norm).items()
+    zeros = {k: p if p is None else torch.zeros_like(p) for k, p in parameters}
     internals.give(twin, parameters=zeros)
     x = torch.arange(gain.numel(), dtype=gain.dtype, device=gain.device).reshape(1, 1, *gain.shape)
     try:
@@ -223,7 +223,7 @@ def parse_depths(depths: Sequence[Depth] | None, n_layers: int) -> list[int]:
     if depths is None:
         return list(range(1, n_layers + 1))
     listed = list(depths) if isinstance(depths, Iterable) else [depths]
-    found = set()
+    counts = set()
     for depth in listed:
         check_number(
             "depth",
@@ -233,7 +233,7 @@ def parse_depths(depths: Sequence[Depth] | None, n_layers: int) -> list[int]:
         )
         if isinstance(depth, float):
             depth = n_layers - math.floor((1 - depth) * n_layers + 1e-9)
-        found.add(depth)
-    if not found:
+        counts.add(depth)
+    if not counts:
         raise ScopeParameterError("depths is empty: give at least one, or None for all")
-    return sorted(found)
+    return sorted(counts)

@@ -122,9 +122,9 @@ def _noisy(view: ModelView, noise: Float[Tensor, "pos d_model"]) -> Iterator[Non
 
     def add(activation: Tensor) -> Tensor:
         # A pass may end before the prompt does, or be a longer one of another prompt.
-        own = noise[: activation.shape[1]]
-        rest = activation.shape[1] - len(own)
-        return activation + torch.nn.functional.pad(own, (0, 0, 0, rest))
+        shared = noise[: activation.shape[1]]
+        rest = activation.shape[1] - len(shared)
+        return activation + torch.nn.functional.pad(shared, (0, 0, 0, rest))
 
     # Not a stack of the view's own, which the end of every locked() inside would close.
     undo = ExitStack()

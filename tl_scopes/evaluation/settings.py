@@ -67,14 +67,14 @@ class Settings:
 
     def _fractions(self) -> tuple[float, ...]:
         try:
-            found = tuple(float(f) for f in self.fractions)
+            shares = tuple(float(f) for f in self.fractions)
         except (TypeError, ValueError):
-            found = ()
-        if not found or not all(0 < f < 1 for f in found) or sorted(set(found)) != list(found):
+            shares = ()
+        if not shares or not all(0 < f < 1 for f in shares) or sorted(set(shares)) != list(shares):
             raise ScopeParameterError(
                 f"fractions is {self.fractions!r}; allowed: rising shares between 0 and 1"
             )
-        return found
+        return shares
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for a manifest."""

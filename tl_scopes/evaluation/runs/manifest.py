@@ -112,8 +112,8 @@ def _config(model: Any) -> dict[str, Any]:
     if hasattr(wrapped, "to_dict"):
         settings["original_model"] = wrapped.to_dict()
     return {
-        name: {k: v for k, v in sorted(own.items()) if k not in _PLACES}
-        for name, own in settings.items()
+        name: {k: v for k, v in sorted(values.items()) if k not in _PLACES}
+        for name, values in settings.items()
     }
 
 
@@ -165,13 +165,13 @@ def prompts_hash(prompts: Sequence[Any]) -> str:
 
 
 def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
+    versions = {}
     for package in packages:
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def _machine(device: torch.device) -> str:
@@ -232,7 +232,7 @@ def read(out: Path, as_written: bool = False) -> dict[str, Any]:
     path = out / NAME
     try:
         data = path.read_bytes()
-        found = json.loads(data)
+        manifest = json.loads(data)
         if as_written and not is_whole(data):
             raise ValueError("it was changed since it was written")
     except FileNotFoundError:
@@ -241,14 +241,14 @@ def read(out: Path, as_written: bool = False) -> dict[str, Any]:
         raise RunError(
             f"{path} is damaged ({error}): give another folder, or delete this one"
         ) from error
-    if not isinstance(found, dict) or not isinstance(found.get(NOTED), dict):
+    if not isinstance(manifest, dict) or not isinstance(manifest.get(NOTED), dict):
         raise RunError(f"{path} is not a manifest of tl_scopes: give another folder")
-    if found.get("format") not in _READ:
+    if manifest.get("format") not in _READ:
         raise RunError(
-            f"{path} has format {found.get('format')!r}, this tl_scopes reads {FORMAT}: give another "
+            f"{path} has format {manifest.get('format')!r}, this tl_scopes reads {FORMAT}: give another "
             "folder, or the version of tl_scopes that wrote it"
         )
-    return found
+    return manifest
 
 
 def digest(mine: Mapping[str, Any]) -> str:
@@ -259,13 +259,13 @@ def digest(mine: Mapping[str, Any]) -> str:
 
 def differences(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> list[str]:
     """Each field of two manifests that is not the same, but for what is noted, in words."""
-    listed = []
+    texts = []
     for name in dict.fromkeys([*theirs, *mine]):
         if name == OUTPUTS:
-            listed += apart(theirs.get(name) or {}, mine.get(name) or {})
+            texts += apart(theirs.get(name) or {}, mine.get(name) or {})
         elif name != NOTED:
-            listed += _unequal(theirs.get(name, _NONE), mine.get(name, _NONE), name)
-    return listed
+            texts += _unequal(theirs.get(name, _NONE), mine.get(name, _NONE), name)
+    return texts
 
 
 def _unequal(theirs: Any, mine: Any, name: str) -> list[str]:

@@ -45,10 +45,10 @@ def write(rows: pa.Table, path: Path, **notes: str) -> None:
     from pyarrow import parquet
 
     def data(checksum: str) -> bytes:
-        made = io.BytesIO()
+        buffer = io.BytesIO()
         noted = rows.replace_schema_metadata({**notes, "checksum": checksum})
-        parquet.write_table(noted, made, compression="zstd")
-        return made.getvalue()
+        parquet.write_table(noted, buffer, compression="zstd")
+        return buffer.getvalue()
 
     write_bytes(path, sealed(data))
 
@@ -65,11 +65,11 @@ def read(path: Path, what_to_do: str) -> tuple[pa.Table, dict[str, str]]:
         data = path.read_bytes()
         if not is_whole(data):
             raise ValueError("its checksum is another")
-        found = parquet.read_schema(pa.BufferReader(data))
-        if found.names != _schema().names:
-            raise ValueError(f"its columns are {', '.join(found.names)}")
+        schema = parquet.read_schema(pa.BufferReader(data))
+        if schema.names != _schema().names:
+            raise ValueError(f"its columns are {', '.join(schema.names)}")
         rows = parquet.read_table(pa.BufferReader(data), schema=_schema())
-        metadata = found.metadata or {}
+        metadata = schema.metadata or {}
         notes = {key.decode(): value.decode() for key, value in metadata.items()}
         return rows.replace_schema_metadata(None), notes
     except (pa.ArrowException, OSError, ValueError, TypeError) as error:
@@ -95,8 +95,8 @@ class Parts:
 
     def clean(self) -> None:
         """Take away what a killed run left unfinished, and nothing of anybody else's."""
-        own = ((self.out, "manifest.json"), (self.out, ROWS), (self.folder, "*.parquet"))
-        for folder, name in own:
+        written = ((self.out, "manifest.json"), (self.out, ROWS), (self.folder, "*.parquet"))
+        for folder, name in written:
             for path in folder.glob(f"{name}*.partial"):
                 path.unlink(missing_ok=True)
 

@@ -113,16 +113,16 @@ class _Launched(Processes):
     def split(self, items: Sequence[_T]) -> list[_T]:
         # Dealt like cards first: neighbours in a list take alike long.
         dealt = [item for i in range(self.count) for item in items[i :: self.count]]
-        with self._state.split_between_processes(dealt) as own:
-            return cast("list[_T]", own)
+        with self._state.split_between_processes(dealt) as share:
+            return cast("list[_T]", share)
 
     @contextmanager
     def together(self) -> Iterator[None]:
         error: Exception | None = None
         try:
             yield
-        except Exception as found:
-            error = found
+        except Exception as raised:
+            error = raised
         told = self.gather(None if error is None else f"{type(error).__name__}: {error}")
         if error is not None:
             raise error
@@ -154,9 +154,9 @@ def _met(cpu: bool) -> PartialState:
     met = threading.Event()
 
     def tell() -> None:
-        said = pulse.Said(_SAID)
+        tell_slowly = pulse.Said(_SAID)
         while not met.wait(0.2):
-            said(
+            tell_slowly(
                 f"process {which} of {launched()} waits for the others{where}, for up to "
                 f"{seconds:.0f} s"
             )
@@ -212,5 +212,7 @@ def processes(cpu: bool = False) -> Processes:
         )
     import torch
 
-    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return _Launched(cpu or found is None or found.type == "mps")
+    accelerator = (
+        torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    )
+    return _Launched(cpu or accelerator is None or accelerator.type == "mps")

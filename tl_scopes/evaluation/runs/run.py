@@ -73,12 +73,12 @@ class Run:
         """The table as a faithfulness card: summaries, paired tests, figures, reports."""
         from tl_scopes.results.card import FaithfulnessCard
 
-        made = self.manifest
-        where = Provenance(**rebuilt(made[manifest.NOTED]["provenance"], {}))
+        described = self.manifest
+        where = Provenance(**rebuilt(described[manifest.NOTED]["provenance"], {}))
         return FaithfulnessCard(
             rows=self.to_frame(),
-            methods=tuple(made["order"]),
-            settings=made["settings"],
+            methods=tuple(described["order"]),
+            settings=described["settings"],
             provenance=where,
         )
 
@@ -150,10 +150,10 @@ def run(
                 model = model()
         with team.together():
             check_methods(view_of(model), named.values())
-            known = encoded(model, data.prompts, settings.prepend_bos)
-            if len(known.errors) == len(data):
-                raise RunError(_unusable(known))
-            plan = units(known.ids, unit)
+            encoding = encoded(model, data.prompts, settings.prepend_bos)
+            if len(encoding.errors) == len(data):
+                raise RunError(_unusable(encoding))
+            plan = units(encoding.ids, unit)
             noted = {"source": data.source, "started": datetime.now(timezone.utc).isoformat()}
             mine = manifest.describe(
                 model,
@@ -163,26 +163,26 @@ def run(
                     "prompts": len(data),
                     "first": data.first,
                     "sha256": manifest.prompts_hash(data.prompts),
-                    "ids_sha256": manifest.prompts_hash(known.ids),
+                    "ids_sha256": manifest.prompts_hash(encoding.ids),
                 },
                 {"prompts": unit, "tokens": UNIT_TOKENS, "measure": measure},
                 noted,
-                [ids for ids in known.ids if ids],
+                [ids for ids in encoding.ids if ids],
             )
         parts = Parts(folder, len(plan), manifest.digest(mine))
         _settle(team, mine, parts)
-        work = _Work(model, data, known, named, settings, measure, parts, plan)
+        work = _Work(model, data, encoding, named, settings, measure, parts, plan)
         measured = work.measure_missing(team, progress)
         failed = work.gather(team)
         team.rest()
     return Run(folder, len(data), failed, measured)
 
 
-def _unusable(known: Encoded) -> str:
-    if not known.errors:
+def _unusable(encoding: Encoded) -> str:
+    if not encoding.errors:
         return "there are no prompts: give at least one"
-    count = len(known.errors)
-    return f"none of the {count} prompts can be encoded; the first: {known.errors[0]}"
+    count = len(encoding.errors)
+    return f"none of the {count} prompts can be encoded; the first: {encoding.errors[0]}"
 
 
 @contextmanager
@@ -238,7 +238,7 @@ def _settle(team: Processes, mine: dict[str, Any], parts: Parts) -> None:
 class _Work:
     model: Any
     data: DataSet
-    known: Encoded
+    encoding: Encoded
     methods: Mapping[str, AnyMethod]
     settings: Settings
     measure: Measure
@@ -251,8 +251,8 @@ class _Work:
 
         done = set().union(*team.gather(self.parts.done()))
         missing = team.share([i for i in range(len(self.plan)) if i not in done])
-        own = team.split(missing)
-        here = sum(len(self.plan[i]) for i in own)
+        share = team.split(missing)
+        here = sum(len(self.plan[i]) for i in share)
         before = len(self.data) - sum(len(self.plan[i]) for i in missing)
         hidden = not team.is_main or not (sys.stderr.isatty() if progress is None else progress)
         bar = tqdm(
@@ -265,14 +265,14 @@ class _Work:
         with team.together(), bar:
             if team.count > 1:
                 bar.set_description(f"process 1 of {team.count}")
-            for i in own:
+            for i in share:
                 self.parts.save(i, self._unit(self.plan[i]))
                 bar.update(len(self.plan[i]))
         return here
 
     def _unit(self, members: list[int]) -> list[Row]:
         """The rows of a unit; where measuring raises, of each prompt alone, or its error."""
-        ids = [self.known.ids[i] or [] for i in members]
+        ids = [self.encoding.ids[i] or [] for i in members]
         # The ids hold what prepend_bos asked for.
         settings = replace(self.settings, prepend_bos=None)
         try:
@@ -295,17 +295,17 @@ class _Work:
             error: OSError | None = None
             for i in missing:
                 # By the first process that has it, one part at a time: rows need not fit in memory.
-                holder = next((p for p, own in enumerate(held) if i in own), None)
+                holder = next((p for p, share in enumerate(held) if i in share), None)
                 mine = b""
                 if holder == team.index and error is None:
                     try:
                         mine = self.parts.send(i)
                     except OSError as lost:
                         error = lost
-                found = team.gather(mine)
-                if team.is_main and holder is not None and found[holder] and error is None:
+                sent = team.gather(mine)
+                if team.is_main and holder is not None and sent[holder] and error is None:
                     try:
-                        self.parts.receive(i, found[holder])
+                        self.parts.receive(i, sent[holder])
                     except OSError as full:
                         error = full
             if error is not None:
@@ -314,7 +314,7 @@ class _Work:
         with team.together():
             if team.is_main:
                 first = self.data.first
-                failed = [error_row(first + i, 0, e) for i, e in self.known.errors.items()]
+                failed = [error_row(first + i, 0, e) for i, e in self.encoding.errors.items()]
                 members = [[first + i for i in unit] for unit in self.plan]
                 _, counted = self.parts.assemble(failed, members)
         return team.share(counted)

@@ -33,10 +33,11 @@ def encoded(model: Any, prompts: Sequence[Any], prepend_bos: bool | None) -> Enc
         try:
             if prompt is None:
                 raise PromptError("the prompt is missing (null in the data): fill it in")
-            own = prepend_bos if isinstance(prompt, str) else None
-            found = encode(view, prompt, own)
-            refuse_read(found, len(found) - 1)  # shares are of all tokens, those after the read too
-            ids.append(found)
+            bos = prepend_bos if isinstance(prompt, str) else None
+            tokens = encode(view, prompt, bos)
+            # Shares are of all tokens, those after the read too.
+            refuse_read(tokens, len(tokens) - 1)
+            ids.append(tokens)
         except Exception as error:  # tokenizers raise errors of their own
             ids.append(None)
             errors[i] = error
@@ -49,13 +50,13 @@ def units(ids: Sequence[Sequence[int] | None], size: int) -> list[list[int]]:
     In an order of their own, shuffled, so that any part of the list takes its share of the time.
     """
     order = sorted(
-        (i for i, own in enumerate(ids) if own is not None), key=lambda i: (len(ids[i] or ()), i)
+        (i for i, row in enumerate(ids) if row is not None), key=lambda i: (len(ids[i] or ()), i)
     )
-    found: list[list[int]] = []
+    plan: list[list[int]] = []
     for i in order:
         width = len(ids[i] or ())
-        if not found or len(found[-1]) >= size or (len(found[-1]) + 1) * width > UNIT_TOKENS:
-            found.append([])
-        found[-1].append(i)
-    random.Random(0).shuffle(found)
-    return found
+        if not plan or len(plan[-1]) >= size or (len(plan[-1]) + 1) * width > UNIT_TOKENS:
+            plan.append([])
+        plan[-1].append(i)
+    random.Random(0).shuffle(plan)
+    return plan
