@@ -1,4 +1,9 @@
-"""Whether scores depend on what the model has learnt: cascading randomisation of its parameters."""
+"""Whether scores depend on what the model has learnt: cascading randomisation of its parameters.
+
+Steps: maps of the intact model; random parameters from the last block on, in the model's place but not
+in its memory (`randomised`); maps anew at each depth, compared by rank. Cost: the methods' own, once and
+for each depth once more.
+"""
 
 from __future__ import annotations
 

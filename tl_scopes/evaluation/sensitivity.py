@@ -1,4 +1,8 @@
-"""How far scores move when the input embeddings are moved a little."""
+"""How far scores move when the input embeddings are moved a little.
+
+Steps: maps without noise; noise of a share of each embedding's norm, in a random direction; maps anew
+for each draw. Cost: the methods' own, once and for each draw once more.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Runs over whole data sets: resumable, over any number of processes, the same table each time."""
+"""Runs over whole data sets: resumable, over any number of processes, the same table each time.
+
+1. Prompts become ids, and units of similar length (`units`).
+2. The folder and the other processes must agree on what the run is made with (`manifest`).
+3. Each process measures its share of the units that none has, and writes each as it ends (`parts`).
+4. The main process gathers the parts and makes the table.
+"""
 
 from __future__ import annotations
 
