@@ -53,8 +53,8 @@ def gradient(at: Subject, site: Site) -> Finding:
         return Finding("", "failed", str(error))
     if off is None:
         return skipped(f"a pass in {dtype} overflows", "load the model in bfloat16 or float32")
-    said = f"{off:.2%} off the slope, in {dtype}"
-    return held(off, min(allowed, _OFF) if dtype in _PRECISE else allowed, said, _INEXACT)
+    measured = f"{off:.2%} off the slope, in {dtype}"
+    return held(off, min(allowed, _OFF) if dtype in _PRECISE else allowed, measured, _INEXACT)
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def batch(at: Subject) -> Finding:
     """Whether prompts that share a pass get the scores that each gets alone."""
     prompts = [at.short, at.short[: max(1, len(at.short) * 2 // 3)]]
     alone = [attribute(at.model, ids, SemanticScope()) for ids in prompts]
-    scopes = [SemanticScope(found.target.id) for found in alone if found.target is not None]
+    scopes = [SemanticScope(result.target.id) for result in alone if result.target is not None]
     together = attribute_batch(at.model, prompts, scopes)
     gap = max(
         float((a.scores - b.scores).abs().max() / b.scores.abs().max())
@@ -96,20 +96,20 @@ def batch(at: Subject) -> Finding:
 
 def writes(at: Subject) -> Finding:
     """Whether what the embedding, heads and MLPs write is the residual stream."""
-    found = _components(at, "mlp")
-    total, parts = found.whole, found.direct_vectors.sum((1, 2))
-    scale = torch.maximum(found.direct_vectors.abs().amax((1, 2)), total.abs())
+    components = _components(at, "mlp")
+    total, parts = components.whole, components.direct_vectors.sum((1, 2))
+    scale = torch.maximum(components.direct_vectors.abs().amax((1, 2)), total.abs())
     gap = float(((parts - total).abs() / scale.clamp_min(1e-30)).max())
-    said = f"{len(found.labels)} parts sum to the stream, to {number(gap)} of the largest"
-    return held(gap, at.tolerance, said, 'use by="layer", and flow')
+    measured = f"{len(components.labels)} parts sum to the stream, to {number(gap)} of the largest"
+    return held(gap, at.tolerance, measured, 'use by="layer", and flow')
 
 
 def heads(at: Subject) -> Finding:
     """Whether heads are as many as the model has, and add up to what its attention writes."""
-    found = _components(at, "head")
-    each = Counter(layer for layer, kind in zip(found.layers, found.kinds) if kind == "head")
-    said = " or ".join(str(n) for n in sorted(set(each.values())))
-    return Finding("", "passed", f"{said} in a block; they add up to what attention writes")
+    parts = _components(at, "head")
+    each = Counter(layer for layer, kind in zip(parts.layers, parts.kinds) if kind == "head")
+    counts = " or ".join(str(n) for n in sorted(set(each.values())))
+    return Finding("", "passed", f"{counts} in a block; they add up to what attention writes")
 
 
 def _components(at: Subject, by: Any) -> Components:

@@ -69,11 +69,11 @@ def longest(at: Subject, mib: float | None) -> tuple[int | None, float | None]:
         inputs = view.n_layers * tokens * view.d_model * view.dtype.itemsize
         return (kept_bytes(view, 1, tokens) / max(1, view.n_layers) + inputs) / 2**20
 
-    known = len(at.ids)
+    length = len(at.ids)
     low, high = 1, context
     while low < high:
         tokens = (low + high + 1) // 2
-        more = max(0.0, needed(tokens) - needed(known))
+        more = max(0.0, needed(tokens) - needed(length))
         fits = (mib or 0.0) + _OVER_ESTIMATE * more <= free
         low, high = (tokens, high) if fits else (low, tokens - 1)
     return low, free

@@ -103,8 +103,8 @@ class ModelCheck(Result):
         """The same with the finding of that name failed, unless it is: by what was found elsewhere."""
         if self[name].state == "failed":
             return self
-        found = (Finding(name, "failed", why) if f.name == name else f for f in self.findings)
-        return replace(self, findings=tuple(found))
+        findings = (Finding(name, "failed", why) if f.name == name else f for f in self.findings)
+        return replace(self, findings=tuple(findings))
 
     def __getitem__(self, name: str) -> Finding:
         """The finding of that name. Raises KeyError."""
@@ -113,17 +113,17 @@ class ModelCheck(Result):
     @property
     def subject(self) -> str:
         """The model, its class, dtype and device, in words."""
-        made = self.provenance
-        if made is None:
+        model = self.provenance
+        if model is None:
             return "not a model that scopes take"
-        return f"{made.model}, {made.model_class}, {made.dtype} on {made.device}"
+        return f"{model.model}, {model.model_class}, {model.dtype} on {model.device}"
 
     @property
     def verdict(self) -> str:
         """How many passed, failed, were refused and skipped."""
         counts = [(len(self.of(state)), state) for state in STATES]
-        said = ", ".join(f"{n} {state}" for n, state in counts if n or state == "passed")
-        return f"{said}, in {self.seconds:.0f} s"
+        words = ", ".join(f"{n} {state}" for n, state in counts if n or state == "passed")
+        return f"{words}, in {self.seconds:.0f} s"
 
     @property
     def room(self) -> str:

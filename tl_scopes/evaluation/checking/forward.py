@@ -29,7 +29,7 @@ _GIVE = "give the Hugging Face model as original=, or check the model by its nam
 
 def weights(at: Subject) -> Finding:
     """Whether weights are raw, for every scope."""
-    found = guards.processing(at.model)
+    processing = guards.processing(at.model)
     for scope in (FisherScope(rank=1), SemanticScope()):
         with warnings.catch_warnings():
             warnings.simplefilter("error", ScopesWarning)
@@ -37,7 +37,7 @@ def weights(at: Subject) -> Finding:
                 guards.check_scope(at.model, scope)
             except ScopesWarning as warned:
                 raise UnsupportedModelError(str(warned)) from None
-    return Finding("", "passed", found.description, "raw")
+    return Finding("", "passed", processing.description, "raw")
 
 
 def bos(at: Subject) -> Finding:
@@ -47,20 +47,20 @@ def bos(at: Subject) -> Finding:
         return skipped("the model has no tokenizer", "give token ids instead of text")
     bos = bos_id(at.view)
     text = TEXT[:_FEW]
-    own = list(encode(at.view, text, None))
+    ids = list(encode(at.view, text, None))
     bare = tokenizer(text, add_special_tokens=False)["input_ids"]
-    begins = bos is not None and own[0] == bos
-    said = f"{tokenizer.bos_token!r} once, in front" if begins else "none is put in front"
+    begins = bos is not None and ids[0] == bos
+    measured = f"{tokenizer.bos_token!r} once, in front" if begins else "none is put in front"
     theirs = tokenizer(text)["input_ids"]
-    if theirs != own:
+    if theirs != ids:
         puts = "puts none" if theirs == bare else "puts one" if theirs[0] == bos else "adds others"
-        said += f"; its tokenizer alone {puts}"
-    if own[begins:] != bare:
+        measured += f"; its tokenizer alone {puts}"
+    if ids[begins:] != bare:
         raise UnsupportedModelError(
-            f"the text becomes other ids than its tokenizer gives ({own[:6]}... and {bare[:6]}...): "
+            f"the text becomes other ids than its tokenizer gives ({ids[:6]}... and {bare[:6]}...): "
             "give token ids instead of text, or prepend_bos=False"
         )
-    return Finding("", "passed", said, "once at most")
+    return Finding("", "passed", measured, "once at most")
 
 
 def logits(at: Subject) -> Finding:
@@ -89,24 +89,24 @@ def causal(at: Subject) -> Finding:
     """Whether tokens leave what is before them alone."""
     alone = at.view.is_hooked()
     with at.view.locked():
-        found = causality.lookahead(at.view, at.tokens, alone)
-        if found is None:
+        change = causality.lookahead(at.view, at.tokens, alone)
+        if change is None:
             return skipped("a pass gives NaN, or the prompt has one token", "give a longer prompt")
-        causality.refuse(at.view, found)
-    said = f"other tokens change earlier final states by {number(found[0])} of their size"
-    return held(found[0], at.tolerance, said, "")
+        causality.refuse(at.view, change)
+    measured = f"other tokens change earlier final states by {number(change[0])} of their size"
+    return held(change[0], at.tolerance, measured, "")
 
 
 def last_step(at: Subject) -> Finding:
     """Whether the final state and the unembedding, as the package reads it, give the logits."""
-    found: list[Tensor] = []
+    states: list[Tensor] = []
     with torch.no_grad(), at.view.taps() as undo:
-        at.view.tap_final(undo, lambda y: (found.append(y), y)[1])
+        at.view.tap_final(undo, lambda y: (states.append(y), y)[1])
         got = at.view.forward(at.tokens)[0]
         head = at.view.unembedding()
-        error, allowed = verify_head(at.view, got, head.logits(head.raw_logits(found[-1][0])))
-    said = f"y W_U + b_U gives the logits to {number(error)} of the largest"
-    return held(error, allowed, said, "")
+        error, allowed = verify_head(at.view, got, head.logits(head.raw_logits(states[-1][0])))
+    measured = f"y W_U + b_U gives the logits to {number(error)} of the largest"
+    return held(error, allowed, measured, "")
 
 
 def embedding(at: Subject) -> Finding:
@@ -125,25 +125,25 @@ def embedding(at: Subject) -> Finding:
         theirs = original.untouched(at.model.original_model)
     if theirs is not None:
         try:
-            found = _pass(at, theirs, output_hidden_states=True)
-            wanted = found.hidden_states[0][0].cpu().double()
+            outputs = _pass(at, theirs, output_hidden_states=True)
+            wanted = outputs.hidden_states[0][0].cpu().double()
         except (AttributeError, TypeError, IndexError):  # a model that tells none
             wanted, theirs = stream, None
         if wanted.shape == stream.shape and wanted.any():
             ratio = float((stream * wanted).sum() / wanted.square().sum())
             off = _apart(wanted, stream)
-            said = f"the first block gets {number(ratio)} of Hugging Face's"
+            measured = f"the first block gets {number(ratio)} of Hugging Face's"
             if off > at.tolerance:
-                return held(off, at.tolerance, said, _SCALE)
+                return held(off, at.tolerance, measured, _SCALE)
     norms = torch.linalg.vector_norm
     off = float(norms(change - told) / norms(change).clamp_min(1e-300))
     scale = float((change * told).sum() / told.square().sum().clamp_min(1e-300))
     if float(norms(change - scale * told)) > max(1e-2, at.tolerance) * float(norms(change)):
         return Finding("", "passed", "no constant: a norm follows the embedding, or the like")
-    said = f"the embedding times {number(view.embed_scale)} goes into the stream"
+    measured = f"the embedding times {number(view.embed_scale)} goes into the stream"
     if theirs is None:
-        said += " (not held against Hugging Face's)"
-    return held(off, max(1e-2, at.tolerance), said, _SCALE)
+        measured += " (not held against Hugging Face's)"
+    return held(off, max(1e-2, at.tolerance), measured, _SCALE)
 
 
 _SCALE = (
@@ -160,10 +160,10 @@ def _pass(at: Subject, theirs: Any, **options: Any) -> Any:
 
 def _embedded(at: Subject, tokens: Tensor) -> tuple[Tensor, Tensor]:
     """What the embedding gives, and what enters the first block, [pos, d_model]."""
-    found: dict[str, Tensor] = {}
+    activations: dict[str, Tensor] = {}
 
     def keep(name: str, a: Tensor) -> Tensor:
-        found[name] = a[0].detach().cpu().double()
+        activations[name] = a[0].detach().cpu().double()
         return a
 
     def end(a: Tensor) -> Tensor:
@@ -174,7 +174,7 @@ def _embedded(at: Subject, tokens: Tensor) -> tuple[Tensor, Tensor]:
         at.view.tap(undo, embed_site(), lambda a: keep("embed", a))
         at.view.tap_stream(undo, end)
         forward_to_stop(at.view, tokens)
-    return found["embed"], found["stream"]
+    return activations["embed"], activations["stream"]
 
 
 def _apart(a: Float[Tensor, "pos d"], b: Float[Tensor, "pos d"]) -> float:

@@ -63,20 +63,20 @@ def check(
     Raises:
         ScopesError: for a prompt that cannot be used.
 
-        >>> found = ts.check(model, costs=False)
-        >>> [finding.measured for finding in found.of("failed")]
+        >>> result = ts.check(model, costs=False)
+        >>> [finding.measured for finding in result.of("failed")]
     """
     started = time.perf_counter()
     try:
         at = Subject(model, view_of(model), [], original)
     except ScopesError as error:
-        made = ModelCheck((_failed("model", error, ()),), machine=_machine([]))
-        return replace(made, seconds=time.perf_counter() - started)
+        result = ModelCheck((_failed("model", error, ()),), machine=_machine([]))
+        return replace(result, seconds=time.perf_counter() - started)
     at.ids = prompt_ids(at.view, prompt, _TOKENS)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ScopesWarning)
-        made = _looked(at, costs, sys.stderr.isatty() if progress is None else progress)
-    return replace(made, seconds=time.perf_counter() - started)
+        result = _looked(at, costs, sys.stderr.isatty() if progress is None else progress)
+    return replace(result, seconds=time.perf_counter() - started)
 
 
 def _looked(at: Subject, costs: bool, shown: bool) -> ModelCheck:
@@ -92,24 +92,24 @@ def _looked(at: Subject, costs: bool, shown: bool) -> ModelCheck:
     )
     findings: list[Finding] = []
 
-    def look(name: str, own: Look) -> None:
+    def look(name: str, what: Look) -> None:
         bar.set_description(name)
-        findings.append(_finding(name, own, at, findings))
+        findings.append(_finding(name, what, at, findings))
         bar.update()
 
     with bar:
         look("model", _runs)  # a bridge wires its modules in its first pass
         before = state(at.view)
-        for name, own in looks.items():
-            look(name, own)
+        for name, what in looks.items():
+            look(name, what)
         # Once for all of them: a copy of a billion weights takes seconds.
         with backward.precisely(at):
-            for name, own in precise.items():
-                look(name, own)
+            for name, what in precise.items():
+                look(name, what)
         # Where scopes are refused, each look would find out why once more.
         stopped = _stopped(findings[-1])
-        for name, own in _SUMS.items():
-            look(name, own if stopped is None else lambda at, stopped=stopped: stopped)
+        for name, what in _SUMS.items():
+            look(name, what if stopped is None else lambda at, stopped=stopped: stopped)
         measured = _costs(at, kinds, bar) if stopped is None else ()
         look("hooks and flags as before", lambda at: _unchanged(before, state(at.view)))
     took = [each.mib for each in measured if each.mib is not None]
@@ -122,7 +122,7 @@ def _looked(at: Subject, costs: bool, shown: bool) -> ModelCheck:
 def _looks(at: Subject) -> dict[str, Look]:
     """By name, in order: what others rest on comes first."""
     half = at.view.dtype in (torch.bfloat16, torch.float16)
-    own = {f"gradient in {at.dtype_name}": backward.sites(at.view)[0]} if half else {}
+    in_half = {f"gradient in {at.dtype_name}": backward.sites(at.view)[0]} if half else {}
     return {
         "weights raw": forward.weights,
         "BOS": forward.bos,
@@ -130,7 +130,7 @@ def _looks(at: Subject) -> dict[str, Look]:
         "causal": forward.causal,
         "last step": forward.last_step,
         "embedding scale": forward.embedding,
-        **{name: _gradient(site) for name, site in own.items()},
+        **{name: _gradient(site) for name, site in in_half.items()},
     }
 
 
@@ -140,7 +140,7 @@ def _precise_looks(at: Subject) -> dict[str, Look]:
         **{f"gradient at {site.label}": _gradient(site) for site in backward.sites(at.view)},
         "batch equals single": backward.batch,
     }
-    return {name: backward.following(own, at.view.dtype) for name, own in looks.items()}
+    return {name: backward.following(look, at.view.dtype) for name, look in looks.items()}
 
 
 _SUMS = {
@@ -191,12 +191,12 @@ def _failed(name: str, error: ScopesError, before: Sequence[Finding]) -> Finding
 
 def _costs(at: Subject, kinds: Mapping[str, Any], bar: Any) -> tuple[Cost, ...]:
     bar.set_description("a bare forward pass")
-    bare, found = bare_seconds(at) if kinds else 0.0, []
+    bare, each = bare_seconds(at) if kinds else 0.0, []
     for name, scope in kinds.items():
         bar.set_description(f"costs: {name}")
-        found.append(cost(at, name, scope, bare))
+        each.append(cost(at, name, scope, bare))
         bar.update()
-    return tuple(found)
+    return tuple(each)
 
 
 def _runs(at: Subject) -> Finding:

@@ -51,19 +51,19 @@ def spent(
 
 def free_mib(devices: Iterable[torch.device]) -> float | None:
     """MiB that are free on the devices; of several, as many times the least. None: it cannot be told."""
-    found: list[float] = []
+    free: list[float] = []
     for device in devices:
         if device.type == "cuda":
             # What torch has reserved and does not use is free to the process.
             kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-            found.append(torch.cuda.mem_get_info(device)[0] + kept)
+            free.append(torch.cuda.mem_get_info(device)[0] + kept)
         elif device.type == "mps":
-            found.append(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+            free.append(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
         elif device.type == "cpu":
             import psutil  # accelerate's own
 
-            found.append(psutil.virtual_memory().available)
-    return len(found) * min(found) / 2**20 if found else None
+            free.append(psutil.virtual_memory().available)
+    return len(free) * min(free) / 2**20 if free else None
 
 
 def resident_mib(field: str) -> float:

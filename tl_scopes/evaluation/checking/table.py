@@ -60,10 +60,10 @@ def _findings(check: ModelCheck) -> Grid:
 
 def _said(finding: Finding) -> Text:
     """What was measured; below it, what to do."""
-    said = Text(message(finding.measured))
+    measured = Text(message(finding.measured))
     if finding.remedy:
-        said.append(f"\n→ {message(finding.remedy)}", style="italic")
-    return said
+        measured.append(f"\n→ {message(finding.remedy)}", style="italic")
+    return measured
 
 
 def _costs(check: ModelCheck) -> Grid:
