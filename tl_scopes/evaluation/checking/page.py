@@ -21,10 +21,10 @@ def view(check: ModelCheck, id: str) -> tuple[str, str]:
 
 
 def _fragment(check: ModelCheck, id: str) -> str:
-    findings = table([(head, "") for head in _HEADS], [_row(each) for each in check.findings])
+    findings = table(_HEADS, [_row(each) for each in check.findings])
     parts = [written(findings, sorts=False)]
     if check.costs:
-        costs = table([(head, "") for head in COST_HEADS], [cells(cost) for cost in check.costs])
+        costs = table(COST_HEADS, [cells(cost) for cost in check.costs])
         parts += ["<h2>What a call takes</h2>", written(costs, sorts=False)]
     if check.room:
         parts.append(f"<p>{_shown(check.room)}.</p>")
