@@ -84,7 +84,7 @@ BAD = {
 @pytest.mark.parametrize(
     ("call", "arguments", "error", "message"),
     [(call, *row) for call, rows in BAD.items() for row in rows],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", None) or str(value),
 )
 def test_bad_arguments(call, arguments, error, message):
     methods = {} if call is fisher_spectrum else {"methods": [ts.SemanticScope()]}

@@ -243,7 +243,9 @@ def test_models_to_turn_away(label):
 
 
 @pytest.mark.parametrize(
-    "other", [None, "gpt2", torch.nn.Linear(2, 2), zoo.HookedTransformer or 3, object()], ids=repr
+    "other",
+    [None, "gpt2", torch.nn.Linear(2, 2), zoo.HookedTransformer or 3, object()],
+    ids=lambda other: type(other).__name__,
 )
 def test_things_that_are_not_models(other):
     for call in calls(but=["check", "run"]):

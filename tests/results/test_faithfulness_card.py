@@ -19,7 +19,7 @@ from support.faithfulness_cards import (
     rows,
 )
 from tl_scopes.errors import ScopeParameterError
-from tl_scopes.results.statistics import compare_pairs, holm, summary
+from tl_scopes.results.statistics import comparisons, holm, summary
 
 NAN = math.nan
 
@@ -103,7 +103,7 @@ def test_every_pair_is_compared_by_prompt_and_corrected_together():
     row = found.iloc[-1]
     own = made.rows[(made.rows["metric"] == row["metric"]) & (made.rows["replacement"] == "pad")]
     wide = own.sample(frac=1, random_state=0).pivot(index="index", columns="method", values="value")
-    wanted = compare_pairs(wide[row["method"]].to_numpy(), wide[row["reference"]].to_numpy())
+    (wanted,) = comparisons([(wide[row["method"]].to_numpy(), wide[row["reference"]].to_numpy())])
     assert (row["p"], row["difference"], row["low"], row["high"], row["n"]) == (
         wanted.p, wanted.difference, wanted.low, wanted.high, 11,
     )  # fmt: skip

@@ -217,7 +217,7 @@ def agreement(scores: np.ndarray, left_out: np.ndarray, top: int | float) -> dic
     return {
         "loo_spearman": rank_correlation(scores, left_out),
         "loo_kendall": float(kendall),
-        "loo_jaccard": top_overlap(*maps, top),
+        "loo_jaccard": top_overlap(maps[0], maps[1], top),
         "loo_top_rank": ranked(maps[1], 0).index(first) / n,
     }
 

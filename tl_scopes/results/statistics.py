@@ -160,11 +160,13 @@ def rank_agreement(
     x, y = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     drawn = np.random.default_rng(seed).integers(0, len(x), (RESAMPLES, len(x)))
     with np.errstate(invalid="ignore"):  # 0 / 0 where a resample is constant
-        value, resampled = _spearman(x, y), _spearman(x[drawn], y[drawn])
+        value, resampled = float(_spearman(x, y)), np.asarray(_spearman(x[drawn], y[drawn]))
     tail = 50 * (1 - confidence)
     known = resampled[~np.isnan(resampled)]
-    low, high = np.percentile(known, [tail, 100 - tail]) if known.size else (math.nan, math.nan)
-    return float(value), float(low), float(high)
+    low, high = (
+        float(np.percentile(known, q)) if known.size else math.nan for q in (tail, 100 - tail)
+    )
+    return value, low, high
 
 
 def rank_correlation(a: Any, b: Any) -> float:

@@ -87,7 +87,9 @@ def _panels(
     down = len(replacements) * -(-len(held) // across)
     figure = sized(across, down)
     panels = [
-        Panel(ax, *cell, means[(means["metric"] == cell[0]) & (means["replacement"] == cell[1])])
+        Panel(
+            ax, *cell, means.loc[(means["metric"] == cell[0]) & (means["replacement"] == cell[1])]
+        )
         for ax, cell in zip(on.axes(figure, down, across, len(cells)), cells)
     ]
     return figure, panels
@@ -105,7 +107,8 @@ def _dots(card: FaithfulnessCard, names: Sequence[str], most: int, title: str) -
         cell = (panel.metric, panel.replacement)
         means = {row.method: (row.mean, row.low, row.high) for row in records(panel.means)}
         best = {method: mark for method in looks if (mark := marks.get((*cell, method)))}
-        on.dots(panel.ax, looks, means, best, panel.ax.get_subplotspec().is_first_col())
+        place = panel.ax.get_subplotspec()
+        on.dots(panel.ax, looks, means, best, place is not None and place.is_first_col())
         on.ticks(panel.ax.xaxis, 4)
         on.heading(panel.ax, one_line((*cell, math.nan)), unit(card, panel.metric))
     style.caption(figure, title, on.setting(card))
@@ -122,7 +125,7 @@ def curves(card: FaithfulnessCard, kind: str) -> Figure:
         fractions = sorted(summary["fraction"].unique())
         gap = min(np.diff(fractions), default=0.1) / (len(looks) + 4)
         for j, (method, look) in enumerate(looks.items()):
-            part = summary[summary["method"] == method].sort_values("fraction")
+            part = summary.loc[summary["method"] == method].sort_values("fraction")
             means, low, high = (part[column].to_numpy() for column in ("mean", "low", "high"))
             shift = (j - (len(looks) - 1) / 2) * gap * 0.7
             on.line(ax, look, part["fraction"].tolist(), means, low, high, shift)

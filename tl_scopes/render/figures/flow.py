@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -68,7 +70,7 @@ def _score_bars(ax: Axes, scores: np.ndarray, inside: np.ndarray) -> None:
     limit = float(np.abs(scores[inside]).max()) or 1.0
     lengths = np.clip(scores / limit, -1.25, 1.25)
     for t, length in enumerate(lengths):
-        plain = {"color": style.css(0.55 if length >= 0 else -0.55)}
+        plain: dict[str, Any] = {"color": style.css(0.55 if length >= 0 else -0.55)}
         ax.bar(t, length, width=0.75, **(plain if inside[t] else style.HATCHED))
         if abs(scores[t]) > 1.25 * limit:
             told = f"↑ {number(float(scores[t]))}"

@@ -130,7 +130,8 @@ class _Plan:
         starts = tops[:-1, None, :] + np.cumsum(wide, axis=1) - wide
         ends = tops[1:, :, None] + np.cumsum(wide, axis=2) - wide
         bands = [
-            _Band(step, t, q, *(float(x[step, q, t]) for x in (edges, wide, starts, ends)), bool(pale[t]))
+            _Band(step, t, q, float(edges[step, q, t]), float(wide[step, q, t]),
+                  float(starts[step, q, t]), float(ends[step, q, t]), bool(pale[t]))
             for step, q, t in np.argwhere(drawn).tolist()
         ]  # fmt: skip
         unit = float(np.abs(edges).max()) / inches

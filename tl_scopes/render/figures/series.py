@@ -151,7 +151,7 @@ def _found(result: Attribution, values: np.ndarray) -> Spans:
 
 def _given(result: Attribution, spans: Iterable[Any], n: int) -> Spans:
     text = isinstance(spans, str) or not isinstance(spans, Iterable)
-    ranges = spans if text else list(spans)
+    ranges: Any = spans if text else list(spans)
     try:
         checked_spans(ranges, len(result.str_tokens))
     except ScopesError as error:

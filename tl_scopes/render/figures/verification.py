@@ -126,7 +126,7 @@ def _name_points(ax: Axes, result: Verification, x: np.ndarray, y: np.ndarray, t
             side, share = ("left", 0.0) if dx > 0 else ("right", 1.0) if dx < 0 else ("center", 0.5)
             px, py = points[i] + (dx - share * wide, dy - LINE_HEIGHT / 2)
             box = Bbox.from_bounds(px, py, wide, LINE_HEIGHT)
-            inside = box.min.min() > 0 and box.max.max() < SIDE
+            inside = min(box.x0, box.y0) > 0 and max(box.x1, box.y1) < SIDE
             if inside and not box.count_overlaps(taken):
                 taken.append(box)
                 offset = (dx * 72, dy * 72)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from tl_scopes.render.colours import Scale, number
@@ -134,7 +136,7 @@ def _row(
     )  # fmt: skip
 
 
-def _picture(result: Flow | HeadPaths, rows: list[Row], first: int = 0, **words: str) -> Picture:
+def _picture(result: Flow | HeadPaths, rows: list[Row], first: int = 0, **words: Any) -> Picture:
     """Rows that are heads, or positions that influence passes through: `words` say which."""
     return Picture(
         **of_result(result, rows),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from tl_scopes.render.colours import number, percent
 from tl_scopes.render.tokens import visible, words
@@ -85,7 +86,7 @@ def subtitle(card: FaithfulnessCard) -> str:
     if len(tokens):
         few, many = tokens.min(), tokens.max()
         parts.append(f"{few} to {many} tokens" if few < many else f"{many} tokens")
-    means = card.rows.dropna(subset="value").groupby("metric")["value"].mean()
+    means: Any = card.rows.dropna(subset="value").groupby("metric")["value"].mean()
     if "log_prob" in means:
         value = number(float(means["log_prob"]))
         parts.append(f"mean log-probability of the measured token {value} nats")
