@@ -249,9 +249,9 @@ class _Table:
         kind: str,
         layer: int,
         indices: Sequence[int],
-        *products: Float[Tensor, "vector row pos part"],
+        *products: Float[Tensor, "vector row pos _"],
     ) -> None:
-        """Add rows. `products`, to be summed over `part`: total effect, direct effect, and the gradient
+        """Add rows. `products`, to be summed over their last axis: total effect, direct effect, and the gradient
         whose squares count."""
         total, direct, gradient = products
         self.labels += labels
