@@ -1,7 +1,8 @@
 """The main job: scores of every token, for one prompt, a batch, or every prediction of a sequence.
 
 Formula: the score of token t is `||v^T J_t||`, where J_t is the Jacobian of the final state at the read
-position with respect to the token's activation, and the vectors v are what the scope explains.
+position (the token whose next-token prediction is explained) with respect to the token's activation. The
+scope gives the vectors v; the squares of several add up, each times its weight.
 
 Steps: prompts become ids and read positions; those of similar length share a forward pass
 (`jacobian.batches`); one backward pass per vector gives the norms at all sites (`jacobian.answers`).
@@ -39,7 +40,7 @@ from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.scopes.base import NEXT_TOKEN, Scope, check_is_scope
 from tl_scopes.scopes.pinning import pinned_as
 
-# Read positions that share a prefix: what comes after the last of them is not run for them.
+# At least so many read positions share a forward pass, which ends at the last of them.
 _FEW_READS = 8
 
 
@@ -193,14 +194,20 @@ def attribute_sequence(
 ) -> SequenceAttribution:
     """Influence of every token on the prediction at several read positions of one prompt.
 
-    `positions`: read positions, or "all". Use `SemanticScope(NEXT_TOKEN)` to explain the token that
-    follows each of them (the last position, which has none, is then left out of "all"). Reads share
-    forward passes over the shortest prefix that holds them, and batched backward passes.
+    Reads share forward passes over the shortest prefix that holds them, and batched backward passes.
+
+    Args:
+        model, prompt, scope, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks: as in
+            `attribute`. `SemanticScope(NEXT_TOKEN)` explains the token that follows each read position.
+        positions: read positions, or "all". Where the scope explains the token that follows, "all" leaves
+            out the last position, which has none.
 
     Returns:
-        `SequenceAttribution` whose scores are Float[Tensor, "read site pos"].
+        `SequenceAttribution` whose scores are Float[Tensor, "read site pos"], in the scope's units.
 
-    Arguments and errors otherwise as in `attribute`.
+    Raises:
+        PositionError: for a position outside the prompt, or none.
+        ScopesError: as `attribute`.
 
         >>> sequence = attribute_sequence(model, "The capital of France is", SemanticScope(NEXT_TOKEN))
         >>> sequence.at(3).top(2)

@@ -149,7 +149,7 @@ def _is_from(hook: Any, package: str) -> bool:
     return str(getattr(hook, "__module__", "")).startswith(package)
 
 
-def put_back(undo: ExitStack, module: Any) -> None:
+def remove_new_hooks(undo: ExitStack, module: Any) -> None:
     """Have `undo` take away every forward hook that `module` gets from now on.
 
     Asked for before the hook is added, so that Ctrl-C on any line in between leaves none behind.
@@ -183,7 +183,7 @@ def on_list(undo: ExitStack, block: Any, point: Any, edit: Callable[[Any], Any])
     """
     if getattr(block, "hook_out", None) is not point:
         return
-    put_back(undo, block)
+    remove_new_hooks(undo, block)
     block.register_forward_hook(
         lambda _, __, out: [edit(out[0]), *out[1:]] if isinstance(out, list) else None
     )

@@ -1,4 +1,4 @@
-"""What no tokenizer is given: halves of characters, whole books, messages of a chat."""
+"""Texts that are refused before a tokenizer sees them: halves of characters, whole books, messages of a chat."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def refuse_surrogates(text: str, what: str, error: type[ScopesError]) -> None:
 def refuse_long(text: str, tokenizer: Any, n_ctx: int | None) -> None:
     """Raises `PromptTooLongError` before a whole book is tokenised, whose first pages are too long.
 
+    Texts of ordinary length are for `prompts.encode`, which counts their tokens.
     Not by the longest token of the vocabulary: a token for unknown text may stand for any length.
     """
     n = max(_LONG, _CHARACTERS * (n_ctx or 0))

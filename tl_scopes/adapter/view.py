@@ -1,4 +1,4 @@
-"""One narrow view over HookedTransformer and TransformerBridge: nothing else asks which it is."""
+"""One narrow view over HookedTransformer and TransformerBridge, so that other rooms need not tell them apart."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Edit = Callable[[Tensor], Tensor]
 class ModelView:
     """What the package needs of a model, the same for both TransformerLens classes.
 
-    Made by `view`, which refuses models whose scopes would be wrong. Facts that depend on weights
+    Made by `view_of`, which refuses models whose scopes would be wrong. Facts that depend on weights
     or flags are read afresh. What `last_step.verify` finds (`embed_scale`, that the last step is
-    known) is kept as long as the last step's hooks and weights are those it was found under, unless
-    the embedding gave zeros, which tell nothing.
+    known) is kept until the last step's hooks or weights change. It is not kept where the embedding
+    gave zeros alone, which tell nothing.
     """
 
     def __init__(self, model: Any) -> None:
@@ -122,7 +122,7 @@ class ModelView:
         return parse_site(request, self.n_layers, self.hooks.keys())
 
     def taps(self) -> ExitStack:
-        """What undoes taps. `frozen` closes it too, should Ctrl-C strike on the line that leaves it."""
+        """What undoes taps. `locked` closes it too, should Ctrl-C strike on the line that leaves it."""
         self._stacks.append(ExitStack())
         return self._stacks[-1]
 
@@ -161,7 +161,7 @@ class ModelView:
         edit = heads.by_own_heads(self.model, name, point, _own_thread(edit))
         # add_hook, not register_forward_hook: it applies the point's own head-splitting
         # conversion, and some points are only called when TransformerLens knows of a hook.
-        hooks.put_back(undo, point)
+        hooks.remove_new_hooks(undo, point)
         point.add_hook(lambda activation, hook: edit(activation), dir="fwd")
 
     def tap_final(self, undo: ExitStack, edit: Edit) -> None:
@@ -184,7 +184,7 @@ class ModelView:
                 kwargs = {**kwargs, "hidden_states": edit(kwargs["hidden_states"])}
             return args, kwargs
 
-        hooks.put_back(undo, module)
+        hooks.remove_new_hooks(undo, module)
         module.register_forward_pre_hook(hook, with_kwargs=True)
 
     def tap_module(self, undo: ExitStack, module: nn.Module, before: Edit, after: Edit) -> None:
@@ -197,7 +197,7 @@ class ModelView:
             return (after(out[0]), *out[1:]) if isinstance(out, tuple) else after(out)
 
         self._pre_hook(undo, module, before)
-        hooks.put_back(undo, module)
+        hooks.remove_new_hooks(undo, module)
         module.register_forward_hook(hook)
 
     def last_step_facts(self) -> tuple[Any, ...]:

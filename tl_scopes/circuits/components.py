@@ -33,7 +33,8 @@ from tl_scopes.results.circuits import Components
 from tl_scopes.scopes.base import Scope
 
 By = Literal["head", "mlp", "layer", "neuron"]
-# Of the parts that `by` names: their hook, their letter in labels, the bias beside them, their axes.
+# What `by` splits attention or an MLP into: hook, letter in labels, the bias beside them, axes. With
+# "mlp" and "layer" nothing is split.
 _PARTS = {
     "head": ("attn.hook_z", "H", "b_O", "[pos, head_index, d_head]"),
     "neuron": ("mlp.hook_post", "N", "b_out", "[pos, d_mlp]"),
@@ -72,11 +73,12 @@ def components(
             `"both"`.
 
     Returns:
-        `Components`: `total` = gradient where a component writes times (write - baseline);
-        `direct` = gradient at the last stream before the read times the write, the scale of a norm
-        between the two (Gemma) held; `sensitivity` = gradient norm (with respect to a head's z).
-        Units: those of the scope's scalar (logit, norm of y, ...), for Fisher nats; sensitivity in
-        the scope's units.
+        `Components`. The scalar of a scope is the number that it explains, such as the logit; a write is
+        what a component adds to the residual stream. `total`: gradient at the write times (write -
+        baseline). `direct`: gradient at the last stream before the read times the write, with the scale
+        of a norm between the two (Gemma) held constant. `sensitivity`: norm of the gradient, for a head
+        with respect to z, its output before W_O. Units: those of the scalar, for Fisher nats;
+        sensitivity in the scope's units.
 
     Raises:
         NonAdditiveError: where the parts do not add up to the residual stream.
@@ -251,8 +253,8 @@ class _Table:
         indices: Sequence[int],
         *products: Float[Tensor, "vector row pos _"],
     ) -> None:
-        """Add rows. `products`, to be summed over their last axis: total effect, direct effect, and the gradient
-        whose squares count."""
+        """Add rows. `products`, to be summed over their last axis: total effect, direct effect, and the
+        gradient whose squares count."""
         total, direct, gradient = products
         self.labels += labels
         self.kinds += [kind] * len(labels)

@@ -73,7 +73,7 @@ def verify(
         scope: the scope of the attribution; needed where its record cannot tell (a function, a
             direction, a scope of your own).
         top, random: how many of the highest scores, and how many of the others, are ablated.
-        k: of how many the overlap is taken.
+        k: the overlap is of the k largest predicted and the k largest measured changes.
         steps: shares of the whole intervention, for the step curve. In float32 the smallest of
             them may show rounding, in half precision most; a model in float64 tells.
         seed: of the random choice and of the bootstrap.

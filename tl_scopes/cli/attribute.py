@@ -36,6 +36,8 @@ EXAMPLES = """Examples:
 
     tl-scopes attribute --model ./my-model --dtype bfloat16 -- "-40 degrees is"
 """
+# What the help of --scope describes; the other names are listed after them.
+_DESCRIBED = ("semantic", "logit-difference", "temperature", "fisher", "entropy")
 _explained = functools.partial(typer.Option, rich_help_panel="What is explained")
 
 
@@ -59,7 +61,7 @@ def attribute(
         _explained(
             help="semantic (one logit), logit-difference (one against another), temperature "
             "(confidence), fisher (the whole distribution), entropy, or any of "
-            f"{', '.join(named.names()[5:])}.",
+            f"{', '.join(n for n in named.names() if n not in _DESCRIBED)}.",
             metavar="SCOPE",
         ),
     ] = "semantic",

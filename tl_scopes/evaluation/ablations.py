@@ -49,14 +49,20 @@ COLUMNS = (
 def measure(
     model: Any, prompts: Prompts, methods: Methods, settings: Settings | None = None
 ) -> list[Row]:
-    """Rows of `COLUMNS`, for every prompt in turn; one that fails gives one row with its error.
+    """How much it hurts to ablate the tokens that each method scores highest, prompt by prompt.
 
-    `index` counts the prompts given, `tokens` is the prompt's length, `replacement` and `fraction` are
-    "" and NaN where a metric has none. Metrics of a method:
+    Returns a list of rows, dicts with the keys `COLUMNS`: index, tokens, method, metric, replacement,
+    fraction, value, error. `index` counts the prompts given, and `tokens` is the prompt's length.
+    `replacement` and `fraction` are "" and NaN where a metric has none. A prompt that fails gives one
+    row with its error.
+
+    The measured token is the top prediction at the read position, or with `Settings(target="gold")` the
+    token that follows in the prompt. Metrics of a method:
 
     - comprehensiveness, sufficiency: by how many nats the log-probability of the measured token falls
-      when a fraction of the tokens, or all others, are replaced; `_kl`: KL(intact || ablated);
-      `_flip`: whether the top prediction changed; `aopc_`: the area over the fractions.
+      when a fraction of the tokens, or all others, are replaced. Names that end in `_kl` are
+      KL(intact || ablated), those in `_flip` whether the top prediction changed. Those that begin with
+      `aopc_` are areas over the fractions.
     - loo_spearman, loo_kendall (tau-b), loo_jaccard (of the top tokens) with leave-one-out's KL, over
       the tokens after BOS up to the read position; loo_top_rank: the share of tokens that
       leave-one-out ranks above the method's first one (0: it is leave-one-out's own).
@@ -64,7 +70,8 @@ def measure(
     Of a prompt: log_prob of the measured token, and correct (whether the token that follows is the
     predicted one, where one follows).
 
-    Raises `ScopeParameterError` for methods that are none, and errors that concern the model.
+    Raises `ScopeParameterError` for what is neither a scope nor a method, and errors that concern the model
+    as a whole.
 
         >>> rows = evaluation.measure(model, ["The capital of France is"], [ts.SemanticScope()])
         >>> pandas.DataFrame(rows).query("metric == 'aopc_comprehensiveness'")

@@ -2,7 +2,8 @@
 
 1. `probes.record` runs the rows up to what is read, with a probe at each site.
 2. `explain` asks each scope for its vectors v at what was read.
-3. `_pull_back` pulls them back, at length 1, and adds up `weight * ||v||^2 * ||(v / ||v||)^T J_t||^2`.
+3. `_pull_back` takes them back to the sites as unit vectors, so that half precision neither overflows
+   nor vanishes, and adds up `weight * ||v||^2 * ||(v / ||v||)^T J_t||^2`.
 4. `Answer.attribution` makes a result of the sums.
 
 Cost: a forward pass, and as many backward passes as the row with the most vectors has.

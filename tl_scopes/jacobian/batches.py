@@ -12,7 +12,8 @@ from tl_scopes.jacobian.prompt_run import PromptRun
 
 # Tokens, padding included, that share a forward pass of attribute_batch by default.
 BATCH_TOKENS = 4096
-# Padding is borne where fewer tokens than this would share a pass, or it is a smaller share of them.
+# A batch may be padded if it has at most so many tokens of prompts, or if padding is at most this
+# share of all.
 _FEW_TOKENS = 256
 _PADDING = 0.2
 

@@ -1,4 +1,4 @@
-"""Whether later tokens change what the model computes at earlier ones: other tokens are tried, and tell."""
+"""Whether later tokens change what the model computes at earlier ones, tested with other tokens."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def kept_bytes(view: ModelView, rows: int, width: int) -> int:
     """
     cfg, size = view.cfg, view.dtype.itemsize
     heads = int(cfg.n_heads)
-    # Softmax is taken in float32, and its output kept beside its rounding.
+    # Softmax is taken in float32, and its output kept beside the copy in the model's dtype.
     an_entry = size if size >= 4 else 4 + size
     if getattr(cfg, "attn_scores_soft_cap", 0) and cfg.attn_scores_soft_cap > 0:
         an_entry += size

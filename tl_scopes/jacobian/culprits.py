@@ -15,7 +15,7 @@ from tl_scopes.adapter.view import ModelView
 from tl_scopes.jacobian.forward import read_under
 
 _NAMED = 4
-# Operations looked through, from a module's output back, for one without a derivative.
+# Nodes of the graph that are skipped on the way back from a module's output to one without a derivative.
 _VIEWS = ("View", "Reshape", "Transpose", "Permute", "Clone", "Copy", "Alias")
 
 

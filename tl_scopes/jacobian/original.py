@@ -1,4 +1,4 @@
-"""Whether a bridge computes what the model that it wraps does: the two, side by side, on some tokens."""
+"""Whether a bridge computes what the model that it wraps does, compared on some tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A forward pass that roots the graph at the sites, stops at what is read, and leaves no trace."""
+"""A forward pass that starts the autograd graph at the sites, stops at what is read, and leaves no trace."""
 
 from __future__ import annotations
 

@@ -56,8 +56,8 @@ class PromptRun:
     """A prompt of a model, and what was already asked of it. `position`, the last one that is read,
     counts from 0.
 
-    `reads`: the scopes that are explained, each with its read position; none for methods that are no
-    scopes, which read the final state. All of them read at the same site. `hooked`: whether hooks of
+    `reads`: the scopes that are explained, each with its read position; empty for methods that are not
+    scopes; these read the final state. All of them read at the same site. `hooked`: whether hooks of
     the user's are on the model, which may count on the whole prompt.
 
     Everything but the plain facts is to be used inside `with prompt_run.locked()`.

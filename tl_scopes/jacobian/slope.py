@@ -1,4 +1,4 @@
-"""Whether the gradient that autograd gives is the slope of what the model computes: nudges tell."""
+"""Whether the gradient that autograd gives is the slope of what the model computes, by finite differences."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from tl_scopes.jacobian import causality
 from tl_scopes.jacobian.culprits import culprit, hooks_named, rooted
 from tl_scopes.jacobian.forward import read_under
 
-# Tokens that are nudged. Fewer show less: a longer prompt is looked at again up to here.
+# So many tokens are nudged at most. A model that was tested on fewer than _ENOUGH is tested again when a
+# longer prompt comes.
 _TOKENS, _ENOUGH = 16, 8
 # Random directions beside the gradient's own, which sees nothing where the gradient is zero.
 _DIRECTIONS = 3

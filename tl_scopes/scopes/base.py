@@ -109,7 +109,8 @@ class Scope(ABC):
     """A choice of what is explained, given as row vectors in the space of what is read.
 
     Subclasses are small frozen dataclasses. `needs_raw_weights` says why weight processing would
-    make the scope meaningless (None: it does not matter).
+    make the scope meaningless (None: it does not matter). `baselines.named.register` gives a scope a name on
+    the command line.
 
         >>> @dataclass(frozen=True)
         ... class UpScope(Scope):

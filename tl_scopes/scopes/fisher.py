@@ -1,7 +1,10 @@
 """Factors of the Fisher information of the next-token distribution.
 
-`F = sum_v p_v (w_v - mu)(w_v - mu)^T`, with `w_v` the columns of `W_U D` and `mu` their mean under
-`p`: built from centred rows, because `S - mu mu^T` cancels in float32 on confident predictions.
+`F = sum_v p_v (w_v - mu)(w_v - mu)^T`. `p` are the probabilities of the next token, `w_v` the columns of
+`W_U D`, `mu` their mean under `p`, and `D` the slope of the output transform (1 without one). The
+columns are centred first: `sum_v p_v w_v w_v^T - mu mu^T` cancels in float32 on confident predictions.
+
+`prediction.FisherScope.explain` decides which of these factors a scope takes.
 """
 
 from __future__ import annotations
@@ -27,12 +30,12 @@ from tl_scopes.scopes.eigen import (
     nystrom,
 )
 
-# The rows that start and precondition the iteration: those that leave out this share of tr F,
+# The rows that start and precondition the iteration leave out this share of tr F.
 _COARSE_TAIL = 1e-2
-# and no more than this, 20 MiB at d_model 640.
+# There are at most so many of them: 20 MiB at d_model 640.
 _COARSE_TOKENS = 8192
 # Residual, as a share of the largest eigenvalue, at which an eigenpair counts as found, by the dtype
-# of the weights: what rounding y to half precision does to F alone is several times as much.
+# of the weights. In half precision, rounding y alone changes F several times more than this.
 _RESOLUTION = {
     torch.float64: 1e-11,
     torch.float32: 2e-6,
@@ -40,9 +43,9 @@ _RESOLUTION = {
     torch.bfloat16: 1e-4,
 }
 _MOST_PASSES = 40
-# An estimate goes on after this many passes only if three more at the pace of the last would do,
+# An estimate goes on after this many passes only if three more at the pace of the last would do.
 _FEW_PASSES = 3
-# and never beyond this many.
+# An estimate never takes more passes than this.
 _MOST_PASSES_OF_AN_ESTIMATE = 6
 # Random vectors drawn together: 64 over a vocabulary of 262,144 are 64 MiB.
 _SAMPLES_AT_ONCE = 64

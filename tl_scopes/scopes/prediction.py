@@ -162,20 +162,31 @@ class TemperatureScope(Scope):
 class FisherScope(Scope):
     """Influence on the whole predicted distribution: `tr(J_t^T F J_t)`, or a part of it.
 
-    `rank`: an int k keeps the top k eigenpairs of F, `"full"` all of them, a float in (0, 1] the
-    fewest that hold that share of tr F. `samples=n`: n random vectors instead, an unbiased
-    estimate of the full score with a standard error; with both, the top k exactly and the samples
-    projected off their span (Hutch++). Neither: rank 1, as published.
-    `tail`: how much of tr F the unlikeliest tokens may hold and be left out (0: nothing), which can
-    only lower scores; the result's `fisher.left_out` says how much it was. "auto": 1e-4 for an int
-    rank alone, in float32 or less, where more than 8,192 tokens are to choose from; else 0. There
-    "auto" also spends a few passes over W_U at most: on a flat prediction, whose leading eigenvalues
-    are nearly equal, `fisher.residual` says how near the pairs are to F's own; a number as tail
-    finds them exactly, at any cost.
-    `seed` and `distribution` ("rademacher" or "normal") belong to the samples. Units: nats per unit^2
-    (twice the second-order KL). An int or share as rank, alone, needs raw weights
-    (`ProcessedWeightsError`). Bad parameters raise `ScopeParameterError`.
-    arXiv 2601.16407, Fisher Scope; Hutch++: Meyer, Musco, Musco, Woodruff, arXiv 2010.09649.
+    F is the Fisher information of the next-token distribution at the final state y, and J_t = dy/dr_t.
+    Without `rank` and `samples` it is rank 1, as published.
+
+    Args:
+        rank: an int k keeps the k leading eigenpairs of F, `"full"` all of them, a float in (0, 1] the
+            fewest that hold that share of tr F.
+        samples: so many random vectors in place of eigenvectors: an unbiased estimate of the full score,
+            with a standard error. With an int as `rank`, the leading eigenpairs are exact, and the
+            samples are projected off their span (Hutch++).
+        seed: of the samples.
+        distribution: of the samples, "rademacher" or "normal".
+        tail: how much of tr F the unlikeliest tokens may hold and be left out (0: nothing). Leaving them
+            out can only lower scores, by what `fisher.left_out` of the result says. "auto" is 1e-4 where
+            `rank` is an int and there are no samples, the model is in float32 or less, and it has more
+            than 8,192 tokens; it is 0 elsewhere. With "auto" the search for eigenpairs stops after a few
+            passes over W_U; `fisher.residual` says how near it came, which matters where a flat
+            prediction makes the leading eigenvalues nearly equal. A number searches to the end.
+
+    Units: nats per unit^2 (twice the second-order KL divergence).
+
+    Raises:
+        ScopeParameterError: for a parameter out of its range.
+        ProcessedWeightsError: for an int or a share as `rank`, without samples, on processed weights.
+
+    Source: arXiv 2601.16407, Fisher Scope; Hutch++: Meyer, Musco, Musco, Woodruff, arXiv 2010.09649.
 
         >>> attribute(model, "The capital of France is", FisherScope(rank=0.9)).fisher.eigenvalues
     """

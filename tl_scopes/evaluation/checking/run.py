@@ -39,32 +39,34 @@ def check(
     costs: bool = True,
     progress: bool | None = None,
 ) -> ModelCheck:
-    """Whether what scopes rest on holds on this model, in its dtype and on its device; what they cost.
+    """Whether scopes are right on this model, in its dtype and on its device, and what they cost.
 
-    Log-probabilities against Hugging Face's, causality, the last step, the embedding's scale,
-    gradients against nudges at five sites, sums, heads, weights, BOS, batches, and that the model is
-    left as it was. Two minutes for a model of 135 million parameters on 2 cores, of which costs are
-    half; as long for one of Llama-3.2-1B's shape in bfloat16, which takes 10 GB at the peak, for a copy
-    in float32. Raises nothing for what it finds: each finding stands alone, and what could not be told says
-    why.
+       Log-probabilities must equal Hugging Face's, later tokens must not matter, and gradients at five sites
+       must equal finite differences. What heads and MLPs write must add up to the residual stream, a batch
+       must give what single prompts give, and the model must be left as it was. The last step, the embedding's
+       scale, the number of heads, weight processing and BOS are looked at too.
+    Two minutes for a model of 135 million parameters on 2 cores, of which costs are
+       half; as long for one of Llama-3.2-1B's shape in bfloat16, which takes 10 GB at the peak, for a copy
+       in float32. Raises nothing for what it finds: each finding stands alone, and what could not be told says
+       why.
 
-    Args:
-        model: a HookedTransformer or TransformerBridge, with the hooks that it shall be used with.
-        prompt: text or token ids to look at; None for 128 tokens of a text (of no text, where the
-            model has no tokenizer).
-        original: the Hugging Face model that it shall equal, as `AutoModelForCausalLM` loads it: not
-            one that a bridge has wrapped.
-        costs: whether to measure seconds and memory of each scope too.
-        progress: whether to show a bar on stderr; None: on a terminal.
+       Args:
+           model: a HookedTransformer or TransformerBridge, with the hooks that it shall be used with.
+           prompt: text or token ids to look at; None for 128 tokens of a text (of no text, where the
+               model has no tokenizer).
+           original: the Hugging Face model that it shall equal, as `AutoModelForCausalLM` loads it: not
+               one that a bridge has wrapped.
+           costs: whether to measure seconds and memory of each scope too.
+           progress: whether to show a bar on stderr; None: on a terminal.
 
-    Returns:
-        `ModelCheck`, whose `passed` says whether nothing failed.
+       Returns:
+           `ModelCheck`, whose `passed` says whether nothing failed.
 
-    Raises:
-        ScopesError: for a prompt that cannot be used.
+       Raises:
+           ScopesError: for a prompt that cannot be used.
 
-        >>> result = ts.check(model, costs=False)
-        >>> [finding.measured for finding in result.of("failed")]
+           >>> result = ts.check(model, costs=False)
+           >>> [finding.measured for finding in result.of("failed")]
     """
     started = time.perf_counter()
     try:

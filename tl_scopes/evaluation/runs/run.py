@@ -102,15 +102,15 @@ def run(
 ) -> Run:
     """Measure methods on every prompt of a data set, and write one table.
 
-    Prompts are encoded, and split into units of similar length, which depend on the prompts and
-    `unit` alone. The rows of each unit are written as it ends, to `out/parts`, and all of them in
+    Prompts are encoded, and split into units: groups of prompts of similar length. The split depends
+    on the prompts and `unit` alone. The rows of each unit are written as it ends, to `out/parts`, and all of them in
     the end to `out/rows.parquet`, by prompt, then as measured. Killed at any moment and called
     again with the same arguments, it measures what is missing; the table is the same bit for bit
     on one kind of machine. A prompt that fails has one row, with its error.
 
     Under `accelerate launch` or torchrun every process calls it, takes its share of the units, and
     sends its rows to the main process's folder if they are not there yet. All must come within ten
-    minutes (TL_SCOPES_MEET_SECONDS says how many seconds else); then they wait for each other as long
+    minutes (TL_SCOPES_MEET_SECONDS changes that, in seconds); then they wait for each other as long
     as each shows that it lives.
 
     Args:
