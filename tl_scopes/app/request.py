@@ -11,7 +11,13 @@ from typing import Any
 
 from tl_scopes.adapter.sites import from_text
 from tl_scopes.baselines import named
-from tl_scopes.errors import PositionError, RenderError, ScopeParameterError, ScopesError
+from tl_scopes.errors import (
+    PositionError,
+    RenderError,
+    ScopeParameterError,
+    ScopesError,
+    check_choice,
+)
 from tl_scopes.scopes.base import Scope, target_from
 
 
@@ -93,8 +99,7 @@ class View:
     include_read: bool = True
 
     def check(self) -> None:
-        if self.scale not in SCALES:
-            raise RenderError(f"scale is {self.scale!r}; allowed: {' or '.join(SCALES)}")
+        check_choice("scale", self.scale, SCALES, error=RenderError)
 
     def options(self) -> dict[str, Any]:
         """What differs from the defaults of `tl_scopes.render.html`."""
@@ -155,8 +160,7 @@ def _whole(name: str, text: str, error: type[ScopesError], allowed: str) -> int:
 
 
 def _flag(name: str, text: str) -> bool:
-    if text not in ("0", "1"):
-        raise RenderError(f"{name} is {text!r}; allowed: 0 or 1")
+    check_choice(name, text, ("0", "1"), error=RenderError)
     return text == "1"
 
 
