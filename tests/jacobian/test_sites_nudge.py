@@ -42,7 +42,7 @@ def scores(model: Any, names: Sequence[str]) -> dict[str, torch.Tensor]:
         try:
             found = ts.attribute(model, TOKENS, ts.SemanticScope(TARGET), sites=left)
         except SiteError as error:
-            refused = [n for n in left if f"site {n!r}" in str(error)]
+            refused = [n for n in left if repr(n) in str(error)]
             assert refused, error
             left = [n for n in left if n not in refused]
             continue
