@@ -209,6 +209,7 @@ def attribute_sequence(
         PositionError: for a position outside the prompt, or none.
         ScopesError: as `attribute`.
 
+    Examples:
         >>> sequence = attribute_sequence(model, "The capital of France is", SemanticScope(NEXT_TOKEN))
         >>> sequence.at(3).top(2)
     """

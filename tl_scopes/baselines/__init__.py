@@ -1,5 +1,6 @@
 """Other attribution methods, with the result and the arguments of `tl_scopes.attribute`.
 
+Examples:
     >>> baselines.IntegratedGradients(steps=20).attribute(model, "The capital of France is").print()
 
 What a scope must be compared with before it is believed. `GradientNorm` is itself a scope (of a

@@ -53,6 +53,7 @@ def scope_metric(
         ScopesError: as `tl_scopes.attribute`. Calling the metric on logits of another length or
             vocabulary raises `LengthMismatchError`.
 
+    Examples:
         >>> metric = scope_metric(model, "The capital of France is", SemanticScope(" Paris"))
         >>> patching.get_act_patch_resid_pre(model, corrupted_tokens, clean_cache, metric)
     """

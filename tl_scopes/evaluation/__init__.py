@@ -1,5 +1,6 @@
 """How faithful attribution methods are: measured, and checked against what they must not be.
 
+Examples:
     >>> card = evaluation.faithfulness_card(model, prompts, [ts.SemanticScope(), ts.FisherScope()])
     >>> card.to_html("card.html")
 

@@ -65,6 +65,7 @@ def faithfulness_card(
         ScopesError: for arguments, methods or a model that cannot be used, before anything is
             measured. A check that meets NaN or infinity afterwards is left out, with a warning.
 
+    Examples:
         >>> card = evaluation.faithfulness_card(model, prompts, [ts.SemanticScope(), ts.FisherScope()])
         >>> card.to_html("card.html")
 

@@ -74,6 +74,7 @@ def read(
         DataError: nothing is there, it cannot be read, or it lacks the column or split; the message
             says which ones there are, and which line is wrong.
 
+    Examples:
         >>> evaluation.read("passages.jsonl", column="passage", n=100).prompts[0]
     """
     check_whole("n", n, 1, also=[None], error=DataError)

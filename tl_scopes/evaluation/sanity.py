@@ -88,6 +88,7 @@ def randomisation(
         NumericalError: where random weights overflow, as they may in float16.
         ScopesError: as `attribute`.
 
+    Examples:
         >>> frame = evaluation.randomisation(model, prompts, [ts.SemanticScope()], depths=[0.5, 1.0])
         >>> frame.groupby("depth")["similarity"].mean()
 

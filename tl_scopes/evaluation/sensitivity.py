@@ -66,6 +66,7 @@ def input_stability(
         ScopeParameterError: for scale, draws, seed or methods.
         ScopesError: as `attribute`.
 
+    Examples:
         >>> frame = evaluation.input_stability(model, prompts, [ts.SemanticScope()], scale=0.02)
         >>> frame.groupby("method")["spearman"].mean()
 

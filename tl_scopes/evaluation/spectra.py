@@ -56,6 +56,7 @@ def fisher_spectrum(
         ScopeParameterError: for `top` or `tail`.
         ScopesError: as `attribute`, for bad prompts and positions.
 
+    Examples:
         >>> frame = evaluation.fisher_spectrum(model, ["The capital of France is"], top=16)
         >>> evaluation.ranks_holding(frame, [0.9])
 

@@ -1,6 +1,7 @@
 """Models by name, folder or bundle: a HookedTransformer or a TransformerBridge, raw weights.
 
->>> model = models.load()
+Examples:
+    >>> model = models.load()
 """
 
 from tl_scopes.models.bundled import BundleState, available, ensure

@@ -53,8 +53,9 @@ class BundleState:
 def available() -> list[BundleState]:
     """The bundled models and their state on this machine, the default model first.
 
-    >>> [state.name for state in available() if state.ready]
-    ['gemma-3-270m', 'smollm2-135m-instruct']
+    Examples:
+        >>> [state.name for state in available() if state.ready]
+        ['gemma-3-270m', 'smollm2-135m-instruct']
     """
     states = []
     for bundle in BUNDLES.values():
@@ -102,6 +103,7 @@ def ensure(name: str, *, progress: bool = True) -> Path:
             to other bytes here, or the cache cannot be written. The message says what to install or
             set.
 
+    Examples:
         >>> sorted(path.name for path in ensure("gemma-3-270m").iterdir())
         ['config.json', 'model.safetensors', 'tokenizer.json', 'tokenizer_config.json']
     """

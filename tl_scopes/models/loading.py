@@ -1,5 +1,6 @@
 """Load a model by name, folder or bundle: a HookedTransformer or a TransformerBridge, raw weights.
 
+Examples:
     >>> model = load()                                    # Gemma-3 270M, no network
     >>> model = load("smollm2-135m-instruct", dtype="float64")
     >>> model = load("./my-finetune", backend="hooked", n_ctx=4096)
@@ -81,6 +82,7 @@ def load(
             model in that class, or gives other log-probabilities than Hugging Face's. The message
             says what to do.
 
+    Examples:
         >>> model = load("smollm2-135m-instruct", dtype="float64")
         >>> tl_scopes.attribute(model, "The capital of France is")
     """

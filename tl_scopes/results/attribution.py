@@ -193,7 +193,8 @@ class Attribution(_Scores):
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a site and token, or a site and group with its token range.
 
-        >>> attribution.to_frame().groupby("site")["score"].idxmax()
+        Examples:
+            >>> attribution.to_frame().groupby("site")["score"].idxmax()
         """
         columns: dict[str, Any] = {"site": (0, self.sites)}
         if self.spans:
@@ -260,7 +261,8 @@ class SequenceAttribution(_Scores):
     def at(self, position: int) -> Attribution:
         """The `Attribution` of one read position. Raises `PositionError` if it was not read.
 
-        >>> attribute_sequence(model, prompt, scope).at(5).top(3)
+        Examples:
+            >>> attribute_sequence(model, prompt, scope).at(5).top(3)
         """
         if position not in self.positions:
             raise PositionError(
@@ -290,7 +292,8 @@ class SequenceAttribution(_Scores):
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a read position, site and token.
 
-        >>> sequence.to_frame().pivot(index="read_position", columns="position", values="score")
+        Examples:
+            >>> sequence.to_frame().pivot(index="read_position", columns="position", values="score")
         """
         import pandas as pd
 

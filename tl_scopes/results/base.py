@@ -38,7 +38,8 @@ class Result:
     def plot(self, **options: Any) -> Figure:
         """Draw a matplotlib figure. Options: see `tl_scopes.render.figure`.
 
-        >>> result.plot().savefig("result.pdf")
+        Examples:
+            >>> result.plot().savefig("result.pdf")
         """
         return render().figure(self, **options)
 
@@ -54,21 +55,24 @@ class Result:
     def show(self, **options: Any) -> Any:
         """Make the notebook output. Options: see `tl_scopes.render.html`.
 
-        >>> attribution.show(scale="log")  # as the last line of a cell
+        Examples:
+            >>> attribution.show(scale="log")  # as the last line of a cell
         """
         return render().notebook(self, **options)
 
     def print(self, **options: Any) -> None:
         """Print to the terminal. Options: see `tl_scopes.render.terminal`.
 
-        >>> result.print()
+        Examples:
+            >>> result.print()
         """
         render().terminal(self, **options)
 
     def to_frame(self) -> pd.DataFrame:
         """Make a long-form pandas table: one row a number, with columns that say what it is of.
 
-        >>> result.to_frame().to_csv("result.csv")
+        Examples:
+            >>> result.to_frame().to_csv("result.csv")
         """
         raise NotImplementedError
 

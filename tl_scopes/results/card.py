@@ -159,7 +159,8 @@ class FaithfulnessCard(Result):
     def failures(self) -> pd.DataFrame:
         """Every error, in the prompts' order: index, method ("" where the whole prompt failed), error.
 
-        >>> card.failures()["error"].value_counts()
+        Examples:
+            >>> card.failures()["error"].value_counts()
         """
         wrong = self.rows.loc[self.rows["error"] != "", ["index", "method", "error"]]
         wrong = wrong.drop_duplicates().sort_values("index", kind="stable")
@@ -233,14 +234,16 @@ class FaithfulnessCard(Result):
     def plot(self, kind: str = "aopc", **options: Any) -> Figure:
         """Draw a matplotlib figure. Kinds and options: see `tl_scopes.render.figure`.
 
-        >>> card.plot("curves")
+        Examples:
+            >>> card.plot("curves")
         """
         return super().plot(kind=kind, **options)
 
     def to_markdown(self, path: str | Path | None = None) -> str:
         """The report as Markdown, tables alone; written to `path` if given.
 
-        >>> card.to_markdown("report.md")
+        Examples:
+            >>> card.to_markdown("report.md")
         """
         return render().markdown(self, path)
 
@@ -256,7 +259,8 @@ class FaithfulnessCard(Result):
     def save(self, folder: str | Path) -> Path:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Write to a folder of parquet tables and a JSON description, whole or not at all.
 
-        >>> card.save("card")
+        Examples:
+            >>> card.save("card")
         """
         frames = {name: getattr(self, name) for name in COLUMNS}
         payload = {
@@ -272,7 +276,8 @@ class FaithfulnessCard(Result):
     def load(cls, folder: str | Path) -> FaithfulnessCard:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read what `save` wrote. Raises `ResultFileError` for any other folder.
 
-        >>> evaluation.FaithfulnessCard.load("card").leaders()
+        Examples:
+            >>> evaluation.FaithfulnessCard.load("card").leaders()
         """
         frames, payload = read_frames(folder, cls.__name__)
         try:

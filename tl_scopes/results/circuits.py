@@ -91,7 +91,8 @@ class Components(CircuitResult):
     def heads(self, what: str = "total") -> Float[Tensor, "layer head_index pos"]:
         """The rows of heads as a grid (`what`: "total", "direct" or "sensitivity").
 
-        >>> components.heads()[5, 1]  # head 1 of layer 5, by position
+        Examples:
+            >>> components.heads()[5, 1]  # head 1 of layer 5, by position
         """
         check_choice("what", what, ("total", "direct", "sensitivity"))
         return self._grid(getattr(self, what))
@@ -99,7 +100,8 @@ class Components(CircuitResult):
     def head_grid(self, what: str = "total") -> Float[Tensor, "layer head_index"]:
         """Effects of every head over all positions at once, as a grid (`what`: "total" or "direct").
 
-        >>> components.head_grid().argmax()
+        Examples:
+            >>> components.head_grid().argmax()
         """
         return self._grid(self.summed(what)[:, None])[..., 0]
 
@@ -115,7 +117,8 @@ class Components(CircuitResult):
     ) -> list[tuple[str, float]]:
         """The `k` components of a kind with the largest effect over all positions, in magnitude.
 
-        >>> components.top(3, kind="head")
+        Examples:
+            >>> components.top(3, kind="head")
         """
         values = self.summed(what)
         rows = [i for i, own in enumerate(self.kinds) if kind in (None, own)]
@@ -129,7 +132,8 @@ class Components(CircuitResult):
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a component and position.
 
-        >>> components.to_frame().groupby("component")["total"].sum()
+        Examples:
+            >>> components.to_frame().groupby("component")["total"].sum()
         """
         columns = {
             "component": (0, self.labels),
@@ -188,7 +192,8 @@ class Verification(CircuitResult):
     def first_order_until(self, error: float = 0.1) -> float:
         """The largest step up to which errors stay below `error`; 0 if none does.
 
-        >>> verification.first_order_until(0.2)
+        Examples:
+            >>> verification.first_order_until(0.2)
         """
         good = 0.0
         for step, own in sorted(self.step_curve):
@@ -200,7 +205,8 @@ class Verification(CircuitResult):
     def top(self, k: int = 5) -> list[tuple[str, float, float]]:
         """The `k` rows with the largest real changes as `(label, predicted, measured)`.
 
-        >>> verification.top(3)
+        Examples:
+            >>> verification.top(3)
         """
         order = self.measured.abs().argsort(descending=True, stable=True)[: max(k, 0)].tolist()
         return [(self.labels[i], float(self.predicted[i]), float(self.measured[i])) for i in order]
@@ -208,7 +214,8 @@ class Verification(CircuitResult):
     def to_frame(self) -> pd.DataFrame:
         """pandas table: one row a token or head.
 
-        >>> verification.to_frame().plot.scatter("predicted", "measured")
+        Examples:
+            >>> verification.to_frame().plot.scatter("predicted", "measured")
         """
         columns = {
             "labels": (0, self.labels),

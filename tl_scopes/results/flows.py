@@ -48,7 +48,8 @@ class Flow(CircuitResult):
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a through-position and source token.
 
-        >>> flow.to_frame().nlargest(5, "norm")
+        Examples:
+            >>> flow.to_frame().nlargest(5, "norm")
         """
         positions = range(len(self.str_tokens))
         columns = {
@@ -89,7 +90,8 @@ class FlowPath(CircuitResult):
     def to_networkx(self, min_share: float = 0.0) -> nx.DiGraph:
         """Nodes `(site, position)`, and edges whose `weight` is at least `min_share` of `total`.
 
-        >>> path.to_networkx(0.01).number_of_edges()
+        Examples:
+            >>> path.to_networkx(0.01).number_of_edges()
         """
         import networkx as nx
 
@@ -113,7 +115,8 @@ class FlowPath(CircuitResult):
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row an edge, from a source position to one of the next layer.
 
-        >>> path.to_frame().nlargest(5, "flow")
+        Examples:
+            >>> path.to_frame().nlargest(5, "flow")
         """
         positions = range(len(self.str_tokens))
         columns = {
@@ -162,7 +165,8 @@ class HeadPaths(CircuitResult):
     def top(self, k: int = 5, source: int | None = None) -> list[tuple[str, float]]:
         """The `k` heads through which most passes, by `norms`, from one token or from all.
 
-        >>> paths.top(3, source=4)
+        Examples:
+            >>> paths.top(3, source=4)
         """
         grid = self.norms.sum(-1) if source is None else self.norms[..., source]
         order = grid.flatten().argsort(descending=True, stable=True)[: max(k, 0)].tolist()
@@ -202,7 +206,8 @@ class HeadPaths(CircuitResult):
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a head and source token.
 
-        >>> paths.to_frame().groupby(["layer", "head"])["norm"].sum()
+        Examples:
+            >>> paths.to_frame().groupby(["layer", "head"])["norm"].sum()
         """
         n_layers, n_heads, n = self.norms.shape
         columns = {

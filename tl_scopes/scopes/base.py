@@ -56,7 +56,8 @@ class Read:
     def resolve(self, target: Target) -> Token:
         """The vocabulary entry that `target` means here. Raises `TargetError`.
 
-        >>> read.resolve(" Paris").id
+        Examples:
+            >>> read.resolve(" Paris").id
         """
         if target is None:
             assert self.raw is not None
@@ -100,7 +101,8 @@ class Explained:
     def single(cls, vector: Tensor, target: Token | None = None) -> Explained:
         """One vector, whose score is the norm of `v^T J_t`.
 
-        >>> Explained.single(read.head.column(token.id), token)
+        Examples:
+            >>> Explained.single(read.head.column(token.id), token)
         """
         return cls(vector[None], torch.ones(1, dtype=torch.float64, device="cpu"), target=target)
 

@@ -136,6 +136,7 @@ def run(
         ScopesError: for `unit`, or methods that this model cannot have.
         OSError: the folder cannot be written.
 
+    Examples:
         >>> done = evaluation.run(model, evaluation.read("passages.jsonl"), methods, out="run")
         >>> done.card().to_html("report.html")
     """
