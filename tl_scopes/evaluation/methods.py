@@ -27,7 +27,8 @@ from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.baselines.method import Method
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.jacobian.answers import Limits, run
-from tl_scopes.jacobian.batches import grouped
+from tl_scopes.jacobian.batches import grouped, padded
+from tl_scopes.jacobian.forward import read_under
 from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
 from tl_scopes.results.statistics import rank_likeness
 from tl_scopes.scopes.base import Read, Scope
@@ -121,8 +122,8 @@ def score(
         runs = []
         for p in asked:
             at = [resolve_position(read_position(methods[i], p.position), p.ids) for i in chosen]
-            reads = [(place, methods[i]) for place, i in zip(at, chosen)]
-            runs.append(replace(p, position=max(at), reads=reads))
+            explained = [(place, methods[i]) for place, i in zip(at, chosen)]
+            runs.append(replace(p, position=max(at), reads=explained))
         for group in grouped(runs, BATCH_TOKENS):
             answers = run([runs[p] for p in group], (embed_site(),), Limits())
             for p, own in zip(group, answers):
@@ -181,11 +182,20 @@ def likeness(a: Float[Tensor, "pos"], b: Float[Tensor, "pos"]) -> float:
 
 
 def reads(view: ModelView, prompts: Sequence[list[int]], position: int) -> Iterator[Read]:
-    """The final state of each prompt in turn and its logits. Raises `NumericalError` unless finite."""
-    for ids in prompts:
-        prompt_run = PromptRun.ask(view.model, ids, position)
-        with prompt_run.locked(gradients=False):
-            read = prompt_run.read
+    """The final state of each prompt in turn and its logits, from passes that prompts of similar length
+    share. Raises `NumericalError` unless they are finite."""
+    hooked = view.is_hooked()
+    runs = [PromptRun(view, ids, resolve_position(position, ids), hooked) for ids in prompts]
+    for group in grouped(runs, BATCH_TOKENS):
+        sharing = [runs[i] for i in group]
+        with sharing[0].locked(gradients=False), torch.no_grad():
+            states = read_under(view, padded(sharing), {})
+        for row, one in enumerate(sharing):
+            one.expect(states[row, one.position])
+    while runs:  # each with its logits, which are not kept
+        one = runs.pop(0)
+        with one.locked(gradients=False):
+            read = one.read
         yield read
 
 

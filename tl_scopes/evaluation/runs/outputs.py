@@ -5,7 +5,8 @@ What a hook of the user's, or a function that a scope is made of, does cannot be
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,15 +31,17 @@ def outputs(
     None stands for what fails, which the rows of that prompt will say. `allowed`: by which share of
     its size a tensor of the same model and method may differ on another machine.
     """
-    wanted: dict[str, Callable[[], Tensor]] = {}
-    for i, ids in enumerate(prompts[:_FIRST]):
-        wanted[f"final states of prompt {i}"] = lambda ids=ids: (
-            next(reads(view, [ids], position)).value
-        )
-    for label, method in methods.items():
-        wanted[f"scores of {label}"] = lambda m=method: score(view, prompts[:1], [m], position)[0][
-            0
-        ]
+
+    def final_state(ids: list[int]) -> Tensor:
+        return next(reads(view, [ids], position)).value
+
+    def scores_of(method: AnyMethod) -> Tensor:
+        ((scores,),) = score(view, prompts[:1], [method], position)
+        return scores
+
+    first = enumerate(prompts[:_FIRST])
+    wanted = {f"final states of prompt {i}": partial(final_state, ids) for i, ids in first}
+    wanted |= {f"scores of {label}": partial(scores_of, m) for label, m in methods.items()}
     kept: dict[str, Any] = {_ALLOWED: tolerance(view.dtype)}
     for name, compute in wanted.items():
         try:
