@@ -11,18 +11,12 @@ import pytest
 import torch
 
 from support import zoo
-from support.ci import in_ci
+from support.ci import required
 from support.reference import POSITION, TOKENS
 from tl_scopes.baselines import InputXGradient, IntegratedGradients, LeaveOneOut, SmoothGrad
 from tl_scopes.baselines.paths import RULES
 
-try:
-    from captum import attr
-except ImportError:
-    if in_ci():
-        raise
-    pytest.skip("captum is not installed", allow_module_level=True)
-
+attr = required("captum.attr")
 TARGET = 7
 READ = TOKENS[: POSITION + 1]
 # Transformers 5 scales Granite's `inputs_embeds` once more, so a pad token's embedding is not its own there.

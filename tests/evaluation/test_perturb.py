@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 
 import tl_scopes as ts
 from support import zoo
-from support.ci import in_ci
+from support.ci import required
 from support.hook_edits import embed_hook
 from support.rankings import Embedding, FailsLater
 from support.traces import (
@@ -89,12 +89,7 @@ def test_scores_under_noise_are_those_of_a_model_with_other_embeddings(name, pos
 
 @each_class
 def test_the_largest_change_is_captums_max_sensitivity(name):
-    try:
-        from captum.metrics import sensitivity_max
-    except ImportError:
-        if in_ci():
-            raise
-        pytest.skip("captum is not installed")
+    sensitivity_max = required("captum.metrics").sensitivity_max
     model, seen = zoo.shared(name), Embedding([])
     scope = ts.TemperatureScope()
     frame = input_stability(model, [TEXT], [scope, seen], draws=4, scale=0.1)

@@ -7,16 +7,10 @@ import torch
 
 import tl_scopes as ts
 from support import zoo
-from support.ci import in_ci
+from support.ci import required
 from support.reference import POSITION, TOKENS
 
-try:
-    from captum.attr import LayerActivation, LayerGradientXActivation, Saliency
-except ImportError:
-    if in_ci():
-        raise
-    pytest.skip("captum is not installed", allow_module_level=True)
-
+attr = required("captum.attr")
 TARGET = 7
 # Not granite, at whose input Hugging Face scales `inputs_embeds` once more.
 HUGGING_FACE = [
@@ -61,7 +55,9 @@ def test_input_level_scores_equal_captums_saliency(name):
     ids = torch.tensor([TOKENS])
     with zoo.exact_float64():
         embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
-        saliency = Saliency(lambda x: model(inputs_embeds=x, use_cache=False).logits[:, POSITION])
+        saliency = attr.Saliency(
+            lambda x: model(inputs_embeds=x, use_cache=False).logits[:, POSITION]
+        )
         gradient = saliency.attribute(embedded, target=TARGET, abs=False)[0]
     # Transformers 4 scales Gemma's `inputs_embeds` inside the model, 5 in the embedding layer.
     inside = "gemma" in name and not hasattr(model.get_input_embeddings(), "embed_scale")
@@ -86,10 +82,10 @@ def test_layer_scores_equal_captums_layer_gradient(name):
 
     with zoo.exact_float64():
         embedded = model.get_input_embeddings()(ids).detach().requires_grad_()
-        product = LayerGradientXActivation(forward, block).attribute(
+        product = attr.LayerGradientXActivation(forward, block).attribute(
             embedded, target=TARGET, attribute_to_layer_input=True
         )
-        activation = LayerActivation(forward, block).attribute(
+        activation = attr.LayerActivation(forward, block).attribute(
             embedded, attribute_to_layer_input=True
         )
     product, activation = (x[0] if isinstance(x, tuple) else x for x in (product, activation))

@@ -10,7 +10,7 @@ import torch
 
 import tl_scopes as ts
 from support import reference, zoo
-from support.ci import in_ci
+from support.ci import required
 from support.marks import each_class
 from support.reference import HEADS, POSITION, TOKENS
 from support.targets import D_MODEL, STREAM, by_autograd, check_heads, close, scores
@@ -24,14 +24,8 @@ D_SAE = 48
 def sae_lens():
     if int(metadata.version("transformer-lens").split(".")[0]) >= 4:
         pytest.skip("SAELens needs transformer-lens below 4")
-    try:
-        with zoo.building():  # importing it warns of what it uses of transformer-lens
-            import sae_lens
-    except ImportError:
-        if in_ci():
-            raise
-        pytest.skip("sae-lens is not installed")
-    return sae_lens
+    with zoo.building():  # importing it warns of what it uses of transformer-lens
+        return required("sae_lens")
 
 
 def column(sae, i: int, x: torch.Tensor) -> torch.Tensor:
