@@ -2,125 +2,36 @@
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, TypeVar, Union
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes.errors import PositionError, ScopeParameterError, SiteError
-from tl_scopes.results.base import Result
-from tl_scopes.results.characters import Spans, together
+from tl_scopes.errors import PositionError, SiteError
+from tl_scopes.results.characters import Spans
 from tl_scopes.results.escapes import isolated, literal
 from tl_scopes.results.fields import Axis, Index
 from tl_scopes.results.frames import long_table
-from tl_scopes.results.joining import checked_how, joined
 from tl_scopes.results.records import (
     Candidate,
+    Chat,
+    Continuation,
     FisherInfo,
     Provenance,
     ScopeInfo,
     Stability,
     Token,
 )
-from tl_scopes.results.spans import found_spans
+from tl_scopes.results.scores import Groups, Scores
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-_S = TypeVar("_S", bound="_Scores")
-# One range a group, in the prompt's order; the last ends where the prompt does.
-_Groups = Annotated[Spans, Axis("pos"), Axis("token", lambda spans: spans[-1][1])]
-
-
 @dataclass(frozen=True, eq=False, repr=False)
-class _Scores(Result):
-    """Scores over the tokens of a prompt, or over groups of them."""
-
-    if TYPE_CHECKING:  # what both kinds have, each in its own place among its fields
-        scores: Tensor
-        standard_error: Tensor | None
-        tokens: Tensor
-        str_tokens: tuple[str, ...]
-        has_bos: bool
-        scope: ScopeInfo
-        units: str
-        spans: Spans
-        how: str
-
-        def _read_in(self, spans: Spans) -> dict[str, Any]: ...
-
-    def group(self: _S, by: Any = "word", how: str | None = None) -> _S:
-        """Join the scores of words, sentences, lines or any spans of tokens.
-
-        Args:
-            by: `"word"`, `"sentence"`, `"line"` (see `tl_scopes.results.spans`), or a list of spans in
-                any order that do not overlap: texts that stand in the prompt once (`"Eiffel Tower"`),
-                characters of such a text (`(prompt, 4, 16)` for `prompt[4:16]`), or half-open ranges
-                `(start, end)` of token positions. Texts take every token that they touch. Tokens
-                outside stay alone, but those of one character stay together.
-            how: `"sum"`, `"norm"` (root of the sum of squares) or `"max"` (the largest magnitude, with
-                its sign). None: the one that is exact, `"norm"` for scores that are the norm of a
-                gradient, `"sum"` for Fisher, signed sums and shares of attention; leave-one-out has
-                none. `tl_scopes.results.joining` says why.
-
-        Returns the same kind of result, whose "tokens" are groups, in the same units.
-
-        Raises `ScopeParameterError` for spans that are none, overlap or part the tokens of one
-        character, texts that the prompt does not hold, or more than once, an unknown `how`, none where
-        nothing is exact, and a result that is grouped already; `PositionError` for spans beyond the
-        prompt.
-
-            >>> attribution.group("sentence").top(3)
-        """
-        if self.spans:
-            raise ScopeParameterError(
-                f"this result holds {len(self.spans)} groups already; only tokens can be joined: "
-                "group the result that it was made of"
-            )
-        spans = found_spans(self.str_tokens, self.has_bos, by)
-        how = checked_how(self.scope, self.units, how)
-        scores, error = joined(self.scores, self.standard_error, spans, how)
-        return replace(
-            self,
-            scores=scores,
-            standard_error=error,
-            tokens=self.tokens[[start for start, _ in spans]],
-            str_tokens=tuple(together(self.str_tokens[a:b]) for a, b in spans),
-            has_bos=self.has_bos and spans[0] == (0, 1),
-            spans=spans,
-            how=how,
-            **self._read_in(spans),
-        )
-
-    def to_json(self) -> str:
-        """All fields on one line of JSON. JSON has no infinity: one (a Fisher score that overflows
-        float32, say) is null.
-
-            >>> json.loads(attribution.to_json())["scores"]
-        """
-
-        def finite(value: Any) -> Any:
-            if isinstance(value, list):
-                return [finite(item) for item in value]
-            return value if math.isfinite(value) else None
-
-        values = asdict(self)
-        return json.dumps(values, default=lambda tensor: finite(tensor.tolist()), allow_nan=False)
-
-    @property
-    def _size(self) -> str:
-        if not self.spans:
-            return f"{len(self.str_tokens)} tokens"
-        return f"{len(self.spans)} groups ({self.how}) of {self.spans[-1][1]} tokens"
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Attribution(_Scores):
+class Attribution(Scores):
     """Influence of every token of one prompt on one explained quantity, at one or more sites.
 
     `scores[s, t]` is the influence of token `t` at `sites[s]`, in `units`; zero after the read
@@ -134,6 +45,10 @@ class Attribution(_Scores):
     position, and `read` this position with the text of its token (None in a file that an older version
     wrote). `has_bos` says whether BOS is there as a group of its own. `standard_error` is the most that
     it can be, as tokens share their random directions. `stability` was measured on tokens and is left out.
+
+    `continuation` is there where the predictions of several tokens are explained together; `position` is
+    then the last that is read, and `prediction` is empty. `chat` is there where the prompt is a
+    conversation.
     """
 
     earlier_names: ClassVar[tuple[str, ...]] = ("GroupedAttribution",)
@@ -152,9 +67,11 @@ class Attribution(_Scores):
     standard_error: Float[Tensor, "site pos"] | None
     provenance: Provenance
     stability: Stability | None = None
-    spans: _Groups = ()
+    spans: Groups = ()
     how: str = ""
     read: tuple[int, str] | None = None
+    continuation: Continuation | None = None
+    chat: Chat | None = None
 
     @property
     def read_token(self) -> tuple[int, str]:
@@ -222,12 +139,14 @@ class Attribution(_Scores):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class SequenceAttribution(_Scores):
+class SequenceAttribution(Scores):
     """Influence of every token on several read positions of one prompt.
 
     `scores[r, s, t]` is the influence of token `t` at `sites[s]` on what is predicted at read
     position `positions[r]`; zero for `t > positions[r]`. `targets`, `predictions`, `fishers`
-    hold one entry a read position.
+    hold one entry a read position; so does `log_probs`, the log-probability of the token that follows it
+    (None at the end). `answer_start` is the position of the first token of an answer that the model
+    wrote. `chat` is there where the prompt is a conversation.
 
     After `group` the "tokens" are groups, as in `Attribution`. Reads stay single tokens: `positions`
     count tokens, and `read_tokens` are their texts.
@@ -248,9 +167,12 @@ class SequenceAttribution(_Scores):
     fishers: Annotated[tuple[Union[FisherInfo, None], ...], Axis("read")]
     standard_error: Float[Tensor, "read site pos"] | None
     provenance: Provenance
-    spans: _Groups = ()
+    spans: Groups = ()
     how: str = ""
     read_tokens: Annotated[tuple[str, ...], Axis("read")] = ()
+    log_probs: Annotated[tuple[Union[float, None], ...], Axis("read")] = ()
+    answer_start: int | None = None
+    chat: Chat | None = None
 
     def _read_in(self, spans: Spans) -> dict[str, Any]:
         return {"read_tokens": tuple(self.str_tokens[p] for p in self.positions)}
@@ -287,6 +209,7 @@ class SequenceAttribution(_Scores):
             spans=self.spans,
             how=self.how,
             read=(position, self.read_tokens[r]) if self.spans else None,
+            chat=self.chat,
         )
 
     def to_frame(self) -> pd.DataFrame:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from tl_scopes.results.characters import together
+
 
 @dataclass(frozen=True)
 class Token:
@@ -87,6 +89,52 @@ class Stability:
 
 
 @dataclass(frozen=True)
+class Continuation:
+    """Tokens whose predictions are explained together.
+
+    `reads`: the positions whose next-token prediction is explained. `tokens`: the token that follows
+    each; `log_probs`: its log-probability there, in nats. `versus_tokens` and `versus_log_probs`: of
+    the continuation that it is compared with, where there is one.
+    """
+
+    reads: tuple[int, ...]
+    tokens: tuple[Token, ...]
+    log_probs: tuple[float, ...]
+    versus_tokens: tuple[Token, ...] = ()
+    versus_log_probs: tuple[float, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """What the tokens say."""
+        return together([token.text for token in self.tokens])
+
+    @property
+    def versus(self) -> str:
+        """What the tokens of the other continuation say; "" where there is none."""
+        return together([token.text for token in self.versus_tokens])
+
+    @property
+    def total(self) -> float:
+        """The log-probability of all tokens, less that of the other continuation, in nats."""
+        return sum(self.log_probs) - sum(self.versus_log_probs)
+
+
+@dataclass(frozen=True)
+class Chat:
+    """The messages of a conversation that a prompt was made of by a chat template.
+
+    `roles`: of the messages, in order; the last is that of the answer, where the template asks for one.
+    `messages`: for each token of the prompt, which message it belongs to (-1: none, such as BOS or text
+    that the template puts in of itself). `is_content`: whether it stands in what the message says,
+    rather than in the template around it.
+    """
+
+    roles: tuple[str, ...]
+    messages: tuple[int, ...]
+    is_content: tuple[bool, ...]
+
+
+@dataclass(frozen=True)
 class Agreement:
     """A statistic with its bootstrap interval (95%)."""
 
@@ -117,5 +165,15 @@ class Provenance:
 # By name, as files have them.
 KINDS: dict[str, type] = {
     kind.__name__: kind
-    for kind in (Token, Candidate, ScopeInfo, FisherInfo, Stability, Agreement, Provenance)
+    for kind in (
+        Token,
+        Candidate,
+        ScopeInfo,
+        FisherInfo,
+        Stability,
+        Continuation,
+        Chat,
+        Agreement,
+        Provenance,
+    )
 }
