@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import http.server
+import itertools
 import json
 import re
 import threading
@@ -136,7 +137,6 @@ def test_type_run_click_slide_download(visit, folder):
     reader = visit()
     first = {
         "Read position": "-1",
-        "Rank (fisher)": "4",
         "Prompt": "The Eiffel Tower is located in the city of",
     }
     for name, value in first.items():
@@ -316,10 +316,28 @@ def test_dark_where_the_reader_is_dark(visit, folder):
     assert reader.colours() == [colour(float(v)) for v in row(found).colours]
 
 
-def test_a_narrow_window_scrolls_in_one_direction(visit):
-    reader = visit(size=(420, 2300))
+def test_prompt_answer_and_colours_stand_above_the_fold(visit):
+    reader = visit(size=(1300, 900))
     reader.ask(zoo.LONG_TEXT)
     reader.chips().first.wait_for()
+    prompt = reader.page.get_by_role("textbox", name="Prompt")
+    last = [reader.chips().last, *map(reader.page.locator, (".bar", ".next li:last-child"))]
+    for part in (prompt, *last):
+        box = part.bounding_box()
+        assert box["y"] >= 60 and box["y"] + box["height"] <= 900  # below Streamlit's own bar
+    reader.shoot("app-first-screen", whole=False)
+
+
+def test_a_narrow_window_scrolls_in_one_direction(visit):
+    reader = visit(size=(390, 2300))
+    reader.ask(zoo.LONG_TEXT)
+    reader.chips().first.wait_for()
+    parts = (".tokens", ".legend", ".next", ".strongest", ".map", "footer")
+    boxes = [reader.page.locator(f".scope {part}").bounding_box() for part in parts]
+    assert all(a["y"] + a["height"] <= b["y"] for a, b in itertools.pairwise(boxes))
+    right = "all => Math.max(...all.map(e => e.getBoundingClientRect().right))"
+    widgets = reader.page.locator("[data-testid=stElementContainer]")
+    assert widgets.evaluate_all(right) <= 390
     page = reader.page.get_by_test_id("stMain")  # which scrolls, not the document
     wide = "e => e.scrollWidth - e.clientWidth"
     assert page.evaluate(wide) == 0

@@ -69,9 +69,13 @@ def shown(page) -> dict | None:
     return json.loads(found[0].proto.json) if found else None
 
 
+def told(page) -> list[str]:
+    """The markup of the page's messages: all its HTML but the style sheet."""
+    return [e.proto.body for e in page.get("html") if not e.proto.body.startswith("<style>")]
+
+
 def said(page) -> list[str]:
-    bodies = [each.proto.body for each in page.get("html")]
-    return [html.unescape(re.sub(r"<[^>]*>", "", body)) for body in bodies]
+    return [html.unescape(re.sub(r"<[^>]*>", "", body)) for body in told(page)]
 
 
 def code(page, language: str) -> str:
@@ -89,7 +93,7 @@ def test_a_visit_from_the_first_look_to_the_link(visit, folder):
     page = page.select_slider[0].set_value("resid(1)").run()
     assert data["ticks"] != shown(page)["ticks"] and "at resid(1)" in shown(page)["subtitle"]
     page = page.segmented_control[0].set_value("log").run()
-    page.radio(key="scope").set_value("fisher")
+    page = page.radio(key="scope").set_value("fisher").run()
     page.number_input(key="rank").set_value(2)
     page = run(page)
     data, query = shown(page), page.query_params
@@ -111,6 +115,26 @@ def test_two_tokens_are_compared(visit):
     assert "LogitDifferenceScope(' Paris', ' cat')" in code(page, "python")
     page.text_input(key="versus").set_value(" Paris")
     assert shown(run(page)) is None and "both targets are token" in said(page)[0]
+
+
+def fields(page) -> set[str]:
+    """The fields of a scope that are drawn."""
+    keys = {each.key for each in (*page.text_input, *page.number_input)}
+    return keys & {"target", "versus", "rank"}
+
+
+def test_fields_are_those_of_the_scope(visit):
+    """What a field held that is no longer drawn is neither used nor refused."""
+    page = visit(prompt=zoo.TEXT, scope="logit-difference", target=" Paris", versus=" cat")
+    assert fields(page) == {"target", "versus"}
+    for scope, drawn in (("fisher", {"rank"}), ("temperature", set()), ("semantic", {"target"})):
+        page = page.radio(key="scope").set_value(scope).run()
+        assert fields(page) == drawn and "against" in shown(page)["title"]  # until Run
+    page.text_input(key="target").set_value(" Parisian")
+    page = page.radio(key="scope").set_value("fisher").run()
+    page = run(page)
+    assert "fisher(rank=4" in shown(page)["subtitle"] and said(page) == []
+    assert not {"target", "versus"} & set(page.query_params)
 
 
 def widget(page, kind: str, label: str):
@@ -208,13 +232,12 @@ def test_another_prompt_is_read_at_its_end(visit):
 def test_mistakes_are_answered_in_the_page(visit, query, words):
     page = visit(**query)
     assert not page.exception and shown(page) is None
-    (told,) = said(page)
-    assert words in told
-    (raw,) = page.get("html")
-    assert "<script>" not in raw.proto.body and "<img" not in raw.proto.body
+    (message,), (markup,) = said(page), told(page)
+    assert words in message
+    assert "<script>" not in markup and "<img" not in markup
     assert [*page.markdown, *page.error, *page.warning, *page.info] == []  # Markdown draws pictures
     page.text_input(key="target").set_value("")
-    page.text_input[2].set_value("-1")
+    page.text_input[-1].set_value("-1")
     page.selectbox(key="sites").set_value("all")
     page = run(page, zoo.TEXT)
     assert shown(page) is not None and said(page) == []

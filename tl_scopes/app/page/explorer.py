@@ -14,17 +14,8 @@ from pathlib import Path
 import streamlit as st
 from streamlit.components.v2 import component
 
-from tl_scopes.app.request import (
-    MAX_RANK,
-    SCALES,
-    Request,
-    View,
-    link,
-    read,
-    scopes,
-    whole_position,
-    write,
-)
+from tl_scopes.app.page.form import act, form, model_and_sites
+from tl_scopes.app.request import SCALES, Request, View, link, read, write
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.snippet import python
 from tl_scopes.app.view_model import FILES, view_model
@@ -34,17 +25,6 @@ from tl_scopes.models.quiet import message_of
 from tl_scopes.results.attribution import Attribution
 
 EXAMPLE = "The Eiffel Tower is located in the city of"
-SITES = {"all": "every layer", "embed": "input embedding"}
-TOKENS = {
-    "target": (
-        "Target token",
-        "Of semantic and logit-difference: text that is one token, mind the leading space, or id:1234",
-    ),
-    "versus": (
-        "Versus token (logit-difference)",
-        "The token that the target is compared with",
-    ),
-}
 HERE = Path(__file__).parent
 state = st.session_state
 
@@ -100,32 +80,6 @@ def again(settings: Settings) -> None:
             state[name] = value
 
 
-def act() -> None:
-    """Every widget's callback says so: only a run without one may follow the page's address, which a
-    browser that is quick to click sends as it was before."""
-    state.acted = True
-
-
-def run() -> None:
-    """What the form holds becomes what is shown."""
-    act()
-    state.notices = []
-    before, typed = state.asked, state[f"position {state.position}"].strip()
-    same = before is not None and (before.prompt, before.model) == (state.prompt, state.model)
-    if before is not None and not same and typed == str(before.position):
-        typed = "-1"  # the place that was clicked belongs to another text
-    try:
-        state.asked = Request(
-            **{name: state[name] for name in ("prompt", "scope", "target", "versus", "rank")},
-            model=(state.model or "").strip(),
-            sites=state.sites or "",
-            position=whole_position(typed),
-        )
-    except ScopesError as error:
-        state.asked, state.notices = None, [str(error)]
-    state.position = typed
-
-
 def read_there() -> None:
     """A token was clicked."""
     act()
@@ -147,60 +101,6 @@ def slide() -> None:
     state.site = state[f"site {state.turn}"]
 
 
-def form(settings: Settings) -> None:
-    first: Request = state.first
-    with st.form("ask", border=False):
-        st.text_area("Prompt", first.prompt, key="prompt", height=110)
-        st.radio(
-            "Scope",
-            list(questions := scopes()),
-            list(questions).index(first.scope),
-            key="scope",
-            captions=list(questions.values()),
-            horizontal=True,
-        )
-        columns = st.columns(3, vertical_alignment="bottom")
-        for column, (name, (label, hint)) in zip(columns, TOKENS.items()):
-            value = getattr(first, name)
-            column.text_input(label, value, key=name, placeholder="top prediction", help=hint)
-        columns[2].number_input(
-            "Rank (fisher)",
-            1,
-            MAX_RANK,
-            first.rank,
-            key="rank",
-            help="How many eigenpairs of the Fisher information are kept",
-        )
-        columns = st.columns(3, vertical_alignment="bottom")
-        models = list(dict.fromkeys([*settings.offered, first.model]))
-        columns[0].selectbox(
-            "Model",
-            models,
-            models.index(first.model),
-            key="model",
-            accept_new_options=settings.naming,
-            help="A bundled model"
-            + (", a Hugging Face folder, or a name that transformer-lens knows" * settings.naming),
-        )
-        sites = list(dict.fromkeys([*SITES, first.sites]))
-        columns[1].selectbox(
-            "Layers or sites",
-            sites,
-            sites.index(first.sites),
-            key="sites",
-            format_func=lambda name: SITES.get(name, str(name)),
-            accept_new_options=True,
-            help="Or type layers and hook names, commas between: embed,6,12",
-        )
-        columns[2].text_input(
-            "Read position",
-            state.position,
-            key=f"position {state.position}",
-            help="-1 is the last token; or click a token below",
-        )
-        st.form_submit_button("Run", type="primary", on_click=run)
-
-
 @functools.cache
 def _asset(name: str) -> str:
     return (HERE / name).read_text(encoding="utf-8")
@@ -219,10 +119,11 @@ def looked_at(result: Attribution) -> View:
         state.slid, state.usual = state.site, state.view
         state.turn += 1
     usual, turn = state.usual, state.turn
-    left, right = st.columns(2, vertical_alignment="bottom", gap="large")
-    if others:
-        left.select_slider("Layer", result.sites, state.slid, key=f"site {turn}", on_change=slide)
-    with right.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        if others:
+            st.select_slider(
+                "Layer", result.sites, state.slid, key=f"site {turn}", on_change=slide, width=420
+            )
         scale = st.segmented_control(
             "Colours",
             SCALES,
@@ -290,8 +191,12 @@ def main() -> None:
     elif not state.acted and st.query_params.to_dict() != state.written:
         again(settings)
     state.acted = False
-    st.header("Jacobian Scopes", anchor=False)
-    form(settings)
+    st.html(f"<style>{_asset('page.css')}</style>")
+    with st.container(horizontal=True, horizontal_alignment="distribute"):
+        st.subheader("Jacobian Scopes", anchor=False, width="content")
+        with st.popover("Model and layers"):
+            model_and_sites(settings)
+    form()
     for notice in state.notices:
         say(notice)
     request: Request | None = state.asked

@@ -1,0 +1,117 @@
+"""The explorer's form: what is asked, and what becomes of it at Run."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from tl_scopes.app.request import MAX_RANK, Request, scopes, whole_position
+from tl_scopes.app.settings import Settings
+from tl_scopes.baselines import named
+from tl_scopes.errors import ScopesError
+
+SITES = {"all": "every layer", "embed": "input embedding"}
+TOKENS = {
+    "target": ("Target token", "Text that is one token, mind the leading space, or id:1234"),
+    "versus": ("Versus token", "The token that the target is compared with"),
+}
+state = st.session_state
+
+
+def act() -> None:
+    """Every widget's callback says so: only a run without one may follow the page's address, which a
+    browser that is quick to click sends as it was before."""
+    state.acted = True
+
+
+def run() -> None:
+    """What the form holds becomes what is shown."""
+    act()
+    state.notices = []
+    before, typed = state.asked, state[f"position {state.position}"].strip()
+    same = before is not None and (before.prompt, before.model) == (state.prompt, state.model)
+    if before is not None and not same and typed == str(before.position):
+        typed = "-1"  # the place that was clicked belongs to another text
+    try:
+        # Fields that the scope does not use are not drawn, nor kept.
+        fields = [name for name in named.takes(state.scope) if name in state]
+        state.asked = Request(
+            **{name: state[name] for name in ("prompt", "scope", *fields)},
+            model=(state.model or "").strip(),
+            sites=state.sites or "",
+            position=whole_position(typed),
+        )
+    except ScopesError as error:
+        state.asked, state.notices = None, [str(error)]
+    state.position = typed
+
+
+def model_and_sites(settings: Settings) -> None:
+    """What is chosen once, folded away."""
+    first: Request = state.first
+    models = list(dict.fromkeys([*settings.offered, first.model]))
+    st.selectbox(
+        "Model",
+        models,
+        models.index(first.model),
+        key="model",
+        on_change=act,
+        accept_new_options=settings.naming,
+        help="A bundled model"
+        + (", a Hugging Face folder, or a name that transformer-lens knows" * settings.naming),
+    )
+    sites = list(dict.fromkeys([*SITES, first.sites]))
+    st.selectbox(
+        "Layers or sites",
+        sites,
+        sites.index(first.sites),
+        key="sites",
+        on_change=act,
+        format_func=lambda name: SITES.get(name, str(name)),
+        accept_new_options=True,
+        help="Or type layers and hook names, commas between: embed,6,12",
+    )
+
+
+def form() -> None:
+    first: Request = state.first
+    # Outside the form, whose fields depend on it.
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.radio(
+            "Scope",
+            names := list(questions := scopes()),
+            names.index(first.scope),
+            key="scope",
+            on_change=act,
+            label_visibility="collapsed",
+            horizontal=True,
+            width="content",
+        )
+        st.caption(questions[state.scope], width="content")
+    taken = named.takes(state.scope)
+    with st.form("ask", border=False):
+        st.text_area("Prompt", first.prompt, key="prompt", height=80)
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            for name, (label, hint) in TOKENS.items():
+                if name in taken:
+                    value = getattr(first, name)
+                    st.text_input(
+                        label, value, key=name, placeholder="top prediction", help=hint, width=150
+                    )
+            if "rank" in taken:
+                st.number_input(
+                    "Rank",
+                    1,
+                    MAX_RANK,
+                    first.rank,
+                    key="rank",
+                    width=150,
+                    help="How many eigenpairs of the Fisher information are kept",
+                )
+            st.text_input(
+                "Read position",
+                state.position,
+                key=f"position {state.position}",
+                width=116,
+                help="-1 is the last token; or click a token below",
+            )
+            st.form_submit_button("Run", type="primary", on_click=run)
