@@ -314,6 +314,9 @@ def test_the_next_token_of_the_prompt(folder):
     wanted = ts.attribute(model, T, ts.SemanticScope(ts.NEXT_TOKEN), position=-2)
     found = scores(T, "--model", folder, "--target", "id:next", "--position", "-2")
     assert found["target"] == {"id": wanted.target.id, "text": " is"}
+    assert scores(T, "--model", folder, "--next") == found
+    earlier = scores(T, "--model", folder, "--next", "--position", "2")
+    assert (earlier["target"]["text"], earlier["position"]) == (" of", 2)
     assert found["scope"]["parameters"] == {"target": "NEXT_TOKEN"}
     assert torch.allclose(torch.tensor(found["scores"]), wanted.scores, rtol=1e-3, atol=1e-5)
     both = [*DIFFERENCE, "--target", " Rome", "--versus", "id:next", "--position", "2"]
@@ -389,7 +392,7 @@ def test_unquoted_paths_that_were_typed_stay(tmp_path):
 
 def test_advice_on_the_command_line_is_for_the_command_line(folder):
     said = refused_call(call("attribute", T, "--model", folder, "--target", " of is"))
-    assert "2 tokens" in said and "--target id:next --position -2" in said
+    assert "2 tokens" in said and "--next" in said
     assert "attribute_sequence" not in said and "Scope" not in said and "answer" not in said
     said = refused_call(call("attribute", T, "--model", folder, "--target", "caf\ud83d"))
     assert "surrogate" in said and "convert it to UTF-8" in said and ".encode" not in said

@@ -26,7 +26,7 @@ EXAMPLES = """Examples:
 
     tl-scopes attribute "The truth is" --scope logit-difference --target " that" --versus " not"
 
-    tl-scopes attribute "The capital of France is Paris" --target id:next --position -2
+    tl-scopes attribute "The capital of France is Paris" --next      # why " Paris"?
 
     tl-scopes attribute "The truth is" --scope fisher --rank 4 --html scope.html
 
@@ -74,6 +74,14 @@ def attribute(
             metavar="TOKEN",
         ),
     ] = None,
+    follows: Annotated[
+        bool,
+        _explained(
+            "--next",
+            help="Explain the token that follows --position in the prompt: its last one if "
+            "--position is left out.",
+        ),
+    ] = False,
     versus: Annotated[
         str | None,
         _explained(help="The token that logit-difference takes away.", metavar="TOKEN"),
@@ -102,9 +110,12 @@ def attribute(
         ),
     ] = "embed",
     position: Annotated[
-        int,
-        _explained(help="The token whose next-token prediction is explained.", metavar="N"),
-    ] = -1,
+        int | None,
+        _explained(
+            help="The token whose next-token prediction is explained; -1, the last one, if left out.",
+            metavar="N",
+        ),
+    ] = None,
     html: options.Html = None,
     plot: Annotated[
         Path | None, options.output(help="Write a .png, .pdf or .svg.", metavar="FILE")
@@ -121,8 +132,12 @@ def attribute(
 
     Prints the prompt in colour, the strongest tokens and the predicted next ones.
     """
+    if follows and target is not None:
+        raise bad("--next", "it names the target, as --target does: drop one of the two")
+    if position is None:
+        position = -2 if follows else -1
     given = {"target": target, "versus": versus, "rank": rank, "samples": samples, "seed": seed}
-    method = scope_of(scope, given, position)
+    method = scope_of(scope, given, position, follows)
     places, outputs = from_text(sites), options.outputs(save=save, html=html, plot=plot)
     text = prompt_of(prompt)
     with quiet():
@@ -149,10 +164,16 @@ def attribute(
             result.print(scale=scale)
 
 
-def scope_of(name: str, given: Mapping[str, str | int | None], position: int) -> Any:
-    """The scope or method that the options describe. Raises `ScopeParameterError` or BadParameter."""
+def scope_of(name: str, given: Mapping[str, str | int | None], position: int, follows: bool) -> Any:
+    """The scope or method that the options describe; `follows`: `--next` was given.
+
+    Raises `ScopeParameterError` or BadParameter.
+    """
     from tl_scopes.scopes.base import NEXT, target_from
 
+    typed = {option: f"--{option}" for option in given}
+    if follows:
+        given, typed["target"] = {**given, "target": NEXT}, "--next"
     try:
         taken = named.takes(name.partition(":")[0])
     except ScopeParameterError as error:
@@ -162,7 +183,7 @@ def scope_of(name: str, given: Mapping[str, str | int | None], position: int) ->
             continue
         users = [other for other in named.names() if option in named.takes(other)]
         raise ScopeParameterError(
-            f"--{option} means nothing to {name}: drop it, or use --scope " + ", ".join(users)
+            f"{typed[option]} means nothing to {name}: drop it, or use --scope " + ", ".join(users)
         )
     if "versus" in taken and given["versus"] is None:
         raise ScopeParameterError(f"--scope {name} needs a second token: add --versus TOKEN")
@@ -175,7 +196,7 @@ def scope_of(name: str, given: Mapping[str, str | int | None], position: int) ->
         text = values[option]
         if text == NEXT and position == -1:
             raise bad(
-                f"--{option}", f"{NEXT} is the token after the read position: add --position -2"
+                typed[option], f"{NEXT} is the token after the read position: add --position -2"
             )
         values[option] = target_from(text, f"--{option}")
     if values["rank"] is not None:

@@ -107,8 +107,8 @@ _VALUED = (
     *("area", "fractions", "replacements", "leave_one_out", "split", "config", "column", "skip"),
 )
 _WAYS = {
-    EACH_IN_TURN: "write them after the prompt and use --target id:next --position -2, which explains "
-    "the last of them; -3 explains the one before",
+    EACH_IN_TURN: "write them after the prompt and use --next, which explains the last of them; with "
+    "--position -3 the one before",
     MEND: "convert it to UTF-8",
 }
 # What Python quotes, a user's word as a rule. An apostrophe inside or after a word opens nothing.
