@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tl_scopes.evaluation.checking import ModelCheck, check
     from tl_scopes.results.attribution import Attribution, SequenceAttribution
     from tl_scopes.scopes.base import NEXT_TOKEN, Explained, Read, Scope
+    from tl_scopes.scopes.continuation import ContinuationScope
     from tl_scopes.scopes.custom import DirectionScope, FunctionScope
     from tl_scopes.scopes.prediction import (
         FisherScope,
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 __all__ = [
     "NEXT_TOKEN",
     "Attribution",
+    "ContinuationScope",
     "DirectionScope",
     "Explained",
     "FisherScope",
@@ -52,6 +54,7 @@ _HOMES = dict.fromkeys(__all__, "scopes.prediction") | {
     "Explained": "scopes.base",
     "Read": "scopes.base",
     "Scope": "scopes.base",
+    "ContinuationScope": "scopes.continuation",
     "DirectionScope": "scopes.custom",
     "FunctionScope": "scopes.custom",
     "Attribution": "results.attribution",

@@ -12,33 +12,37 @@ Cost: one forward pass a batch, and one backward pass a vector of the scope (1, 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
 import torch
 
-from tl_scopes.adapter.padding import Ids
-from tl_scopes.adapter.prompt_lists import encode_all, entry, list_of_prompts
-from tl_scopes.adapter.prompts import Mask, Prompt, Prompts, encode, resolve_position
-from tl_scopes.adapter.refusals import is_conversation
+from tl_scopes.adapter.prompt_lists import entry
+from tl_scopes.adapter.prompts import Mask, Prompt, Prompts, encode
 from tl_scopes.adapter.sites import SiteRequest
-from tl_scopes.adapter.view import ModelView, view_of
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import (
     EmptyPromptError,
-    PositionError,
-    PromptError,
     ScopeParameterError,
     check_whole,
 )
 from tl_scopes.jacobian.answers import Limits, run
 from tl_scopes.jacobian.backward import default_chunk
 from tl_scopes.jacobian.batches import BATCH_TOKENS, grouped
-from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
+from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes
+from tl_scopes.jacobian.requests import (
+    check_reads_anywhere,
+    encoded_prompts,
+    one_each,
+    read_positions,
+    reads_of_span,
+)
 from tl_scopes.jacobian.stability import compare, widened, wider
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.scopes.base import NEXT_TOKEN, Scope, check_is_scope
 from tl_scopes.scopes.pinning import pinned_as
+from tl_scopes.scopes.span import SampledSpan
 
 # At least so many read positions share a forward pass, which ends at the last of them.
 _FEW_READS = 8
@@ -56,6 +60,8 @@ def attribute(
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
     stability: bool = False,
+    span: Any = None,
+    samples: int | None = None,
 ) -> Attribution:
     """Influence of every token of `prompt` on what `scope` explains, at one or more sites.
 
@@ -84,6 +90,13 @@ def attribute(
             float64 for one in float32), which takes a second copy of the weights meanwhile, and
             say in the result's `stability` how far the scores are from that. The model itself stays
             as it is: other threads may run it.
+        span: tokens of the prompt whose predictions are explained together, each from the ones before
+            it, as a text that stands in the prompt once or a half-open range `(start, end)` of
+            positions. Squares of the scope's scores add up (`SequenceAttribution.over_reads`), with a
+            backward pass for every token and vector. In place of `position`.
+        samples: for a span, so many random draws in place of that: one backward pass each for all tokens,
+            unbiased for the sum of squares, with a standard error. `ContinuationScope` is the scope of
+            a span's log-probability.
 
     Returns:
         `Attribution` whose scores are Float[Tensor, "site pos"] in the scope's units.
@@ -96,6 +109,21 @@ def attribute(
         >>> attribution = attribute(model, "The capital of France is", FisherScope(rank=4))
         >>> attribution.top(3)
     """
+    limits: dict[str, Any] = {"chunk_size": chunk_size, "checkpoint_blocks": checkpoint_blocks}
+    if span is not None or samples is not None:
+        if position != -1 or stability:
+            raise ScopeParameterError(
+                "span is in place of position, and stability cannot be measured for it: drop them"
+            )
+        check_whole("samples", samples, 1, also=[None])
+        view = view_of(model)
+        prompt = encode(view, prompt, prepend_bos, attention_mask)
+        prepend_bos = attention_mask = None
+        reads = reads_of_span(view, prompt, span, scope)
+        if samples is None:
+            whole = attribute_sequence(model, prompt, scope, positions=reads, sites=sites, **limits)
+            return whole.over_reads()
+        scope = SampledSpan(scope, tuple(reads), samples)
     (result,) = attribute_batch(
         model,
         [prompt],
@@ -104,9 +132,8 @@ def attribute(
         position=[position],
         prepend_bos=prepend_bos,
         attention_mask=None if attention_mask is None else [attention_mask],
-        chunk_size=chunk_size,
-        checkpoint_blocks=checkpoint_blocks,
         stability=stability,
+        **limits,
     )
     return result
 
@@ -145,34 +172,33 @@ def attribute_batch(
     limits = Limits(chunk_size, checkpoint_blocks)
     if stability:
         wider(view)
-    encoded = _encoded(view, prompts, prepend_bos, attention_mask)
+    encoded = encoded_prompts(view, prompts, prepend_bos, attention_mask)
     check_whole("batch_tokens", batch_tokens, 1)
-    scopes = _one_each(scope, len(encoded), "scopes")
+    scopes = one_each(scope, len(encoded), "scopes")
     for s in scopes:
         check_is_scope(s)
     hooked = view.is_hooked()
     runs = []
-    for ids, s, p in zip(encoded, scopes, _one_each(position, len(encoded), "positions")):
+    for ids, s, p in zip(encoded, scopes, one_each(position, len(encoded), "positions")):
         with entry(len(runs), len(encoded)):
-            at = resolve_position(read_position(s, p), ids)
-        runs.append(PromptRun(view, ids, at, hooked, [(at, s)]))
+            runs.append(PromptRun.explaining(view, ids, s, p, hooked))
     check_scopes(view, scopes)
     places = view.sites(sites)
     by_index: dict[int, Attribution] = {}
     for group in grouped(runs, batch_tokens):
         answers = run([runs[i] for i in group], places, limits)
         for i, (answer,) in zip(group, answers):
-            by_index[i] = answer.attribution(view, runs[i].ids)
+            by_index[i] = answer.attribution(view, runs[i].shown)
     results = [by_index[i] for i in range(len(runs))]
     if not stability:
         return results
     with widened(view):
         wide_results = attribute_batch(
             model,
-            [one.ids for one in runs],
+            encoded,
             [pinned_as(s, a) for s, a in zip(scopes, results)],
             sites=sites,
-            position=[a.position for a in results],
+            position=[-1 if one.span else one.position for one in runs],
             chunk_size=chunk_size,
             checkpoint_blocks=checkpoint_blocks,
             batch_tokens=batch_tokens,
@@ -216,13 +242,8 @@ def attribute_sequence(
     view = view_of(model)
     limits = Limits(chunk_size, checkpoint_blocks)
     ids = encode(view, prompt, prepend_bos, attention_mask)
-    check_is_scope(scope)
-    if getattr(scope, "position", None) is not None:
-        raise ScopeParameterError(
-            f"the scope has its own position {getattr(scope, 'position', None)}, but "
-            "attribute_sequence reads at `positions`: drop one of the two"
-        )
-    reads = _reads(positions, ids, any(v is NEXT_TOKEN for v in vars(scope).values()))
+    check_reads_anywhere(scope, view, ids)
+    reads = read_positions(positions, ids, any(v is NEXT_TOKEN for v in vars(scope).values()))
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     check_scopes(view, [scope])
@@ -233,11 +254,13 @@ def attribute_sequence(
     if not hooked:
         group = min(group, max(_FEW_READS, -(-len(ordered) // 4)))
     results: dict[int, Attribution] = {}
+    log_probs: dict[int, float | None] = {}
     for start in range(0, len(ordered), group):
         share = [(p, scope) for p in ordered[start : start + group]]
         (answers,) = run([PromptRun(view, ids, share[-1][0], hooked, share)], places, limits)
         for answer in answers:
             results[answer.position] = answer.attribution(view, ids)
+            log_probs[answer.position] = answer.log_prob
     each = [results[p] for p in reads]
     first = each[0]
     errors = [a.standard_error for a in each]
@@ -257,39 +280,6 @@ def attribute_sequence(
         if errors[0] is None
         else torch.stack([e for e in errors if e is not None]),
         provenance=first.provenance,
+        log_probs=tuple(log_probs[p] for p in reads),
+        chat=first.chat,
     )
-
-
-def _reads(positions: Any, ids: Sequence[int], need_next: bool) -> list[int]:
-    if isinstance(positions, str) and positions == "all":
-        positions = range(len(ids) - need_next)
-    if isinstance(positions, str) or not isinstance(positions, Iterable):
-        raise PositionError(
-            f'positions is {positions!r} of type {type(positions).__name__}; allowed: "all", or a '
-            "list of positions"
-        )
-    return [resolve_position(p, ids) for p in positions]
-
-
-def _encoded(
-    view: ModelView, prompts: Any, prepend_bos: bool | None, attention_mask: Mask | None
-) -> list[Ids]:
-    listed = list_of_prompts(prompts, attention_mask)
-    others = [p for p in listed if not isinstance(p, str)]
-    ids = [isinstance(p, (list, tuple, range, Mapping)) or hasattr(p, "__array__") for p in others]
-    # What is neither text nor ids is for `encode_all` to name.
-    if 0 < len(others) < len(listed) and all(ids) and not any(map(is_conversation, others)):
-        raise PromptError(
-            "the list of prompts mixes text and token ids: give one kind, so that BOS is treated "
-            "alike in all of them"
-        )
-    return encode_all(view, listed, prepend_bos)
-
-
-def _one_each(given: Any, n: int, what: str) -> list[Any]:
-    each = list(given) if isinstance(given, (list, tuple)) else [given] * n
-    if len(each) != n:
-        raise ScopeParameterError(
-            f"got {len(each)} {what} for {n} prompts: give one for all, or one a prompt"
-        )
-    return each

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 import torch
 
@@ -138,3 +140,21 @@ def test_distances_follow_weights_edited_where_no_version_counter_sees_it(head):
         wanted = head.W_U.double().square().sum(0)
         close(head.square_distances(centre, None), wanted, head)
         head.W_U.data[:, 3] *= 4
+
+
+@pytest.mark.parametrize("layout", ["columns", "rows"])
+@pytest.mark.parametrize("reads", [1, 7])
+def test_pull_keeps_what_is_left_where_columns_cancel(layout, reads):
+    """Slopes of a log-probability sum to zero; what columns have in common must not leave its rounding."""
+    generator = torch.Generator().manual_seed(0)
+    draw = functools.partial(torch.randn, generator=generator)
+    W_U = (0.05 * draw(60_000, 24) + 0.3 * draw(24)).T
+    head = Unembedding(W_U if layout == "rows" else W_U.contiguous(), torch.zeros(60_000))
+    y = draw(reads, 24).requires_grad_()
+    log_p = head.raw_logits(y).log_softmax(-1)
+    slopes = -log_p.detach().exp()
+    slopes[range(reads), range(reads)] += 1
+    wanted = (W_U.double() @ slopes.double().T).T
+    (gradient,) = torch.autograd.grad(log_p[range(reads), range(reads)].sum(), y)
+    for found in (head.pull(slopes.T), gradient):
+        assert (found.double() - wanted).norm() <= 5e-5 * wanted.norm()

@@ -44,8 +44,7 @@ class Unembedding:
         return self._products(y) + self.b_U.to(working_dtype(self.W_U.dtype))
 
     def _products(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
-        y = y.to(self.W_U.device, working_dtype(self.W_U.dtype))
-        return y @ self.W_U if self.W_U.dtype == y.dtype else _Products.apply(y, self)
+        return _Products.apply(y.to(self.W_U.device, working_dtype(self.W_U.dtype)), self)
 
     def logits(self, raw: Tensor) -> Tensor:
         """What the model returns for raw logits: soft-capped or scaled where it does so."""
@@ -74,13 +73,19 @@ class Unembedding:
             yield ids, rows if slope is None else rows * slope[ids, None]
 
     def pull(self, coefficients: Float[Tensor, "d_vocab k"]) -> Float[Tensor, "k d_model"]:
-        """`(W_U @ coefficients)` transposed, accumulated in float32 at least."""
-        if self.W_U.dtype in (torch.float32, torch.float64):
-            return (self.W_U @ coefficients.to(self.W_U.dtype)).T
-        total = coefficients.new_zeros(coefficients.shape[1], self.d_model)
+        """`(W_U @ coefficients)` transposed, in float32 at least.
+
+        Spans are summed in float64. Columns of W_U have a large part in common, which cancels where
+        coefficients sum to zero, as the slopes of a log-probability do: one product in float32 may miss
+        1e-3 of what is left of 262,144 columns.
+        """
+        wide = torch.float32 if self.W_U.device.type == "mps" else torch.float64
+        total = torch.zeros(
+            coefficients.shape[1], self.d_model, dtype=wide, device=self.W_U.device
+        )
         for span, rows in self.spans(None):
-            total.addmm_(coefficients[span].T, rows.to(total.dtype))
-        return total
+            total += coefficients[span].T.to(rows.dtype) @ rows
+        return total.to(working_dtype(self.W_U.dtype))
 
     def square_distances(
         self, centre: Float[Tensor, "d_model"], slope: Tensor | None
@@ -131,12 +136,17 @@ class Unembedding:
 
 
 class _Products(torch.autograd.Function):
-    """`y W_U` of a `W_U` in half precision, span by span on the way back too: autograd by itself
-    would keep every span, which together are a copy of `W_U` in float32."""
+    """`y W_U`, whose way back is `pull`.
+
+    Of a `W_U` in half precision, autograd by itself would keep every span, which together are a copy of
+    `W_U` in float32.
+    """
 
     @staticmethod
     def forward(ctx, y: Tensor, head: Unembedding) -> Tensor:
         ctx.head = head
+        if head.W_U.dtype == y.dtype:
+            return y @ head.W_U
         out = y.new_empty(len(y), head.d_vocab)
         for span, rows in head.spans(None):
             torch.matmul(y, rows.T, out=out[:, span])

@@ -11,6 +11,7 @@ from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.circuits import Components
 from tl_scopes.results.flows import Flow, HeadPaths
 from tl_scopes.scopes.base import Scope
+from tl_scopes.scopes.continuation import ContinuationScope
 from tl_scopes.scopes.prediction import (
     FisherScope,
     LogitDifferenceScope,
@@ -20,7 +21,14 @@ from tl_scopes.scopes.prediction import (
 
 # Scopes of which a record holds all: that of a function, a direction or a user's own scope may not.
 _RECORDED: dict[str, Any] = {
-    kind.name: kind for kind in (SemanticScope, LogitDifferenceScope, TemperatureScope, FisherScope)
+    kind.name: kind
+    for kind in (
+        SemanticScope,
+        LogitDifferenceScope,
+        TemperatureScope,
+        FisherScope,
+        ContinuationScope,
+    )
 }
 
 

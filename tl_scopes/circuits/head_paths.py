@@ -60,7 +60,7 @@ def head_paths(
     Args:
         model, prompt, scope, position, prepend_bos, chunk_size: as in `tl_scopes.attribute`.
         site: where the source tokens are: "embed" or a layer. Heads before it have no part.
-        read_only: count only what the heads write at the read position.
+        read_only: count only what the heads write at the read position, or positions.
         split: also tell what reaches a head by way of its values from what reaches it by way of its
             queries and keys, that is, its attention pattern (twice the passes).
         frozen: what gradients hold constant: attention `"patterns"`, `"norms"`, `"both"`.
@@ -125,8 +125,11 @@ def head_paths(
                     f"blocks.{layer}.attn.hook_z has no head axis on this model: use flow"
                 )
         if read_only:
-            keep = torch.arange(at_heads[0].shape[1], device=whole.root.device)
-            keep = (keep == prompt_run.position)[:, None, None]
+            at = [position for _, position in prompt_run.places(prompt_run.position)]
+            keep = torch.zeros(
+                at_heads[0].shape[1], 1, 1, dtype=torch.bool, device=whole.root.device
+            )
+            keep[at] = True
             at_heads = [g * keep.to(g.device) for g in at_heads]
         asked = choice.of(trace, dict(zip(before, at_heads)))
         with _bar(asked, first, len(trace.vectors), view.n_layers, progress) as bar:

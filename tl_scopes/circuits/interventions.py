@@ -54,7 +54,9 @@ def _changes(trace: Trace, moves: Sequence[Move], step: float) -> Float[Tensor, 
     # Small changes would be lost in the rounding of half precision.
     values = values.to(working_dtype(values.dtype))
     head = answer.read.head
-    raw = head.raw_logits(values) if prompt_run.read_site is None else [None] * len(values)
+    # Of a span the scope itself takes up logits, a few reads at a time.
+    alone = prompt_run.read_site is None and not prompt_run.span
+    raw = head.raw_logits(values) if alone else [None] * len(values)
     before, *after = (replace(answer.read, value=v, raw=z) for v, z in zip(values, raw))
     start = _scalar(trace, before, before)
     return torch.stack([_scalar(trace, read, before) - start for read in after]).double().cpu()

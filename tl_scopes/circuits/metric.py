@@ -96,7 +96,9 @@ class ScopeMetric:
                 f"d_vocab] or [pos, d_vocab] with pos = {self.length} (the clean prompt's tokens, BOS "
                 f"included) and d_vocab = {self.head.d_vocab}"
             )
-        z = rows[:, self.position].to(self.head.W_U.device, working_dtype(rows.dtype))
+        places = self.answer.read.places
+        at = [position for _, position in places] if places else self.position
+        z = rows[:, at].to(self.head.W_U.device, working_dtype(rows.dtype))
         raw = _inverse(self.head.transform, z)
         return torch.stack([self._scalar(row) for row in raw]).mean()
 

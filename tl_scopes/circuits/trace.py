@@ -11,13 +11,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.adapter.padding import refuse_read
-from tl_scopes.adapter.prompts import Prompt, described, encode, resolve_position
+from tl_scopes.adapter.padding import Ids, refuse_read
+from tl_scopes.adapter.prompts import Prompt, described, encode
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.view import Edit, ModelView, view_of
 from tl_scopes.circuits.freezing import Frozen, parse_frozen, read_held
-from tl_scopes.errors import LengthMismatchError, NumericalError, UnsupportedModelError
-from tl_scopes.jacobian.answers import Answer, explain
+from tl_scopes.errors import (
+    LengthMismatchError,
+    NumericalError,
+    ScopeParameterError,
+    UnsupportedModelError,
+)
+from tl_scopes.jacobian.answers import Answer, explain, flat_places
 from tl_scopes.jacobian.backward import pull
 from tl_scopes.jacobian.forward import (
     check_gradient,
@@ -27,7 +32,7 @@ from tl_scopes.jacobian.forward import (
     read_values,
 )
 from tl_scopes.jacobian.probes import check_site
-from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
+from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes
 from tl_scopes.scopes.base import Scope, check_is_scope
 
 
@@ -42,8 +47,11 @@ class CircuitRun(PromptRun):
         return self.reads[0][1]
 
     def encode_like(self, prompt: Prompt, prepend_bos: bool | None, what: str) -> list[int]:
-        """Ids of another prompt that must be as long. Raises `LengthMismatchError`."""
+        """Ids of another prompt that must be as long, with the same continuation if there is one. Raises
+        `LengthMismatchError`."""
         ids = encode(self.view, prompt, prepend_bos)
+        if self.n_prompt is not None:
+            ids = Ids([*ids, *self.ids[self.n_prompt :]])
         if len(ids) != len(self.ids):
             raise LengthMismatchError(
                 f"the {what} has {len(ids)} tokens, the prompt {len(self.ids)} (BOS included): "
@@ -66,9 +74,14 @@ def ask(
     check_is_scope(scope)
     held = parse_frozen(frozen)
     ids = encode(view, prompt, prepend_bos)
-    at = resolve_position(read_position(scope, position), ids)
+    prompt_run = CircuitRun.explaining(view, ids, scope, position, view.is_hooked(), frozen=held)
     check_scopes(view, [scope])
-    return CircuitRun(view, ids, at, view.is_hooked(), [(at, scope)], frozen=held)
+    if prompt_run.others:
+        raise ScopeParameterError(
+            "circuits take one continuation: drop versus, and subtract the results of the two "
+            "continuations, whose effects at the prompt's tokens are linear"
+        )
+    return prompt_run
 
 
 @dataclass(frozen=True, eq=False)
@@ -190,7 +203,7 @@ def traced(
                 raise not_reached(site.label, read_site.label if read_site else "the final state")
         if read_site is not None:
             check_site(view, read_site, activation, tokens)
-        read = read_values(view, read_site, activation, [0], [prompt_run.position])
+        read = read_values(view, read_site, activation, *flat_places([prompt_run]))
         (answer,) = explain([prompt_run], tokens, read.detach())
         vectors, norms = answer.directions, answer.norms
         weights = answer.explained.every_weight.double().cpu()
@@ -198,4 +211,5 @@ def traced(
             vectors, norms, weights = (
                 x.new_zeros(1, *x.shape[1:]) for x in (vectors, norms, weights)
             )
-        yield Trace(prompt_run, answer, read[0], kept, vectors.to(read.dtype), norms, weights)
+        own = read if prompt_run.span else read[0]
+        yield Trace(prompt_run, answer, own, kept, vectors.to(read.dtype), norms, weights)

@@ -97,9 +97,14 @@ def verify(
     steps = shares(steps)
     explained_scope = scope if scope is not None else scope_of(attribution)
     view = view_of(model)
-    check_prompt(attribution, encode(view, prompt, prepend_bos))
+    ids = encode(view, prompt, prepend_bos)
     frozen = getattr(attribution, "frozen", ())
-    prompt_run = ask(model, prompt, explained_scope, attribution.position, prepend_bos, frozen)
+    if explained_scope.rows(view, ids) is None:
+        check_prompt(attribution, ids)
+        prompt_run = ask(model, ids, explained_scope, attribution.position, None, frozen)
+    else:
+        prompt_run = ask(model, ids, explained_scope, frozen=frozen)
+        check_prompt(attribution, prompt_run.ids)
     check_scope(attribution, prompt_run)
     heads = _head_sites(prompt_run) if by == "head" else []
     site = view.site(token_site(attribution)) if by == "token" else embed_site()

@@ -20,14 +20,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from tl_scopes.adapter.padding import following
-from tl_scopes.adapter.prompts import N_CANDIDATES, described, resolve_token, texts
+from tl_scopes.adapter.prompts import N_CANDIDATES, described, texts
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import SiteError, check_choice, check_whole
 from tl_scopes.jacobian import probes
 from tl_scopes.jacobian.backward import default_chunk, norms_at
-from tl_scopes.jacobian.batches import padded
+from tl_scopes.jacobian.batches import owners, padded
 from tl_scopes.jacobian.checkpointing import exceeds_budget
 from tl_scopes.jacobian.forward import check_gradient, no_path, read_values, refuse_nonfinite
 from tl_scopes.jacobian.prompt_run import PromptRun
@@ -35,20 +34,28 @@ from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import Candidate
 from tl_scopes.scopes.base import Explained, Read, Scope
 
+_TINY = torch.finfo(torch.float64).tiny
+
 
 @dataclass(eq=False)
 class Answer:
-    """One read: what was explained there, and the squared norms pulled back to each row of `sites`.
+    """One read, or a span of them: what was explained there, and the squared norms pulled back to each
+    row of `sites`.
 
-    `squares[s]`: [1 + sample, pos], the weighted sum over the exact vectors, then each sampled one.
+    `row`: which prompt it is of. `flat`: which of all the values that are read are its own. `shared`: how
+    many tokens have scores, where not all do. `squares[s]`: [1 + sample, pos], the weighted sum over the
+    exact vectors, then each sampled one. `log_prob`: of the token that follows in the prompt.
     """
 
     row: int
     position: int
+    flat: slice
+    shared: int | None
     scope: Scope
     explained: Explained
     norms: Float[Tensor, "k"]
     prediction: tuple[Candidate, ...]
+    log_prob: float | None
     read: Read
     sites: list[str] = field(default_factory=list)
     squares: list[Float[Tensor, "sum pos"]] = field(default_factory=list)
@@ -58,11 +65,16 @@ class Answer:
         n = self.explained.n_sampled
         scores, errors = [], []
         for squares in self.squares:
+            if self.shared is not None:
+                squares[:, self.shared :] = 0
             exact, sampled = squares[0], squares[1:]
             row = exact + sampled.mean(0) if n else exact
             scores.append(row if self.explained.squared else row.sqrt())
             if n > 1:
-                errors.append((sampled.var(0) / n).sqrt())
+                error = (sampled.var(0) / n).sqrt()
+                # That of a root, to first order.
+                root = 1 if self.explained.squared else 2 * scores[-1].clamp_min(_TINY)
+                errors.append(error / root)
         # From the site nearest to what is read: a NaN there reaches all the earlier ones.
         for label, row in zip(reversed(self.sites), reversed(scores)):
             check_gradient(view, label, row, self.position)
@@ -77,6 +89,7 @@ class Answer:
             prediction=self.prediction,
             fisher=self.explained.fisher,
             standard_error=self._whole(errors, len(ids)) if errors else None,
+            continuation=self.explained.continuation,
         )
 
     @cached_property
@@ -138,9 +151,8 @@ def run(runs: Sequence[PromptRun], sites: tuple[Site, ...], limits: Limits) -> l
         recompute = limits.checkpoint_blocks
         if recompute is None:
             recompute = exceeds_budget(view, *tokens.shape)
-        recording = probes.record(view, tokens, sites, read_site, recompute)
-        rows = [row for row, one in enumerate(runs) for _ in one.reads]
-        positions = [position for one in runs for position, _ in one.reads]
+        recording = probes.record(view, tokens, sites, read_site, recompute, owners(runs))
+        rows, positions = flat_places(runs)
         read = read_values(view, read_site, recording.read, rows, positions)
         answers = explain(runs, tokens, read.detach())
         chunk = limits.chunk_size or default_chunk(view, *tokens.shape, sparing=recompute)
@@ -161,24 +173,43 @@ def explain(
     """
     view = runs[0].view
     head = view.unembedding()
-    raw = head.raw_logits(read) if runs[0].read_site is None else None
+    # Of a span only the scope itself takes up logits, a few reads at a time.
+    raw = head.raw_logits(read) if runs[0].read_site is None and not runs[0].span else None
     if not torch.isfinite(read if raw is None else raw).all():
         what = "the activation that is read" if raw is None else "the logits"
         refuse_nonfinite(view, tokens, what)
-    answers = []
+    answers, start = [], 0
     for row, one in enumerate(runs):
         for position, scope in one.reads:
-            i = len(answers)
-            logits = None if raw is None else raw[i]
-            after = following(one.ids, position)
-            at = Read(read[i], logits, head, lambda t: resolve_token(view, t), after)
+            flat = slice(start, start := start + len(one.places(position)))
+            at = one.read_of(read[flat], None if raw is None else raw[flat], head, position)
             explained = scope.explain(at)
             explained = replace(explained, vectors=explained.vectors.detach())
             # In double: squared in float32, tiny vectors would vanish.
             norms = torch.linalg.vector_norm(explained.vectors.flatten(1).cpu().double(), dim=1)
-            prediction = () if logits is None else candidates(view, head.logits(logits))
-            answers.append(Answer(row, position, scope, explained, norms, prediction, at))
+            prediction, log_prob = (), None
+            if at.raw is not None:
+                logits = head.logits(at.raw)
+                prediction = candidates(view, logits)
+                if at.next_id is not None:
+                    log_prob = float(logits[at.next_id] - logits.logsumexp(0))
+            last = position if one.shared is None else one.shared - 1
+            answers.append(
+                Answer(
+                    row, last, flat, one.shared, scope, explained, norms, prediction, log_prob, at
+                )
+            )
     return answers
+
+
+def flat_places(runs: Sequence[PromptRun]) -> tuple[list[int], list[int]]:
+    """Rows of `padded`, and positions in them, of all that is read, answer by answer."""
+    first, places = 0, []
+    for one in runs:
+        each = [place for position, _ in one.reads for place in one.places(position)]
+        places += [(first + row, position) for row, position in each]
+        first += len(one.rows)
+    return [row for row, _ in places], [position for _, position in places]
 
 
 def candidates(view: ModelView, logits: Float[Tensor, "d_vocab"]) -> tuple[Candidate, ...]:
@@ -197,8 +228,8 @@ def _pull_back(
 ) -> None:
     """Fill in the answers' squared norms.
 
-    Rows of a batch do not mix, so one backward pass serves one vector of every row; the reads of one
-    row take passes after each other.
+    Prompts of a batch do not mix, so one backward pass serves one vector of every prompt; the reads of
+    one prompt take passes after each other.
     """
     starts, used = [], dict.fromkeys({a.row for a in answers}, 0)
     for answer in answers:
@@ -226,7 +257,8 @@ def _pull_back(
     def cotangents(passes: range) -> Tensor:
         out = torch.zeros(len(passes), *read.shape, dtype=read.dtype, device=read.device)
         for i, vectors, mine in meeting(passes):
-            out[mine, i] = answers[i].directions[vectors].to(out.dtype)
+            own = answers[i].directions[vectors].to(out.dtype)
+            out[mine, answers[i].flat] = own if answers[i].read.places else own[:, None]
         return out
 
     slots = [slot for _, slot in live]

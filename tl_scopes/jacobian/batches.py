@@ -19,15 +19,17 @@ _PADDING = 0.2
 
 
 def grouped(runs: Sequence[PromptRun], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of prompts that share a forward pass: one read site, similar lengths, bounded size.
+    """Indices of prompts that share a forward pass: one read site, all spans or none, similar lengths,
+    bounded size.
 
     Under hooks of the user's, which may count positions from either end, no row is padded.
     """
-    read_sites = [str(run.read_site) for run in runs]
+    read_sites = [(str(run.read_site), bool(run.span)) for run in runs]
     group: list[int] = []
     for i in sorted(range(len(runs)), key=lambda i: (read_sites[i], runs[i].length)):
-        padded = (len(group) + 1) * runs[i].length
-        needed = sum(runs[j].length for j in (*group, i))
+        sizes = [list(map(len, runs[j].rows)) for j in (*group, i)]
+        padded = sum(map(len, sizes)) * max(map(max, sizes))
+        needed = sum(map(sum, sizes))
         wasteful = needed > _FEW_TOKENS and padded - needed > _PADDING * padded
         full = padded > batch_tokens or wasteful
         pads = runs[i].hooked and bool(group) and runs[group[0]].length != runs[i].length
@@ -39,8 +41,14 @@ def grouped(runs: Sequence[PromptRun], batch_tokens: int) -> Iterator[list[int]]
 
 
 def padded(runs: Sequence[PromptRun]) -> Int[Tensor, "row pos"]:
-    """The ids of prompts that share a forward pass, one a row."""
-    width = max(run.length for run in runs)
+    """The ids of prompts that share a forward pass, one a row; of a comparison a second one."""
+    rows = [row for run in runs for row in run.rows]
+    width = max(map(len, rows))
     # Padded with a token of the row's own: the embedding of another may be unused, or NaN.
-    rows = [run.run + run.ids[:1] * (width - run.length) for run in runs]
-    return torch.tensor(rows, device=runs[0].view.device)
+    whole = [row + row[:1] * (width - len(row)) for row in rows]
+    return torch.tensor(whole, device=runs[0].view.device)
+
+
+def owners(runs: Sequence[PromptRun]) -> list[int]:
+    """Which prompt each of the rows of `padded` is of."""
+    return [i for i, run in enumerate(runs) for _ in run.rows]

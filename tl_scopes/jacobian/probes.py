@@ -24,13 +24,14 @@ _NO_POS_AXIS = ("hook_pattern", "hook_attn_scores")
 class _Probe(torch.autograd.Function):
     """Identity whose backward pass hands the norm of what flows through it to `slot`.
 
-    The gradient of `slot` is then `||v^T dy/dx||` per position, so that no gradient of the size
-    of an activation is ever kept, and one backward pass serves all sites.
+    Gradients of rows with one owner are added first. The gradient of `slot` is then `||v^T dy/dx||` per
+    position, so that no gradient of the size of an activation is ever kept, and one backward pass serves
+    all sites.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, slot: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale
+    def forward(ctx, x: Tensor, slot: Tensor, scale: float, owners: Tensor | None) -> Tensor:
+        ctx.scale, ctx.owners = scale, owners
         ctx.slot_dtype = slot.dtype
         # A copy, not a view: hooks that run later may edit it in place.
         return x.clone()
@@ -39,10 +40,13 @@ class _Probe(torch.autograd.Function):
     def backward(ctx, *grad_outputs: Tensor):
         (grad,) = grad_outputs
         wide = grad.to(ctx.slot_dtype)
+        if ctx.owners is not None:
+            whole = wide.new_zeros(int(ctx.owners.max()) + 1, *wide.shape[1:])
+            wide = whole.index_add(0, ctx.owners, wide)
         # Squared as it is, a gradient of 1e-20 or 1e20 would be zero or infinite.
         size = wide.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
         norms = size[..., 0] * (wide / size).square().sum(-1).sqrt() / ctx.scale
-        return grad if ctx.needs_input_grad[0] else None, norms, None
+        return grad if ctx.needs_input_grad[0] else None, norms, None, None
 
 
 @dataclass
@@ -50,7 +54,8 @@ class Recording:
     """What a forward pass left: the activation that is read, on the graph, and a slot a site.
 
     `read`: [batch, pos, *d]. `slots[i]`: the zeros whose gradient is the norm at `sites[i]`,
-    [batch, pos] or [batch, pos, *component]; None where the pass ended before the site.
+    [batch, pos] or [batch, pos, *component], with a place for each owner of rows; None where the pass
+    ended before the site.
     """
 
     sites: tuple[Site, ...]
@@ -64,15 +69,18 @@ def record(
     sites: Sequence[Site],
     read: Site | None,
     recompute: bool = False,
+    owners: Sequence[int] | None = None,
 ) -> Recording:
     """Run the model over right-padded rows up to what is read (None: the final state).
 
-    `recompute`: keep no activations of the blocks, which the backward pass will run again.
+    `recompute`: keep no activations of the blocks, which the backward pass will run again. `owners`:
+    which prompt each row is of, from 0; its rows' gradients are added before the norm. None: one each.
 
     Must be called inside `view.locked()`. Raises `SiteError` for a site that is not reached, is
     reached more than once, or has no position axis.
     """
     slots: list[Tensor | None] = [None] * len(sites)
+    several = owners is not None and len(set(owners)) < len(owners)
     ambiguous: list[Site] = []
 
     def probe(i: int, site: Site, activation: Tensor) -> Tensor:
@@ -81,14 +89,18 @@ def record(
             raise reached_again(site.label)
         if site.is_named and activation.shape[1] == activation.shape[2]:
             ambiguous.append(site)
+        shape = list(activation.shape[:-1])
+        of = None
+        if several and owners is not None:
+            shape[0], of = max(owners) + 1, torch.tensor(owners, device=activation.device)
         slots[i] = torch.zeros(
-            activation.shape[:-1],
+            shape,
             dtype=working_dtype(activation.dtype),
             device=activation.device,
             requires_grad=True,
         )
         scale = view.embed_scale if site.is_embed else 1.0
-        return _Probe.apply(activation, slots[i], scale)
+        return _Probe.apply(activation, slots[i], scale, of)
 
     def prepare(undo: ExitStack) -> None:
         if recompute:

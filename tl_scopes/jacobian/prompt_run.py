@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_scopes.adapter import guards, last_step
-from tl_scopes.adapter.padding import following
+from tl_scopes.adapter.padding import Ids, following
 from tl_scopes.adapter.prompts import Prompt, bos_id, encode, resolve_position, resolve_token
 from tl_scopes.adapter.sites import Site, embed_site
+from tl_scopes.adapter.unembedding import Unembedding
 from tl_scopes.adapter.view import Edit, ModelView, view_of
-from tl_scopes.errors import SiteError
+from tl_scopes.errors import PositionError, ScopeParameterError, SiteError
 from tl_scopes.jacobian import original, slope
 from tl_scopes.jacobian.checkpointing import exceeds_budget, kept_bytes, recompute_blocks
 from tl_scopes.jacobian.forward import (
@@ -30,12 +31,14 @@ from tl_scopes.jacobian.forward import (
     refuse_nonfinite,
 )
 from tl_scopes.jacobian.probes import check_site
-from tl_scopes.scopes.base import Read, Scope
+from tl_scopes.scopes.base import Place, Read, Row, Scope
 
 # Tokens, over all copies of the prompt, that share a forward pass without gradients.
 BATCH_TOKENS = 2048
 # What autograd may keep of the copies that share a pass with gradients.
 GRADIENT_BYTES = 1 << 30
+
+_R = TypeVar("_R", bound="PromptRun")
 
 
 def check_scopes(view: ModelView, scopes: Sequence[Scope]) -> None:
@@ -60,6 +63,9 @@ class PromptRun:
     scopes; these read the final state. All of them read at the same site. `hooked`: whether hooks of
     the user's are on the model, which may count on the whole prompt.
 
+    A scope of a continuation makes `ids` longer by it: `n_prompt` tokens of them are the prompt's, and
+    `span` are the places that it reads. `others` are further rows of ids that begin with the prompt.
+
     Everything but the plain facts is to be used inside `with prompt_run.locked()`.
     """
 
@@ -68,6 +74,9 @@ class PromptRun:
     position: int
     hooked: bool
     reads: Sequence[tuple[int, Scope]] = ()
+    span: tuple[Place, ...] = ()
+    others: Sequence[Row] = ()
+    n_prompt: int | None = None
     remembered: dict[tuple[Any, ...], Tensor] = field(default_factory=dict)
     """What several methods ask for: intact activations, gradients there, replacements."""
 
@@ -80,10 +89,89 @@ class PromptRun:
         ids = encode(view, prompt, prepend_bos)
         return cls(view, ids, resolve_position(position, ids), view.is_hooked())
 
+    @classmethod
+    def explaining(
+        cls: type[_R],
+        view: ModelView,
+        ids: list[int],
+        scope: Scope,
+        position: int,
+        hooked: bool,
+        **more: Any,
+    ) -> _R:
+        """What `scope` has run and reads of the prompt. Raises `PositionError`, `TargetError`,
+        `PromptTooLongError`, or `ScopeParameterError` for two rows under hooks of the user's."""
+        at = resolve_position(read_position(scope, position), ids)
+        rows = scope.rows(view, ids)
+        if rows is None:
+            return cls(view, ids, at, hooked, [(at, scope)], **more)
+        if at + 1 != len(ids):
+            raise PositionError(
+                f"the read position is {at}, but a continuation follows the prompt's last token, at "
+                f"{len(ids) - 1}: drop position, or give the prompt up to there"
+            )
+        if hooked and len(rows) > 1:
+            raise ScopeParameterError(
+                "versus runs two rows of different lengths at once, which hooks of yours on the model may "
+                "not be made for: remove them, or explain the two continuations one by one"
+            )
+        first, *others = rows
+        last = max(first.reads)
+        return cls(
+            view,
+            Ids(first.ids),
+            last,
+            hooked,
+            [(last, scope)],
+            span=tuple((i, position) for i, row in enumerate(rows) for position in row.reads),
+            others=others,
+            n_prompt=len(ids),
+            **more,
+        )
+
     @property
     def length(self) -> int:
         """Tokens that must be run: none after the last read can matter, except to hooks."""
         return len(self.ids) if self.hooked else self.position + 1
+
+    @property
+    def rows(self) -> list[list[int]]:
+        """The ids of every row that must be run."""
+        return [self.run, *(row.ids[: max(row.reads) + 1] for row in self.others)]
+
+    @property
+    def shared(self) -> int | None:
+        """How many tokens its rows have in common, where there are several: only these have scores."""
+        return self.n_prompt if self.others else None
+
+    @property
+    def shown(self) -> list[int]:
+        """The ids that a result holds."""
+        return self.ids[: self.shared]
+
+    def places(self, position: int) -> tuple[Place, ...]:
+        """What a scope reads that has the read position `position`."""
+        return self.span or ((0, position),)
+
+    def follows(self, place: Place) -> int | None:
+        """The token after a place."""
+        row, position = place
+        return following(self.ids if row == 0 else self.others[row - 1].ids, position)
+
+    def read_of(self, value: Tensor, raw: Tensor | None, head: Unembedding, position: int) -> Read:
+        """What a scope sees of the values at its places; of a single one without an axis for it."""
+        places = self.places(position)
+        after = [self.follows(place) for place in places]
+        ids = tuple(i for i in after if i is not None) if self.span else ()
+        return Read(
+            value if self.span else value[0],
+            None if raw is None else raw if self.span else raw[0],
+            head,
+            lambda t: resolve_token(self.view, t),
+            after[0],
+            places if self.span else (),
+            ids,
+        )
 
     @property
     def run(self) -> list[int]:
@@ -135,7 +223,8 @@ class PromptRun:
         return max(1, BATCH_TOKENS // width)
 
     def states(self, rows: int, edits: Mapping[Site, Edit]) -> Float[Tensor, "row *d"]:
-        """What is read of copies of the prompt, with activations edited at sites."""
+        """What is read of copies of the prompt, with activations edited at sites: of a span
+        [row, read, d_model]."""
         site = self.read_site
         many = torch.is_grad_enabled() and exceeds_budget(self.view, rows, self.length)
 
@@ -144,6 +233,8 @@ class PromptRun:
                 recompute_blocks(self.view, undo, spared=None if site is None else site.block)
 
         read = read_under(self.view, self.tokens(rows), edits, site, prepare)
+        if self.span:
+            return read[:, [position for _, position in self.span]]
         return read_values(self.view, site, read, range(rows), [self.position] * rows)
 
     def rest(self, site: Site) -> Callable[[Tensor], Tensor]:
@@ -167,7 +258,7 @@ class PromptRun:
         """
         tokens = self.tokens(1)
         seen, y = look(self.view, tokens, sites)
-        self.expect(y[0, self.position])
+        self.expect(y[0, [p for _, p in self.span]] if self.span else y[0, self.position])
         for site in sites:
             if len(seen[site.label]) != 1:
                 raise (reached_again if seen[site.label] else not_reached)(site.label)
@@ -198,10 +289,11 @@ class PromptRun:
         """The intact final state and its logits. Raises `NumericalError` unless they are finite."""
         if ("final state",) not in self.remembered:
             self.look()
+        y, head = self.remembered["final state",], self.view.unembedding()
+        if self.span:  # its scope takes up logits a few at a time
+            return self.read_of(y, None, head, self.position)
         with torch.no_grad():
-            y = self.remembered["final state",]
-            head = self.view.unembedding()
-            (raw,) = head.raw_logits(y[None])
+            raw = head.raw_logits(y[None])
         if not torch.isfinite(raw).all():
             refuse_nonfinite(self.view, self.tokens(1), "the logits")
-        return Read(y, raw, head, lambda t: resolve_token(self.view, t), self.next_id)
+        return self.read_of(y[None], raw, head, self.position)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Union
 
 import torch
@@ -14,6 +15,7 @@ from tl_scopes.results.characters import Spans
 from tl_scopes.results.escapes import isolated, literal
 from tl_scopes.results.fields import Axis, Index
 from tl_scopes.results.frames import long_table
+from tl_scopes.results.joining import checked_how, joined
 from tl_scopes.results.records import (
     Candidate,
     Chat,
@@ -211,6 +213,55 @@ class SequenceAttribution(Scores):
             read=(position, self.read_tokens[r]) if self.spans else None,
             chat=self.chat,
         )
+
+    def over_reads(self, reads: Sequence[int] | None = None) -> Attribution:
+        """What moved several predictions together: the squares of their scores add up.
+
+        Fisher's scores are squares already and add as they are; of scores that are norms, such as
+        Temperature's, it is the root of the sum of squares. For Fisher this is the Fisher information of
+        the tokens that follow the reads, each given the ones before it. `reads`: read positions (None:
+        all). `standard_error` is the most that it can be, as reads may share their random directions.
+
+        Returns an `Attribution`, scores Float[Tensor, "site pos"], in the same units. Its position is the
+        last read.
+
+        Raises `PositionError` for a position that was not read, or none.
+
+        Source: the chain rule of information, `sum_i tr(J_i^T F_i J_i)`, for F of arXiv 2601.16407.
+
+        Examples:
+            >>> attribute_sequence(model, prompt, FisherScope()).over_reads([4, 5, 6]).top(3)
+        """
+        chosen = tuple(dict.fromkeys(self.positions if reads is None else reads))
+        each = [self.at(position) for position in chosen]
+        if not each:
+            raise PositionError("reads is empty: give read positions, or None for all")
+        rows = [self.positions.index(position) for position in chosen]
+        errors = None if self.standard_error is None else self.standard_error[rows].movedim(0, -1)
+        how = checked_how(self.scope, self.units, None)
+        scores = self.scores[rows].movedim(0, -1)
+        totals, spreads = joined(scores, errors, ((0, len(rows)),), how)
+        log_probs = [self.log_probs[r] for r in rows] if self.log_probs else [None]
+        following = [self._following(position) for position in chosen]
+        continuation = None
+        if None not in log_probs and None not in following:
+            continuation = Continuation(chosen, tuple(following), tuple(log_probs))  # pyright: ignore
+        return replace(
+            max(each, key=lambda one: one.read_token[0]),
+            scores=totals[..., 0],
+            standard_error=None if spreads is None else spreads[..., 0],
+            target=None,
+            prediction=(),
+            fisher=None,
+            continuation=continuation,
+        )
+
+    def _following(self, position: int) -> Token | None:
+        """The token after a read position, where it is known."""
+        after = position + 1
+        if self.spans or after >= len(self.str_tokens):
+            return None
+        return Token(int(self.tokens[after]), self.str_tokens[after])
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a read position, site and token.

@@ -56,6 +56,25 @@ def found_spans(texts: Sequence[str], has_bos: bool, by: Any) -> Spans:
         return word_spans(texts, has_bos)
     if isinstance(by, str) and by in _ENDS:
         return _parts(texts, has_bos, by)
+    asked, runs = _asked(texts, has_bos, by)
+    return _filled(asked, runs)
+
+
+def one_span(texts: Sequence[str], has_bos: bool, span: Any) -> tuple[int, int]:
+    """The token range of one text in the prompt, of a range, or of characters in a text.
+
+    Raises as `found_spans` does for a list of it.
+    """
+    asked, runs = _asked(texts, has_bos, [span])
+    _filled(asked, runs)
+    ((start, end, _),) = asked
+    return start, end
+
+
+def _asked(
+    texts: Sequence[str], has_bos: bool, by: Any
+) -> tuple[list[tuple[int, int, str]], Spans]:
+    """The spans that a user gave (start, end, what they are called), and the runs of whole characters."""
     text, runs, starts = _laid(texts, has_bos)
     after = len(texts[0]) if has_bos else 0
     asked: list[tuple[int, int, str]] = []
@@ -67,7 +86,7 @@ def found_spans(texts: Sequence[str], has_bos: bool, by: Any) -> Spans:
         first, last = bisect_right(starts, at + start) - 1, bisect_left(starts, at + end)
         span = runs[first][0], runs[last - 1][1]
         asked.append((*span, f"{part[start:end]!r} at {span}"))
-    return _filled(asked, runs)
+    return asked, runs
 
 
 def _entries(by: Any) -> list[tuple[str | None, int, int]]:

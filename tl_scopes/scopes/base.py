@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Union
@@ -15,8 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.unembedding import Unembedding
+from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import ScopeParameterError, TargetError
-from tl_scopes.results.records import FisherInfo, ScopeInfo, Token
+from tl_scopes.results.records import Continuation, FisherInfo, ScopeInfo, Token
 
 
 class _NextToken(Enum):
@@ -39,12 +40,28 @@ NEXT = "id:next"
 Target = Union[str, int, _NextToken, None]
 
 
+# A row that is run, and a position in it.
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """Tokens that a scope has run in place of the prompt, and the positions that it reads of them."""
+
+    ids: list[int]
+    reads: Sequence[int]
+
+
 @dataclass(frozen=True, eq=False)
 class Read:
     """What a scope sees at its read position.
 
     `value`: the final state `y_p`, or the activation at a `DirectionScope`'s own site. `raw`: its
     raw logits `y_p W_U + b_U` (None at another site). `next_id`: the following prompt token.
+
+    A scope that has `rows` of its own reads several positions at once. `value` is then
+    Float[Tensor, "read d_model"], `raw` is None or [read, d_vocab], `places` are the row and position of
+    each read, and `next_ids` the tokens that follow them.
     """
 
     value: Tensor
@@ -52,6 +69,8 @@ class Read:
     head: Unembedding
     token_of: Callable[[str | int], Token]
     next_id: int | None
+    places: tuple[Place, ...] = ()
+    next_ids: tuple[int, ...] = ()
 
     def resolve(self, target: Target) -> Token:
         """The vocabulary entry that `target` means here. Raises `TargetError`.
@@ -89,6 +108,7 @@ class Explained:
     n_sampled: int = 0
     target: Token | None = None
     fisher: FisherInfo | None = None
+    continuation: Continuation | None = None
     resolved: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -136,6 +156,11 @@ class Scope(ABC):
     """The parameter that stands after a colon where the scope is named on the command line."""
     explains: str = ""
     """What is explained, as the end of a sentence, for titles: `{target}` stands for the token."""
+
+    def rows(self, view: ModelView, ids: Sequence[int]) -> Sequence[Row] | None:
+        """What is run in place of the prompt `ids`, where the scope reads several positions of it, or
+        of longer ones. None: the prompt, read at one position."""
+        return None
 
     @abstractmethod
     def explain(self, read: Read) -> Explained:
