@@ -148,13 +148,13 @@ def test_pull_keeps_what_is_left_where_columns_cancel(layout, reads):
     """Slopes of a log-probability sum to zero; what columns have in common must not leave its rounding."""
     generator = torch.Generator().manual_seed(0)
     draw = functools.partial(torch.randn, generator=generator)
-    W_U = (0.05 * draw(60_000, 24) + 0.3 * draw(24)).T
-    head = Unembedding(W_U if layout == "rows" else W_U.contiguous(), torch.zeros(60_000))
-    y = draw(reads, 24).requires_grad_()
+    W_U = (0.02 * draw(30_000, 512) + draw(512)).T
+    head = Unembedding(W_U if layout == "rows" else W_U.contiguous(), torch.zeros(30_000))
+    y = draw(reads, 512).requires_grad_()
     log_p = head.raw_logits(y).log_softmax(-1)
     slopes = -log_p.detach().exp()
     slopes[range(reads), range(reads)] += 1
     wanted = (W_U.double() @ slopes.double().T).T
     (gradient,) = torch.autograd.grad(log_p[range(reads), range(reads)].sum(), y)
     for found in (head.pull(slopes.T), gradient):
-        assert (found.double() - wanted).norm() <= 5e-5 * wanted.norm()
+        assert (found.double() - wanted).norm() <= 6e-5 * wanted.norm()
