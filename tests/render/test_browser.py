@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from support.browser import DARK, check_tokens, needs_browser, result, same_colour, sequence, visit
+from support.browser import DARK, check_tokens, needs_browser, result, same_colour, visit
 from tl_scopes import render
 from tl_scopes.render.picture import build
 
@@ -36,15 +36,6 @@ def test_several_sites(tmp_path):
     for seen, row in ((first, rows[0]), (second, rows[1])):
         assert all(same_colour(css, v) for css, v in zip(seen["colours"], row.colours))
     assert "at <i>site 0" in first["tip"] and "3.59e-9" in first["tip"]
-
-
-def test_a_sequence_follows_the_read_position(tmp_path):
-    probe = visit(render.html(sequence()), tmp_path)
-    check_tokens(probe)
-    first, second = probe["outputs"][0]["first"], probe["outputs"][0]["second"]
-    assert first["notes"][-1] == "read" and "next17" in first["side"][0]
-    assert second["notes"][1] == "read" and second["notes"][-1] != "read"
-    assert len(second["side"]) == 1 and "next1\n" in second["side"][0] + "\n"
 
 
 def test_notebook_outputs_share_a_page(tmp_path):

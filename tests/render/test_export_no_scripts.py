@@ -13,7 +13,7 @@ from PIL import Image
 from support import circuit_drawings as circuits
 from support.browser import same_colour, text
 from support.faithfulness_cards import card
-from support.pictures import attribution, sequence
+from support.pictures import attribution
 from support.served_app import Visitor, boxes, needs_playwright, overlap
 from tl_scopes import render
 from tl_scopes.render.colours import contrast
@@ -40,9 +40,7 @@ MADE = {
     "one site": lambda: (text(40), {}),
     "many sites": lambda: (text(40, 6), {}),
     "logarithmic": lambda: (text(40, 6), {"scale": "log", "normalise": "all"}),
-    "sequence": lambda: (sequence(TOKENS, sites=("embed",)), {}),
     "groups": lambda: (text(40, 3).group([(1, 4), (7, 9)]), {}),
-    "groups of a sequence": lambda: (sequence(TOKENS, sites=("embed",)).group([(1, 4)]), {}),
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import html
+import json
 import re
 
 import numpy as np
@@ -28,9 +28,8 @@ def test_groups_are_drawn_by_every_picture():
 
 def test_groups_read_inside_a_word_name_the_token_that_was_read():
     reads = sequence(("<bos>", " un", "bel", " the", "y")).group()
-    sides = re.findall(r"<h2>Predicted next <small>(.*?)</small>", render.html(reads))
-    said = [html.unescape(re.sub("<.*?>", "", side)) for side in sides]
-    assert said == ["after 1 “·un”", "after 2 “bel”", "after 3 “·the”", "after 4 “y”"]
+    said = re.findall(r'"read":(\[\d+,".*?"\])', render.html(reads))
+    assert [json.loads(pair) for pair in said] == [[1, "·un"], [2, "bel"], [3, "·the"], [4, "y"]]
     one = attribution(("<bos>", " a", "b", "c", " d"), [[9, 1, 2, 0, 0]], position=2).group()
     assert " after 2 “b” " in " ".join(render.prediction(one).get_suptitle().split())
     assert "read at 2 “b” 3 groups" in " ".join(render.figure(one).get_suptitle().split())

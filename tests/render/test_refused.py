@@ -31,10 +31,13 @@ def with_fisher(*values):
 REFUSED = {
     render.html: [
         (attribution(str_tokens=("a",)), {}, "do not fit"),
-        (sequence(), {"sites": ["embed", "resid(1)"]}, "names 2 sites"),
+        (sequence(), {"rows": 1}, "rows=1 is no option for a SequenceAttribution"),
     ],
     render.terminal: [(attribution(scores=torch.zeros(0, 4), sites=()), {}, "nothing to draw")],
-    render.figure: [({}, {}, "got a dict")],
+    render.figure: [
+        ({}, {}, "got a dict"),
+        (sequence(), {"sites": ["embed", "resid(1)"]}, "names 2 sites"),
+    ],
     render.prediction: [
         (attribution(prediction=()), {}, "holds no prediction"),
         (ONE, {"position": 1}, "leave it out"),

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tl_scopes.errors import RenderError
+from tl_scopes.render.answer import Answer, lay_out, speaks
 from tl_scopes.render.picture import Picture, build
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.base import Result
@@ -46,7 +47,8 @@ _HOMES = {
 }  # fmt: skip
 
 # What draws each kind of result: a function in a module below this package, or anywhere, by its whole
-# name. An attribution is laid out as a `Picture` first, which is what its drawings take.
+# name. An attribution is laid out as a `Picture` first, which is what its drawings take; on a page, one of
+# several reads, of a continuation or of a conversation as an `Answer`.
 FIGURES: dict[type, str] = {
     Picture: "figures.tokens:draw",
     Components: "figures.heads:draw_components",
@@ -59,6 +61,7 @@ FIGURES: dict[type, str] = {
 # Given the result and an id that is unique in the document: the title in plain text, and the HTML.
 PAGES: dict[type, str] = {
     Picture: "pages.page:view",
+    Answer: "pages.answer:view",
     Flow: "pages.flows:view",
     HeadPaths: "pages.flows:view",
     CircuitResult: "pages.figure:view",
@@ -78,7 +81,7 @@ def __getattr__(name: str) -> Any:
 
 
 class Notebook:
-    """A notebook output. `data`: its HTML, which holds all that it needs (about 1.3 MB)."""
+    """A notebook output. `data`: its HTML, which holds all that it needs."""
 
     def __init__(self, data: str) -> None:
         self.data = data
@@ -91,13 +94,20 @@ class Notebook:
 
 
 def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
-    """Make one self-contained web page of `result` (about 1.3 MB; it fetches nothing).
+    """Make one self-contained web page of `result`; it fetches nothing.
+
+    The page of an `Attribution` holds circuitsvis's script (1.3 MB). That of a `SequenceAttribution` is
+    there to be pointed at: a token is shown by what moved it, several by their sum (or the root of the
+    sum of their squares, where scores are norms), all together when nothing is chosen. It holds two bytes
+    a score, which keep a score to 1/2000 of itself. An `Attribution` of a continuation or a conversation
+    has such a page too, in which there is only one thing to be shown. A conversation is drawn turn by
+    turn, an answer apart from its prompt; reads before an answer are left out.
 
     Args:
         result: any result of this package.
         path: where to write the page too, atomically. The folder must exist.
-        options: of an `Attribution`, or a `SequenceAttribution` (drawn at one site, with a row for
-            each read position in place of a row for each site):
+        options: of an `Attribution`, or a `SequenceAttribution` (`figure` and `terminal` draw it at one
+            site, with a row for each read position in place of a row for each site):
                 scale: `"linear"` colours from 0 to the largest score, `"log"` over 1 to 4 whole
                     decades below it. Numbers beside the colours are scores in `result.units` under both.
                 normalise: `"site"` colours each site (each read position of a sequence) by its own
@@ -108,7 +118,7 @@ def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
                 include_read: whether the read position takes part in the colours (True). It shows
                     anyway.
                 sites: labels or indices of the sites to draw, in this order; None for all of them
-                    (for a `SequenceAttribution`: the first).
+                    (for the figure of a `SequenceAttribution`, and in a terminal: the first).
                 site: the same for one site.
             of a result of `tl_scopes.circuits` that is shown by its figure: those of `circuit`.
                 A `Flow` and `HeadPaths` have pages of their own, without options: see `attention`.
@@ -130,8 +140,8 @@ def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
 def notebook(result: Result, **options: Any) -> Notebook:
     """Make a notebook output of `result`. Options and errors are those of `html`.
 
-    An attribution's output carries its own copy of circuitsvis's script (1.3 MB), so that it works
-    offline and on its own. Outputs on one page do not touch each other.
+    An attribution's output carries its own copy of what it needs (1.3 MB where circuitsvis draws it), so
+    that it works offline and on its own. Outputs on one page do not touch each other.
 
         >>> notebook(attribution, scale="log")
     """
@@ -157,7 +167,8 @@ def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
 
     Args:
         result: any result of this package. An attribution shows bars over the tokens for one row, a
-            map of rows by tokens for several.
+            map of rows by tokens for several: of a `SequenceAttribution` with an answer, the matrix of
+            answer tokens by source tokens.
         dark: light ink on a dark ground, for slides and pages that are dark.
         options: of attributions: those of `html`. Of results of `tl_scopes.circuits`: those of
             `circuit`. Of a `FaithfulnessCard`:
@@ -271,14 +282,15 @@ def _drawing(
     """The function that draws `result`, with the result and its options in it. Raises `RenderError`."""
     subject = result
     if isinstance(result, (Attribution, SequenceAttribution)):
-        subject, options = _given(build, result, options)(), {}
+        layout = lay_out if Answer in drawings and speaks(result) else build
+        subject, options = _given(layout, result, options)(), {}
     for kind in type(subject).__mro__:
         if kind in drawings:
             module, name = drawings[kind].split(":")
             whole = module if module.startswith("tl_scopes.") else f"{__name__}.{module}"
             draw = getattr(import_module(whole), name)
             return _given(draw, subject, options)
-    names = sorted(kind.__name__ for kind in drawings if kind is not Picture)
+    names = sorted(kind.__name__ for kind in drawings if kind not in (Picture, Answer))
     raise RenderError(
         f"got a {type(result).__name__}; only a result of this package can be drawn (Attribution, "
         f"SequenceAttribution, {', '.join(names)}): pass what tl_scopes.attribute or another call returned"

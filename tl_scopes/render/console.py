@@ -93,7 +93,7 @@ def _prompt(picture: Picture, row: Row, width: int) -> list[Text]:
         chip = Text()
         for shown, mark in pieces(token):
             chip.append(shown, style + SOFT if mark and not style.bgcolor else style)
-        if used and used + chip.cell_len > width:
+        if used and (used + chip.cell_len > width or t == picture.answer):
             lines, used = [*lines, Text()], 0
         lines[-1].append_text(chip)
         used += chip.cell_len
@@ -122,6 +122,7 @@ def _notes(picture: Picture) -> Text:
         p, text = picture.rows[0].read
         group = ", its group" if picture.spans else ","
         notes.append(f"read position: {p} {quoted(text)}{group} underlined")
+        notes += [] if picture.answer is None else ["the answer on a line of its own"]
     return Text("; ".join(notes) + ".", SOFT)
 
 

@@ -14,7 +14,7 @@ from tl_scopes.render import wording
 from tl_scopes.render.colours import Scale, number, percent
 from tl_scopes.render.selection import Result as Result
 from tl_scopes.render.selection import Site as Site
-from tl_scopes.render.selection import check, choose, included
+from tl_scopes.render.selection import answer_of, check, choose, holding, included, reads_drawn
 from tl_scopes.render.tokens import clipped, quoted, words
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.characters import Spans
@@ -59,6 +59,7 @@ class Picture:
     or two; `first`: the row that is shown before anything is chosen. `title` says what is explained,
     `subtitle` scope, place and size, `scale_note` which scale and normalisation the colours follow.
     `spans`: the token ranges that the "tokens" are groups of, if they are, joined as `how` says.
+    `answer`: the first token of an answer, if there is one.
     """
 
     kind: str
@@ -82,6 +83,7 @@ class Picture:
     stability: Stability | None = None
     spans: Spans = ()
     how: str = ""
+    answer: int | None = None
 
     @property
     def target(self) -> Token | None:
@@ -211,12 +213,13 @@ def build(
     one_of("include_bos", include_bos, (False, True))
     one_of("include_read", include_read, (False, True))
     check(result)
-    drawn = choose(result, sites, site)
+    drawn = choose(result, sites, site, isinstance(result, Attribution))
     if isinstance(result, Attribution):
         parts = [(words(result.sites[s]), result, s) for s in drawn]
     else:
-        reads = [(a, *a.read_token) for a in map(result.at, result.positions)]
-        parts = [(f"{p} {isolated(clipped(text, 24))}", a, drawn[0]) for a, p, text in reads]
+        reads = [(r, result.at(result.positions[r])) for r in reads_drawn(result)]
+        labels = [(_told(result, r), a) for r, a in reads]
+        parts = [(f"{p} {isolated(clipped(text, 24))}", a, drawn[0]) for (p, text), a in labels]
     # With nothing but BOS there is nothing else to look at.
     masks = [included(a, include_bos, include_read) for _, a, _ in parts]
     if not any(inside.any() for inside in masks):
@@ -232,12 +235,17 @@ def build(
         rows.append(
             Row(label, a.position, a.read_token, *numbers, a.prediction, a.target, a.fisher)
         )
-    single, n = isinstance(result, Attribution), len(rows)
-    each, site_name = "site" if single else "read position", words(result.sites[drawn[0]])
-    if single:
-        place = [f"at {site_name if n == 1 else f'{n} sites'}", wording.read_at(rows[0].read)]
+    n, site_name = len(rows), words(result.sites[drawn[0]])
+    if isinstance(result, Attribution):
+        each, place = "site", [f"at {site_name if n == 1 else f'{n} sites'}"]
+        if result.continuation:
+            place += wording.continued(result.continuation)
+        else:
+            place.append(wording.read_at(rows[0].read))
     else:
-        place = [f"at {site_name}", wording.counted(n, each)]
+        each = "read position" if result.answer_start is None else "answer token"
+        place = [f"at {site_name}", wording.counted(n, each), *wording.answered(result)]
+    single = isinstance(result, Attribution)
     size = wording.size(len(result.str_tokens), result.spans, result.how)
     common = normalise == "all" or n == 1
     extent = f"one scale for every {each}" if common else f"each {each} by its own largest score"
@@ -259,7 +267,21 @@ def build(
         stability=result.stability if isinstance(result, Attribution) else None,
         spans=result.spans,
         how=result.how,
+        answer=answer_of(result),
     )
+
+
+def _told(result: SequenceAttribution, r: int) -> tuple[int, str]:
+    """Position and text of the token that names a read: the one read at, of an answer the one that follows."""
+    p = result.positions[r]
+    names = dict(zip(result.positions, result.read_tokens)) if result.spans else {}
+    if result.answer_start is None:
+        return p, names.get(p) or result.str_tokens[p]
+    target = result.targets[r]
+    at = holding(result, p + 1)
+    if at == len(result.str_tokens):
+        return p + 1, target.text if target else "…"
+    return p + 1, names.get(p + 1, result.str_tokens[at])
 
 
 def of_result(result: Result | CircuitResult, rows: Sequence[Row]) -> dict[str, Any]:

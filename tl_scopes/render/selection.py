@@ -36,22 +36,24 @@ def check(result: Result) -> None:
         )
 
 
-def choose(result: Result, sites: Site | Sequence[Site] | None, site: Site | None) -> list[int]:
-    """Rows of the sites that are asked for."""
+def choose(
+    result: Result, sites: Site | Sequence[Site] | None, site: Site | None, several: bool
+) -> list[int]:
+    """Rows of the sites that are asked for. `several`: whether the drawing has room for more than one."""
     if sites is not None and site is not None:
         raise RenderError(f"got sites={sites!r} and site={site!r}; they mean the same: pass one")
     wanted = site if site is not None else sites
     if wanted is None:
-        return list(range(len(result.sites))) if isinstance(result, Attribution) else [0]
+        return list(range(len(result.sites))) if several else [0]
     names = [wanted] if isinstance(wanted, (int, str)) else list(wanted)
     if not names:
         raise RenderError(
             f"sites={wanted!r} chooses nothing; name at least one of {list(result.sites)}"
         )
-    if len(names) > 1 and isinstance(result, SequenceAttribution):
+    if len(names) > 1 and not several:
         raise RenderError(
-            f"sites={wanted!r} names {len(names)} sites; a SequenceAttribution is drawn at one, "
-            "with a row for each read position: pass site=..., or draw .at(position)"
+            f"sites={wanted!r} names {len(names)} sites; here a SequenceAttribution is drawn at one, "
+            "with a row for each read position: pass site=..., draw .at(position), or make its page"
         )
     return [site_index(result.sites, name) for name in names]
 
@@ -64,3 +66,27 @@ def included(a: Attribution, include_bos: bool, include_read: bool) -> np.ndarra
     if not include_read:
         inside[a.position] = False
     return inside
+
+
+def reads_drawn(result: SequenceAttribution) -> list[int]:
+    """Rows of the reads that are drawn: those of an answer alone, where there is one."""
+    start = result.answer_start
+    rows = [r for r, p in enumerate(result.positions) if start is not None and p + 1 >= start]
+    return rows or list(range(len(result.positions)))
+
+
+def holding(result: Result, position: int) -> int:
+    """The token, or the group, that has the prompt's token `position`; after the last, one more."""
+    if not result.spans:
+        return position
+    return next((g for g, (_, end) in enumerate(result.spans) if position < end), len(result.spans))
+
+
+def answer_of(result: Result) -> int | None:
+    """The first token, or group, of an answer that stands in the result, if one does."""
+    if isinstance(result, SequenceAttribution):
+        start = result.answer_start
+    else:
+        start = result.continuation.reads[0] + 1 if result.continuation else None
+    at = None if start is None else holding(result, start)
+    return at if at is not None and at < len(result.str_tokens) else None

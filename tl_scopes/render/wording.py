@@ -9,10 +9,10 @@ from typing import Any
 from tl_scopes.errors import RenderError
 from tl_scopes.render.colours import number
 from tl_scopes.render.tokens import quoted, words
-from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.characters import Spans
 from tl_scopes.results.escapes import FIRST, LAST, isolated
-from tl_scopes.results.records import ScopeInfo, Token
+from tl_scopes.results.records import Continuation, ScopeInfo, Token
 
 # What a method measured about its own result stands among its parameters, but is no setting.
 MEASURED = "convergence_delta"
@@ -48,6 +48,25 @@ def method(scope: ScopeInfo) -> str:
 def read_at(read: tuple[int, str]) -> str:
     """Where a result was read: the token's position and text."""
     return f"read at {read[0]} {quoted(read[1])}"
+
+
+def continued(continuation: Continuation) -> list[str]:
+    """Where a continuation was read, how likely it is, and what it is compared with."""
+    first, last = continuation.reads[0], continuation.reads[-1]
+    told = [f"read at {first}{f' to {last}' if last > first else ''}"]
+    told += [_likely(quoted(continuation.text), continuation.log_probs)]
+    if continuation.versus_tokens:
+        told.append(f"less {_likely(quoted(continuation.versus), continuation.versus_log_probs)}")
+    return told
+
+
+def answered(result: SequenceAttribution) -> list[str]:
+    """How likely the answer is; nothing where there is none, or where the result does not say."""
+    start = result.answer_start
+    pairs = zip(result.positions, result.log_probs)
+    values = [x for p, x in pairs if start is not None and p + 1 >= start]
+    known = [x for x in values if x is not None]
+    return [_likely("the answer", known)] if known and len(known) == len(values) else []
 
 
 def counted(n: int, what: str) -> str:
@@ -121,6 +140,10 @@ def hooked(places: Sequence[str]) -> str:
     shown = [words(place) for place in dict.fromkeys(places)]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return f"with your own hooks at {', '.join(shown[:3])}{more}"
+
+
+def _likely(what: str, log_probs: Sequence[float]) -> str:
+    return f"log-probability of {what} {number(sum(log_probs))} nats"
 
 
 def _among(scopes: Sequence[ScopeInfo]) -> list[str]:

@@ -21,7 +21,8 @@ def draw(picture: Picture) -> Figure:
     """The figure of `picture`; it belongs to no pyplot state."""
     figure = _bars(picture, picture.rows[0]) if len(picture.rows) == 1 else _map(picture)
     sites = [row.label for row in picture.rows]
-    notes = [picture.signs, *wording.convergence(picture.scope, sites, picture.units)]
+    begins = "" if picture.answer is None else "the answer begins at the broken line"
+    notes = [begins, picture.signs, *wording.convergence(picture.scope, sites, picture.units)]
     style.caption(figure, picture.title, picture.subtitle, notes)
     return figure
 
@@ -35,6 +36,7 @@ def _bars(picture: Picture, row: Row) -> Figure:
     for ax, span in zip(figure.subplots(len(spans), 1, squeeze=False)[:, 0], spans):
         draw_heights(ax, row, span)
         ax.set_xlim(span[0] - 0.7, span[0] + len(spans[0]) - 0.3)
+        _part_answer(ax, picture, span)
         label_tokens(ax, picture, span, names)
     style.write(figure.supylabel(""), picture.units, size=9)
     return figure
@@ -141,11 +143,20 @@ def _map(picture: Picture) -> Figure:
     every = max(1, math.ceil(0.125 / tall))
     size = 7 if n_row > 40 or tall < 0.17 else 8
     for ax, span in zip(axes, spans):
+        _part_answer(ax, picture, span)
         label_tokens(ax, picture, span[::labelled], columns)
         style.label(ax.yaxis, names[::every], size, range(0, n_row, every))
     own = "" if picture.common else f"of the largest of each {picture.each}"
+    if matrix and picture.answer is not None:
+        style.name_axes(axes[0], "source token", "answer token")
     style.colour_bar(figure, axes, scale, picture.units, max(height, 2.0), own)
     return figure
+
+
+def _part_answer(ax: Axes, picture: Picture, span: np.ndarray) -> None:
+    """A line before the first token of an answer."""
+    if picture.answer is not None and picture.answer in span:
+        ax.axvline(picture.answer - 0.5, color=style.READ, linewidth=1, linestyle=(0, (3, 2)))
 
 
 def draw_map(

@@ -100,17 +100,18 @@ def _fallback(picture: Picture, tokens: list[str]) -> str:
     row, spans = picture.rows[picture.first], []
     label = f'<p class="tls-hint">{picture.each} {sentence(row.label)}</p>'
     places = zip(tokens, row.colours, row.scores, picture.places())
-    for t, (token, value, score, place) in enumerate(places):
-        paper = colour(float(value))
-        turned = "#000" if luminance(paper) > 0.33 else "#fff"  # as in page.js
-        on = hexed(ink(paper))
-        style = f"background-color:{hexed(paper)};color:{on};--on-light:{on};--on-dark:{turned}"
+    for token, value, score, place in places:
+        style = chip(float(value))
         told = html.escape(f"{number(float(score))} {picture.units}, {place}")
-        mark = "tls-read" if t == row.position else "tls-later" if t > row.position else ""
-        kind = f' class="{mark}"' if mark and picture.kind == "read" else ""
         line = "<br>" if "\n" in token else ""
-        spans.append(
-            f'<span{kind} title="{told}"><span style="{style}">{token}</span>{line}</span>'
-        )
+        spans.append(f'<span title="{told}"><span style="{style}">{token}</span>{line}</span>')
     shown = f'<div class="colored-tokens">{"".join(spans)}</div>'
     return label + shown if len(picture.rows) > 1 else shown
+
+
+def chip(value: float) -> str:
+    """Ground and ink of a token with this colour value, on light pages and on dark ones."""
+    paper = colour(value)
+    turned = "#000" if luminance(paper) > 0.33 else "#fff"  # as in page.js
+    on = hexed(ink(paper))
+    return f"background-color:{hexed(paper)};color:{on};--on-light:{on};--on-dark:{turned}"

@@ -1,4 +1,4 @@
-// Tooltips with true scores, and marks and numbers that follow the row that circuitsvis shows.
+// Tooltips with true scores, and numbers that follow the row that circuitsvis shows.
 // `scope` holds the data; everything is written as text, never as markup.
 const root = document.getElementById(scope.id);
 const mount = document.getElementById(scope.id + "-tokens");
@@ -33,7 +33,7 @@ function tell(event, row, position) {
     ["b", scores[position] + (errors && position <= read ? ` ± ${errors[position]}` : "")],
     ["span", scope.units],
   ];
-  if (scope.rows.length > 1) parts.push(["span", scope.kind === "site" ? `at ${label}` : `read at ${label}`]);
+  if (scope.rows.length > 1) parts.push(["span", `at ${label}`]);
   if (position > read) parts.push(["span", "after the read position: cannot matter"]);
   else if (plain.includes(position)) parts.push(["span", "left out of the colours"]);
   tip.replaceChildren(
@@ -85,12 +85,6 @@ function follow() {
       return tick;
     }),
   );
-  if (scope.kind === "site") return;
-  root.querySelectorAll(".tls-side").forEach((e, i) => (e.hidden = i !== k));
-  [...mount.querySelectorAll(".colored-tokens > span")].forEach((e, t) => {
-    e.classList.toggle("tls-read", t === row.read);
-    e.classList.toggle("tls-later", t > row.read);
-  });
 }
 new MutationObserver(follow).observe(mount, { subtree: true, childList: true, attributes: true, attributeFilter: ["style"] });
 follow();

@@ -41,7 +41,7 @@ def document(title: str, body: str) -> Page:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{html.escape(title)}</title>\n"
         "<style>html{color-scheme:light dark}body{margin:0;background:#fff}"
-        "@media (prefers-color-scheme:dark){body{background:#14161a}}</style>\n"
+        "@media screen and (prefers-color-scheme:dark){body{background:#14161a}}</style>\n"
         f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 
@@ -57,7 +57,7 @@ def view(picture: Picture, id: str) -> tuple[str, str]:
         f'<div id="{inner.id}">{inner.fallback}</div></div>{legend(picture)}'
     )
     return picture.title, section(
-        picture, id, main, _asides(picture),
+        picture, id, main, aside(picture, picture.rows[0]),
         # The component, and the page's own script with what it needs.
         f"{inner.code}\nconst scope = {script_json(data(picture, id))};\n{asset('page.js')}",
         rules=marks(picture, inner.id),
@@ -108,7 +108,10 @@ def look(name: str = "") -> str:
     rules = []
     for sheet in ("page", name) if name else ("page",):
         dark = asset(f"{sheet}_dark.css")
-        rules += [asset(f"{sheet}.css"), f"@media (prefers-color-scheme:dark){{{lit}{{{dark}}}}}"]
+        rules += [
+            asset(f"{sheet}.css"),
+            f"@media screen and (prefers-color-scheme:dark){{{lit}{{{dark}}}}}",
+        ]
         rules.append(f"{dim}{{{dark}}}")
     return "\n".join(rules)
 
@@ -124,15 +127,14 @@ def marks(picture: Picture, id: str) -> str:
     rules = []
     if picture.has_bos and not picture.include_bos:
         rules.append(f"{token}(1)>span{{border-style:dashed!important;opacity:.6}}")
-    if picture.kind == "site":
-        row = picture.rows[0]
-        # Positions count from 0, nth-of-type from 1.
-        rules.append(f"{token}({row.position + 1})>span{{box-shadow:0 0 0 2px #c2410c}}")
-        rules.append(f'{token}({row.position + 1}){{--note:"read"}}')
-        rules.append(f"{token}(n+{row.position + 2})>span{{opacity:.5}}")
-        after = row.position + 1
-        if row.target and after < len(picture.ids) and picture.ids[after] == row.target.id:
-            rules.append(f'{token}({after + 1}){{--note:"target"}}')
+    row = picture.rows[0]
+    # Positions count from 0, nth-of-type from 1.
+    rules.append(f"{token}({row.position + 1})>span{{box-shadow:0 0 0 2px #c2410c}}")
+    rules.append(f'{token}({row.position + 1}){{--note:"read"}}')
+    rules.append(f"{token}(n+{row.position + 2})>span{{opacity:.5}}")
+    after = row.position + 1
+    if row.target and after < len(picture.ids) and picture.ids[after] == row.target.id:
+        rules.append(f'{token}({after + 1}){{--note:"target"}}')
     return "\n".join(rules)
 
 
@@ -158,16 +160,6 @@ def _ticks(row: Row, signed: bool) -> list[tuple[float, str]]:
         return []
     places = [((at + 1) / 2 if signed else at, text) for at, text in row.scale.labels()]
     return fitting(places, LEGEND_WIDTH)
-
-
-def _asides(picture: Picture) -> str:
-    """What is predicted. In a sequence each row predicts something else: one block a row."""
-    if picture.kind == "site":
-        return f'<div class="tls-side">{aside(picture, picture.rows[0])}</div>'
-    return "".join(
-        f'<div class="tls-side"{"" if i == picture.first else " hidden"}>{aside(picture, row)}</div>'
-        for i, row in enumerate(picture.rows)
-    )
 
 
 def aside(picture: Picture, row: Row) -> str:
@@ -211,7 +203,6 @@ def data(picture: Picture, id: str) -> dict[str, object]:
     tokens = [visible(token) for token in picture.tokens]
     return {
         "id": id,
-        "kind": picture.kind,
         "first": picture.first,
         "units": picture.units,
         "tokens": tokens,
