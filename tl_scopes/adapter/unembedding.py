@@ -80,9 +80,7 @@ class Unembedding:
         1e-3 of what is left of 262,144 columns.
         """
         wide = torch.float32 if self.W_U.device.type == "mps" else torch.float64
-        total = torch.zeros(
-            coefficients.shape[1], self.d_model, dtype=wide, device=self.W_U.device
-        )
+        total = torch.zeros(coefficients.shape[1], self.d_model, dtype=wide, device=self.W_U.device)
         for span, rows in self.spans(None):
             total += coefficients[span].T.to(rows.dtype) @ rows
         return total.to(working_dtype(self.W_U.dtype))
