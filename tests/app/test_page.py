@@ -120,7 +120,7 @@ def test_two_tokens_are_compared(visit):
 def fields(page) -> set[str]:
     """The fields of a scope that are drawn."""
     keys = {each.key for each in (*page.text_input, *page.number_input)}
-    return keys & {"target", "versus", "rank"}
+    return keys & {"continuation", "target", "versus", "rank"}
 
 
 def test_fields_are_those_of_the_scope(visit):
@@ -135,6 +135,21 @@ def test_fields_are_those_of_the_scope(visit):
     page = run(page)
     assert "fisher(rank=4" in shown(page)["subtitle"] and said(page) == []
     assert not {"target", "versus"} & set(page.query_params)
+
+
+def test_a_whole_answer(visit):
+    page = visit(prompt=zoo.TEXT)
+    page = page.radio(key="scope").set_value("continuation").run()
+    assert fields(page) == {"continuation", "versus"}
+    page.text_input(key="continuation").set_value(" Paris of")
+    page = run(page)
+    data = shown(page)
+    assert data["heading"] == "Probability of the answer" and said(page) == []
+    texts = ["".join(part for part, _ in row["pieces"]) for row in data["next"]]
+    assert texts == ["·Paris", "·of"] and len(data["tokens"]) == 8
+    assert "ContinuationScope(' Paris of')" in code(page, "python")
+    again = visit(**dict(page.query_params))
+    assert shown(again) == data
 
 
 def widget(page, kind: str, label: str):

@@ -73,6 +73,20 @@ def test_every_scope(folder, args, name, parameters):
     assert (got["standard_error"] is None) == ("--samples" not in args)
 
 
+def test_a_whole_text_that_follows(folder):
+    args = ["--continuation", " Paris of", "--sites", "all"]
+    model = models.load(folder)
+    for versus in (None, " cat"):
+        got = scores(zoo.TEXT, "--model", folder, *args, *(["--versus", versus] if versus else []))
+        scope = ts.ContinuationScope(" Paris of", versus)
+        expected = ts.attribute(model, zoo.TEXT, scope, sites="all")
+        torch.testing.assert_close(torch.tensor(got["scores"]), expected.scores)
+        assert got["continuation"]["log_probs"] == list(expected.continuation.log_probs)
+    assert "·Paris·of" in printed("attribute", zoo.TEXT, "--model", folder, *args)
+    by_name = scores(zoo.TEXT, "--model", folder, "--scope", "continuation: Paris of")
+    assert by_name["scope"]["parameters"]["continuation"] == " Paris of"
+
+
 def test_entropy_is_the_entropys_gradient(folder):
     got = scores(zoo.TEXT, "--model", folder, "--scope", "entropy", "--dtype", "float64")
     entropy = ts.FunctionScope(lambda z: torch.distributions.Categorical(logits=z).entropy())

@@ -127,6 +127,14 @@ def test_failures_leave_no_file(folder, tmp_path, monkeypatch):
         (["text", "--next", "--target", "a"], ["--next", "--target", "drop one"]),
         (["text", "--next", "--position", "-1"], ["--next", "--position -2"]),
         (["text", "--next", "--scope", "temperature"], ["--next", "temperature", "semantic"]),
+        (
+            ["text", "--continuation", "a", "--target", "b"],
+            ["--target", "continuation", "semantic"],
+        ),
+        (["text", "--continuation", "a", "--scope", "fisher"], ["--continuation", "fisher"]),
+        (["text", "--continuation", "a", "--position", "2"], ["--position", "prompt's end"]),
+        (["text", "--continuation", "a", "--next"], ["--next", "continuation"]),
+        (["text", "--scope", "continuation"], ["--continuation TEXT"]),
         (["text", "--versus", "a"], ["--versus", "--scope logit-difference"]),
         (["text", *DIFFERENCE, "--target", "a"], ["logit-difference", "--versus"]),
         (["text", *FISHER, "--seed", "1"], ["--seed", "--samples"]),
@@ -159,6 +167,8 @@ def test_mistakes_that_need_no_model(args, words):
         (["--sites", "99"], ["99", "blocks"]),
         (["--sites", "embed,blocks.0.hook_mlp_oot"], ["hook_mlp_oot", "hook_mlp_out"]),
         ([*FISHER, "--rank", "9999"], ["9999", "d_model"]),
+        (["--continuation", ""], ["continuation is empty"]),
+        (["--continuation", " a", "--versus", " a"], ["versus", "the same"]),
     ],
 )
 def test_mistakes_that_the_model_finds(folder, args, words):

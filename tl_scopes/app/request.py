@@ -39,13 +39,14 @@ class Request:
     """What is computed. Equal requests have equal answers.
 
     `target`, and for logit-difference `versus`: text that is one token, `id:1234`, or nothing for the
-    top prediction. `rank`: of fisher, 1 to 64. `sites`: `embed`, `all`, layers and hook names, commas
-    between. `position`: the read position.
+    top prediction. `continuation`, and its `versus`: text that follows the prompt. `rank`: of fisher, 1
+    to 64. `sites`: `embed`, `all`, layers and hook names, commas between. `position`: the read position.
     """
 
     prompt: str
     model: str
     scope: str = "semantic"
+    continuation: str = ""
     target: str = ""
     versus: str = ""
     rank: int = 4
@@ -77,11 +78,18 @@ class Request:
 
     def options(self) -> dict[str, Any]:
         """What the scope takes of the request, by the options of the command line."""
-        texts = {"target": self.target, "versus": self.versus}
-        given = {name: target_from(text, name) for name, text in texts.items()} | {
-            "rank": self.rank
-        }
-        return {name: given[name] for name in named.takes(self.scope) if name in given}
+        taken, texts = named.takes(self.scope), {"target": self.target, "versus": self.versus}
+        given: dict[str, Any] = {"rank": self.rank, "continuation": self.continuation}
+        for name, text in texts.items():
+            given[name] = text or None if "continuation" in taken else target_from(text, name)
+        return {name: given[name] for name in taken if name in given}
+
+    @property
+    def text(self) -> str:
+        """All that the model reads."""
+        if "continuation" not in named.takes(self.scope):
+            return self.prompt
+        return self.prompt + max(self.continuation, self.versus, key=len)
 
     def to_sites(self) -> str | list[str | int]:
         """The sites as `attribute` takes them. Raises `SiteError`."""
@@ -132,7 +140,7 @@ def write(request: Request, view: View) -> dict[str, str]:
     """The query that `read` turns into the two again. What is computed is always said, so that a link
     outlives a change of defaults."""
     query = dataclasses.asdict(request)
-    for name in ("target", "versus", "rank"):
+    for name in ("continuation", "target", "versus", "rank"):
         if name not in named.takes(request.scope) or not query[name]:
             del query[name]
     usual = View()

@@ -47,12 +47,13 @@ def python(request: Request, view: View, settings: Settings) -> str:
 def _scope(request: Request) -> str:
     """The call that makes the scope; targets stand first, where it takes them first."""
     make, taken, options = named.maker(request.scope), named.takes(request.scope), request.options()
-    targets = [option for option in ("target", "versus") if option in taken]
-    first = list(inspect.signature(make).parameters)[: len(targets)]
+    targets = [option for option in ("continuation", "target", "versus") if option in taken]
+    parameters = inspect.signature(make).parameters
+    first = list(parameters)[: len(targets)]
     parts = []
     for option, value in options.items():
-        if value is None and targets == ["target"]:
-            continue  # the default
+        if value is None and parameters[taken[option]].default is None:
+            continue
         bare = option in targets and first == [taken[each] for each in targets]
         parts.append(repr(value) if bare else f"{taken[option]}={value!r}")
     return f"{'' if _is_own(make) else 'ts.'}{make.__name__}({', '.join(parts)})"

@@ -6,8 +6,9 @@ All texts of the picture are texts, none is markup.
 from __future__ import annotations
 
 import io
+import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -57,10 +58,10 @@ def view_model(result: Attribution, view: View) -> dict[str, Any]:
             | {"share": abs(float(row.scores[t])) / (row.scale.limit or 1.0)}
             for t in row.strongest(_STRONGEST)
         ],
+        "heading": "Predicted next" if result.continuation is None else "Probability of the answer",
         "next": [
-            {"pieces": pieces(c.text), "share": c.probability, "text": percent(c.probability)}
-            | {"target": row.target is not None and c.id == row.target.id}
-            for c in row.prediction
+            {"pieces": pieces(text), "share": share, "text": percent(share), "target": is_target}
+            for text, share, is_target in _likely(result, row)
         ],
         "source": source(picture),
     }
@@ -106,6 +107,16 @@ def _token(picture: Picture, row: Row, t: int) -> dict[str, Any]:
         "later": t > row.position,
         "plain": not bool(row.included[t]) and t <= row.position,
     }
+
+
+def _likely(result: Attribution, row: Row) -> Iterator[tuple[str, float, bool]]:
+    """Tokens with their probabilities, and which is the target: of a given answer, or the likeliest ones."""
+    if (answer := result.continuation) is not None:
+        for token, log_prob in zip(answer.tokens, answer.log_probs):
+            yield token.text, math.exp(log_prob), False
+        return
+    for c in row.prediction:
+        yield c.text, c.probability, row.target is not None and c.id == row.target.id
 
 
 def _notes(picture: Picture, row: Row) -> list[str]:

@@ -50,7 +50,7 @@ class Worker:
         """
         self.settings.check_model(request.model)
         request.check()
-        self._check_characters(request.prompt)
+        self._check_characters(request.text)
         if (result := self._remembered(request)) is not None:
             return result
         with self._turn(tell):
@@ -64,7 +64,7 @@ class Worker:
         """Whether an answer takes no model to load, nor more than about a second."""
         if self._remembered(request) is not None:
             return True
-        return request.model in self._models and len(request.prompt) * request.directions <= _CHEAP
+        return request.model in self._models and len(request.text) * request.directions <= _CHEAP
 
     @property
     def waiting(self) -> int:
@@ -78,7 +78,7 @@ class Worker:
 
         model = self._model(request.model, tell)
         tell("Computing …")
-        n = len(encode(view_of(model), request.prompt, None))
+        n = len(encode(view_of(model), request.text, None))
         if n > self.settings.max_tokens:
             raise PromptTooLongError(
                 f"the prompt has {n} tokens, this page takes {self.settings.max_tokens}: shorten it, "

@@ -22,12 +22,13 @@ from tl_scopes.errors import ScopeParameterError
 
 GROUP = "tl_scopes.methods"
 # What the options of the command line are called, and the parameters that they may set.
-OPTIONS = ("target", "versus", "rank", "samples", "seed")
+OPTIONS = ("continuation", "target", "versus", "rank", "samples", "seed")
 
 _Make = TypeVar("_Make", bound=Callable[..., Any])
 _known: dict[str, Any] = {
     "semantic": "tl_scopes.scopes.prediction:SemanticScope",
     "logit-difference": "tl_scopes.scopes.prediction:LogitDifferenceScope",
+    "continuation": "tl_scopes.scopes.continuation:ContinuationScope",
     "temperature": "tl_scopes.scopes.prediction:TemperatureScope",
     "fisher": "tl_scopes.scopes.prediction:FisherScope",
     "entropy": "tl_scopes.scopes.custom:entropy",
@@ -108,6 +109,8 @@ def made(text: str, options: Mapping[str, Any]) -> Any:
         )
     given = {}
     for option, parameter in takes(name).items():
+        if colon and parameter == argument:
+            continue
         required = inspect.signature(make).parameters[parameter].default is inspect.Parameter.empty
         if required and option not in options:
             raise ScopeParameterError(

@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from tl_scopes.adapter.sites import from_text
 from tl_scopes.baselines import named
 from tl_scopes.cli import options
+from tl_scopes.cli.inputs import prompt_of, scope_of
 from tl_scopes.cli.options import bad
 from tl_scopes.cli.terminal import quiet, write
-from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
 from tl_scopes.models import DEFAULT_MODEL
 from tl_scopes.models.quiet import say
 
@@ -28,6 +27,8 @@ EXAMPLES = """Examples:
 
     tl-scopes attribute "The capital of France is Paris" --next      # why " Paris"?
 
+    tl-scopes attribute "The capital of France is" --continuation " Paris, of course"
+
     tl-scopes attribute "The truth is" --scope fisher --rank 4 --html scope.html
 
     tl-scopes attribute "The truth is" --scope temperature --sites all --plot layers.pdf
@@ -37,7 +38,7 @@ EXAMPLES = """Examples:
     tl-scopes attribute --model ./my-model --dtype bfloat16 -- "-40 degrees is"
 """
 # What the help of --scope describes; the other names are listed after them.
-_DESCRIBED = ("semantic", "logit-difference", "temperature", "fisher", "entropy")
+_DESCRIBED = ("semantic", "logit-difference", "continuation", "temperature", "fisher", "entropy")
 _explained = functools.partial(typer.Option, rich_help_panel="What is explained")
 
 
@@ -57,14 +58,23 @@ def attribute(
     trust_remote_code: options.TrustRemoteCode = False,
     prepend_bos: options.PrependBos = None,
     scope: Annotated[
-        str,
+        str | None,
         _explained(
-            help="semantic (one logit), logit-difference (one against another), temperature "
-            "(confidence), fisher (the whole distribution), entropy, or any of "
-            f"{', '.join(n for n in named.names() if n not in _DESCRIBED)}.",
+            help="semantic (one logit), logit-difference (one against another), continuation (a whole "
+            "text that follows), temperature (confidence), fisher (the whole distribution), entropy, or "
+            f"any of {', '.join(n for n in named.names() if n not in _DESCRIBED)}. semantic if left out, "
+            "continuation with --continuation.",
             metavar="SCOPE",
         ),
-    ] = "semantic",
+    ] = None,
+    continuation: Annotated[
+        str | None,
+        _explained(
+            help="Explain the log-probability of all of this text, which follows the prompt (mind a "
+            "leading space).",
+            metavar="TEXT",
+        ),
+    ] = None,
     target: Annotated[
         str | None,
         _explained(
@@ -84,7 +94,10 @@ def attribute(
     ] = False,
     versus: Annotated[
         str | None,
-        _explained(help="The token that logit-difference takes away.", metavar="TOKEN"),
+        _explained(
+            help="The token that logit-difference takes away; with --continuation, another text.",
+            metavar="TOKEN",
+        ),
     ] = None,
     rank: Annotated[
         str | None,
@@ -99,7 +112,8 @@ def attribute(
         _explained(help="Random directions by which fisher estimates the rest.", metavar="N"),
     ] = None,
     seed: Annotated[
-        int | None, _explained(help="For --samples; 0 if left out.", metavar="N")
+        int | None,
+        _explained(help="For --samples; 0 if left out.", metavar="N"),
     ] = None,
     sites: Annotated[
         str,
@@ -134,12 +148,18 @@ def attribute(
     """
     if follows and target is not None:
         raise bad("--next", "it names the target, as --target does: drop one of the two")
-    if position is None:
-        position = -2 if follows else -1
-    given = {"target": target, "versus": versus, "rank": rank, "samples": samples, "seed": seed}
-    method = scope_of(scope, given, position, follows)
+    given = {
+        "continuation": continuation,
+        "target": target,
+        "versus": versus,
+        "rank": rank,
+        "samples": samples,
+        "seed": seed,
+    }
+    name = scope or ("semantic" if continuation is None else "continuation")
+    method = scope_of(name, given, position, follows=follows)
     places, outputs = from_text(sites), options.outputs(save=save, html=html, plot=plot)
-    text = prompt_of(prompt)
+    said = prompt_of(prompt)
     with quiet():
         with contextlib.redirect_stdout(sys.stderr):
             import tl_scopes as ts
@@ -151,73 +171,15 @@ def attribute(
             loaded = load(
                 model, backend, dtype=dtype, device=where, trust_remote_code=trust_remote_code
             )
-            reading = {"sites": places, "position": position, "prepend_bos": prepend_bos}
-            if isinstance(method, ts.Scope):
-                result = ts.attribute(loaded, text, method, **reading)
-            else:
-                result = method.attribute(loaded, text, **reading)
+            reading = {"sites": places, "prepend_bos": prepend_bos}
+            reading["position"] = (-2 if follows else -1) if position is None else position
+            explain = functools.partial(ts.attribute, loaded, said, method)
+            if not isinstance(method, ts.Scope):
+                explain = functools.partial(method.attribute, loaded, said)
+            result = explain(**reading)
         # Files first: who closes the pipe early has them all the same.
         write(result, outputs, scale=scale)
         if as_json:
             typer.echo(result.to_json())
         else:
             result.print(scale=scale)
-
-
-def scope_of(name: str, given: Mapping[str, str | int | None], position: int, follows: bool) -> Any:
-    """The scope or method that the options describe; `follows`: `--next` was given.
-
-    Raises `ScopeParameterError` or BadParameter.
-    """
-    from tl_scopes.scopes.base import NEXT, target_from
-
-    typed = {option: f"--{option}" for option in given}
-    if follows:
-        given, typed["target"] = {**given, "target": NEXT}, "--next"
-    try:
-        taken = named.takes(name.partition(":")[0])
-    except ScopeParameterError as error:
-        raise bad("--scope", str(error)) from None
-    for option, value in given.items():
-        if value is None or option in taken:
-            continue
-        users = [other for other in named.names() if option in named.takes(other)]
-        raise ScopeParameterError(
-            f"{typed[option]} means nothing to {name}: drop it, or use --scope " + ", ".join(users)
-        )
-    if "versus" in taken and given["versus"] is None:
-        raise ScopeParameterError(f"--scope {name} needs a second token: add --versus TOKEN")
-    if "samples" in taken and given["seed"] is not None and given["samples"] is None:
-        raise ScopeParameterError(
-            "--seed is for --samples, which is missing: add it or drop --seed"
-        )
-    values: dict[str, Any] = dict(given)
-    for option in ("target", "versus"):
-        text = values[option]
-        if text == NEXT and position == -1:
-            raise bad(
-                typed[option], f"{NEXT} is the token after the read position: add --position -2"
-            )
-        values[option] = target_from(text, f"--{option}")
-    if values["rank"] is not None:
-        values["rank"] = rank = named.number(values["rank"])
-        if isinstance(rank, str) and rank != "full":
-            raise bad("--rank", f"{rank!r}; give a whole number, a share such as 0.9, or full")
-    return named.made(name, values)
-
-
-def prompt_of(text: str) -> str:
-    """The prompt, read from stdin for `-`. Raises `EmptyPromptError` or `PromptError`."""
-    try:
-        if text == "-":
-            if sys.stdin.isatty():
-                say("reading the prompt from the terminal; Ctrl-D ends it")
-            text = sys.stdin.buffer.read().decode("utf-8")
-            # The one that echo, editors and heredocs add: it is no part of the prompt.
-            text = text.removesuffix("\n").removesuffix("\r")
-        text.encode("utf-8")
-    except UnicodeError as error:
-        raise PromptError(f"the prompt is not UTF-8 text ({error}): convert it first") from None
-    if not text:
-        raise EmptyPromptError("the prompt is empty: give some text, or - to read it from stdin")
-    return text

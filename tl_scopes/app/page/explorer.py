@@ -84,7 +84,9 @@ def read_there() -> None:
     """A token was clicked."""
     act()
     chosen = state.tokens.read
-    if state.asked is not None and isinstance(chosen, int) and not isinstance(chosen, bool):
+    if state.asked is None or state.asked.continuation:
+        return  # read at every token of the answer
+    if isinstance(chosen, int) and not isinstance(chosen, bool):
         state.asked, state.position = replace(state.asked, position=chosen), str(chosen)
 
 

@@ -10,9 +10,15 @@ from tl_scopes.baselines import named
 from tl_scopes.errors import ScopesError
 
 SITES = {"all": "every layer", "embed": "input embedding"}
-TOKENS = {
-    "target": ("Target token", "Text that is one token, mind the leading space, or id:1234"),
-    "versus": ("Versus token", "The token that the target is compared with"),
+# Label, placeholder, help.
+TEXTS = {
+    "continuation": ("Answer", "", "The text that follows the prompt; mind the leading space"),
+    "target": (
+        "Target token",
+        "top prediction",
+        "Text that is one token, mind the leading space, or id:1234",
+    ),
+    "versus": ("Versus", "", "What it is compared with"),
 }
 state = st.session_state
 
@@ -27,7 +33,7 @@ def run() -> None:
     """What the form holds becomes what is shown."""
     act()
     state.notices = []
-    before, typed = state.asked, state[f"position {state.position}"].strip()
+    before, typed = state.asked, state.get(f"position {state.position}", "-1").strip()
     same = before is not None and (before.prompt, before.model) == (state.prompt, state.model)
     if before is not None and not same and typed == str(before.position):
         typed = "-1"  # the place that was clicked belongs to another text
@@ -88,15 +94,15 @@ def form() -> None:
         )
         st.caption(questions[state.scope], width="content")
     taken = named.takes(state.scope)
+    spans = "continuation" in taken
+    width = 300 if spans else 150
     with st.form("ask", border=False):
         st.text_area("Prompt", first.prompt, key="prompt", height=80)
         with st.container(horizontal=True, vertical_alignment="bottom"):
-            for name, (label, hint) in TOKENS.items():
+            for name, (label, usual, hint) in TEXTS.items():
                 if name in taken:
                     value = getattr(first, name)
-                    st.text_input(
-                        label, value, key=name, placeholder="top prediction", help=hint, width=150
-                    )
+                    st.text_input(label, value, key=name, placeholder=usual, help=hint, width=width)
             if "rank" in taken:
                 st.number_input(
                     "Rank",
@@ -107,11 +113,12 @@ def form() -> None:
                     width=150,
                     help="How many eigenpairs of the Fisher information are kept",
                 )
-            st.text_input(
-                "Read position",
-                state.position,
-                key=f"position {state.position}",
-                width=116,
-                help="-1 is the last token; or click a token below",
-            )
+            if not spans:
+                st.text_input(
+                    "Read position",
+                    state.position,
+                    key=f"position {state.position}",
+                    width=116,
+                    help="-1 is the last token; or click a token below",
+                )
             st.form_submit_button("Run", type="primary", on_click=run)

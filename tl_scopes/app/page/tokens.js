@@ -148,7 +148,7 @@ export default function ({ parentElement, data, setTriggerValue }) {
   text.addEventListener("focusout", hide);
 
   const aside = make(
-    "aside", "", rows("Predicted next", data.next, "next"), rows("Strongest tokens", data.strongest, "strongest"),
+    "aside", "", rows(data.heading, data.next, "next"), rows("Strongest tokens", data.strongest, "strongest"),
   );
   const scope = make(
     "div", "scope",

@@ -1,0 +1,85 @@
+"""What `tl-scopes attribute` explains, and of which prompt: options made into scopes, texts and messages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tl_scopes.baselines import named
+from tl_scopes.cli.options import bad
+from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
+from tl_scopes.models.quiet import say
+
+
+def scope_of(
+    named_as: str,
+    given: Mapping[str, str | int | None],
+    position: int | None = None,
+    *,
+    follows: bool = False,
+) -> Any:
+    """The scope or method that the options describe.
+
+    `position`: None where it is not given. `follows`: with `--next`. Raises
+    `ScopeParameterError` or BadParameter.
+    """
+    from tl_scopes.scopes.base import NEXT, target_from
+
+    name, colon, _ = named_as.partition(":")
+    try:
+        taken = named.takes(name)
+    except ScopeParameterError as error:
+        raise bad("--scope", str(error)) from None
+    typed = {option: f"--{option}" for option in given}
+    if follows:
+        given, typed["target"] = {**given, "target": NEXT}, "--next"
+        position = -2 if position is None else position
+    for option, value in given.items():
+        if value is None or option in taken:
+            continue
+        users = [other for other in named.names() if option in named.takes(other)]
+        raise ScopeParameterError(
+            f"{typed[option]} means nothing to {name}: drop it, or use --scope " + ", ".join(users)
+        )
+    spans = "continuation" in taken
+    if spans and position is not None:
+        raise bad("--position", "a continuation is read from the prompt's end on: drop it")
+    if spans and given["continuation"] is None and not colon:
+        raise ScopeParameterError(f"--scope {name} needs a text: add --continuation TEXT")
+    if "versus" in taken and given["versus"] is None and not spans:
+        raise ScopeParameterError(f"--scope {name} needs a second token: add --versus TOKEN")
+    if "samples" in taken and given["seed"] is not None and given["samples"] is None:
+        raise ScopeParameterError(
+            "--seed is for --samples, which is missing: add it or drop --seed"
+        )
+    values: dict[str, Any] = dict(given)
+    for option in () if spans else ("target", "versus"):
+        text = values[option]
+        if text == NEXT and position in (None, -1):
+            raise bad(
+                typed[option], f"{NEXT} is the token after the read position: add --position -2"
+            )
+        values[option] = target_from(text, f"--{option}")
+    if values["rank"] is not None:
+        values["rank"] = rank = named.number(values["rank"])
+        if isinstance(rank, str) and rank != "full":
+            raise bad("--rank", f"{rank!r}; give a whole number, a share such as 0.9, or full")
+    return named.made(named_as, values)
+
+
+def prompt_of(text: str) -> str:
+    """The prompt, read from stdin for `-`. Raises `EmptyPromptError` or `PromptError`."""
+    try:
+        if text == "-":
+            if sys.stdin.isatty():
+                say("reading the prompt from the terminal; Ctrl-D ends it")
+            text = sys.stdin.buffer.read().decode("utf-8")
+            # The one that echo, editors and heredocs add: it is no part of the prompt.
+            text = text.removesuffix("\n").removesuffix("\r")
+        text.encode("utf-8")
+    except UnicodeError as error:
+        raise PromptError(f"the prompt is not UTF-8 text ({error}): convert it first") from None
+    if not text:
+        raise EmptyPromptError("the prompt is empty: give some text, or - to read it from stdin")
+    return text
