@@ -12,7 +12,7 @@ from torch import Tensor
 from tl_scopes.adapter import vocabulary
 from tl_scopes.adapter.padding import REMEDY, Ids, masked, parts, refuse_read, unmasked
 from tl_scopes.adapter.refusals import (
-    EACH_IN_TURN,
+    ALL_TOGETHER,
     LONGEST_TOKEN,
     refuse_conversation,
     refuse_long,
@@ -265,4 +265,4 @@ def _several(view: ModelView, tokenizer: Any, target: str) -> str:
     )
     if len(pieces) < 2:
         return said
-    return f"{said}. To explain all of them, {EACH_IN_TURN}"
+    return f"{said}. To explain all of them, {ALL_TOGETHER}"

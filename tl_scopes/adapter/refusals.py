@@ -10,9 +10,9 @@ from tl_scopes.errors import PromptError, PromptTooLongError, ScopesError
 # Characters; no vocabulary has longer tokens.
 LONGEST_TOKEN = 2000
 # Ways out in Python; the command line has its own.
-EACH_IN_TURN = (
-    "write them after the prompt: attribute_sequence(model, prompt + answer, "
-    "SemanticScope(NEXT_TOKEN)) has a result for each token of the whole text"
+ALL_TOGETHER = (
+    "give them to ContinuationScope, which has one score for all; attribute_sequence(model, prompt + answer, "
+    "SemanticScope(NEXT_TOKEN)) has a result for each"
 )
 MEND = "mend it with text.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace')"
 # A text is known to be too long by its first characters: so many, or for each token of the context.

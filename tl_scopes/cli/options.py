@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from tl_scopes.adapter.refusals import EACH_IN_TURN, MEND
+from tl_scopes.adapter.refusals import ALL_TOGETHER, MEND
 from tl_scopes.errors import ModelUnavailableError
 from tl_scopes.results.files import target
 
@@ -107,8 +107,8 @@ _VALUED = (
     *("area", "fractions", "replacements", "leave_one_out", "split", "config", "column", "skip"),
 )
 _WAYS = {
-    EACH_IN_TURN: "write them after the prompt and use --next, which explains the last of them; with "
-    "--position -3 the one before",
+    ALL_TOGETHER: "give them to --continuation, which has one score for all; with --next each can be read "
+    "after the prompt",
     MEND: "convert it to UTF-8",
 }
 # What Python quotes, a user's word as a rule. An apostrophe inside or after a word opens nothing.
