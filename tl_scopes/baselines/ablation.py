@@ -41,8 +41,9 @@ def final_states(
     alterations: Sequence[Alteration],
     site: Site | None = None,
     component: tuple[int, ...] = (),
-) -> Float[Tensor, "row d_model"]:
-    """The final state under each alteration at `site` (None: the embedding), equal ones run once.
+) -> Float[Tensor, "row *read d_model"]:
+    """The final state under each alteration at `site` (None: the embedding), equal ones run once; of a
+    span one for each read.
 
     `component`: the head whose activation is replaced, where the site has heads. Inside
     `prompt_run.locked()`. Raises `ScopeParameterError`, `SiteError` or `NumericalError`.
@@ -60,7 +61,7 @@ def final_states(
                 state_of |= zip(chunk, run(prompt_run, chunk, site, component))
     states = torch.stack([state_of[a] for a in alterations])
     if not torch.isfinite(states).all():
-        row = int((~torch.isfinite(states)).any(1).nonzero()[0])
+        row = int((~torch.isfinite(states)).flatten(1).any(1).nonzero()[0])
         raise NumericalError(
             f"NaN or infinity in the final state with positions {list(alterations[row].positions)} "
             f"replaced by {alterations[row].by!r}: check the weights and hooks, or use another "
@@ -81,7 +82,7 @@ def _where(
 
 def _replaced(
     prompt_run: PromptRun, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
-) -> Float[Tensor, "row d_model"]:
+) -> Float[Tensor, "row *read d_model"]:
     where = _where(prompt_run, alterations, len(prompt_run.run))
     kinds = [a.by if a.positions else "zero" for a in alterations]
     new = [replacement(prompt_run, site, kind) for kind in kinds]
@@ -104,7 +105,7 @@ def _replaced(
 
 def _hidden(
     prompt_run: PromptRun, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
-) -> Float[Tensor, "row d_model"]:
+) -> Float[Tensor, "row *read d_model"]:
     """Positions that no query attends to, in any layer or head; all tokens keep their places.
 
     Not by an attention mask: TransformerLens derives from it the places of the tokens that follow.
@@ -252,14 +253,41 @@ def effects(
     return Effects(fall.double(), logit.double(), kl.double(), flip)
 
 
+def by_read(prompt_run: PromptRun, states: Tensor) -> Float[Tensor, "row read d_model"]:
+    """Final states with an axis for what is read, of single reads too."""
+    return states if prompt_run.span else states[:, None]
+
+
+def effects_of_all(
+    head: Unembedding,
+    intact: Float[Tensor, "read d_model"],
+    altered: Float[Tensor, "row read d_model"],
+    tokens: Sequence[int],
+) -> Effects:
+    """`effects` of all reads together: sums of them, and whether any top prediction became another."""
+    first, *others = (
+        effects(head, before, after, token)
+        for before, after, token in zip(intact, altered.unbind(1), tokens)
+    )
+    for one in others:
+        first = Effects(
+            first.fall + one.fall,
+            first.logit + one.logit,
+            first.kl + one.kl,
+            first.flip | one.flip,
+        )
+    return first
+
+
 def leave_one_out(
     prompt_run: PromptRun,
     by: str,
-    token: int,
+    tokens: Sequence[int],
     site: Site | None = None,
     component: tuple[int, ...] = (),
 ) -> Effects:
-    """The effect of each position up to the read one being taken away alone."""
+    """The effect of each position up to the last read one being taken away alone, on the `tokens` at the
+    reads."""
     each = [Alteration((t,), by) for t in range(prompt_run.position + 1)]
-    intact, *altered = final_states(prompt_run, [INTACT, *each], site, component)
-    return effects(prompt_run.read.head, intact, torch.stack(altered), token)
+    states = by_read(prompt_run, final_states(prompt_run, [INTACT, *each], site, component))
+    return effects_of_all(prompt_run.read.head, states[0], states[1:], tokens)

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.sites import Site, SiteRequest
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.attribution import attribute
-from tl_scopes.baselines.method import Scored
 from tl_scopes.baselines.target import (
     NUMBERS,
     UNITS,
@@ -21,7 +21,6 @@ from tl_scopes.baselines.target import (
     Of,
     Reduce,
     check_reduce,
-    reduced,
     value_of,
 )
 from tl_scopes.errors import check_choice, check_number, check_seed, check_whole
@@ -112,9 +111,8 @@ class InputXGradient(Explaining):
         super().__post_init__()
         check_reduce(self.reduce)
 
-    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
-        product = self.gradient(prompt_run, site) * prompt_run.activation(site)[0]
-        return Scored(reduced(product, self.reduce))
+    def products(self, prompt_run: PromptRun, site: Site) -> Float[Tensor, "pos *d"]:
+        return self.gradient(prompt_run, site) * prompt_run.activation(site)[0]
 
 
 @dataclass(frozen=True)
@@ -148,7 +146,7 @@ class SmoothGrad(Explaining):
     def units(self) -> str:
         return UNITS[self.of] + ("" if self.times_input else " per unit of residual")
 
-    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+    def products(self, prompt_run: PromptRun, site: Site) -> Float[Tensor, "pos *d"]:
         from captum.attr import InputXGradient as Product
         from captum.attr import NoiseTunnel, Saliency
 
@@ -174,4 +172,4 @@ class SmoothGrad(Explaining):
         scale = 1.0
         if site.is_embed and not self.times_input:
             scale = prompt_run.view.embed_scale
-        return Scored(reduced(found[0], "norm") / scale)
+        return found[0] / scale

@@ -6,15 +6,17 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from tl_scopes.adapter.sites import Site
 from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement, leave_one_out
 from tl_scopes.baselines.method import Method, Scored
-from tl_scopes.baselines.target import NUMBERS
-from tl_scopes.errors import check_choice
+from tl_scopes.baselines.target import WholeTarget, check_same, number_of
+from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
-from tl_scopes.scopes.base import Target
+from tl_scopes.scopes.continuation import ContinuationScope
 
 _UNITS = {"kl": "nats", "log_prob": "nats", "logit": "logit"}
 
@@ -27,12 +29,14 @@ class LeaveOneOut(Method):
     `target` falls, which may be negative. `replacement`: "zero", or (at the embedding) the embedding of
     the tokenizer's "pad" or "bos", or the "mean" embedding of the vocabulary (at other sites: the mean
     over the prompt); "hide": no token attends to it in any layer, all keep their places. BOS is one of
-    the tokens. One forward pass a token, batched. Source: arXiv 1612.08220 (Li, Monroe, Jurafsky).
+    the tokens. Of a `ContinuationScope` as `target`: the fall of its scalar, or the sum of the KL
+    divergences at its reads (their mean with `reduce="mean"`), while the continuation stays as it is.
+    One forward pass a token, batched. Source: arXiv 1612.08220 (Li, Monroe, Jurafsky).
 
         >>> baselines.LeaveOneOut(measure="log_prob").attribute(model, "The capital of France is").top(3)
     """
 
-    target: Target = None
+    target: WholeTarget = None
     measure: Literal["kl", "log_prob", "logit"] = "kl"
     replacement: Replacement = "zero"
     name = "leave_one_out"
@@ -43,37 +47,62 @@ class LeaveOneOut(Method):
     def __post_init__(self) -> None:
         check_choice("measure", self.measure, _UNITS)
         check_choice("replacement", self.replacement, REPLACEMENTS)
+        scope = self.whole_answer
+        if scope is None:
+            return
+        check_same("measure", self.measure, ("kl", scope.of), scope)
+        if self.measure == "kl" and scope.versus is not None:
+            raise ScopeParameterError(
+                'measure="kl" is of one continuation: use measure="log_prob" (or "logit"), or drop versus'
+            )
 
     @property
     def units(self) -> str:
         return _UNITS[self.measure]
 
     @property
+    def number(self) -> str:
+        """What falls, as the end of a sentence."""
+        return number_of(self.whole_answer, self.measure)
+
+    @property
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
-        if self.measure == "kl":
+        if self.measure != "kl":
+            return f"How {self.number} falls without each token"
+        if self.whole_answer is None:
             return "How the next-token distribution changes without each token"
-        return f"How {NUMBERS[self.measure]} falls without each token"
+        return "How the distributions along {continuation} change without each token"
 
     @property
     def signs(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleVariableOverride]
         if self.measure == "kl":
             return "", ""
-        return f"{NUMBERS[self.measure]} falls without the token", "it rises"
+        return f"{self.number} falls without the token", "it rises"
 
     @property
     def explains_centred_logit(self) -> bool:
-        return self.measure == "logit"
+        scope = self.whole_answer
+        return self.measure == "logit" and (scope is None or scope.explains_centred_logit)
 
     def target_of(self, prompt_run: PromptRun) -> Token | None:
-        return None if self.measure == "kl" else prompt_run.read.resolve(self.target)
+        if self.measure == "kl" or isinstance(self.target, ContinuationScope):
+            return None
+        return prompt_run.read.resolve(self.target)
 
     def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
-        target = self.target_of(prompt_run)
-        token = 0 if target is None else target.id
+        first, *others = (self._losses(one, site) for one in prompt_run.alone)
+        for other in others:
+            first = first[: prompt_run.shared] - other[: prompt_run.shared]
+        return Scored(first)
+
+    def _losses(self, prompt_run: PromptRun, site: Site) -> Float[Tensor, "pos ..."]:
+        target, scope = self.target_of(prompt_run), self.whole_answer
+        tokens = prompt_run.read.next_ids or (0 if target is None else target.id,)
+        count = len(tokens) if scope is not None and scope.reduce == "mean" else 1
         shape = prompt_run.activation(site).shape
         values = torch.zeros(shape[1:-1], dtype=torch.float64, device="cpu")
         for _, component in site.components(shape[2:-1]):
-            lost = leave_one_out(prompt_run, self.replacement, token, site, component)
+            lost = leave_one_out(prompt_run, self.replacement, tokens, site, component)
             losses = {"kl": lost.kl, "log_prob": lost.fall, "logit": lost.logit}[self.measure]
-            values[(slice(0, len(losses)), *component)] = losses
-        return Scored(values)
+            values[(slice(0, len(losses)), *component)] = losses / count
+        return values

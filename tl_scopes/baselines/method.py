@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from tl_scopes.adapter.guards import check_scope
-from tl_scopes.adapter.prompts import Prompt, described
+from tl_scopes.adapter.prompts import Prompt, described, encode
 from tl_scopes.adapter.sites import Site, SiteRequest
+from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import NumericalError
 from tl_scopes.jacobian.answers import candidates
 from tl_scopes.jacobian.forward import refuse_noncausal
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
-from tl_scopes.results.records import ScopeInfo, Token
+from tl_scopes.results.records import Continuation, ScopeInfo, Token
 from tl_scopes.scopes.base import plain_target
+from tl_scopes.scopes.continuation import ContinuationScope
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,13 +57,23 @@ class Method(ABC):
         return False
 
     @property
+    def whole_answer(self) -> ContinuationScope | None:
+        """The scope whose scalar is explained, where `target` is one."""
+        target = getattr(self, "target", None)
+        return target if isinstance(target, ContinuationScope) else None
+
+    @property
     @abstractmethod
     def units(self) -> str:
         """What a score is measured in."""
 
     @abstractmethod
     def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
-        """Scores of one prompt at one site, inside `prompt_run.locked()`."""
+        """Scores of one prompt at one site, inside `prompt_run.locked()`.
+
+        Of two continuations that are compared: those of the tokens that both rows of `prompt_run.alone`
+        begin with.
+        """
 
     def target_of(self, prompt_run: PromptRun) -> Token | None:
         """The token that is explained, if there is one. Raises `TargetError`."""
@@ -70,7 +82,13 @@ class Method(ABC):
     def parameters(self) -> dict[str, Any]:
         """Plain values for the result's record."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
-        return {k: plain_target(v) if k == "target" else v for k, v in values.items()}
+        scope = self.whole_answer
+        if scope is None:
+            return {k: plain_target(v) if k == "target" else v for k, v in values.items()}
+        del values["target"]
+        told = scope.parameters()
+        # `reduce` of a method is over d_model.
+        return told | {"over_reads": told.pop("reduce")} | values
 
     def info(self, facts: Mapping[str, Any]) -> ScopeInfo:
         """The result's record of this method, with the `facts` that it found."""
@@ -104,21 +122,34 @@ class Method(ABC):
 
             >>> IntegratedGradients().attribute(model, "The capital of France is", sites=["embed", 3])
         """
-        prompt_run = PromptRun.ask(model, prompt, position, prepend_bos)
+        scope = self.whole_answer
+        if scope is None:
+            prompt_run = PromptRun.ask(model, prompt, position, prepend_bos)
+        else:
+            view = view_of(model)
+            ids = encode(view, prompt, prepend_bos)
+            prompt_run = PromptRun.explaining(view, ids, scope, position, view.is_hooked())
         check_scope(model, self)
         return self.whole(prompt_run, prompt_run.view.sites(sites))
 
     def whole(self, prompt_run: PromptRun, places: Sequence[Site]) -> Attribution:
         """`attribute`, for a prompt that several methods share."""
-        view = prompt_run.view
+        view, ids, answer = prompt_run.view, prompt_run.shown, self.whole_answer
         labels: list[str] = []
         rows: list[Tensor] = []
         facts: dict[str, Any] = {}
-        end = prompt_run.position + 1
+        end = min(prompt_run.position + 1, len(ids))
+        prediction, target, continuation = (), None, None
         with prompt_run.locked(self.needs_gradients):
-            prompt_run.look(places)
-            read = prompt_run.read
-            target = self.target_of(prompt_run)
+            for one in prompt_run.alone:
+                one.look(places)
+            if answer is None:
+                raw = prompt_run.read.raw
+                assert raw is not None
+                prediction = candidates(view, prompt_run.read.head.logits(raw))
+                target = self.target_of(prompt_run)
+            else:
+                continuation = _recorded(answer, prompt_run)
             for site in places:
                 scored = self.scores(prompt_run, site)
                 values = scored.values.detach().cpu().double()
@@ -126,12 +157,10 @@ class Method(ABC):
                     labels.append(label)
                     rows.append(values[(slice(None), *index)])
                     if self.shows_causality and (rows[-1][end:].abs() > 0).any():
-                        refuse_noncausal(label, prompt_run.position)
+                        refuse_noncausal(label, end - 1)
                 for key, value in scored.facts().items():
                     facts[key if len(places) == 1 else f"{key} at {site.label}"] = value
-            assert read.raw is not None
-            prediction = candidates(view, read.head.logits(read.raw))
-        scores = torch.zeros(len(rows), len(prompt_run.ids), dtype=torch.float32, device="cpu")
+        scores = torch.zeros(len(rows), len(ids), dtype=torch.float32, device="cpu")
         scores[:, :end] = torch.stack(rows)[:, :end].float()
         bad = (~torch.isfinite(scores)).nonzero()
         if len(bad):
@@ -140,18 +169,27 @@ class Method(ABC):
                 f"{self.name} gives NaN or infinity at site {labels[s]!r}, token {t}: check the "
                 "weights and hooks, or use another baseline or replacement"
             )
-        about = described(view, prompt_run.ids)
+        about = described(view, ids)
         made = about["provenance"]
         about["provenance"] = replace(made, precision=self.precision(made.precision))
         return Attribution(
             **about,
             scores=scores,
             sites=tuple(labels),
-            position=prompt_run.position,
+            position=end - 1,
             scope=self.info(facts),
             target=target,
             units=self.units,
             prediction=prediction,
             fisher=None,
             standard_error=None,
+            continuation=continuation,
         )
+
+
+def _recorded(scope: ContinuationScope, prompt_run: PromptRun) -> Continuation:
+    """What is read of each row. Raises `NumericalError`."""
+    own, *others = (scope.record(one.read) for one in prompt_run.alone)
+    for other in others:
+        own = replace(own, versus_tokens=other.tokens, versus_log_probs=other.log_probs)
+    return own

@@ -12,11 +12,9 @@ from torch import Tensor
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.baselines.ablation import REPLACEMENTS, replacement
-from tl_scopes.baselines.method import Scored
-from tl_scopes.baselines.target import Explaining, Of, Reduce, check_reduce, reduced
+from tl_scopes.baselines.target import Explaining, Of, Reduce, WholeTarget, check_reduce
 from tl_scopes.errors import ScopeParameterError, check_choice, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
-from tl_scopes.scopes.base import Target
 
 Rule = Literal[
     "gausslegendre",
@@ -70,7 +68,7 @@ class IntegratedGradients(Explaining):
         plain = "tensor" if isinstance(self.baseline, Tensor) else self.baseline
         return super().parameters() | {"baseline": plain}
 
-    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+    def products(self, prompt_run: PromptRun, site: Site) -> Float[Tensor, "pos *d"]:
         x = prompt_run.activation(site)
         start = self._start(prompt_run, site, x)
         if self.rule == "published":
@@ -78,14 +76,17 @@ class IntegratedGradients(Explaining):
             products = mean * (x[0] - start[0])
         else:
             products = self._standard(prompt_run, site, start, x)
+        prompt_run.remembered["sum along the path", site.label, self] = products.double().sum()
+        return products
 
-        def facts() -> dict[str, float]:
-            explained = self.explained(prompt_run, site)
+    def facts(self, prompt_run: PromptRun, site: Site) -> dict[str, float]:
+        misses = []
+        for one in prompt_run.alone:
+            explained, x = self.explained(one, site), one.activation(site)
             with torch.no_grad():
-                change = float(explained(x)) - float(explained(start))
-            return {"convergence_delta": float(products.double().sum()) - change}
-
-        return Scored(reduced(products, self.reduce), facts)
+                change = float(explained(x)) - float(explained(self._start(one, site, x)))
+            misses.append(float(one.remembered["sum along the path", site.label, self]) - change)
+        return {"convergence_delta": misses[0] - sum(misses[1:])}
 
     @property
     def shares(self) -> list[float]:
@@ -178,13 +179,16 @@ class SemanticPath(IntegratedGradients):
     def parameters(self) -> dict[str, Any]:
         return {key: value for key, value in super().parameters().items() if key != "rule"}
 
-    def scores(self, prompt_run: PromptRun, site: Site) -> Scored:
+    def products(self, prompt_run: PromptRun, site: Site) -> Float[Tensor, "pos *d"]:
         x = prompt_run.activation(site)
         start = self._start(prompt_run, site, x)
         mean = self.mean_gradient(prompt_run, site, start, x, weights=[1.0] * self.steps)
-        return Scored(reduced(mean * (1 - self.shares[0]) * (x[0] - start[0]), self.reduce))
+        return mean * (1 - self.shares[0]) * (x[0] - start[0])
+
+    def facts(self, prompt_run: PromptRun, site: Site) -> dict[str, float]:
+        return {}
 
 
-def published(target: Target = None) -> IntegratedGradients:
+def published(target: WholeTarget = None) -> IntegratedGradients:
     """Integrated gradients as the code of arXiv 2601.16407 has them: five steps, by its own rule."""
     return IntegratedGradients(target, steps=5, rule="published")

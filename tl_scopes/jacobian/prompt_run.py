@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -144,6 +144,30 @@ class PromptRun:
         """How many tokens its rows have in common, where there are several: only these have scores."""
         return self.n_prompt if self.others else None
 
+    @cached_property
+    def alone(self: _R) -> list[_R]:
+        """A run of each of its rows by itself: of a continuation, and of the one that it is compared with."""
+        if not self.others:
+            return [self]
+        rows = [self.ids, *(row.ids for row in self.others)]
+        runs = []
+        for i, ids in enumerate(rows):
+            span = tuple((0, position) for row, position in self.span if row == i)
+            last = span[-1][1]
+            reads = [(last, scope) for _, scope in self.reads]
+            runs.append(
+                replace(
+                    self,
+                    ids=Ids(ids),
+                    position=last,
+                    reads=reads,
+                    span=span,
+                    others=(),
+                    remembered={},
+                )
+            )
+        return runs
+
     @property
     def shown(self) -> list[int]:
         """The ids that a result holds."""
@@ -280,7 +304,7 @@ class PromptRun:
         with torch.no_grad():
             return read_under(self.view, ids.to(self.view.device), {}, embed_site())
 
-    def expect(self, final_state: Float[Tensor, "d_model"]) -> None:
+    def expect(self, final_state: Float[Tensor, "*read d_model"]) -> None:
         """The intact final state, where another pass has come by it."""
         self.remembered["final state",] = final_state
 

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Union
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from tl_scopes.adapter.continuations import check_length, encode_continuation
 from tl_scopes.adapter.unembedding import working_dtype
@@ -41,7 +42,8 @@ class ContinuationScope(Scope):
     Args:
         continuation: what follows the prompt, as text or as token ids. A text begins with its own space
             where there is one (`" Paris, of course"`). It is tokenised by itself, as a model would
-            write it. Its tokens are sources too: an early one moves the later ones.
+            write it. Its tokens are sources too: an early one moves the later ones. None: the one that
+            `evaluation.measure(..., continuations=)` measures for each prompt.
         versus: another continuation, of any length: `log p(continuation) - log p(versus)` is explained.
             Scores are then of the prompt's tokens only, which both share.
         of: `"log_prob"`, or the `"logit"`s before the model's output transform.
@@ -59,7 +61,7 @@ class ContinuationScope(Scope):
         >>> attribute(model, "The capital of France is", ContinuationScope(" Paris, the city of light"))
     """
 
-    continuation: Union[str, Sequence[int]]
+    continuation: Union[str, Sequence[int], None] = None
     versus: Union[str, Sequence[int], None] = None
     of: Literal["log_prob", "logit"] = "log_prob"
     reduce: Literal["sum", "mean"] = "sum"
@@ -105,6 +107,11 @@ class ContinuationScope(Scope):
 
     def rows(self, view: ModelView, ids: Sequence[int]) -> list[Row]:
         """The prompt with the continuation, and with `versus`, and where each is read."""
+        if self.continuation is None:
+            raise TargetError(
+                "the continuation is None, which stands for the one that evaluation measures where it gets "
+                "continuations=: give a text or token ids"
+            )
         after = [encode_continuation(view, self.continuation)]
         if self.versus is not None:
             after.append(encode_continuation(view, self.versus, "versus"))
@@ -123,50 +130,62 @@ class ContinuationScope(Scope):
         shares = self._shares(read)
         out = torch.empty(y.shape, dtype=working_dtype(y.dtype), device=y.device)
         log_probs: list[float] = []
-        for part, raw, logits in self._in_parts(read):
-            ids = torch.tensor(read.next_ids[part], device=raw.device)
-            own = logits.log_softmax(-1)
-            log_probs += own.gather(1, ids[:, None])[:, 0].double().tolist()
+        for part in self._parts(read):
+            raw, own, ids = self._predictions(read, part)
+            log_probs += own.gather(1, ids)[:, 0].double().tolist()
             slope = torch.zeros_like(own) if self.of == "logit" else -own.exp()
-            slope.scatter_add_(1, ids[:, None], torch.ones_like(slope[:, :1]))
+            slope.scatter_add_(1, ids, torch.ones_like(slope[:, :1]))
             transform = None if self.of == "logit" else head.slope(raw)
             slope = slope if transform is None else slope * transform
             out[part] = head.pull(slope.T).to(out) * shares[part, None].to(out)
-        if not torch.isfinite(out).all() or not all(map(math.isfinite, log_probs)):
-            raise NumericalError(
-                "NaN or infinity in the logits of the continuation: check the model's weights and hooks, "
-                "or give a continuation that is possible"
-            )
-        n = sum(row == 0 for row, _ in read.places)
-        tokens = [read.token_of(i) for i in read.next_ids]
         return Explained(
             out[None],
             torch.ones(1, dtype=torch.float64, device="cpu"),
-            continuation=Continuation(
-                reads=tuple(position for _, position in read.places[:n]),
-                tokens=tuple(tokens[:n]),
-                log_probs=tuple(log_probs[:n]),
-                versus_tokens=tuple(tokens[n:]),
-                versus_log_probs=tuple(log_probs[n:]),
-            ),
+            continuation=_recorded(read, log_probs, bool(torch.isfinite(out).all())),
         )
+
+    def record(self, read: Read) -> Continuation:
+        """What is read, without any vectors. Raises `NumericalError`."""
+        log_probs: list[float] = []
+        for part in self._parts(read):
+            _, own, ids = self._predictions(read, part)
+            log_probs += own.gather(1, ids)[:, 0].double().tolist()
+        return _recorded(read, log_probs)
+
+    def filled(self, ids: Sequence[int]) -> ContinuationScope:
+        """Itself, with `ids` where its continuation is None."""
+        return replace(self, continuation=tuple(ids)) if self.continuation is None else self
 
     def scalar(self, read: Read, explained: Explained, at: Read) -> Tensor:
         """The log-probability of the continuation (less that of `versus`), or its logits."""
+        return self.total(read)
+
+    def total(self, read: Read) -> Float[Tensor, ""]:
+        """`scalar`, which needs no vectors."""
         shares = self._shares(read)
         total = read.value.new_zeros((), dtype=working_dtype(read.value.dtype))
-        for part, raw, logits in self._in_parts(read):
-            ids = torch.tensor(read.next_ids[part], device=raw.device)
-            values = raw if self.of == "logit" else logits.log_softmax(-1)
-            total = total + (values.gather(1, ids[:, None])[:, 0] * shares[part].to(values)).sum()
+        for part in self._parts(read):
+            # Autograd would keep the logits of every read.
+            total = total + checkpoint(
+                self._total_of, read, part, shares, use_reentrant=False, preserve_rng_state=False
+            )
         return total
 
-    def _in_parts(self, read: Read) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Reads, a few at a time, with their raw logits and those that the model returns."""
+    def _total_of(self, read: Read, part: slice, shares: Tensor) -> Tensor:
+        raw, own, ids = self._predictions(read, part)
+        values = raw if self.of == "logit" else own
+        return (values.gather(1, ids)[:, 0] * shares[part].to(values)).sum()
+
+    def _parts(self, read: Read) -> Iterator[slice]:
+        """Reads, as many at a time as have their logits held."""
         for start in range(0, len(read.places), _READS):
-            part = slice(start, start + _READS)
-            raw = read.head.raw_logits(read.value[part]) if read.raw is None else read.raw[part]
-            yield part, raw, read.head.logits(raw)
+            yield slice(start, min(start + _READS, len(read.places)))
+
+    def _predictions(self, read: Read, part: slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Raw logits and log-probabilities, [read, d_vocab], and the tokens that follow, [read, 1]."""
+        raw = read.head.raw_logits(read.value[part]) if read.raw is None else read.raw[part]
+        ids = torch.tensor(read.next_ids[part], device=raw.device)[:, None]
+        return raw, read.head.logits(raw).log_softmax(-1), ids
 
     def _shares(self, read: Read) -> Float[Tensor, "read"]:
         """How much each read counts in the scalar."""
@@ -175,3 +194,21 @@ class ContinuationScope(Scope):
         if self.reduce == "sum":
             return signs
         return signs / torch.where(first, first.sum(), (~first).sum())
+
+
+def _recorded(read: Read, log_probs: list[float], finite: bool = True) -> Continuation:
+    """Raises `NumericalError` for what is not finite."""
+    if not finite or not all(map(math.isfinite, log_probs)):
+        raise NumericalError(
+            "NaN or infinity in the logits of the continuation: check the model's weights and hooks, "
+            "or give a continuation that is possible"
+        )
+    n = sum(row == 0 for row, _ in read.places)
+    tokens = [read.token_of(i) for i in read.next_ids]
+    return Continuation(
+        reads=tuple(position for _, position in read.places[:n]),
+        tokens=tuple(tokens[:n]),
+        log_probs=tuple(log_probs[:n]),
+        versus_tokens=tuple(tokens[n:]),
+        versus_log_probs=tuple(log_probs[n:]),
+    )
