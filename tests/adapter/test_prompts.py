@@ -1,4 +1,4 @@
-"""Prompts and targets as they come: cut characters, messages of a chat, whole books; and a sentinel that travels."""
+"""Prompts and targets as they come: cut characters, whole books; and a sentinel that travels."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ from tl_scopes.adapter.view import view_of
 from tl_scopes.cli.main import app
 from tl_scopes.cli.options import _NAMES, _VALUED, in_options
 from tl_scopes.errors import (
-    DataError,
-    DoubleBosError,
     PromptError,
     PromptTooLongError,
     ScopeParameterError,
@@ -189,9 +187,7 @@ def test_file_names_that_are_not_utf8(folder, tmp_path):
     assert "could not be loaded" in error
 
 
-# --- messages, and entries that are no prompts ---
-
-MESSAGES = [{"role": "user", "content": "Where is Paris?"}]
+# --- entries that are no prompts ---
 
 
 @each_class
@@ -207,47 +203,6 @@ def test_an_entry_that_is_no_prompt_is_named(name, entry):
         lambda: circuits.components(model, T, S, reference=[T, entry]),
         *(PromptError, r"reference prompts\[1\]", kind),
     )
-
-
-@each_class
-def test_messages_are_led_to_the_chat_template(name):
-    model = zoo.build(name)
-    forms = [MESSAGES, MESSAGES[0], {"messages": MESSAGES}, tuple(MESSAGES)]
-    for form in forms:
-        refused(asks(model, form)[0], PromptError, "messages", "no chat template")
-    template = "{{ bos_token }}{% for m in messages %}{{ m['content'] }}{% endfor %}"
-    model.tokenizer.chat_template = template
-    call = r"apply_chat_template\(messages, tokenize=False"
-    batches = [lambda f=form: ts.attribute_batch(model, [T, f], S) for form in forms]
-    batches.append(lambda: ts.attribute_batch(model, MESSAGES, S))
-    for ask in [ask for form in forms for ask in asks(model, form)] + batches:
-        refused(ask, PromptError, "messages", call, "prepend_bos=False", "<bos>")
-
-
-@pytest.mark.real
-def test_the_hint_for_messages_works_as_it_says():
-    model = real_models.shared("smollm2-135m-instruct")
-    refused(asks(model, MESSAGES)[0], PromptError, "prepend_bos=False", r"<\|im_start\|>")
-    text = model.tokenizer.apply_chat_template(MESSAGES, tokenize=False, add_generation_prompt=True)
-    found = ts.attribute(model, text, S, prepend_bos=False)
-    assert found.has_bos and "".join(found.str_tokens) == text
-    refused(lambda: ts.attribute(model, text, S), DoubleBosError, "prepend_bos=False")
-
-
-def test_messages_in_data_are_led_to_the_chat_template(tmp_path):
-    import datasets
-
-    rows = datasets.Dataset.from_list([{"messages": MESSAGES}])
-    rows.to_parquet(tmp_path / "a.parquet")
-    (tmp_path / "a.jsonl").write_text(json.dumps({"messages": MESSAGES}))
-    for name in ("a.parquet", "a.jsonl"):
-        with pytest.raises(DataError, match="apply_chat_template"):
-            evaluation.read(tmp_path / name)
-    with pytest.raises(DataError, match="apply_chat_template"):
-        evaluation.read(tmp_path / "a.parquet", column="messages")
-    data = evaluation.read(tmp_path / "a.jsonl", column="messages")
-    (row,) = evaluation.measure(zoo.shared(MODELS[0]), data.prompts, [S])
-    assert row["error"].startswith("PromptError: ") and "chat template" in row["error"]
 
 
 # --- long texts ---

@@ -85,10 +85,12 @@ def test_columns_of_ids_and_of_other_names(tmp_path):
         assert list(read(tmp_path / name).prompts) == IDS
     for name in ("a.jsonl", "a.parquet"):
         assert list(read(tmp_path / name, column="body").prompts) == ["x", "x"]
-    with pytest.raises(DataError, match=r"'meta' .* holds a dict; allowed: texts.*'a'"):
+    with pytest.raises(DataError, match=r"'meta' .* holds a dict; allowed: a text.*'a'"):
         read(tmp_path / "a.parquet", column="meta")
     parquet.write_table(pa.table({"n": [1, 2]}), tmp_path / "n.parquet")
-    with pytest.raises(DataError, match="no column 'text' or 'tokens' or 'input_ids'; it has 'n'"):
+    with pytest.raises(
+        DataError, match="no column 'text' or 'tokens' or 'input_ids' or 'messages'; it has 'n'"
+    ):
         read(tmp_path / "n.parquet")
     with pytest.raises(DataError, match=r"'n' of .* holds a int"):
         read(tmp_path / "n.parquet", column="n")

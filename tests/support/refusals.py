@@ -56,6 +56,8 @@ PROMPTS = {
     "negative id": ([-1], PromptError, "-1", f"0 to {LAST}"),
     "too long": ([5] * 33, PromptTooLongError, "33", "32", "shorten"),
     "two BOS": ([0, 0, 5], DoubleBosError, "two BOS", "id 0", "drop"),
+    "messages": ([{"role": "user", "content": "The"}], PromptError, "chat_template", "give one"),
+    "a message": ({"role": "user", "content": "The"}, PromptError, "one message", "list"),
     "BOS text": ("<bos>The", DoubleBosError, "two BOS", "prepend_bos=False"),
 }
 TARGETS = {

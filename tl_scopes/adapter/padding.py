@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.errors import PaddingError, PromptError
+from tl_scopes.results.records import Chat
 
 REMEDY = (
     "give attention_mask= (1 at tokens that are meant, 0 at padding; in a data file a column of that "
@@ -20,13 +22,21 @@ class Ids(list[int]):
     """Token ids of one prompt, checked.
 
     `end`: where pad tokens begin that end the prompt and that no mask has spoken of; the prompt's
-    length where there are none. `padding`: which token that is, in words.
+    length where there are none. `padding`: which token that is, in words. `chat`: whose each token
+    is, where the prompt is a conversation.
     """
 
-    def __init__(self, ids: Iterable[int], end: int | None = None, padding: str = "") -> None:
+    def __init__(
+        self,
+        ids: Iterable[int],
+        end: int | None = None,
+        padding: str = "",
+        chat: Chat | None = None,
+    ) -> None:
         super().__init__(ids)
         self.end = len(self) if end is None else end
         self.padding = padding
+        self.chat = chat
 
 
 def padded_end(ids: Sequence[int]) -> int:
@@ -152,7 +162,7 @@ def rows(prompts: Any, attention_mask: Any = None) -> Any:
 
 
 def _pair(prompt: Any, attention_mask: Any) -> dict[str, Any]:
-    if isinstance(prompt, Mapping):
+    if isinstance(prompt, Mapping) and not is_conversation(prompt):
         prompt, attention_mask = parts(prompt, attention_mask)
     return {"input_ids": prompt, "attention_mask": attention_mask}
 

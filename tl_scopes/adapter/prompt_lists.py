@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tl_scopes.adapter.padding import Ids, rows
 from tl_scopes.adapter.prompts import Mask, encode
+from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import EmptyPromptError, PositionError, PromptError
 
@@ -53,6 +54,11 @@ def list_of_prompts(
             f"{name} is one prompt of token ids; allowed: a list of prompts, each a text, a list of ids "
             "or a tensor [pos]. Put it into a list, [ids] (or call attribute)"
         )
+    if is_conversation(prompts) and not _holds_conversations(prompts):
+        raise PromptError(
+            f"{name} is one conversation; allowed: a list of prompts. Put it into a list, [messages] (or "
+            "call attribute)"
+        )
     listed = rows(prompts, attention_mask)
     if isinstance(listed, (str, Tensor)) or not isinstance(listed, Sequence):
         raise PromptError(
@@ -62,6 +68,11 @@ def list_of_prompts(
     if not listed:
         raise EmptyPromptError(f"the list of {name} is empty: give at least one prompt")
     return list(listed)
+
+
+def _holds_conversations(prompts: Any) -> bool:
+    # Of one entry it may be a lone message, which `encode` names.
+    return not isinstance(prompts, Mapping) and ("messages" in prompts[0] or len(prompts) == 1)
 
 
 def _is_id(value: Any) -> bool:

@@ -9,12 +9,12 @@ from typing import Any, Union
 import torch
 from torch import Tensor
 
-from tl_scopes.adapter import vocabulary
+from tl_scopes.adapter import chat, vocabulary
 from tl_scopes.adapter.padding import REMEDY, Ids, masked, parts, refuse_read, unmasked
 from tl_scopes.adapter.refusals import (
     ALL_TOGETHER,
     LONGEST_TOKEN,
-    refuse_conversation,
+    is_conversation,
     refuse_long,
     refuse_surrogates,
 )
@@ -29,14 +29,14 @@ from tl_scopes.errors import (
     check_choice,
 )
 from tl_scopes.results.escapes import literal
-from tl_scopes.results.records import Token
+from tl_scopes.results.records import Chat, Token
 
 # Tokens listed with a prediction; longer lists of ids are prompts.
 N_CANDIDATES = 10
 # Tokens of a target that an error lists.
 _LISTED = 12
 
-Prompt = Union[str, Sequence[int], Tensor, Mapping[str, Any]]
+Prompt = Union[str, Sequence[int], Tensor, Mapping[str, Any], Sequence[chat.Message]]
 Prompts = Union[Sequence[Prompt], Tensor, Mapping[str, Any]]
 Mask = Union[Sequence[Any], Tensor]
 
@@ -44,7 +44,8 @@ Mask = Union[Sequence[Any], Tensor]
 def encode(
     view: ModelView, prompt: Prompt, prepend_bos: bool | None, attention_mask: Mask | None = None
 ) -> Ids:
-    """Token ids of one prompt. Text gets a BOS by the model's own default, or by `prepend_bos`.
+    """Token ids of one prompt. Text gets a BOS by the model's own default, or by `prepend_bos`; so
+    do messages of a chat, unless the template writes one.
 
     What `attention_mask` (or that of a tokenizer's output) masks is taken away. What this returned
     may be given again: padding in it was looked for.
@@ -54,15 +55,18 @@ def encode(
     check_choice(
         "prepend_bos", prepend_bos, (True, False, None), hint=" (the default)", error=PromptError
     )
-    refuse_conversation(prompt, getattr(view.model, "tokenizer", None))
-    if isinstance(prompt, Mapping):
+    if isinstance(prompt, Mapping) and not is_conversation(prompt):
         prompt, attention_mask = parts(prompt, attention_mask)
-    is_text = isinstance(prompt, str)
-    if is_text:
-        if attention_mask is not None:
-            raise PromptError(
-                "attention_mask is for token ids, but the prompt is text, which has no padding: drop it"
-            )
+    is_chat = is_conversation(prompt)
+    is_text = is_chat or isinstance(prompt, str)
+    if is_text and attention_mask is not None:
+        raise PromptError(
+            f"attention_mask is for token ids, but the prompt is {'messages' if is_chat else 'text'}, "
+            "which has no padding: drop it"
+        )
+    if is_chat:
+        ids = _encode_chat(view, prompt, prepend_bos)
+    elif isinstance(prompt, str):
         ids = Ids(_encode_text(view, prompt, prepend_bos))
     else:
         if prepend_bos is not None:
@@ -77,7 +81,7 @@ def encode(
     bos = bos_id(view)
     if bos is not None and ids[:2] == [bos, bos]:
         ways = "take one out of the text" if is_text else "drop one id"
-        if is_text and prepend_bos is not False:
+        if is_text and not is_chat and prepend_bos is not False:
             ways = "a chat template brings its own: pass prepend_bos=False for such text"
         pads = getattr(view.model.tokenizer, "pad_token_id", None) == bos
         if pads and not is_text and attention_mask is None:
@@ -100,14 +104,38 @@ def _encode_text(view: ModelView, text: str, prepend_bos: bool | None) -> list[i
     tokenizer = getattr(view.model, "tokenizer", None)
     if tokenizer is None:
         raise PromptError("the model has no tokenizer: give token ids instead of text")
+    _check_has_bos(view, prepend_bos)
+    refuse_long(text, tokenizer, view.n_ctx)
+    return _by_model(view, text, prepend_bos)
+
+
+def _by_model(view: ModelView, text: str, prepend_bos: bool | None) -> list[int]:
+    with torch.device("cpu"):  # the user's own default may be one that holds no numbers
+        ids = view.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
+    return [int(i) for i in ids[0]]
+
+
+def _check_has_bos(view: ModelView, prepend_bos: bool | None) -> None:
     if prepend_bos and bos_id(view) is None:
         raise PromptError(
             "prepend_bos=True, but the model's tokenizer has no BOS token: drop prepend_bos"
         )
-    refuse_long(text, tokenizer, view.n_ctx)
-    with torch.device("cpu"):  # the user's own default may be one that holds no numbers
-        ids = view.model.to_tokens(text, prepend_bos=prepend_bos, truncate=False)
-    return [int(i) for i in ids[0]]
+
+
+def _encode_chat(view: ModelView, prompt: Any, prepend_bos: bool | None) -> Ids:
+    """With one BOS where the model wants one: that of the template, else one in front."""
+    tokenizer = getattr(view.model, "tokenizer", None)
+    written = chat.written(prompt, tokenizer)
+    refuse_surrogates(written.text, "the conversation", PromptError)
+    _check_has_bos(view, prepend_bos)
+    refuse_long(written.text, tokenizer, view.n_ctx)
+    ids, owners, is_content = written.tokens(tokenizer)
+    bos = bos_id(view)
+    if bos is not None and ids[:1] != [bos] and _by_model(view, "a", prepend_bos)[:1] == [bos]:
+        ids, owners, is_content = [bos, *ids], [-1, *owners], [False, *is_content]
+    elif ids and ids[0] == bos:
+        owners[0], is_content[0] = -1, False
+    return Ids(ids, chat=Chat(written.roles, tuple(owners), tuple(is_content)))
 
 
 def _check_ids(view: ModelView, prompt: Any, attention_mask: Mask | None) -> Ids:

@@ -1,11 +1,11 @@
-"""Texts that are refused before a tokenizer sees them: halves of characters, whole books, messages of a chat."""
+"""Texts that are refused before a tokenizer sees them: halves of characters, whole books; and what is no text."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from tl_scopes.errors import PromptError, PromptTooLongError, ScopesError
+from tl_scopes.errors import PromptTooLongError, ScopesError
 
 # Characters; no vocabulary has longer tokens.
 LONGEST_TOKEN = 2000
@@ -56,19 +56,3 @@ def is_conversation(prompt: Any) -> bool:
     if isinstance(prompt, (list, tuple)) and prompt:
         return isinstance(prompt[0], Mapping) and is_conversation(prompt[0])
     return isinstance(prompt, Mapping) and ("role" in prompt or "messages" in prompt)
-
-
-def refuse_conversation(prompt: Any, tokenizer: Any) -> None:
-    """Raises `PromptError` for messages of a chat, which says how they become text."""
-    if not is_conversation(prompt):
-        return
-    raise PromptError(
-        "the prompt is a list of messages, not text: "
-        + (
-            "this model's tokenizer has no chat template, so write them as one text"
-            if getattr(tokenizer, "chat_template", None) is None
-            else "make text of it by model.tokenizer.apply_chat_template(messages, tokenize=False, "
-            "add_generation_prompt=True), and pass prepend_bos=False if that text begins with BOS "
-            f"({getattr(tokenizer, 'bos_token', None)!r})"
-        )
-    )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tl_scopes.adapter.chat import BESIDE
 from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.errors import DataError, check_whole
 from tl_scopes.models.quiet import local_only_if_unreachable, undisturbed
@@ -16,18 +17,15 @@ from tl_scopes.models.quiet import local_only_if_unreachable, undisturbed
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Where prompts stand unless a column is named: text first, then token ids.
-COLUMNS = ("text", "tokens", "input_ids")
+# Where prompts stand unless a column is named: text first, then token ids, then conversations.
+COLUMNS = ("text", "tokens", "input_ids", "messages")
 MASK = "attention_mask"
 _KINDS = (".txt", ".json", ".jsonl", ".ndjson", ".parquet")
 _ALLOWED = (
     "allowed: a .txt file (one prompt a line), .json (a list), .jsonl (one a line), .parquet, a folder "
     "that datasets.save_to_disk wrote, or the name of a data set on the Hugging Face hub"
 )
-_CHAT = (
-    ". Messages of a chat become text by tokenizer.apply_chat_template(messages, tokenize=False): write "
-    "these texts into a column"
-)
+_KINDS_OF_PROMPTS = "a text, a list of token ids or of messages"
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,8 @@ class DataSet:
     """Prompts and where they are from.
 
     `prompts`: texts, or lists of token ids, these with their attention mask where there is one
-    (`{"input_ids": [...], "attention_mask": [...]}`). `source`: the file or name. `first`: the place of
+    (`{"input_ids": [...], "attention_mask": [...]}`), or lists of messages, these with their tools
+    where there are some (`{"messages": [...], "tools": [...]}`). `source`: the file or name. `first`: the place of
     `prompts[0]` in the source, from 0, so that rows of different slices can be put together.
     """
 
@@ -62,9 +61,12 @@ def read(
         source: a `.txt` file in UTF-8 (one prompt a line, blank lines left out), `.json` (a list),
             `.jsonl` (one value a line), `.parquet`, a folder that `Dataset.save_to_disk` wrote or
             that `datasets.load_dataset` reads, or the name of a data set on the Hugging Face hub.
-            JSON values are texts, lists of token ids, or objects that hold either under `column`.
-        column: where the prompts stand: texts, or lists of token ids. Default: `text`, else
-            `tokens`, else `input_ids`. An `attention_mask` beside ids says which of them are padding.
+            JSON values are texts, lists of token ids, lists of messages (`{"role", "content"}`), or
+            objects that hold one of these under `column`.
+        column: where the prompts stand: texts, lists of token ids, or lists of messages. Default:
+            `text`, else `tokens`, else `input_ids`, else `messages`. An `attention_mask` beside ids
+            says which of them are padding; `tools`, `chat_template` and `chat_template_kwargs` beside
+            messages are given to the chat template.
         config: the configuration of a data set on the hub, where it has several.
         split: of a saved or hub data set; may be left out where there is one.
         n: how many to take; None: all.
@@ -152,18 +154,16 @@ def _json(text: str, where: str) -> Any:
 def _value(value: Any, column: str | None, where: str) -> Any:
     if isinstance(value, dict):
         place = _choose(list(value), column, where)
-        return _with_mask(value[place], value.get(_mask_of(place, list(value))))
+        return _whole(value[place], {name: value[name] for name in _beside(place, list(value))})
     if _is_prompt(value) and column is None:
         return value
     what = f"holds a {type(value).__name__}" + (f", and no {column!r}" if column else "")
-    raise DataError(
-        f"{where} {what}; allowed: a text, a list of token ids, or an object that holds one"
-    )
+    raise DataError(f"{where} {what}; allowed: {_KINDS_OF_PROMPTS}, or an object that holds one")
 
 
 def _is_prompt(value: Any) -> bool:
     ids = isinstance(value, list) and all(isinstance(i, int) for i in value)
-    return isinstance(value, str) or ids
+    return isinstance(value, str) or ids or is_conversation(value)
 
 
 def _choose(names: Sequence[str], column: str | None, where: str) -> str:
@@ -177,20 +177,26 @@ def _choose(names: Sequence[str], column: str | None, where: str) -> str:
     lacks = f"column {column!r}" if column else "column " + " or ".join(map(repr, COLUMNS))
     raise DataError(
         f"{where} has no {lacks}; it has {_listed(names)}: choose one (--column)"
-        + (_CHAT if "messages" in names else "")
+        + (". A conversation is a list of messages: put them into one" if "role" in names else "")
     )
 
 
-def _mask_of(column: str, names: Sequence[str]) -> str | None:
-    """The column that says which ids of `column` are padding, if there is one."""
+def _beside(column: str, names: Sequence[str]) -> list[str]:
+    """The columns that say more of what stands in `column`: padding of ids, tools of messages."""
     of_others = column != "input_ids" and "input_ids" in names
-    return MASK if MASK in names and not of_others else None
+    return [
+        name for name in (*BESIDE, *((MASK,) * (not of_others))) if name in names and name != column
+    ]
 
 
-def _with_mask(prompt: Any, mask: Any) -> Any:
-    if mask is None or not isinstance(prompt, list):
-        return prompt
-    return {"input_ids": prompt, MASK: mask}
+def _whole(prompt: Any, beside: Mapping[str, Any]) -> Any:
+    """A prompt with what stands beside it and is for its kind."""
+    if is_conversation(prompt):
+        more = {name: beside[name] for name in BESIDE if beside.get(name) is not None}
+        return {"messages": prompt, **more} if more and not isinstance(prompt, Mapping) else prompt
+    if isinstance(prompt, list) and beside.get(MASK) is not None:
+        return {"input_ids": prompt, MASK: beside[MASK]}
+    return prompt
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -209,19 +215,16 @@ def _rows(
     A null is left for the run to record; a whole column of something else is a mistake.
     """
     place = _choose(names, column, where)
-    mask = _mask_of(place, names)
-    columns = [place] if mask is None else [place, mask]
-    table = take(columns)
-    values, *masks = (table[name][wanted].to_pylist() for name in columns)
+    others = _beside(place, names)
+    table = take([place, *others])
+    values, *more = (table[name][wanted].to_pylist() for name in (place, *others))
     for value in values:
         if value is not None and not _is_prompt(value):
             raise DataError(
-                f"column {place!r} of {where} holds a {type(value).__name__}; allowed: texts, or "
-                "lists of token ids"
+                f"column {place!r} of {where} holds a {type(value).__name__}; allowed: {_KINDS_OF_PROMPTS}"
                 + (f" (its keys are {_listed(value)})" if isinstance(value, Mapping) else "")
-                + (_CHAT if is_conversation(value) else "")
             )
-    return [_with_mask(*row) for row in zip(values, *masks)] if masks else values
+    return [_whole(value, dict(zip(others, beside))) for value, *beside in zip(values, *more)]
 
 
 def _parquet(path: Path, column: str | None, wanted: slice) -> list[Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tl_scopes.adapter.padding import refuse_read
 from tl_scopes.adapter.prompts import encode
+from tl_scopes.adapter.refusals import is_conversation
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import PromptError
 
@@ -33,7 +34,7 @@ def encoded(model: Any, prompts: Sequence[Any], prepend_bos: bool | None) -> Enc
         try:
             if prompt is None:
                 raise PromptError("the prompt is missing (null in the data): fill it in")
-            bos = prepend_bos if isinstance(prompt, str) else None
+            bos = prepend_bos if isinstance(prompt, str) or is_conversation(prompt) else None
             tokens = encode(view, prompt, bos)
             # Shares are of all tokens, those after the read too.
             refuse_read(tokens, len(tokens) - 1)
