@@ -68,7 +68,10 @@ def attribute(
     Args:
         model: a HookedTransformer or TransformerBridge, with raw weights where the scope needs them.
         prompt: text, or token ids (list, or tensor [pos] or [1, pos]), or what a tokenizer returned
-            for one text (a mapping with `input_ids` and `attention_mask`).
+            for one text (a mapping with `input_ids` and `attention_mask`), or a conversation: a list
+            of messages (`{"role": ..., "content": ...}`), or a mapping with `messages` and, where
+            wanted, `tools`, `chat_template` and `chat_template_kwargs`. The tokenizer's chat template
+            writes it, up to where the answer begins; an assistant's message at the end goes on.
         scope: what is explained, such as `FisherScope(rank=4)`.
         sites: `"embed"`, `"all"` (embed, then resid(0)..resid(n_layers)), an int layer, a hook
             name, or a list of these. All share the forward and backward passes. A hook with a head
@@ -76,7 +79,8 @@ def attribute(
             (heads are the attention's own, which multi-head latent attention has fewer of than
             TransformerLens's axis).
         position: the read position, whose next-token prediction is explained.
-        prepend_bos: overrides the model's own default for text.
+        prepend_bos: overrides the model's own default for text. A conversation gets a BOS only where
+            its template writes none.
         attention_mask: for token ids, 1 at tokens that are meant and 0 at padding before or after
             them, [pos] or [1, pos]. Padding is taken away: the result holds the other tokens, and
             `position` counts over them. Without a mask a prompt must not begin with pad tokens, nor

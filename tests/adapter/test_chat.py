@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import tokenizers
@@ -226,29 +227,49 @@ TEXT = "The cat.not Paris.,"
 
 
 @each_class
-def test_results_are_those_of_the_text(name):
+def test_results_are_those_of_the_text_and_know_the_messages(name):
     model = zoo.build(name)
     model.tokenizer.chat_template = SHORT
-    pairs = [
-        (
-            ts.attribute(model, prompt, S).scores,
-            baselines.InputXGradient().attribute(model, prompt).scores,
-        )
-        for prompt in (MESSAGES, TEXT)
+    fields = [
+        ts.attribute(model, MESSAGES, S),
+        *ts.attribute_batch(model, [TEXT, {"messages": MESSAGES}], S)[1:],
+        baselines.InputXGradient().attribute(model, tuple(MESSAGES)),
+        ts.attribute(model, MESSAGES, S, stability=model.cfg.dtype is torch.float32),
     ]
-    torch.testing.assert_close(*pairs)
-    batch = ts.attribute_batch(model, [TEXT, {"messages": MESSAGES}], S)
-    torch.testing.assert_close(batch[0].scores, batch[1].scores)
+    expected = [
+        ts.attribute(model, TEXT, S),
+        ts.attribute(model, TEXT, S),
+        baselines.InputXGradient().attribute(model, TEXT),
+        ts.attribute(model, TEXT, S),
+    ]
+    for found, same in zip(fields, expected):
+        torch.testing.assert_close(found.scores, same.scores)
+        assert found.str_tokens == same.str_tokens and same.chat is None
+        assert found.chat is not None and found.chat.roles == ("system", "user", "assistant")
+        whose = list(zip(found.chat.messages, found.chat.is_content, found.str_tokens))
+        assert whose == [
+            *(made(-1, "<bos>"), said(0, "The"), said(0, " cat"), made(0, ".")),
+            *(said(1, text) for text in found.str_tokens[4:8]),
+            *(made(1, "."), made(2, ",")),
+        ]
+    answer = ts.ContinuationScope(" Rome", versus=" Mary and")
+    for scope, more in ((answer, 0), (replace(answer, versus=None), 1)):
+        chat = ts.attribute(model, MESSAGES, scope).chat
+        assert chat is not None and fields[0].chat is not None
+        assert chat.messages == (*fields[0].chat.messages, *[2] * more)
+        assert chat.is_content == (*fields[0].chat.is_content, *[True] * more)
+    sequence = ts.attribute_sequence(model, MESSAGES, S, positions=[4, 5])
+    assert sequence.chat == sequence.over_reads().chat == fields[0].chat
     parts = circuits.components(model, MESSAGES, S), circuits.components(model, TEXT, S)
     torch.testing.assert_close(parts[0].total, parts[1].total)
-    ids = encode(view_of(model), tuple(MESSAGES), None)
-    assert ids.chat is not None and ids.chat.roles == ("system", "user", "assistant")
-    names = ts.attribute(model, TEXT, S).str_tokens
-    assert list(zip(ids.chat.messages, ids.chat.is_content, names)) == [
-        *(made(-1, "<bos>"), said(0, "The"), said(0, " cat"), made(0, ".")),
-        *(said(1, text) for text in names[4:-2]),
-        *(made(1, "."), made(2, ",")),
-    ]
+
+
+def test_a_saved_result_keeps_the_conversation(tmp_path):
+    model = zoo.shared(MODELS[0])
+    prompt = {"messages": MESSAGES, "chat_template": SHORT}
+    found = ts.attribute(model, prompt, S)
+    found.save(tmp_path / "a.safetensors")
+    assert ts.Attribution.load(tmp_path / "a.safetensors").chat == found.chat
 
 
 BAD = {
@@ -319,6 +340,8 @@ def test_conversations_in_the_wrong_place_are_refused_by_name(name):
             lambda p=prompts: ts.attribute_batch(model, p, S),
             *(PromptError, "one conversation", "into a list"),
         )
+    batch = lambda: ts.attribute_batch(model, [chat, [0, 5]], S)  # noqa: E731
+    refused(batch, PromptError, "mixes text and token ids")
     masked = lambda: ts.attribute(model, chat, S, attention_mask=[1])  # noqa: E731
     refused(masked, PromptError, "messages, which has no padding")
     tokenizer, model = zoo.tokenizer(), zoo.build(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -37,6 +38,19 @@ class Ids(list[int]):
         self.end = len(self) if end is None else end
         self.padding = padding
         self.chat = chat
+
+
+def chat_of(ids: Sequence[int], n: int) -> Chat | None:
+    """Whose each of the first `n` tokens is, in a conversation; those after the prompt are its answer."""
+    chat = ids.chat if isinstance(ids, Ids) else None
+    if chat is None:
+        return None
+    more, last = max(0, n - len(chat.messages)), len(chat.roles) - 1
+    return replace(
+        chat,
+        messages=(*chat.messages[:n], *[last] * more),
+        is_content=(*chat.is_content[:n], *[True] * more),
+    )
 
 
 def padded_end(ids: Sequence[int]) -> int:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tl_scopes.adapter import chat, vocabulary
-from tl_scopes.adapter.padding import REMEDY, Ids, masked, parts, refuse_read, unmasked
+from tl_scopes.adapter.padding import REMEDY, Ids, chat_of, masked, parts, refuse_read, unmasked
 from tl_scopes.adapter.refusals import (
     ALL_TOGETHER,
     LONGEST_TOKEN,
@@ -223,6 +223,7 @@ def described(view: ModelView, ids: list[int]) -> dict[str, Any]:
         "str_tokens": texts(view, ids),
         "has_bos": ids[0] == bos_id(view),
         "provenance": view.provenance(),
+        "chat": chat_of(ids, len(ids)),
     }
 
 

@@ -142,8 +142,10 @@ class Trace:
         """The fields that every circuit result has."""
         ids, answer = self.prompt_run.ids, self.answer
         explained = answer.explained
+        about = described(self.view, ids)
+        del about["chat"]
         return {
-            **described(self.view, ids),
+            **about,
             "position": self.prompt_run.position,
             "scope": answer.scope.info(explained),
             "target": explained.target,

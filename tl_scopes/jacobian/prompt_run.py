@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tl_scopes.adapter import guards, last_step
-from tl_scopes.adapter.padding import Ids, following
+from tl_scopes.adapter.padding import Ids, chat_of, following
 from tl_scopes.adapter.prompts import Prompt, bos_id, encode, resolve_position, resolve_token
 from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.unembedding import Unembedding
@@ -119,7 +119,7 @@ class PromptRun:
         last = max(first.reads)
         return cls(
             view,
-            Ids(first.ids),
+            Ids(first.ids, chat=chat_of(ids, len(first.ids))),
             last,
             hooked,
             [(last, scope)],
@@ -171,7 +171,8 @@ class PromptRun:
     @property
     def shown(self) -> list[int]:
         """The ids that a result holds."""
-        return self.ids[: self.shared]
+        n = len(self.ids) if self.shared is None else self.shared
+        return Ids(self.ids[:n], chat=chat_of(self.ids, n))
 
     def places(self, position: int) -> tuple[Place, ...]:
         """What a scope reads that has the read position `position`."""

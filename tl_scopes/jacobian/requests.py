@@ -70,10 +70,10 @@ def encoded_prompts(
     """Ids of every prompt of a list or batch. Raises what `encode_all` raises, and `PromptError` for text
     beside ids."""
     listed = list_of_prompts(prompts, attention_mask)
-    others = [p for p in listed if not isinstance(p, str)]
+    others = [p for p in listed if not isinstance(p, str) and not is_conversation(p)]
     ids = [isinstance(p, (list, tuple, range, Mapping)) or hasattr(p, "__array__") for p in others]
     # What is neither text nor ids is for `encode_all` to name.
-    if 0 < len(others) < len(listed) and all(ids) and not any(map(is_conversation, others)):
+    if 0 < len(others) < len(listed) and all(ids):
         raise PromptError(
             "the list of prompts mixes text and token ids: give one kind, so that BOS is treated "
             "alike in all of them"
