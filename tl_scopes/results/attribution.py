@@ -84,6 +84,9 @@ class Attribution(Scores):
         group = _holding(spans, self.position)
         return {"position": group, "read": self.read_token, "stability": None}
 
+    def _row_at(self, site: int | str) -> Tensor:
+        return self.scores[site_index(self.sites, site)]
+
     def top(
         self,
         k: int = 5,
@@ -178,6 +181,9 @@ class SequenceAttribution(Scores):
 
     def _read_in(self, spans: Spans) -> dict[str, Any]:
         return {"read_tokens": tuple(self.str_tokens[p] for p in self.positions)}
+
+    def _row_at(self, site: int | str) -> Tensor:
+        return self.over_reads().scores[site_index(self.sites, site)]
 
     def __len__(self) -> int:
         return len(self.positions)

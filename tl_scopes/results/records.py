@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tl_scopes.results.characters import together
 
@@ -132,6 +132,19 @@ class Chat:
     roles: tuple[str, ...]
     messages: tuple[int, ...]
     is_content: tuple[bool, ...]
+
+    def role_of(self, position: int) -> str | None:
+        """The role of the message that the token at `position` belongs to; None: of no message."""
+        message = self.messages[position]
+        return None if message < 0 else self.roles[message]
+
+
+class Share(NamedTuple):
+    """How much of all influence some tokens hold: their joined `score`, in a result's units, and its
+    `share` of that of all tokens."""
+
+    score: float
+    share: float
 
 
 @dataclass(frozen=True)

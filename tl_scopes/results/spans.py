@@ -4,6 +4,10 @@ All are looked for in the text that the prompt's tokens make. No span parts a ch
 cluster of Unicode): tokens that hold one together, such as those of an emoji, stay together. A token
 is not parted either: it belongs to the sentence or line that it begins in.
 
+A message of a conversation is its turn: what it says, and the template around that; a role is the
+messages in a row that have it. Words, lines and sentences of a conversation do not reach over from
+what a message says into the template, nor into another message.
+
 A word is what `word_spans` says. A line ends after its line breaks. A sentence ends at a line break,
 after `.`, `!`, `?` or `…` with a space behind, unless a small letter follows a stop, and after the
 full stops of other scripts (Unicode's `Sentence_Break`): "Dr. Who" is two.
@@ -13,7 +17,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -21,6 +25,7 @@ import regex
 
 from tl_scopes.errors import PositionError, ScopeParameterError
 from tl_scopes.results.characters import BYTE, Spans, wholes
+from tl_scopes.results.records import Chat
 
 _SPACES, _APOSTROPHES = " ▁", "'’"
 # Half of a character that cannot be made whole.
@@ -44,18 +49,28 @@ _ENDS = {
         rf"|[^\P{{SB=ST}}!?]+{_CLOSED})(?:[^\S\n]*{_BREAK}+)?|{_BREAK}+"
     ),
 }
+_TURNS: dict[str, Callable[[Chat, int], Any]] = {
+    "message": lambda chat, t: chat.messages[t],
+    "role": lambda chat, t: chat.role_of(t),
+    "content": lambda chat, t: (chat.messages[t], chat.is_content[t]),
+}
 _ALLOWED = (
-    'allowed: "word", "sentence", "line", or a list of texts in the prompt, of token ranges '
+    'allowed: "word", "sentence", "line", of a conversation also "message", "role" and "content", or a '
+    "list of texts in the prompt, of token ranges "
     "(start, end) and of characters in a text (text, start, end)"
 )
 
 
-def found_spans(texts: Sequence[str], has_bos: bool, by: Any) -> Spans:
+def found_spans(texts: Sequence[str], has_bos: bool, by: Any, chat: Chat | None = None) -> Spans:
     """The token ranges that `by` of `Attribution.group` names, in the prompt that `texts` make."""
-    if isinstance(by, str) and by == "word":
-        return word_spans(texts, has_bos)
-    if isinstance(by, str) and by in _ENDS:
-        return _parts(texts, has_bos, by)
+    if isinstance(by, str) and by in _TURNS:
+        return _turns(texts, has_bos, by, chat)
+    if isinstance(by, str) and (by == "word" or by in _ENDS):
+        spans = word_spans(texts, has_bos) if by == "word" else _parts(texts, has_bos, by)
+        if chat is None:
+            return spans
+        parts = [*spans, *_turns(texts, has_bos, "content", chat)]
+        return tuple(pairwise(sorted({edge for span in parts for edge in span})))
     asked, runs = _asked(texts, has_bos, by)
     return _filled(asked, runs)
 
@@ -206,6 +221,23 @@ def _parts(texts: Sequence[str], has_bos: bool, kind: str) -> Spans:
     cuts = {bisect_left(starts, match.end()) for match in _ENDS[kind].finditer(text, begin)}
     edges = sorted({0, first, *cuts, len(runs)})
     return tuple((runs[a][0], runs[b - 1][1]) for a, b in pairwise(edges))
+
+
+def _turns(texts: Sequence[str], has_bos: bool, kind: str, chat: Chat | None) -> Spans:
+    """The prompt's messages, or parts of them; BOS stays alone."""
+    if chat is None:
+        raise ScopeParameterError(
+            f"by is {kind!r}, but the prompt was text or token ids, which have no messages: give a list of "
+            f"messages as the prompt; {_ALLOWED}"
+        )
+    _, runs, _ = _laid(texts, has_bos)
+    # Tokens of one character stay together, in the turn that it begins in.
+    keys = [_TURNS[kind](chat, start) for start, _ in runs]
+    first = int(has_bos)
+    edges = [k for k in range(first + 1, len(runs)) if keys[k] != keys[k - 1]]
+    return tuple(
+        (runs[a][0], runs[b - 1][1]) for a, b in pairwise(sorted({0, first, *edges, len(runs)}))
+    )
 
 
 def word_spans(texts: Sequence[str], has_bos: bool) -> Spans:
