@@ -28,6 +28,7 @@ WITH_SNIPPETS = {
     "install": 1,
     "which-scope": 8,
     "answers": 6,
+    "conversations": 6,
     "own-scope": 1,
     "tour": 4,
     "circuits": 4,
