@@ -22,6 +22,7 @@ ROOMS = [
     ["models", "scopes"],
     ["jacobian"],
     ["attribution"],
+    ["generation"],
     ["baselines"],
     ["circuits"],
     ["evaluation"],
@@ -31,7 +32,7 @@ ROOMS = [
 RANK = {room: rank for rank, row in enumerate(ROOMS) for room in row}
 # The one door upward: a result asks for pictures of itself when it is drawn.
 DOOR = ("results.base", "render")
-MOST_ENTRIES = 15
+MOST_ENTRIES = 16
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
     from tl_scopes.baselines.named import register
     from tl_scopes.evaluation.checking import ModelCheck, check
+    from tl_scopes.generation import attribute_generation
     from tl_scopes.results.attribution import Attribution, SequenceAttribution
     from tl_scopes.scopes.base import NEXT_TOKEN, Explained, Read, Scope
     from tl_scopes.scopes.continuation import ContinuationScope
@@ -43,6 +44,7 @@ __all__ = [
     "TemperatureScope",
     "attribute",
     "attribute_batch",
+    "attribute_generation",
     "attribute_sequence",
     "check",
     "register",
@@ -62,6 +64,7 @@ _HOMES = dict.fromkeys(__all__, "scopes.prediction") | {
     "attribute": "attribution",
     "attribute_batch": "attribution",
     "attribute_sequence": "attribution",
+    "attribute_generation": "generation",
     "ModelCheck": "evaluation.checking",
     "check": "evaluation.checking",
     "register": "baselines.named",

@@ -18,10 +18,11 @@ from typing import Any, Literal
 
 import torch
 
+from tl_scopes.adapter.padding import Ids
 from tl_scopes.adapter.prompt_lists import entry
 from tl_scopes.adapter.prompts import Mask, Prompt, Prompts, encode
-from tl_scopes.adapter.sites import SiteRequest
-from tl_scopes.adapter.view import view_of
+from tl_scopes.adapter.sites import Site, SiteRequest
+from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.errors import (
     EmptyPromptError,
     ScopeParameterError,
@@ -251,7 +252,18 @@ def attribute_sequence(
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     check_scopes(view, [scope])
-    places = view.sites(sites)
+    return explain_reads(view, ids, scope, reads, view.sites(sites), limits)
+
+
+def explain_reads(
+    view: ModelView,
+    ids: Ids,
+    scope: Scope,
+    reads: Sequence[int],
+    places: tuple[Site, ...],
+    limits: Limits,
+) -> SequenceAttribution:
+    """The rest of `attribute_sequence`, once all that it was given is checked."""
     ordered = sorted(set(reads))
     hooked = view.is_hooked()
     group = default_chunk(view, 1, ordered[-1] + 1)

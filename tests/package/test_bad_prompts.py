@@ -159,7 +159,7 @@ def test_positions(name, position):
         refused(ask(name, call, position=asked), PositionError, *words)
     if position is not None:
         refused(ask(name, "attribute_sequence", positions=[position]), PositionError, *words)
-        for call in calls("scope", but=["attribute_sequence"]):
+        for call in calls("scope", but=["attribute_generation", "attribute_sequence"]):
             scope = ts.DirectionScope(ONES, position=position)
             refused(ask(name, call, scope=scope), PositionError, *words)
 
@@ -177,7 +177,8 @@ def test_positions_of_a_sequence(name, positions):
 def test_targets(name, case):
     target, *words = TARGETS[case]
     for call in calls("scope") if name == PLAIN[-1] else ATTRIBUTING:
-        if call != "attribute_sequence" or target is not ts.NEXT_TOKEN:
+        knows_the_next = call in ("attribute_generation", "attribute_sequence")
+        if not knows_the_next or target is not ts.NEXT_TOKEN:
             refused(ask(name, call, scope=ts.SemanticScope(target)), TargetError, *words)
         if call not in (
             "verify",

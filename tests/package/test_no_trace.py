@@ -19,6 +19,7 @@ from support.traces import (
     MLP,
     MODELS,
     PLAIN,
+    built,
     each_class,
     each_model,
     lived_in,
@@ -123,6 +124,7 @@ GRADIENTLESS = ("LeaveOneOut", "Random", "AttentionRollout", "mean", "hide", "me
 EVERYWHERE = "fisher, every site"
 # Of each way through the package: others take the same passes, or tell what fails in a row.
 FAILING = [
+    *("attribute_generation",),
     *("attribute", "components, frozen", "layers", "flow, in chunks", "flow_path, frozen", "head_paths, split"),
     *("metric", "verify, heads", "InputXGradient", "SmoothGrad", "LeaveOneOut", "mean", "hide", "AttentionRollout"),
     *("Random", "SemanticPath", "IntegratedGradients", "published", "GradientNorm"),
@@ -200,6 +202,11 @@ STRUCK = {
     "attribute": Struck(
         [lambda model: ts.attribute(model, T, ts.FisherScope(rank=1), sites=["embed", 1])],
         ["adapter/view", "jacobian/probes", "jacobian/forward"], 50, UNDOING, UNDOING,
+    ),
+    "generation": Struck(
+        [lambda model: ts.attribute_generation(model, T, S, max_new_tokens=2, stop=" on")],
+        ["generation", "jacobian/decoding", "jacobian/sampling"], 60,
+        UNDOING, UNDOING, make=functools.partial(built, used=True),
     ),
     "blocks run again": Struck(
         [lambda model: ts.attribute(model, T, S, checkpoint_blocks=True)], ["jacobian/checkpointing"], 10,

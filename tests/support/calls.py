@@ -98,6 +98,7 @@ def metric(model: Any, prompt: Any, scope: ts.Scope) -> torch.Tensor:
 CALLS: dict[str, Call] = {
     "attribute": of(ts.attribute),
     "attribute_batch": of(ts.attribute_batch),
+    "attribute_generation": of(ts.attribute_generation, max_new_tokens=2),
     "attribute_sequence": of(ts.attribute_sequence),
     "check": of(ts.check, costs=False, progress=False),
     "components": of(circuits.components),
@@ -116,7 +117,7 @@ CALLS: dict[str, Call] = {
     "run": of(run),
     **{type(method).__name__: of(method.attribute) for method in METHODS},
 }  # fmt: skip
-ATTRIBUTING = ("attribute", "attribute_batch", "attribute_sequence")
+ATTRIBUTING = ("attribute", "attribute_batch", "attribute_generation", "attribute_sequence")
 CIRCUITS = ("components", "flow", "flow_path", "head_paths", "scope_metric", "verify")
 EXPLAINING = tuple(type(method).__name__ for method in METHODS)
 # The same functions on ways of their own through the package. `check` wires hooks that it says it leaves.
