@@ -124,6 +124,9 @@ def test_pointing_dragging_and_keys_colour_what_a_loop_sums(opened, how, kind):
     tip = visitor.page.locator(".tls-tip").inner_text().split("\n")
     there = summed(made, [1, 2, 3], own=own)[2]
     assert float(tip[2]) == pytest.approx(float(number(there)), rel=6e-3) and tip[3] == "nats"
+    visitor.page.emulate_media(media="print")  # what is kept, without what takes a pointer
+    check(visitor, summed(made, [1, 2, 3], own=own), 8, kind, own)
+    assert status(visitor) == several and not visitor.page.locator(".tls-hint").is_visible()
 
 
 @needs_playwright
@@ -174,6 +177,9 @@ def test_words_of_an_answer_are_chosen_whole(opened):
     visitor = opened(made.to_html())
     visitor.page.locator(".tls-t").nth(6).click()
     assert status(visitor) == "·In·Åre, 2 tokens: log-probability -1.5 nats, -0.75 each."
+    visitor.page.locator(".tls-t").nth(6).click()  # lets go; what is pointed at goes on being shown
+    visitor.page.locator(".tls-t").nth(7).hover()
+    assert status(visitor) == "שלום, read at 7 ·Åre: probability 13.5%."
 
 
 @needs_playwright
@@ -233,13 +239,13 @@ def test_a_continuation_is_told_from_its_prompt():
     tokens = tuple(Token(t, WORDS[t]) for t in range(START, N))
     both = Continuation((5, 6, 7, 8), tokens, (-1.0, -0.5, -2.0, -0.25), tokens[:1], (-0.5,))
     made = attribution(WORDS, position=8, target=None, prediction=(), continuation=both)
-    told = "read at 5 to 8 · log-probability of “·In·Åreשלום·.” -3.75 nats · less log-probability of “·In” -0.5 nats"
+    told = "read at 5 to 8 · log-probability -3.75 less -0.5 nats"
     page = re.sub("</?bdi>", "", made.to_html())
-    assert told in page
-    assert re.findall(r'<b class="tls-role">(.*?)</b>', page) == ["prompt", "answer"]
+    assert told in page and "position 7, id 7, probability 60.7%" in page
+    assert re.findall(r'<b class="tls-role">(.*?)</b>', page) == ["prompt", "continuation"]
     figure = made.plot()
-    assert "log-probability of" in figure.get_suptitle()
-    assert "the answer begins at the broken line" in said(figure)
+    assert "log-probability -3.75 less -0.5 nats" in figure.get_suptitle()
+    assert "the continuation begins at the broken line" in said(figure)
     (line,) = figure.axes[0].lines
     assert list(line.get_xdata()) == [START - 0.5] * 2
     lines = printed(made, 200).splitlines()

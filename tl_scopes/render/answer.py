@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
 import numpy as np
+import torch
 
-from tl_scopes.render.colours import Scale
+from tl_scopes.render.colours import Scale, percent
 from tl_scopes.render.picture import Picture, Row, build
 from tl_scopes.render.selection import Result, Site, check, choose, holding, reads_drawn
 from tl_scopes.render.tokens import words
 from tl_scopes.render.wording import DOT
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
-from tl_scopes.results.joining import exact_how
+from tl_scopes.results.joining import exact_how, joined
 
 # Of the map of all scores: more would be pixels too small to point at.
 CELLS = 60_000
@@ -24,7 +26,8 @@ CELLS = 60_000
 class Answer:
     """What a page shows that is pointed at.
 
-    `picture`: every read at the first of `sites`, or the one read of an `Attribution`. `overview`: what
+    `picture`: every read at the first of `sites`, or the one read of an `Attribution`. `places`: where each
+    token stands. `overview`: what
     the map shows, None where it would be too large, or one line. `whole`: the row of all reads together.
     `scores`, `errors`: [site, read, pos]. `how`: how scores of several reads join, "norm", "sum" or ""
     (not at all). `common`: whether one scale was asked for. `reads`: for each token, and for what comes
@@ -34,6 +37,7 @@ class Answer:
     """
 
     picture: Picture
+    places: tuple[str, ...]
     overview: Picture | None
     whole: Row
     sites: tuple[str, ...]
@@ -95,8 +99,8 @@ def lay_out(
     mapped = len(overview.rows) * n <= CELLS and not one_line
     turns, template = _turns(result, picture)
     return Answer(
-        picture, overview if mapped else None, whole, names, kept, spread, how, common, reads, chosen,
-        turns, template,
+        picture, _places(result, picture), overview if mapped else None, whole, names, kept, spread,
+        how, common, reads, chosen, turns, template,
     )  # fmt: skip
 
 
@@ -111,7 +115,7 @@ def together(
     parts = scores[list(rows)]
     if not picture.include_read:
         parts[range(len(rows)), [picture.rows[r].position for r in rows]] = 0.0
-    total = np.sqrt((parts**2).sum(0)) if how == "norm" else parts.sum(0)
+    total = joined(torch.from_numpy(parts.T), None, ((0, len(rows)),), how)[0][:, 0].numpy()
     included = np.array([picture.rows[r].included for r in rows]).any(0)
     scale = Scale.fit(total[included], "log" if picture.log else "linear", signed)
     return replace(
@@ -134,6 +138,16 @@ def _scale(picture: Picture, how: str, common: bool) -> str:
     return f"{kind}, {own}; several tokens: {joins}"
 
 
+def _places(result: Result, picture: Picture) -> tuple[str, ...]:
+    """Where tokens stand, and how likely those of a continuation were."""
+    places = picture.places()
+    if isinstance(result, Attribution) and result.continuation and not result.spans:
+        for p, x in zip(result.continuation.reads, result.continuation.log_probs):
+            if p + 1 < len(places):
+                places[p + 1] += f", probability {percent(math.exp(x))}"
+    return tuple(places)
+
+
 def _turns(
     result: Result, picture: Picture
 ) -> tuple[tuple[tuple[str, range], ...], frozenset[int]]:
@@ -144,7 +158,7 @@ def _turns(
         start = picture.answer
         if start is None:
             return (("", range(n)),), frozenset()
-        return (("prompt", range(start)), ("answer", range(start, n))), frozenset()
+        return (("prompt", range(start)), (picture.follows, range(start, n))), frozenset()
     turns, at = [], 0
     for message, run in groupby(chat.messages[t] for t in starts):
         end = at + len(list(run))

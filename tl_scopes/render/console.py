@@ -122,7 +122,7 @@ def _notes(picture: Picture) -> Text:
         p, text = picture.rows[0].read
         group = ", its group" if picture.spans else ","
         notes.append(f"read position: {p} {quoted(text)}{group} underlined")
-        notes += [] if picture.answer is None else ["the answer on a line of its own"]
+        notes += [] if picture.answer is None else [f"the {picture.follows} begins a line"]
     return Text("; ".join(notes) + ".", SOFT)
 
 

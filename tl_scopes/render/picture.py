@@ -86,6 +86,11 @@ class Picture:
     answer: int | None = None
 
     @property
+    def follows(self) -> str:
+        """What begins at `answer`, in a word."""
+        return "continuation" if self.kind == "site" else "answer"
+
+    @property
     def target(self) -> Token | None:
         """The token that every row explains, if there is one."""
         return self.rows[0].target if self.kind == "site" else None

@@ -87,6 +87,6 @@ def answer_of(result: Result) -> int | None:
     if isinstance(result, SequenceAttribution):
         start = result.answer_start
     else:
-        start = result.continuation.reads[0] + 1 if result.continuation else None
+        start = min(result.continuation.reads) + 1 if result.continuation else None
     at = None if start is None else holding(result, start)
     return at if at is not None and at < len(result.str_tokens) else None

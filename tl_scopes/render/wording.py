@@ -52,12 +52,13 @@ def read_at(read: tuple[int, str]) -> str:
 
 def continued(continuation: Continuation) -> list[str]:
     """Where a continuation was read, how likely it is, and what it is compared with."""
-    first, last = continuation.reads[0], continuation.reads[-1]
-    told = [f"read at {first}{f' to {last}' if last > first else ''}"]
-    told += [_likely(quoted(continuation.text), continuation.log_probs)]
-    if continuation.versus_tokens:
-        told.append(f"less {_likely(quoted(continuation.versus), continuation.versus_log_probs)}")
-    return told
+    first, last, n = min(continuation.reads), max(continuation.reads), len(continuation.reads)
+    some = "" if last - first == n - 1 else f"{n} positions from "
+    told = [f"read at {some}{first}{f' to {last}' if last > first else ''}"]
+    less = (
+        f" less {number(sum(continuation.versus_log_probs))}" if continuation.versus_tokens else ""
+    )
+    return [*told, f"log-probability {number(sum(continuation.log_probs))}{less} nats"]
 
 
 def answered(result: SequenceAttribution) -> list[str]:
@@ -66,7 +67,8 @@ def answered(result: SequenceAttribution) -> list[str]:
     pairs = zip(result.positions, result.log_probs)
     values = [x for p, x in pairs if start is not None and p + 1 >= start]
     known = [x for x in values if x is not None]
-    return [_likely("the answer", known)] if known and len(known) == len(values) else []
+    whole = known and len(known) == len(values)
+    return [f"log-probability of the answer {number(sum(known))} nats"] if whole else []
 
 
 def counted(n: int, what: str) -> str:
@@ -140,10 +142,6 @@ def hooked(places: Sequence[str]) -> str:
     shown = [words(place) for place in dict.fromkeys(places)]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return f"with your own hooks at {', '.join(shown[:3])}{more}"
-
-
-def _likely(what: str, log_probs: Sequence[float]) -> str:
-    return f"log-probability of {what} {number(sum(log_probs))} nats"
 
 
 def _among(scopes: Sequence[ScopeInfo]) -> list[str]:

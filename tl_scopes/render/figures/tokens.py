@@ -21,8 +21,12 @@ def draw(picture: Picture) -> Figure:
     """The figure of `picture`; it belongs to no pyplot state."""
     figure = _bars(picture, picture.rows[0]) if len(picture.rows) == 1 else _map(picture)
     sites = [row.label for row in picture.rows]
-    begins = "" if picture.answer is None else "the answer begins at the broken line"
-    notes = [begins, picture.signs, *wording.convergence(picture.scope, sites, picture.units)]
+    begins = f"the {picture.follows} begins at the broken line"
+    notes = [
+        "" if picture.answer is None else begins,
+        picture.signs,
+        *wording.convergence(picture.scope, sites, picture.units),
+    ]
     style.caption(figure, picture.title, picture.subtitle, notes)
     return figure
 

@@ -158,6 +158,8 @@ function tell(event, t, rows, s = site) {
   if (t < n) parts.push(["span", scope.places[t]]);
   if (t <= last) {
     parts.push(["b", number(scores[t]) + error], ["span", scope.units]);
+    const moved = choices.find((choice) => scope.reads[choice].includes(rows[0]));
+    if (rows.length === 1 && moved !== undefined) parts.push(["span", "for ", quote(scope.tokens[moved] ?? "what comes next")]);
     if (!seen[t]) parts.push(["span", "left out of the colours"]);
   } else if (!scope.reads[t].some((row) => rows.includes(row))) {
     parts.push(["span", "after what is read: cannot matter"]);

@@ -86,11 +86,10 @@ def _controls(answer: Answer, id: str) -> str:
 
 def _turns(answer: Answer) -> str:
     """Every token as one element, coloured for all reads together."""
-    told = answer.picture.places()
     blocks = []
     for role, tokens in answer.turns:
         head = f'<b class="tls-role">{sentence(visible(role))}</b> ' if role else ""
-        shown = "".join(_token(answer, t, told[t]) for t in tokens)
+        shown = "".join(_token(answer, t, answer.places[t]) for t in tokens)
         blocks.append(f'<div class="tls-turn">{head}<div>{shown}</div></div>')
     if answer.reads[-1]:
         row = answer.picture.rows[answer.reads[-1][0]]
@@ -138,7 +137,7 @@ def data(answer: Answer, id: str) -> dict[str, object]:
         "kind": picture.kind,
         "whole": _all(answer),
         "tokens": [visible(token) for token in picture.tokens],
-        "places": picture.places(),
+        "places": answer.places,
         "units": picture.units,
         "sites": answer.sites,
         "how": answer.how,
