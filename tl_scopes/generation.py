@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.adapter.padding import Ids
+from tl_scopes.adapter.padding import Ids, chat_of
 from tl_scopes.adapter.prompts import Mask, Prompt, encode, resolve_position, texts
 from tl_scopes.adapter.sites import SiteRequest
 from tl_scopes.adapter.view import ModelView, view_of
@@ -39,7 +39,7 @@ from tl_scopes.jacobian.requests import check_reads_anywhere
 from tl_scopes.jacobian.sampling import Sampler
 from tl_scopes.results.attribution import SequenceAttribution
 from tl_scopes.results.characters import together
-from tl_scopes.results.records import Token
+from tl_scopes.results.records import Chat, Token
 from tl_scopes.scopes.base import NEXT_TOKEN, Scope
 from tl_scopes.scopes.prediction import SemanticScope
 
@@ -134,7 +134,8 @@ def attribute_generation(
             text.refuse_nonfinite()
         log_probs = text.log_probs(run.hooked)
     reads = range(last, len(text.ids) - 1)
-    sequence = explain_reads(view, Ids(text.ids), scope, reads, places, limits)
+    whole = Ids(text.ids, chat=_answered(view, ids, text.ids))
+    sequence = explain_reads(view, whole, scope, reads, places, limits)
     return replace(sequence, answer_start=last + 1, log_probs=log_probs)
 
 
@@ -210,6 +211,15 @@ class _Text:
         """Raise `NumericalError` that says where it comes from."""
         tokens = torch.tensor([self.ids], device=self.view.device)
         refuse_nonfinite(self.view, tokens, "the logits")
+
+
+def _answered(view: ModelView, ids: Ids, whole: list[int]) -> Chat | None:
+    """Whose each token is, where the prompt is a conversation: the answer is its last message's content,
+    but for an end of text, which is the template's where it stands in messages that were given."""
+    chat = chat_of(Ids(whole, chat=ids.chat), len(whole))
+    if chat is None or whole[-1] not in ends_of_text(view):
+        return chat
+    return replace(chat, is_content=(*chat.is_content[:-1], False))
 
 
 def _check_room(view: ModelView, n: int, more: int) -> None:

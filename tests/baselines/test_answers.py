@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import edited, reference, zoo
+from support import reference, zoo
 from support.reference import HEADS, TOKENS, close, norms
 from tl_scopes import errors
 from tl_scopes.baselines import (

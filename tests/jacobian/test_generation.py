@@ -223,6 +223,31 @@ def test_an_answer_ends_with_what_ends_it(name):
     assert found.log_probs[0] is not None and -20 < found.log_probs[0] < 0
 
 
+@each_class
+def test_an_answer_to_messages_is_their_last_one(name):
+    model = zoo.build(name)
+    template = "{{ messages[0]['content'] }}.{% if add_generation_prompt %} and{% endif %}"
+    chat = {"messages": [{"role": "user", "content": "The cat"}], "chat_template": template}
+    ask = functools.partial(ts.attribute_generation, model, chat, max_new_tokens=4)
+    found = ask()
+    plain = ts.attribute_generation(model, "The cat. and", max_new_tokens=4)
+    assert found.tokens.tolist() == plain.tokens.tolist() and torch.equal(
+        found.scores, plain.scores
+    )
+    start = found.answer_start
+    assert start == plain.answer_start == 5 and plain.chat is None
+    assert found.chat is not None and found.chat.roles == ("user", "assistant")
+    assert found.chat.messages == (-1, 0, 0, 0, 1, *[1] * 4)
+    assert found.chat.is_content == (False, True, True, False, False, *[True] * 4)
+    first = int(found.tokens[start])
+    stopped = ask(stop=first)
+    assert stopped.chat is not None and stopped.chat.is_content[start:] == (True,)
+    # An end of text is the template's, as it is in messages that are given.
+    model.tokenizer.eos_token = model.tokenizer.convert_ids_to_tokens(first)
+    ended = ask()
+    assert ended.chat is not None and ended.chat.is_content[start:] == (False,)
+
+
 @pytest.mark.wrong_types  # beartype draws from Python's own generator
 @each_class
 def test_ctrl_c_between_two_tokens_leaves_no_trace(name):
