@@ -25,7 +25,7 @@ define install
 endef
 
 .PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
-  replication architectures dist format clean
+  replication architectures peers dist format clean
 
 demo: $(VENV)/.demo
 	@echo "1 of 3  Environment: $(VENV) is ready"
@@ -96,6 +96,13 @@ bench-memory: $(VENV)/.test
 # The page of the docs is of two: make architectures; make architectures VENV=.ci/venvs/4.3 ...
 architectures: $(VENV)/.test
 	$(BIN)/python -m benchmarks architectures $(ARGS)
+
+# Whole answers against inseq. It asks for a typeguard that transformer-lens refuses, and uses none of it, so it is
+# put apart, without dependencies; transformer-lens's environment has all that it does use.
+INSEQ = inseq==0.7.0 treescope==0.1.10
+peers: $(VENV)/.test
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade --no-deps --target build/peers $(INSEQ)
+	PYTHONPATH=build/peers $(BIN)/python -m pytest tests/jacobian/test_inseq.py $(ARGS)
 
 # Llama-3.2-1B's shape in bfloat16, random weights: 7 GB and a quarter of an hour. Fails beyond the bounds.
 bench-1b: $(VENV)/.test

@@ -13,6 +13,7 @@ import torch
 from support import zoo
 from support.ci import required
 from support.reference import POSITION, TOKENS
+from tl_scopes import ContinuationScope
 from tl_scopes.baselines import InputXGradient, IntegratedGradients, LeaveOneOut, SmoothGrad
 from tl_scopes.baselines.paths import RULES
 
@@ -141,3 +142,20 @@ def test_leave_one_out(name, replacement):
             x, starts[replacement].expand_as(x), feature_mask=each
         )
     close(ours(name, LeaveOneOut(TARGET, "log_prob", replacement)), found[0, :, 0])
+
+
+@each_name
+def test_a_whole_answer_as_captums_llm_attribution(name):
+    """Its sum over the tokens of a target; it scores the prompt alone. The pass, the tokens and the sum are its own."""
+    model, tokenizer = zoo.hf_model(name.split("/")[1]), zoo.tokenizer()
+    prompt, after = "The cat sat", " on the mat"
+    with zoo.exact_float64():
+        product = attr.LayerGradientXActivation(model, model.get_input_embeddings())
+        found = attr.LLMGradientAttribution(product, tokenizer).attribute(
+            attr.TextTokenInput(prompt, tokenizer), target=after
+        )
+        ours = InputXGradient(ContinuationScope(after), reduce="sum").attribute(
+            zoo.shared(name), prompt
+        )
+    assert len(found.token_attr) == len(ours.continuation.tokens) == 3
+    close(ours.scores[0, : len(found.seq_attr)], found.seq_attr)
