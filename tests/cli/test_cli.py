@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 
 import pytest
 import torch
+from rich.console import Console
 
 import tl_scopes as ts
 from support import zoo
+from support.chats import user
 from support.cli_calls import DIFFERENCE, FISHER, call, parsed, printed, refused, scores
 from tl_scopes import models
 
@@ -85,6 +88,45 @@ def test_a_whole_text_that_follows(folder):
     assert "·Paris·of" in printed("attribute", zoo.TEXT, "--model", folder, *args)
     by_name = scores(zoo.TEXT, "--model", folder, "--scope", "continuation: Paris of")
     assert by_name["scope"]["parameters"]["continuation"] == " Paris of"
+
+
+def test_an_answer_that_the_model_writes(folder, tmp_path):
+    args = ["--model", folder, "--generate", "4", "--temperature", "2", "--seed", "3"]
+    page = tmp_path / "answer.html"
+    result = call("attribute", zoo.TEXT, "--json", *args, "--html", str(page))
+    got = parsed(result.stdout)
+    model = models.load(folder)
+    drawing = {"max_new_tokens": 4, "temperature": 2.0, "seed": 3}
+    expected = ts.attribute_generation(model, zoo.TEXT, **drawing)
+    assert got["tokens"] == expected.tokens.tolist()
+    assert got["answer_start"] == expected.answer_start
+    torch.testing.assert_close(torch.tensor(got["scores"]), expected.scores)
+    assert "The whole answer, 4 tokens" in page.read_text("utf-8")
+    whole = io.StringIO()
+    console = Console(file=whole, width=80)
+    ts.render.terminal(expected.over_reads(), console=console)
+    assert printed("attribute", zoo.TEXT, *args) == whole.getvalue()
+    fisher = scores(zoo.TEXT, *args[:4], *FISHER, "--samples", "2", "--seed", "1")
+    expected = ts.attribute_generation(
+        model, zoo.TEXT, ts.FisherScope(samples=2, seed=1), max_new_tokens=4
+    )
+    torch.testing.assert_close(torch.tensor(fisher["scores"]), expected.scores)
+
+
+def test_a_conversation_from_a_file_or_stdin(folder, tmp_path):
+    template = "{% for m in messages %}{{ m['content'] }}\n{% endfor %}"
+    conversation = {"messages": [user(zoo.TEXT), user("The cat")], "chat_template": template}
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps(conversation))
+    got = scores("--model", folder, "--chat", str(file), "--continuation", " Paris of")
+    expected = ts.attribute(models.load(folder), conversation, ts.ContinuationScope(" Paris of"))
+    torch.testing.assert_close(torch.tensor(got["scores"]), expected.scores)
+    assert got["chat"]["roles"] == list(expected.chat.roles)
+    typed = scores("--model", folder, "--chat", "-", "--generate", "2", stdin=file.read_text())
+    assert typed["answer_start"] == len(expected.tokens) - 2
+    file.write_text(json.dumps([user(zoo.TEXT)]))
+    said = refused(call("attribute", "--model", folder, "--chat", str(file)))
+    assert "no chat template" in said
 
 
 def test_entropy_is_the_entropys_gradient(folder):

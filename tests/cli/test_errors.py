@@ -110,7 +110,7 @@ def test_failures_leave_no_file(folder, tmp_path, monkeypatch):
     [
         (["text", "--nope"], ["--nope", "attribute --help"]),
         (["text", "more"], ["more"]),
-        (["--json"], ["PROMPT"]),
+        (["--json"], ["PROMPT", "--chat"]),
         (["text", "--dtype", "int8"], ["--dtype", "int8", "bfloat16"]),
         (["text", "--scope", "saliency"], ["--scope", "saliency", "fisher"]),
         (["text", "--scale", "cubic"], ["--scale", "cubic", "log"]),
@@ -135,6 +135,22 @@ def test_failures_leave_no_file(folder, tmp_path, monkeypatch):
         (["text", "--continuation", "a", "--position", "2"], ["--position", "prompt's end"]),
         (["text", "--continuation", "a", "--next"], ["--next", "continuation"]),
         (["text", "--scope", "continuation"], ["--continuation TEXT"]),
+        (["text", "--generate", "0"], ["--generate", "equal to 1"]),
+        *[
+            (["text", "--generate", "2", *more], ["--generate", f"drop {more[0]}"])
+            for more in (
+                ["--next"],
+                ["--target", "a"],
+                ["--position", "1"],
+                ["--continuation", "a"],
+            )
+        ],
+        (["text", "--generate", "2", "--scope", "continuation: a"], ["--generate", "semantic"]),
+        (["text", "--generate", "2", "--scope", "leave-one-out"], ["--generate", "semantic"]),
+        (["text", "--generate", "2", "--seed", "1"], ["--seed", "--temperature"]),
+        (["text", "--temperature", "1"], ["--temperature", "--generate N"]),
+        (["text", "--chat", "messages.json"], ["PROMPT", "--chat", "both"]),
+        (["--chat", "nowhere.json"], ["--chat", "nowhere.json", "No such file"]),
         (["text", "--versus", "a"], ["--versus", "--scope logit-difference"]),
         (["text", *DIFFERENCE, "--target", "a"], ["logit-difference", "--versus"]),
         (["text", *FISHER, "--seed", "1"], ["--seed", "--samples"]),
@@ -168,12 +184,22 @@ def test_mistakes_that_need_no_model(args, words):
         (["--sites", "embed,blocks.0.hook_mlp_oot"], ["hook_mlp_oot", "hook_mlp_out"]),
         ([*FISHER, "--rank", "9999"], ["9999", "d_model"]),
         (["--continuation", ""], ["continuation is empty"]),
+        (["--generate", "9999"], ["--generate", "context"]),
         (["--continuation", " a", "--versus", " a"], ["versus", "the same"]),
     ],
 )
 def test_mistakes_that_the_model_finds(folder, args, words):
     error = refused(call("attribute", zoo.TEXT, "--model", folder, *args))
     assert all(word in error for word in words), error
+
+
+def test_messages_that_are_none():
+    for text, words in (
+        ("{", "not JSON"),
+        ('"hello"', "no list of messages"),
+        (b"\xff", "not JSON"),
+    ):
+        assert words in refused(call("attribute", "--chat", "-", stdin=text))
 
 
 def test_more_mistakes_that_the_model_finds(folder, tmp_path):

@@ -29,6 +29,10 @@ EXAMPLES = """Examples:
 
     tl-scopes attribute "The capital of France is" --continuation " Paris, of course"
 
+    tl-scopes attribute "Once upon a time" --generate 20 --temperature 0.8 --seed 1 --html answer.html
+
+    tl-scopes attribute --chat messages.json --model smollm2-135m-instruct --generate 40
+
     tl-scopes attribute "The truth is" --scope fisher --rank 4 --html scope.html
 
     tl-scopes attribute "The truth is" --scope temperature --sites all --plot layers.pdf
@@ -40,17 +44,18 @@ EXAMPLES = """Examples:
 # What the help of --scope describes; the other names are listed after them.
 _DESCRIBED = ("semantic", "logit-difference", "continuation", "temperature", "fisher", "entropy")
 _explained = functools.partial(typer.Option, rich_help_panel="What is explained")
+_answer = functools.partial(typer.Option, rich_help_panel="Conversations and answers")
 
 
 def attribute(
     prompt: Annotated[
-        str,
+        str | None,
         typer.Argument(
             help="The text. A single - reads it from stdin, less one line break at its end; put -- "
             "before a text that starts with a dash.",
             metavar="PROMPT",
         ),
-    ],
+    ] = None,
     model: options.ModelName = DEFAULT_MODEL,
     backend: options.Backend = "auto",
     dtype: options.Dtype = "float32",
@@ -113,7 +118,7 @@ def attribute(
     ] = None,
     seed: Annotated[
         int | None,
-        _explained(help="For --samples; 0 if left out.", metavar="N"),
+        _explained(help="For --samples and --temperature; 0 if left out.", metavar="N"),
     ] = None,
     sites: Annotated[
         str,
@@ -129,6 +134,26 @@ def attribute(
             help="The token whose next-token prediction is explained; -1, the last one, if left out.",
             metavar="N",
         ),
+    ] = None,
+    chat: Annotated[
+        str | None,
+        _answer(
+            help="Instead of PROMPT a conversation: a JSON list of messages with role and content, from a "
+            "file, or - from stdin. The tokenizer's chat template writes it.",
+            metavar="FILE",
+        ),
+    ] = None,
+    generate: Annotated[
+        int | None,
+        _answer(
+            min=1,
+            help="Let the model write up to N tokens, and explain all of them: --html has each by itself.",
+            metavar="N",
+        ),
+    ] = None,
+    temperature: Annotated[
+        float | None,
+        _answer(min=0, help="Draw tokens; the likeliest each time if left out.", metavar="T"),
     ] = None,
     html: options.Html = None,
     plot: Annotated[
@@ -156,10 +181,22 @@ def attribute(
         "samples": samples,
         "seed": seed,
     }
+    if generate is not None:
+        several = {"--position": position, "--target": target, "--next": follows or None}
+        for option, value in (several | {"--continuation": continuation}).items():
+            if value is not None:
+                raise bad("--generate", f"it explains each token that is written: drop {option}")
+        if seed is not None and samples is None:
+            if not temperature:
+                raise bad("--seed", "it is for what is drawn: add --temperature T, or drop --seed")
+            given["seed"] = None  # it draws tokens
+    elif temperature is not None:
+        raise bad("--temperature", "tokens are drawn by --generate N: add it or drop --temperature")
     name = scope or ("semantic" if continuation is None else "continuation")
-    method = scope_of(name, given, position, follows=follows)
+    writes = generate is not None
+    method = scope_of(name, given, position, follows=follows, writes=writes)
     places, outputs = from_text(sites), options.outputs(save=save, html=html, plot=plot)
-    said = prompt_of(prompt)
+    said = prompt_of(prompt, chat)
     with quiet():
         with contextlib.redirect_stdout(sys.stderr):
             import tl_scopes as ts
@@ -172,14 +209,20 @@ def attribute(
                 model, backend, dtype=dtype, device=where, trust_remote_code=trust_remote_code
             )
             reading = {"sites": places, "prepend_bos": prepend_bos}
-            reading["position"] = (-2 if follows else -1) if position is None else position
-            explain = functools.partial(ts.attribute, loaded, said, method)
-            if not isinstance(method, ts.Scope):
-                explain = functools.partial(method.attribute, loaded, said)
-            result = explain(**reading)
+            if generate is not None:
+                drawing = {"temperature": temperature or 0.0, "seed": seed or 0}
+                result = ts.attribute_generation(
+                    loaded, said, method, max_new_tokens=generate, **drawing, **reading
+                )
+            else:
+                reading["position"] = (-2 if follows else -1) if position is None else position
+                explain = functools.partial(ts.attribute, loaded, said, method)
+                if not isinstance(method, ts.Scope):
+                    explain = functools.partial(method.attribute, loaded, said)
+                result = explain(**reading)
         # Files first: who closes the pipe early has them all the same.
         write(result, outputs, scale=scale)
         if as_json:
             typer.echo(result.to_json())
         else:
-            result.print(scale=scale)
+            (result.over_reads() if writes else result).print(scale=scale)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from tl_scopes.baselines import named
@@ -18,13 +20,14 @@ def scope_of(
     position: int | None = None,
     *,
     follows: bool = False,
+    writes: bool = False,
 ) -> Any:
     """The scope or method that the options describe.
 
-    `position`: None where it is not given. `follows`: with `--next`. Raises
+    `position`: None where it is not given. `follows`, `writes`: with `--next`, `--generate`. Raises
     `ScopeParameterError` or BadParameter.
     """
-    from tl_scopes.scopes.base import NEXT, target_from
+    from tl_scopes.scopes.base import NEXT, Scope, target_from
 
     name, colon, _ = named_as.partition(":")
     try:
@@ -32,7 +35,7 @@ def scope_of(
     except ScopeParameterError as error:
         raise bad("--scope", str(error)) from None
     typed = {option: f"--{option}" for option in given}
-    if follows:
+    if follows or (writes and "target" in taken):
         given, typed["target"] = {**given, "target": NEXT}, "--next"
         position = -2 if position is None else position
     for option, value in given.items():
@@ -65,21 +68,55 @@ def scope_of(
         values["rank"] = rank = named.number(values["rank"])
         if isinstance(rank, str) and rank != "full":
             raise bad("--rank", f"{rank!r}; give a whole number, a share such as 0.9, or full")
-    return named.made(named_as, values)
+    method = named.made(named_as, values)
+    if writes and (spans or not isinstance(method, Scope)):
+        raise bad(
+            "--generate",
+            f"{name} does not explain token by token: use semantic, fisher or temperature",
+        )
+    return method
 
 
-def prompt_of(text: str) -> str:
-    """The prompt, read from stdin for `-`. Raises `EmptyPromptError` or `PromptError`."""
+def prompt_of(text: str | None, chat: str | None) -> Any:
+    """The prompt: text, or the messages of a JSON file. `-` is stdin.
+
+    Raises BadParameter, `EmptyPromptError` or `PromptError`.
+    """
+    if (text is None) == (chat is None):
+        raise ScopeParameterError(
+            "give one prompt: PROMPT, or --chat FILE"
+            + ("" if text is None else "; both were given")
+        )
+    if chat is not None:
+        return _messages(chat)
     try:
         if text == "-":
-            if sys.stdin.isatty():
-                say("reading the prompt from the terminal; Ctrl-D ends it")
-            text = sys.stdin.buffer.read().decode("utf-8")
-            # The one that echo, editors and heredocs add: it is no part of the prompt.
-            text = text.removesuffix("\n").removesuffix("\r")
+            # The line break that echo, editors and heredocs add: it is no part of the prompt.
+            text = _stdin().decode("utf-8").removesuffix("\n").removesuffix("\r")
         text.encode("utf-8")
     except UnicodeError as error:
         raise PromptError(f"the prompt is not UTF-8 text ({error}): convert it first") from None
     if not text:
         raise EmptyPromptError("the prompt is empty: give some text, or - to read it from stdin")
     return text
+
+
+def _messages(path: str) -> Any:
+    """What the file holds: a list of messages, or an object with `messages`."""
+    try:
+        found = json.loads(_stdin() if path == "-" else Path(path).read_bytes())
+    except OSError as error:
+        raise bad("--chat", f"{path!r} cannot be read ({error.strerror or error})") from None
+    except ValueError as error:  # of UTF-8 and of JSON
+        raise bad("--chat", f"{path!r} is not JSON ({error})") from None
+    if not isinstance(found, (list, dict)):
+        raise bad(
+            "--chat", f'{path!r} holds no list of messages, {{"role": "user", "content": "..."}}'
+        )
+    return found
+
+
+def _stdin() -> bytes:
+    if sys.stdin.isatty():
+        say("reading the prompt from the terminal; Ctrl-D ends it")
+    return sys.stdin.buffer.read()

@@ -100,6 +100,7 @@ _FLAGS = {"prepend_bos=True": "--prepend-bos", "prepend_bos=False": "--no-bos"}
 _NAMES = {
     "prepend_bos": "--prepend-bos",
     "leave_one_out": "--leave-one-out",
+    "max_new_tokens": "--generate",
     "NEXT_TOKEN": "id:next",
 }
 _VALUED = (
