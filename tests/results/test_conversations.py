@@ -63,7 +63,7 @@ def test_a_share_is_by_squares_for_norms_and_by_sums_for_sums(found):
         row = result.scores[-1].double() ** power
         for more, kept in (({}, own), ({"include_template": True}, own + template)):
             for bos in (False, True):
-                score, share = result.share("system", -1, include_bos=bos, **more)
+                score, share = result.share("system", -1, None, include_bos=bos, **more)
                 total = row[0 if bos else 1 :].sum()
                 assert share == pytest.approx(float(row[kept].sum() / total), rel=1e-9)
                 assert score == pytest.approx(float(row[kept].sum()) ** (1 / power), rel=1e-6)
