@@ -124,7 +124,8 @@ def test_a_name_is_taken_once(own):
 
 def test_every_name_makes_what_it_says():
     for name in named.names():
-        made = named.made(name, {"target": 5, "versus": 6, "seed": 3})
+        texts = "continuation" in named.takes(name)
+        made = named.made(name, {"target": 5, "versus": " b" if texts else 6, "seed": 3})
         assert isinstance(made, (ts.Scope, Method)), name
         assert getattr(made, "target", 5) == 5, name
     assert named.made("fisher:0.9", {}) == ts.FisherScope(0.9)
