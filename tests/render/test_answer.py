@@ -102,8 +102,10 @@ def test_pointing_dragging_and_keys_colour_what_a_loop_sums(opened, how, kind):
     whole = summed(made, range(4), own=own)
     check(visitor, whole, N - 2, kind, own)
     assert status(visitor) == "The whole answer, 4 tokens: log-probability -3.75 nats."
+    assert visitor.page.locator(".tls-later").count() == 0
     chips.nth(7).hover()
     check(visitor, summed(made, [1]), 6, kind, own)
+    assert visitor.page.locator(".tls-later").all_inner_texts() == ["שלום", "·."]
     assert status(visitor) == "·Åre, read at 6 ·In: probability 60.7%."
     tip = visitor.page.locator(".tls-tip").inner_text().split("\n")
     assert tip == ["·Åre", "position 7, id 7", "probability 60.7%", "others: ·or 30.0%"]

@@ -78,13 +78,14 @@ const shown = []; // of each token, so that only what changes is touched
 function draw() {
   const [range, pointing] = [span(), scope.kind === "read"];
   const rows = rowsOf(range);
-  const chosen = new Set(range ? tokensOf(range) : []);
+  const [chosen, used] = [new Set(range ? tokensOf(range) : []), new Set(rows)];
   const filled = joined(rows);
   const { scores, seen, last } = filled;
   const scale = scaleOf(rows, filled);
   chips.forEach((chip, t) => {
     const look = t < n && seen[t] ? shade(scores[t], scale) + 255 : 255;
-    const kinds = [chosen.has(t), t > last && !chosen.has(t), t <= last && t < n && !seen[t]];
+    const later = t > last && !scope.reads[t].some((row) => used.has(row));
+    const kinds = [chosen.has(t), later, t <= last && t < n && !seen[t]];
     const state = look + kinds.join();
     if (shown[t] === state) return;
     shown[t] = state;
