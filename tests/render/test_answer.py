@@ -232,6 +232,12 @@ def test_turns_of_a_conversation_have_their_roles():
         assert turns == ["", "user", "assistant"]
         dim = re.findall(r'<span class="[^"]*tls-template[^"]*"[^>]*>(.*?)</span>', page)
         assert dim == ["&lt;bos&gt;", "&lt;u&gt;", "&lt;a&gt;"]
+    grouped = lay_out(answer().group([(1, 5), (5, N)]))
+    assert grouped.template == {0} and [role for role, _ in grouped.turns] == [
+        "",
+        "user",
+        "assistant",
+    ]
     roles = re.findall(r'<b class="tls-role">(.*?)</b>', answer(chat=None).to_html())
     assert roles == ["prompt", "answer"]
     assert '<b class="tls-role">' not in sequence().to_html()

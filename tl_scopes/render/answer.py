@@ -151,17 +151,20 @@ def _places(result: Result, picture: Picture) -> tuple[str, ...]:
 def _turns(
     result: Result, picture: Picture
 ) -> tuple[tuple[tuple[str, range], ...], frozenset[int]]:
-    """Runs of tokens with who says them, and which tokens are no content. A group is of its first token."""
+    """Runs of tokens with who says them, and which tokens hold no content. A group is said by who says its
+    first token."""
     n, chat = len(picture.tokens), result.chat
-    starts = [start for start, _ in result.spans] or list(range(n))
+    spans = result.spans or [(t, t + 1) for t in range(n)]
     if chat is None:
         start = picture.answer
         if start is None:
             return (("", range(n)),), frozenset()
         return (("prompt", range(start)), (picture.follows, range(start, n))), frozenset()
     turns, at = [], 0
-    for message, run in groupby(chat.messages[t] for t in starts):
+    for message, run in groupby(chat.messages[start] for start, _ in spans):
         end = at + len(list(run))
         turns.append((chat.roles[message] if message >= 0 else "", range(at, end)))
         at = end
-    return tuple(turns), frozenset(t for t, s in enumerate(starts) if not chat.is_content[s])
+    return tuple(turns), frozenset(
+        t for t, (a, b) in enumerate(spans) if not any(chat.is_content[a:b])
+    )
