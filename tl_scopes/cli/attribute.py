@@ -214,15 +214,16 @@ def attribute(
                 result = ts.attribute_generation(
                     loaded, said, method, max_new_tokens=generate, **drawing, **reading
                 )
+                shown = result.over_reads()
             else:
                 reading["position"] = (-2 if follows else -1) if position is None else position
                 explain = functools.partial(ts.attribute, loaded, said, method)
                 if not isinstance(method, ts.Scope):
                     explain = functools.partial(method.attribute, loaded, said)
-                result = explain(**reading)
+                result = shown = explain(**reading)
         # Files first: who closes the pipe early has them all the same.
         write(result, outputs, scale=scale)
         if as_json:
             typer.echo(result.to_json())
         else:
-            (result.over_reads() if writes else result).print(scale=scale)
+            shown.print(scale=scale)

@@ -82,13 +82,11 @@ def prompt_of(text: str | None, chat: str | None) -> Any:
 
     Raises BadParameter, `EmptyPromptError` or `PromptError`.
     """
-    if (text is None) == (chat is None):
-        raise ScopeParameterError(
-            "give one prompt: PROMPT, or --chat FILE"
-            + ("" if text is None else "; both were given")
-        )
-    if chat is not None:
+    if text is None and chat is not None:
         return _messages(chat)
+    if text is None or chat is not None:
+        both = "" if text is None else "; both were given"
+        raise ScopeParameterError(f"give one prompt: PROMPT, or --chat FILE{both}")
     try:
         if text == "-":
             # The line break that echo, editors and heredocs add: it is no part of the prompt.
