@@ -1,16 +1,16 @@
 """An answer that the model itself writes, and what moved each of its tokens.
 
 Steps: the prompt becomes ids; the model writes tokens after it one by one, with its key-value cache
-(`jacobian.decoding`); one pass over the whole text shows that it gives each of them the probability that it
-was drawn by; the reads that predicted them are explained as `attribute_sequence` does.
+(`jacobian.decoding`); the reads that predicted them are explained as `attribute_sequence` does; each token
+must have the probability in the whole text that it was taken by.
 
-Cost: generation, one forward pass, and one `attribute_sequence` of as many reads.
+Cost: generation, and one `attribute_sequence` of as many reads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Union
 
@@ -132,11 +132,15 @@ def attribute_generation(
                     break
         if not finite:
             text.refuse_nonfinite()
-        log_probs = text.log_probs(run.hooked)
     reads = range(last, len(text.ids) - 1)
     whole = Ids(text.ids, chat=_answered(view, ids, text.ids))
     sequence = explain_reads(view, whole, scope, reads, places, limits)
-    return replace(sequence, answer_start=last + 1, log_probs=log_probs)
+    log_probs = [p for p in sequence.log_probs if p is not None]
+    if len(log_probs) < len(reads):  # of a scope that reads elsewhere than at the final state
+        with run.locked():
+            log_probs = text.log_probs(run.hooked)
+    text.refuse_another(log_probs, run.hooked)
+    return replace(sequence, answer_start=last + 1, log_probs=tuple(log_probs))
 
 
 @dataclass(eq=False)
@@ -166,14 +170,12 @@ class _Text:
         self.pieces.append(piece)
         return Token(token, piece)
 
-    def log_probs(self, hooked: bool) -> tuple[float, ...]:
-        """Those of the tokens written, in one pass over the whole text.
-
-        Raises `UnsupportedModelError` where they are not those by which the tokens were taken.
-        """
-        found = list(self._in_one_pass(hooked))
+    def refuse_another(self, log_probs: Sequence[float], hooked: bool) -> None:
+        """Raise `UnsupportedModelError` where the model gives the tokens written other log-probabilities, of
+        the whole text, than those by which they were taken."""
         shares = [
-            (whole - own) / max(spread, 1e-30) for whole, (own, spread) in zip(found, self.drawn)
+            (whole - own) / max(spread, 1e-30)
+            for whole, (own, spread) in zip(log_probs, self.drawn)
         ]
         off = math.sqrt(sum(share**2 for share in shares) / len(shares))
         most = allowed(self.view.dtype)
@@ -190,9 +192,10 @@ class _Text:
                     "attribute_sequence(model, prompt + answer, scope, positions=...)"
                 )
             )
-        return tuple(found)
 
-    def _in_one_pass(self, hooked: bool) -> Iterable[float]:
+    def log_probs(self, hooked: bool) -> list[float]:
+        """Those of the tokens written, by one pass over the whole text. Raises `NumericalError`."""
+        found: list[float] = []
         end = len(self.ids) - (not hooked)
         tokens = torch.tensor([self.ids[:end]], device=self.view.device)
         reads = range(self.n_prompt - 1, len(self.ids) - 1)
@@ -205,7 +208,9 @@ class _Text:
                 if not torch.isfinite(logits).all():
                     self.refuse_nonfinite()
                 after = [self.ids[position + 1] for position in some]
-                yield from logits.cpu().double().log_softmax(-1)[range(len(some)), after].tolist()
+                own = logits.cpu().double().log_softmax(-1)[range(len(some)), after]
+                found += own.tolist()
+        return found
 
     def refuse_nonfinite(self) -> None:
         """Raise `NumericalError` that says where it comes from."""

@@ -72,6 +72,12 @@ def test_an_answer_is_that_of_plain_forward_passes(name):
     torch.testing.assert_close(torch.tensor(found.log_probs).double(), log_probs, rtol=0, atol=1e-5)
     same = ts.attribute_sequence(model, ids, EACH, positions=found.positions, sites="all")
     assert torch.equal(found.scores, same.scores) and found.scores.any()
+    inside = ts.DirectionScope(torch.ones(16), site=2)
+    elsewhere = ts.attribute_generation(
+        model, PROMPT, inside, max_new_tokens=NEW, sites=["embed", 1]
+    )
+    assert elsewhere.tokens.tolist() == ids
+    torch.testing.assert_close(elsewhere.log_probs, found.log_probs, rtol=0, atol=1e-5)
 
 
 @each_of("gpt2", "llama", "gemma3")
