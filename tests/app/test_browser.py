@@ -302,6 +302,32 @@ def test_only_a_site_that_was_named_shows_the_page_in_a_frame(browser, address, 
         page.close()
 
 
+def test_a_conversation_whose_answer_is_pointed_at(visit):
+    reader = visit()
+    reader.page.get_by_text("Conversation", exact=True).click()
+    box = reader.page.get_by_role("textbox", name="Say something to the model")
+    box.wait_for()
+    reader.button("Model and answers").click()
+    length = reader.page.get_by_label("Longest answer, in tokens")
+    length.fill("6")
+    length.press("Enter")
+    reader.idle().page.keyboard.press("Escape")
+    box.fill(zoo.TEXT)
+    box.press("Enter")
+    frame = reader.page.frame_locator("iframe")
+    whole = frame.locator(".tls-status", has_text="The whole answer, 6 tokens")
+    whole.wait_for()
+    reader.idle()
+    frame.locator(".tls-read").nth(2).hover()
+    frame.locator(".tls-status", has_text="probability").wait_for()
+    assert whole.count() == 0
+    reader.shoot("app-conversation")
+    with reader.page.expect_download() as download:
+        reader.button("Download HTML").click()
+    page = download.value.path().read_text("utf-8")
+    assert download.value.suggested_filename == "conversation.html" and "The whole answer" in page
+
+
 def test_dark_where_the_reader_is_dark(visit, folder):
     reader = visit(color_scheme="dark")
     reader.ask(zoo.LONG_TEXT)

@@ -13,10 +13,20 @@ from support import zoo
 from support.cli_calls import save_tiny
 from support.served_app import ask
 from tl_scopes import models
+from tl_scopes.app.conversation import Conversation
 from tl_scopes.app.request import Request
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.worker import Worker, _bytes
-from tl_scopes.errors import ModelUnavailableError, PositionError
+from tl_scopes.errors import (
+    ModelUnavailableError,
+    PositionError,
+    PromptTooLongError,
+    ScopeParameterError,
+)
+
+
+class Left(BaseException):
+    """What Streamlit raises when somebody clicks elsewhere is no Exception."""
 
 
 def remembered(worker: Worker) -> int:
@@ -31,14 +41,14 @@ class Watched(Worker):
         super().__init__(settings)
         self.go, self.started, self.order, self.inside = threading.Event(), threading.Event(), [], 0
 
-    def _compute(self, request, tell):
+    def _compute(self, request, tell, on_token):
         self.inside += 1
         assert self.inside == 1, "two requests at one time"
         self.order.append(request)
         self.started.set()
         assert self.go.wait(30)
         try:
-            return super()._compute(request, tell)
+            return super()._compute(request, tell, on_token)
         finally:
             self.inside -= 1
 
@@ -90,9 +100,6 @@ def test_who_leaves_the_queue_holds_nobody_up(folder):
     threads, got, _ = queued(desk, [ask(desk)])
     assert desk.started.wait(30)
 
-    class Left(BaseException):
-        """What Streamlit raises when somebody clicks elsewhere is no Exception."""
-
     def leave(told: str) -> None:
         raise Left
 
@@ -129,3 +136,48 @@ def test_a_typing_error_costs_nobody_a_model(folder):
         with pytest.raises(ModelUnavailableError):
             desk.answer(ask(desk, model=name))
     assert desk._models == {folder: held}
+
+
+def talk(desk: Worker, **changes) -> Conversation:
+    said = (("user", zoo.TEXT),)
+    return Conversation(
+        **({"messages": said, "model": desk.settings.offered[0], "length": 4} | changes)
+    )
+
+
+def test_a_conversation_is_answered_and_remembered(folder):
+    desk = Worker(Settings(models=(folder,), max_tokens=20))
+    written: list[str] = []
+    wanted = talk(desk, temperature=2.0, seed=3)
+    reply = desk.answer(wanted, on_token=lambda token: written.append(token.text))
+    model = models.load(folder)
+    alone = ts.attribute_generation(model, zoo.TEXT, max_new_tokens=4, temperature=2.0, seed=3)
+    torch.testing.assert_close(reply.result.scores, alone.scores)
+    start = alone.answer_start
+    assert written == list(reply.result.str_tokens[start:]) == list(alone.str_tokens[start:])
+    assert reply.text == model.tokenizer.decode(alone.tokens[start:], skip_special_tokens=True)
+    assert desk.answer(wanted) is reply and remembered(desk) == _bytes(reply) > 0
+    longer = wanted.said("assistant", reply.text).said("user", " The cat")
+    assert longer.prompt(model) == f"{zoo.TEXT}{reply.text} The cat"  # it has no chat template
+    with pytest.raises(PromptTooLongError, match="its answer included"):
+        desk.answer(talk(desk, length=15))
+    with pytest.raises(ScopeParameterError, match="1 to 500"):
+        desk.answer(talk(desk, length=501))
+
+
+def test_who_stops_an_answer_leaves_the_model_free(folder):
+    desk = Worker(Settings(models=(folder,)))
+    before = desk.answer(ask(desk)).scores
+    written = []
+
+    def stop(token) -> None:
+        written.append(token)
+        if len(written) == 2:
+            raise Left
+
+    with pytest.raises(Left):
+        desk.answer(talk(desk), on_token=stop)
+    assert desk.waiting == 0 and len(written) == 2
+    fresh = Worker(desk.settings)
+    fresh._models = desk._models
+    assert torch.equal(fresh.answer(ask(fresh)).scores, before)

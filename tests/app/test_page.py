@@ -18,6 +18,7 @@ import tl_scopes
 from support import zoo
 from support.cli_calls import call, refused
 from support.marks import needs_streamlit
+from tl_scopes import render
 from tl_scopes.app import request
 from tl_scopes.app.gate import Door
 from tl_scopes.app.settings import Settings
@@ -92,7 +93,7 @@ def test_a_visit_from_the_first_look_to_the_link(visit, folder):
     assert said(page) == [] and len(page.get("download_button")) == 3
     page = page.select_slider[0].set_value("resid(1)").run()
     assert data["ticks"] != shown(page)["ticks"] and "at resid(1)" in shown(page)["subtitle"]
-    page = page.segmented_control[0].set_value("log").run()
+    page = page.segmented_control[-1].set_value("log").run()
     page = page.radio(key="scope").set_value("fisher").run()
     page.number_input(key="rank").set_value(2)
     page = run(page)
@@ -152,6 +153,73 @@ def test_a_whole_answer(visit):
     assert shown(again) == data
 
 
+def say_to(page, text: str):
+    page = page.chat_input[0].set_value(text).run()
+    assert not page.exception
+    return page
+
+
+def answer_of(page) -> str | None:
+    """The page that shows the conversation's last answer."""
+    found = page.get("iframe")
+    return found[0].proto.srcdoc if found else None
+
+
+def test_a_conversation(visit, folder):
+    page = run(visit(max_tokens=zoo.N_CTX), zoo.LONG_TEXT)
+    data = shown(page)
+    page = page.segmented_control(key="mode").set_value("Conversation").run()
+    assert shown(page) is None and answer_of(page) is None
+    page.number_input(key="length").set_value(5)
+    page = say_to(page, zoo.TEXT)
+    model = tl_scopes.models.load(folder)
+    answer = tl_scopes.attribute_generation(model, zoo.TEXT, max_new_tokens=5)
+    assert answer_of(page) == render.html(answer) and said(page) == []
+    page.number_input(key="length").set_value(3)
+    page = say_to(page, " The cat")
+    told = model.tokenizer.decode(answer.tokens[answer.answer_start :], skip_special_tokens=True)
+    longer = f"{zoo.TEXT}{told} The cat"
+    answer = tl_scopes.attribute_generation(model, longer, max_new_tokens=3)
+    assert answer_of(page) == render.html(answer)
+    page = say_to(page, " cat" * zoo.N_CTX)  # a mistake, which is no part of what comes after
+    assert answer_of(page) is None and "context" in said(page)[0]
+    page = page.run()
+    assert answer_of(page) == render.html(answer) and said(page) == []
+    page = widget(page, "button", "New conversation").click().run()
+    assert answer_of(page) is None and said(page) == []
+    page = page.segmented_control(key="mode").set_value("Next token").run()
+    assert shown(page) == data and page.text_area(key="prompt").value == zoo.LONG_TEXT
+
+
+def test_an_answer_is_stopped(visit, monkeypatch, folder):
+    """The button is pressed while the model writes: Streamlit ends that run at the next thing that it draws."""
+    from streamlit.runtime.scriptrunner import StopException
+
+    real = tl_scopes.attribute_generation
+
+    def interrupted(*args, on_token, **options):
+        written = []
+
+        def write(token) -> None:
+            on_token(token)
+            written.append(token)
+            if len(written) == 2:
+                raise StopException
+
+        return real(*args, on_token=write, **options)
+
+    page = visit().segmented_control(key="mode").set_value("Conversation").run()
+    page.number_input(key="length").set_value(10)
+    with monkeypatch.context() as patch:
+        patch.setattr(tl_scopes, "attribute_generation", interrupted)
+        page = say_to(page, zoo.TEXT)
+    assert answer_of(page) is None and said(page)[0].startswith("Writing, 2 of at most 10 tokens: ")
+    page = widget(page, "button", "Stop").click().run()
+    assert not page.exception and said(page) == []
+    answer = real(tl_scopes.models.load(folder), zoo.TEXT, max_new_tokens=2)
+    assert answer_of(page) == render.html(answer)
+
+
 def widget(page, kind: str, label: str):
     (found,) = [each for each in page.get(kind) if each.label == label]
     return found
@@ -173,7 +241,7 @@ def test_colours_are_those_that_were_asked_for(visit):
 def test_a_mistake_leaves_what_was_looked_at_as_it_was(visit, mistake):
     page = visit(prompt=zoo.TEXT)
     page = page.select_slider[0].set_value("resid(1)").run()
-    page = page.segmented_control[0].set_value("log").run()
+    page = page.segmented_control[-1].set_value("log").run()
     page = widget(page, "toggle", "Colour read").set_value(False).run()
     before, query = shown(page), dict(page.query_params)
     key, wrong = mistake
@@ -184,7 +252,7 @@ def test_a_mistake_leaves_what_was_looked_at_as_it_was(visit, mistake):
     field.set_value("" if key == "target" else "-1")
     page = run(page)
     assert shown(page) == before and dict(page.query_params) == query
-    assert page.select_slider[0].value == "resid(1)" and page.segmented_control[0].value == "log"
+    assert page.select_slider[0].value == "resid(1)" and page.segmented_control[-1].value == "log"
     assert widget(page, "toggle", "Colour read").value is False
 
 
@@ -202,7 +270,7 @@ def test_back_and_forth(visit):
     """What the browser's buttons do: another address, and all that was typed since."""
     page = run(visit(), zoo.TEXT)
     first, query = shown(page), dict(page.query_params)
-    page = page.segmented_control[0].set_value("log").run()
+    page = page.segmented_control[-1].set_value("log").run()
     page.radio(key="scope").set_value("temperature")
     page = run(page, zoo.LONG_TEXT)
     last, later = shown(page), dict(page.query_params)
@@ -211,7 +279,7 @@ def test_back_and_forth(visit):
         assert shown(page) == data and said(page) == [] and dict(page.query_params) == address
         assert page.text_area(key="prompt").value == address["prompt"]
         assert page.radio(key="scope").value == address["scope"]
-        assert page.segmented_control[0].value == address.get("scale", "linear")
+        assert page.segmented_control[-1].value == address.get("scale", "linear")
     page = arrive(page, {})  # the first of all: nothing was asked yet
     assert shown(page) is None and page.text_area(key="prompt").value.startswith("The Eiffel")
 

@@ -10,12 +10,14 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, overload
 
+from tl_scopes.app.conversation import Conversation, Reply
 from tl_scopes.app.request import Request
 from tl_scopes.app.settings import Settings
 from tl_scopes.errors import PromptTooLongError
 from tl_scopes.results.attribution import Attribution
+from tl_scopes.results.records import Token
 
 # Answers that are remembered, together: a prompt of 2,000 tokens at 31 sites takes a quarter of one.
 RESULT_BYTES = 64 << 20
@@ -26,6 +28,7 @@ _PATIENCE = 0.5
 _CHEAP = 1000
 
 Tell = Callable[[str], None]
+OnToken = Callable[[Token], None]
 
 
 class Worker:
@@ -35,15 +38,25 @@ class Worker:
         self.settings = settings
         self._result_bytes = result_bytes
         self._models: OrderedDict[str, Any] = OrderedDict()
-        self._results: OrderedDict[Request, Attribution] = OrderedDict()
+        self._results: OrderedDict[Request | Conversation, Attribution | Reply] = OrderedDict()
         self._queue: deque[object] = deque()
         self._changed = threading.Condition()
 
-    def answer(self, request: Request, tell: Tell = lambda text: None) -> Attribution:
-        """The attribution asked for, remembered or computed.
+    @overload
+    def answer(self, request: Request, tell: Tell = ...) -> Attribution: ...
+    @overload
+    def answer(self, request: Conversation, tell: Tell = ..., on_token: OnToken = ...) -> Reply: ...
+    def answer(
+        self,
+        request: Request | Conversation,
+        tell: Tell = lambda text: None,
+        on_token: OnToken = lambda token: None,
+    ) -> Attribution | Reply:
+        """The attribution or the reply asked for, remembered or computed.
 
         `tell` is called with a line for the person who waits, from this thread, at least every half
-        second while others are before; what it raises ends the wait.
+        second while others are before; what it raises ends the wait. `on_token` is called with each token
+        of a reply as it is written; what it raises ends the writing.
 
         Raises the errors of `tl_scopes.attribute`, `ModelUnavailableError` for a model that is not
         offered, and `PromptTooLongError` beyond the settings' own limit.
@@ -56,7 +69,7 @@ class Worker:
         with self._turn(tell):
             # Somebody before may have asked for the same: a class does.
             if (result := self._remembered(request)) is None:
-                result = self._compute(request, tell)
+                result = self._compute(request, tell, on_token)
                 self._remember(request, result)  # before the next in turn looks
         return result
 
@@ -71,19 +84,26 @@ class Worker:
         """How many requests are being computed or wait for it."""
         return len(self._queue)
 
-    def _compute(self, request: Request, tell: Tell) -> Attribution:
+    def _compute(
+        self, request: Request | Conversation, tell: Tell, on_token: OnToken
+    ) -> Attribution | Reply:
         import tl_scopes as ts
         from tl_scopes.adapter.prompts import encode
         from tl_scopes.adapter.view import view_of
 
         model = self._model(request.model, tell)
         tell("Computing …")
-        n = len(encode(view_of(model), request.text, None))
+        talks = isinstance(request, Conversation)
+        prompt = request.prompt(model) if talks else request.text
+        n = len(encode(view_of(model), prompt, None)) + (request.length if talks else 0)
         if n > self.settings.max_tokens:
             raise PromptTooLongError(
-                f"the prompt has {n} tokens, this page takes {self.settings.max_tokens}: shorten it, "
-                "or start tl-scopes app with a higher --max-tokens"
+                f"the prompt has {n} tokens{', its answer included' if talks else ''}, this page takes "
+                f"{self.settings.max_tokens}: shorten it, or start tl-scopes app with a higher "
+                "--max-tokens"
             )
+        if talks:
+            return request.answered(model, on_token)
         return ts.attribute(
             model,
             request.prompt,
@@ -130,13 +150,13 @@ class Worker:
         with self._changed:
             return self._queue.index(ticket)
 
-    def _remembered(self, request: Request) -> Attribution | None:
+    def _remembered(self, request: Request | Conversation) -> Any:
         with self._changed:
             if request in self._results:
                 self._results.move_to_end(request)
             return self._results.get(request)
 
-    def _remember(self, request: Request, result: Attribution) -> None:
+    def _remember(self, request: Request | Conversation, result: Attribution | Reply) -> None:
         with self._changed:
             self._results[request] = result
             held = sum(map(_bytes, self._results.values()))
@@ -153,6 +173,7 @@ class Worker:
             )
 
 
-def _bytes(result: Attribution) -> int:
+def _bytes(answer: Attribution | Reply) -> int:
+    result = answer.result if isinstance(answer, Reply) else answer
     # Texts, ids and candidates cost about as much again for each token.
     return result.scores.numel() * result.scores.element_size() + 200 * len(result.str_tokens)

@@ -6,7 +6,6 @@ Streamlit's own messages are Markdown, which would draw links and pictures."""
 from __future__ import annotations
 
 import functools
-import html
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,33 +13,20 @@ from pathlib import Path
 import streamlit as st
 from streamlit.components.v2 import component
 
-from tl_scopes.app.page.form import act, form, model_and_sites
+from tl_scopes.app.page.form import form, sites
+from tl_scopes.app.page.shared import act, models, say, worker, working
+from tl_scopes.app.page.talk import options, talk
 from tl_scopes.app.request import SCALES, Request, View, link, read, write
 from tl_scopes.app.settings import Settings
 from tl_scopes.app.snippet import python
 from tl_scopes.app.view_model import FILES, view_model
-from tl_scopes.app.worker import Worker
 from tl_scopes.errors import ScopesError
-from tl_scopes.models.quiet import message_of
 from tl_scopes.results.attribution import Attribution
 
 EXAMPLE = "The Eiffel Tower is located in the city of"
 HERE = Path(__file__).parent
+MODES = ("Next token", "Conversation")
 state = st.session_state
-
-
-@st.cache_resource(show_spinner=False)
-def worker(settings: str) -> Worker:
-    return Worker(Settings.from_json(settings))
-
-
-def say(text: str, kind: str = "alert") -> None:
-    """One message, whatever characters it holds. `kind`: alert or status."""
-    colour = "#c2410c" if kind == "alert" else "#3b6fd6"
-    st.html(
-        f'<div role="{kind}" style="border-left:4px solid {colour};padding:.4rem .8rem;'
-        f'overflow-wrap:anywhere;white-space:pre-wrap">{html.escape(text)}</div>'
-    )
 
 
 def begin(settings: Settings) -> None:
@@ -96,6 +82,12 @@ def look_there() -> None:
     if isinstance(state.tokens.site, str):
         state.site = state.tokens.site
         state.turn += 1
+
+
+def switch() -> None:
+    """The other mode was chosen; the form comes back as it was asked last."""
+    act()
+    state.first = state.asked or state.first
 
 
 def slide() -> None:
@@ -196,8 +188,27 @@ def main() -> None:
     st.html(f"<style>{_asset('page.css')}</style>")
     with st.container(horizontal=True, horizontal_alignment="distribute"):
         st.subheader("Jacobian Scopes", anchor=False, width="content")
-        with st.popover("Model and layers"):
-            model_and_sites(settings)
+        mode = st.segmented_control(
+            "Mode",
+            MODES,
+            default=MODES[0],
+            required=True,
+            key="mode",
+            on_change=switch,
+            label_visibility="collapsed",
+        )
+        talks = mode == MODES[1]
+        with st.popover("Model and answers" if talks else "Model and layers"):
+            models(settings)
+            (options if talks else sites)()
+    if talks:
+        talk(settings)
+    else:
+        attribute(settings)
+
+
+def attribute(settings: Settings) -> None:
+    """The form, and what was asked by it last."""
     form()
     for notice in state.notices:
         say(notice)
@@ -205,22 +216,10 @@ def main() -> None:
     if request is None:
         st.caption("Press Run. Then click a token to read the prediction that comes after it.")
         return
-    place = st.empty()
-
-    def tell(text: str) -> None:
-        with place:
-            say(text, "status")
-
-    try:
+    with working("use a shorter prompt, fewer sites or a lower rank") as tell:
         result = worker(settings.to_json()).answer(request, tell)
-        place.empty()
+        tell("")
         show(result, request, settings)
-    except Exception as error:
-        message = message_of(error, "use a shorter prompt, fewer sites or a lower rank")
-        if message is None:
-            raise
-        with place:
-            say(" ".join(message.split()))
 
 
 main()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import streamlit as st
 
+from tl_scopes.app.page.shared import act, state
 from tl_scopes.app.request import MAX_RANK, Request, scopes, whole_position
-from tl_scopes.app.settings import Settings
 from tl_scopes.baselines import named
 from tl_scopes.errors import ScopesError
 
@@ -20,13 +20,6 @@ TEXTS = {
     ),
     "versus": ("Versus", "", "What it is compared with"),
 }
-state = st.session_state
-
-
-def act() -> None:
-    """Every widget's callback says so: only a run without one may follow the page's address, which a
-    browser that is quick to click sends as it was before."""
-    state.acted = True
 
 
 def run() -> None:
@@ -51,25 +44,13 @@ def run() -> None:
     state.position = typed
 
 
-def model_and_sites(settings: Settings) -> None:
-    """What is chosen once, folded away."""
+def sites() -> None:
     first: Request = state.first
-    models = list(dict.fromkeys([*settings.offered, first.model]))
-    st.selectbox(
-        "Model",
-        models,
-        models.index(first.model),
-        key="model",
-        on_change=act,
-        accept_new_options=settings.naming,
-        help="A bundled model"
-        + (", a Hugging Face folder, or a name that transformer-lens knows" * settings.naming),
-    )
-    sites = list(dict.fromkeys([*SITES, first.sites]))
+    names = list(dict.fromkeys([*SITES, first.sites]))
     st.selectbox(
         "Layers or sites",
-        sites,
-        sites.index(first.sites),
+        names,
+        names.index(first.sites),
         key="sites",
         on_change=act,
         format_func=lambda name: SITES.get(name, str(name)),
