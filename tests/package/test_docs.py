@@ -27,7 +27,7 @@ from tl_scopes.cli.main import app
 WITH_SNIPPETS = {
     "install": 1,
     "which-scope": 8,
-    "answers": 6,
+    "answers": 9,
     "conversations": 6,
     "own-scope": 1,
     "tour": 4,
