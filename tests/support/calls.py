@@ -37,6 +37,10 @@ SCOPES = {
     "full": ts.FisherScope(rank="full"), "function": ts.FunctionScope(lambda z: z.logsumexp(0)),
     "direction": INSIDE,
 }  # fmt: skip
+ANSWER = ts.ContinuationScope([7, 8])
+ANSWERING = {
+    "attribute": ts.attribute, "components": circuits.components, "head_paths": circuits.head_paths,
+}  # fmt: skip
 # They say what is wrong with a prompt in what they return, and go on with the next one.
 TELLING = ("check", "faithfulness_card", "measure", "run")
 
@@ -95,6 +99,12 @@ def metric(model: Any, prompt: Any, scope: ts.Scope) -> torch.Tensor:
         return circuits.scope_metric(model, prompt, scope)(model(torch.tensor([prompt])))
 
 
+def answer_verified(model: Any, prompt: Any) -> Any:
+    """What is said of a whole answer, and real ablations."""
+    found = ts.attribute(model, prompt, ANSWER)
+    return circuits.verify(model, prompt, found, top=2, random=1, steps=[1])
+
+
 CALLS: dict[str, Call] = {
     "attribute": of(ts.attribute),
     "attribute_batch": of(ts.attribute_batch),
@@ -150,6 +160,15 @@ VARIANTS: dict[str, Call] = {
     "mean": of(LeaveOneOut(replacement="mean").attribute),
     "hide": of(LeaveOneOut(replacement="hide").attribute),
     "one out, sites": of(LeaveOneOut().attribute, sites=["embed", 1, "blocks.1.attn.hook_z"]),
+    **{f"answer, {name}": of(function, scope=ANSWER) for name, function in ANSWERING.items()},
+    "answers, batch": of(ts.attribute_batch, scope=ANSWER, prompts=[T, zoo.LONG_TEXT], sites=["embed", 2]),
+    "answer, verify": of(answer_verified, prompt=IDS),
+    "answers, measure": of(
+        evaluation.measure, prompts=[T], continuations=[[7, 8]],
+        methods=[ts.ContinuationScope(), LeaveOneOut(ts.ContinuationScope())],
+    ),
+    "answer, product": of(baselines.InputXGradient(ANSWER).attribute),
+    "answer, out": of(LeaveOneOut(ANSWER).attribute),
     "published": of(IntegratedGradients(steps=2, rule="published", baseline="pad").attribute),
 }  # fmt: skip
 

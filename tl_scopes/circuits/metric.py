@@ -109,7 +109,7 @@ class ScopeMetric:
         read = replace(read, value=read.value.to(working_dtype(read.value.dtype)))
         return float(self.answer.scope.scalar(read, self.answer.explained, read))
 
-    def _scalar(self, raw: Float[Tensor, "d_vocab"]) -> Tensor:
+    def _scalar(self, raw: Float[Tensor, "*read d_vocab"]) -> Tensor:
         answer = self.answer
         # Solving for y costs a product with W_U, which only some scopes need.
         value = answer.read.value if answer.scope.is_of_logits else self.final_state(raw)

@@ -78,8 +78,8 @@ def ask(
     check_scopes(view, [scope])
     if prompt_run.others:
         raise ScopeParameterError(
-            "circuits take one continuation: drop versus, and subtract the results of the two "
-            "continuations, whose effects at the prompt's tokens are linear"
+            "circuits take one continuation, but versus gives a second: drop it, and call once for each. "
+            "At the prompt's tokens the total effects of components subtract; norms and flows do not"
         )
     return prompt_run
 

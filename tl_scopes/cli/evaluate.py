@@ -63,6 +63,9 @@ def evaluate(
         str | None,
         _data(help="Where texts or token ids stand; text if left out.", metavar="NAME"),
     ] = None,
+    continuations: Annotated[
+        str | None, _data(help="Where what follows each prompt stands.", metavar="NAME")
+    ] = None,
     config: Annotated[
         str | None, _data(help="Of a data set on the hub, where it has several.", metavar="NAME")
     ] = None,
@@ -158,12 +161,13 @@ def evaluate(
         "prepend_bos": prepend_bos,
         "seed": seed,
     }
+    where = dict(config=config, split=split, n=n, skip=skip)
     with quiet():
         with contextlib.redirect_stdout(sys.stderr):
             done = _run(
                 dict(name=model, backend=backend, dtype=dtype, trust_remote_code=trust_remote_code),
                 device,
-                dict(source=data, column=column, config=config, split=split, n=n, skip=skip),
+                dict(source=data, column=column, continuations=continuations, **where),
                 methods,
                 settings,
                 out,

@@ -13,24 +13,33 @@ leave-one-out; passes that replace the same tokens are shared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tl_scopes.adapter.continuations import check_length, encode_continuation
 from tl_scopes.adapter.padding import rows as rows_of
 from tl_scopes.adapter.prompts import Prompts, resolve_position
 from tl_scopes.adapter.view import ModelView, view_of
-from tl_scopes.baselines.ablation import INTACT, Alteration, Effects, effects, final_states
-from tl_scopes.errors import PositionError, TargetError
+from tl_scopes.baselines.ablation import (
+    INTACT,
+    Alteration,
+    Effects,
+    by_read,
+    effects_of_all,
+    final_states,
+)
+from tl_scopes.errors import LengthMismatchError, PositionError, ScopeParameterError, TargetError
 from tl_scopes.evaluation.methods import (
     AnyMethod,
     Methods,
     check_methods,
     labelled,
     ranked,
+    refuse_unfilled,
     score,
     top_overlap,
 )
@@ -39,6 +48,7 @@ from tl_scopes.evaluation.settings import Settings
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.files import in_utf8
 from tl_scopes.results.statistics import rank_correlation
+from tl_scopes.scopes.continuation import ContinuationScope
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -47,7 +57,12 @@ COLUMNS = (
 
 
 def measure(
-    model: Any, prompts: Prompts, methods: Methods, settings: Settings | None = None
+    model: Any,
+    prompts: Prompts,
+    methods: Methods,
+    settings: Settings | None = None,
+    *,
+    continuations: Sequence[Any] | None = None,
 ) -> list[Row]:
     """How much it hurts to ablate the tokens that each method scores highest, prompt by prompt.
 
@@ -70,8 +85,15 @@ def measure(
     Of a prompt: log_prob of the measured token, and correct (whether the token that follows is the
     predicted one, where one follows).
 
-    Raises `ScopeParameterError` for what is neither a scope nor a method, and errors that concern the model
-    as a whole.
+    `continuations`: a text, or token ids, that follow each prompt. Then their log-probability is measured,
+    all tokens together, in place of the target's, while tokens of the prompt are replaced. KL divergences
+    are sums over the reads, a flip is one at any of them, and `correct` is whether every token is the
+    predicted one. `ContinuationScope()` and `InputXGradient(ContinuationScope())` explain just that; other
+    methods are read at the prompt's end.
+
+    Raises `LengthMismatchError` for another number of continuations, `TargetError` for methods of a
+    continuation where there are none, `ScopeParameterError` for what is neither a scope nor a method, and
+    errors that concern the model as a whole.
 
         >>> rows = evaluation.measure(model, ["The capital of France is"], [ts.SemanticScope()])
         >>> pandas.DataFrame(rows).query("metric == 'aopc_comprehensiveness'")
@@ -85,9 +107,23 @@ def measure(
     encoding = encoded(model, rows_of(prompts), settings.prepend_bos)
     usable = {i: ids for i, ids in enumerate(encoding.ids) if ids is not None}
     rows = {i: [error_row(i, 0, error)] for i, error in encoding.errors.items()}
+    after: dict[int, list[int]] = {}
+    check_continuations(continuations, len(encoding.ids), named, settings)
+    if continuations is not None:
+        for i, ids in [*usable.items()]:
+            try:
+                after[i] = encode_continuation(view, continuations[i])
+                check_length(view, ids, after[i])
+            except Exception as error:
+                rows[i] = [error_row(i, len(usable.pop(i)), error)]
+
+    def scored(indices: Sequence[int]) -> list[list[Tensor]]:
+        more = None if continuations is None else [after[i] for i in indices]
+        ids = [usable[i] for i in indices]
+        return score(view, ids, list(named.values()), settings.position, more)
+
     try:
-        each = score(view, list(usable.values()), list(named.values()), settings.position)
-        scores = dict(zip(usable, each))
+        scores = dict(zip(usable, scored(list(usable)))) if usable else {}
     except Exception as error:
         refuse_to_record(error)
         # Which of them it was, one by one will tell.
@@ -95,13 +131,36 @@ def measure(
     for i, ids in usable.items():
         try:
             if i not in scores:
-                (scores[i],) = score(view, [ids], list(named.values()), settings.position)
-            of_prompt = _of_prompt(view, ids, dict(zip(named, scores[i])), settings)
+                (scores[i],) = scored([i])
+            of_prompt = _of_prompt(view, ids, after.get(i), dict(zip(named, scores[i])), settings)
             rows[i] = [{"index": i, "tokens": len(ids), **row} for row in of_prompt]
         except Exception as error:
             refuse_to_record(error)
             rows[i] = [error_row(i, len(ids), error)]
     return [row for i in sorted(rows) for row in rows[i]]
+
+
+def check_continuations(
+    continuations: Sequence[Any] | None,
+    n: int,
+    methods: Mapping[str, AnyMethod],
+    settings: Settings,
+) -> None:
+    """Raises `LengthMismatchError`, `ScopeParameterError` for a read before the prompt's end, or
+    `TargetError` for a method of the continuation that is measured, where none is."""
+    if continuations is None:
+        refuse_unfilled(methods.values())
+        return
+    if isinstance(continuations, str) or len(continuations) != n:
+        what = "one text" if isinstance(continuations, str) else str(len(continuations))
+        raise LengthMismatchError(
+            f"continuations is {what} for {n} prompts: give a list with one for each"
+        )
+    if settings.position != -1 or settings.target != "predicted":
+        raise ScopeParameterError(
+            f"continuations follow the prompt's end and are what is measured, but settings say "
+            f"position={settings.position}, target={settings.target!r}: drop these"
+        )
 
 
 def refuse_to_record(error: Exception) -> None:
@@ -130,34 +189,48 @@ def _row(
 
 
 def _of_prompt(
-    view: ModelView, ids: list[int], scores: dict[str, Tensor], settings: Settings
+    view: ModelView,
+    ids: list[int],
+    after: list[int] | None,
+    scores: dict[str, Tensor],
+    settings: Settings,
 ) -> Iterator[Row]:
-    prompt_run = PromptRun(view, ids, resolve_position(settings.position, ids), view.is_hooked())
-    gold = prompt_run.next_id
+    at, hooked = resolve_position(settings.position, ids), view.is_hooked()
+    if after is None:
+        prompt_run = PromptRun(view, ids, at, hooked)
+    else:
+        prompt_run = PromptRun.explaining(view, ids, ContinuationScope(after), -1, hooked)
+    gold = None if after is not None else prompt_run.next_id
     if settings.target == "gold" and gold is None:
         raise TargetError(
             "the gold target is the token after the read position, but the prompt ends there: use "
             'position=-2, or target="predicted"'
         )
-    first, end = prompt_run.first, prompt_run.position + 1
+    first, end = prompt_run.first, at + 1
     if first == end:
         raise PositionError(
-            f"position {prompt_run.position} is BOS, before which nothing can be replaced: read later"
+            f"position {at} is BOS, before which nothing can be replaced: read later"
         )
     # What follows the read position cannot matter, but would stand before negative scores.
     orders = {name: ranked(of_method[:end], first) for name, of_method in scores.items()}
     replaced = dict(_alterations(orders, len(ids) - first, settings))
-    left_out = _left_out(prompt_run, settings)
+    left_out = _left_out(range(first, end), settings)
     with prompt_run.locked(gradients=False):
         states = final_states(prompt_run, [INTACT, *replaced.values(), *left_out])
+        intact, *altered = by_read(prompt_run, states)
         head = view.unembedding()
-        logits = head.logits(head.raw_logits(states[:1]))[0].double()
-        predicted = int(logits.argmax())
-        token = gold if settings.target == "gold" and gold is not None else predicted
-        effect = effects(head, states[0], states[1:], token)
-    yield _row("", "log_prob", float(logits.log_softmax(-1)[token]))
-    if gold is not None:
-        yield _row("", "correct", float(gold == predicted))
+        log_prob, predicted = 0.0, []
+        tokens = after or ([gold] if settings.target == "gold" and gold is not None else [])
+        for i, y in enumerate(intact):
+            logits = head.logits(head.raw_logits(y[None]))[0].double()
+            predicted.append(int(logits.argmax()))
+            token = tokens[i] if tokens else predicted[i]
+            log_prob += float(logits.log_softmax(-1)[token])
+        effect = effects_of_all(head, intact, torch.stack(altered), tokens or predicted)
+    yield _row("", "log_prob", log_prob)
+    follows = after or ([] if gold is None else [gold])
+    if follows:
+        yield _row("", "correct", float(follows == predicted))
     yield from _areas(list(replaced), effect, settings)
     if left_out:
         kl = effect.kl[len(replaced) :].numpy()
@@ -186,11 +259,9 @@ def _alterations(
                     yield (name, "sufficiency", *key), Alteration(rest, kind)
 
 
-def _left_out(prompt_run: PromptRun, settings: Settings) -> list[Alteration]:
+def _left_out(positions: range, settings: Settings) -> list[Alteration]:
     kind = settings.leave_one_out
-    if kind is None:
-        return []
-    return [Alteration((t,), kind) for t in range(prompt_run.first, prompt_run.position + 1)]
+    return [] if kind is None else [Alteration((t,), kind) for t in positions]
 
 
 def _areas(replaced: list[Asked], effect: Effects, settings: Settings) -> Iterator[Row]:

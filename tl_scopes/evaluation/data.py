@@ -36,11 +36,13 @@ class DataSet:
     (`{"input_ids": [...], "attention_mask": [...]}`), or lists of messages, these with their tools
     where there are some (`{"messages": [...], "tools": [...]}`). `source`: the file or name. `first`: the place of
     `prompts[0]` in the source, from 0, so that rows of different slices can be put together.
+    `continuations`: a text, or token ids, that follow each prompt and are measured; None: none are.
     """
 
     prompts: Sequence[Any]
     source: str = "a list of prompts"
     first: int = 0
+    continuations: Sequence[Any] | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -54,6 +56,7 @@ def read(
     split: str | None = None,
     n: int | None = None,
     skip: int = 0,
+    continuations: str | None = None,
 ) -> DataSet:
     """The prompts of a file, of a saved dataset or of one on the hub.
 
@@ -71,6 +74,8 @@ def read(
         split: of a saved or hub data set; may be left out where there is one.
         n: how many to take; None: all.
         skip: how many to leave out before.
+        continuations: the column of what follows each prompt, texts or lists of token ids, whose
+            log-probability is measured then.
 
     Raises:
         DataError: nothing is there, it cannot be read, or it lacks the column or split; the message
@@ -84,20 +89,24 @@ def read(
     text, path = str(source), Path(source).expanduser()
     wanted = slice(skip, None if n is None else skip + n)
     try:
-        if path.is_file():
-            if config is not None or split is not None:
-                raise DataError(
-                    f"{text} is a file, which has neither configurations nor splits: drop them"
-                )
-            prompts = _file(path, column, wanted)
-        else:
-            prompts = _dataset(text, path, column, config, split, wanted)
+        if path.is_file() and (config is not None or split is not None):
+            raise DataError(
+                f"{text} is a file, which has neither configurations nor splits: drop them"
+            )
+
+        def taken(name: str | None) -> list[Any]:
+            if path.is_file():
+                return _file(path, name, wanted)
+            return _dataset(text, path, name, config, split, wanted)
+
+        prompts = taken(column)
+        after = None if continuations is None else taken(continuations)
     except OSError as error:
         raise DataError(f"{text} cannot be read ({error.strerror or error}): check it") from error
     if not prompts:
         what = f"no prompts after the first {skip}: lower skip" if skip else "no prompts: fill it"
         raise DataError(f"{text} has {what}")
-    return DataSet(prompts, text, skip)
+    return DataSet(prompts, text, skip, after)
 
 
 def _file(path: Path, column: str | None, wanted: slice) -> list[Any]:

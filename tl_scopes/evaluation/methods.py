@@ -19,19 +19,21 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.guards import check_scope
+from tl_scopes.adapter.padding import Ids
 from tl_scopes.adapter.prompt_lists import encode_all
 from tl_scopes.adapter.prompts import Prompts, bos_id, resolve_position
 from tl_scopes.adapter.refusals import refuse_surrogates
 from tl_scopes.adapter.sites import embed_site
 from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.baselines.method import Method
-from tl_scopes.errors import NumericalError, ScopeParameterError
+from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
 from tl_scopes.jacobian.answers import Limits, run
 from tl_scopes.jacobian.batches import grouped, padded
 from tl_scopes.jacobian.forward import read_under
 from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
 from tl_scopes.results.statistics import rank_likeness
 from tl_scopes.scopes.base import Read, Scope
+from tl_scopes.scopes.continuation import ContinuationScope
 from tl_scopes.scopes.pinning import pinned, takes_prediction
 
 # Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
@@ -106,18 +108,24 @@ def score(
     prompts: Sequence[list[int]],
     methods: Sequence[AnyMethod],
     position: int,
+    continuations: Sequence[list[int]] | None = None,
 ) -> list[list[Float[Tensor, "pos"]]]:
     """Scores at the embedding, for each prompt and method: float64, zero after the read position.
 
-    Prompts of similar length share a forward pass, all scopes their backward passes.
+    Prompts of similar length share a forward pass, all scopes their backward passes. `continuations`:
+    what follows each prompt, which methods explain whose `ContinuationScope` says None; others read the
+    prompt's end. Scores are of the prompt's tokens only.
     Raises what `attribute` raises, also where a score is not finite.
     """
     check_methods(view, methods)
-    scopes = [m for m in methods if isinstance(m, Scope)]
     asked = [PromptRun.ask(view.model, ids, position) for ids in prompts]
-    found: list[dict[int, Tensor]] = [{} for _ in prompts]
+    found = _scores_of_answers(view, asked, methods, continuations)
+    if continuations is not None:  # NEXT_TOKEN is the first of them
+        asked = [replace(p, ids=Ids([*p.ids, *c])) for p, c in zip(asked, continuations)]
+    alone = [i for i, m in enumerate(methods) if whole_answer(m) is None]
+    scopes = [m for i, m in enumerate(methods) if i in alone and isinstance(m, Scope)]
     for read_site in dict.fromkeys(s.read_site for s in scopes):
-        chosen = [i for i, m in enumerate(methods) if isinstance(m, Scope)]
+        chosen = [i for i in alone if isinstance(methods[i], Scope)]
         chosen = [i for i in chosen if getattr(methods[i], "read_site", None) == read_site]
         runs = []
         for p in asked:
@@ -131,10 +139,72 @@ def score(
                     if read_site is None and answer.position == asked[p].position:
                         asked[p].expect(answer.read.value)
                     found[p][i] = answer.attribution(view, asked[p].ids).scores[0].double()
-    others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method)]
+    others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method) and i in alone]
     for own, prompt_run in zip(found, asked):
         own |= {i: scores_alone(m, prompt_run) for i, m in others}
-    return [[each[i] for i in range(len(methods))] for each in found]
+    lengths = [len(ids) for ids in prompts]
+    return [[each[i][:n] for i in range(len(methods))] for each, n in zip(found, lengths)]
+
+
+def whole_answer(method: AnyMethod) -> ContinuationScope | None:
+    """The scope whose scalar a method explains, where it is that of a whole continuation."""
+    return (
+        method.whole_answer
+        if isinstance(method, Method)
+        else method
+        if isinstance(method, ContinuationScope)
+        else None
+    )
+
+
+def refuse_unfilled(methods: Iterable[AnyMethod]) -> None:
+    """Raises `TargetError` for a method of the continuation that is measured, where none is."""
+    for method in methods:
+        scope = whole_answer(method)
+        if scope is not None and scope.continuation is None:
+            raise TargetError(
+                f"{method.name} explains the continuation that is measured (None), but there is none: give "
+                "continuations=, one a prompt, or a text to the ContinuationScope"
+            )
+
+
+def _scores_of_answers(
+    view: ModelView,
+    asked: Sequence[PromptRun],
+    methods: Sequence[AnyMethod],
+    continuations: Sequence[list[int]] | None,
+) -> list[dict[int, Tensor]]:
+    """Of the methods that explain a whole continuation, which follows the read position; by place."""
+    found: list[dict[int, Tensor]] = [{} for _ in asked]
+    runs: dict[tuple[int, int], PromptRun] = {}
+    shared: dict[tuple[int, ContinuationScope], PromptRun] = {}
+    for p, one in enumerate(asked):
+        for i, method in enumerate(methods):
+            scope = whole_answer(method)
+            if scope is None:
+                continue
+            if continuations is not None:
+                scope = scope.filled(continuations[p])
+            if (p, scope) not in shared:
+                ids = one.ids[: one.position + 1]
+                shared[p, scope] = PromptRun.explaining(view, ids, scope, -1, one.hooked)
+            runs[p, i] = shared[p, scope]
+    for (p, i), one in runs.items():
+        method, (_, scope) = methods[i], one.reads[0]
+        if isinstance(method, Method):
+            explaining: Any = replace(method, target=scope)  # pyright: ignore[reportArgumentType]
+            found[p][i] = scores_alone(explaining, one)
+    scopes = [place for place in runs if isinstance(methods[place[1]], Scope)]
+    for group in grouped([runs[place] for place in scopes], BATCH_TOKENS) if scopes else ():
+        answers = run([runs[scopes[g]] for g in group], (embed_site(),), Limits())
+        for g, (answer,) in zip(group, answers):
+            p, i = scopes[g]
+            found[p][i] = answer.attribution(view, runs[p, i].shown).scores[0].double()
+    for one, scores in zip(asked, found):
+        for i, values in scores.items():
+            own = values[: one.position + 1]
+            scores[i] = torch.nn.functional.pad(own, (0, len(one.ids) - len(own)))
+    return found
 
 
 def check_methods(view: ModelView, methods: Iterable[AnyMethod]) -> None:
@@ -156,8 +226,8 @@ def scores_alone(method: Method, prompt_run: PromptRun) -> Float[Tensor, "pos"]:
             f"{method.name} gives NaN or infinity at token {int((~torch.isfinite(values)).nonzero()[0])}: "
             "check the weights and hooks, or use another baseline or replacement"
         )
-    end = prompt_run.position + 1
-    return torch.nn.functional.pad(values[:end], (0, len(prompt_run.ids) - end))
+    values = values[: prompt_run.position + 1]
+    return torch.nn.functional.pad(values, (0, max(0, len(prompt_run.shown) - len(values))))
 
 
 def ranked(scores: Float[Tensor, "pos"], first: int) -> list[int]:

@@ -65,7 +65,7 @@ class Read:
     """
 
     value: Tensor
-    raw: Float[Tensor, "d_vocab"] | None
+    raw: Float[Tensor, "*read d_vocab"] | None
     head: Unembedding
     token_of: Callable[[str | int], Token]
     next_id: int | None

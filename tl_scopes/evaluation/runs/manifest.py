@@ -52,10 +52,12 @@ def describe(
     units: Mapping[str, Any],
     noted: Mapping[str, Any],
     first: Sequence[list[int]],
+    continuation: Any = None,
 ) -> dict[str, Any]:
     """Everything that decides the numbers, as plain values; under "noted" what does not.
 
-    `first`: token ids of the run's prompts, of which the first few are run.
+    `first`: token ids of the run's prompts, of which the first few are run. `continuation`: what follows
+    the first one, where it is measured.
     """
     from tl_scopes import __version__
 
@@ -83,7 +85,7 @@ def describe(
             "units": units,
             "threads": torch.get_num_threads(),
             "matmul_precision": torch.get_float32_matmul_precision(),
-            OUTPUTS: outputs(view, methods, first, settings["position"]),
+            OUTPUTS: outputs(view, methods, first, settings["position"], continuation),
             NOTED: {
                 "python": platform.python_version(),
                 "machine": _machine(view.device),
@@ -93,6 +95,19 @@ def describe(
             },
         }
     )
+
+
+def of_data(
+    prompts: Sequence[Any],
+    ids: Sequence[Any],
+    first: int,
+    continuations: Sequence[Any] | None,
+) -> dict[str, Any]:
+    """What is measured, in short."""
+    hashes = {"sha256": prompts_hash(prompts), "ids_sha256": prompts_hash(ids)}
+    if continuations is not None:
+        hashes["continuations"] = prompts_hash(continuations)
+    return {"prompts": len(prompts), "first": first, **hashes}
 
 
 def tensors_hash(tensors: Iterable[tuple[str, Tensor]]) -> str:

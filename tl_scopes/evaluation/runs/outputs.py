@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tl_scopes.adapter.continuations import encode_continuation
 from tl_scopes.adapter.middle import tolerance
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.baselines.random import generator
@@ -24,9 +25,14 @@ _ALLOWED = "allowed"
 
 
 def outputs(
-    view: ModelView, methods: Mapping[str, AnyMethod], prompts: Sequence[list[int]], position: int
+    view: ModelView,
+    methods: Mapping[str, AnyMethod],
+    prompts: Sequence[list[int]],
+    position: int,
+    continuation: Any = None,
 ) -> dict[str, Any]:
     """Final states of the first prompts, and each method's scores of the first one, in short.
+    `continuation`: what follows that one, where it is measured.
 
     None stands for what fails, which the rows of that prompt will say. `allowed`: by which share of
     its size a tensor of the same model and method may differ on another machine.
@@ -36,7 +42,8 @@ def outputs(
         return next(reads(view, [ids], position)).value
 
     def scores_of(method: AnyMethod) -> Tensor:
-        ((scores,),) = score(view, prompts[:1], [method], position)
+        after = None if continuation is None else [encode_continuation(view, continuation)]
+        ((scores,),) = score(view, prompts[:1], [method], position, after)
         return scores
 
     first = enumerate(prompts[:_FIRST])

@@ -22,8 +22,8 @@ import torch
 from tl_scopes.adapter.padding import rows
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import PromptError, RunError, ScopesWarning, check_whole
+from tl_scopes.evaluation import ablations
 from tl_scopes.evaluation.ablations import Row, error_row, refuse_to_record
-from tl_scopes.evaluation.ablations import measure as measure_rows
 from tl_scopes.evaluation.data import DataSet
 from tl_scopes.evaluation.methods import AnyMethod, Methods, check_methods, labelled
 from tl_scopes.evaluation.runs import manifest
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
     from tl_scopes.results.card import FaithfulnessCard
 
-Measure = Callable[[Any, list[list[int]], Mapping[str, AnyMethod], Settings], list[Row]]
+Measure = Callable[..., list[Row]]
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def run(
     out: str | Path,
     unit: int = 4,
     progress: bool | None = None,
-    measure: Measure = measure_rows,
+    measure: Measure = ablations.measure,
 ) -> Run:
     """Measure methods on every prompt of a data set, and write one table.
 
@@ -124,7 +124,8 @@ def run(
         unit: most prompts of a unit; what is in flight when a run is killed is lost.
         progress: a bar on stderr, in the main process. Default: where stderr is a terminal.
         measure: what gives the rows of a unit, of the columns of `evaluation.measure` and its
-            arguments: the model, lists of ids, methods by label, settings.
+            arguments: the model, lists of ids, methods by label, settings, and `continuations=` where
+            the data set has them.
 
     Returns:
         `Run`: the folder, and how many prompts there were, failed, and were measured now.
@@ -148,6 +149,8 @@ def run(
         )
     data = prompts if isinstance(prompts, DataSet) else DataSet(list(rows(prompts)))
     settings, named = settings or Settings(), labelled(methods)
+    after = data.continuations
+    ablations.check_continuations(after, len(data), named, settings)
     folder = Path(out).expanduser()
     loaded = isinstance(model, torch.nn.Module)
     team = processes(loaded and next(model.parameters()).device.type == "cpu")
@@ -166,15 +169,11 @@ def run(
                 model,
                 named,
                 settings.to_dict(),
-                {
-                    "prompts": len(data),
-                    "first": data.first,
-                    "sha256": manifest.prompts_hash(data.prompts),
-                    "ids_sha256": manifest.prompts_hash(encoding.ids),
-                },
+                manifest.of_data(data.prompts, encoding.ids, data.first, after),
                 {"prompts": unit, "tokens": UNIT_TOKENS, "measure": measure},
                 noted,
                 [ids for ids in encoding.ids if ids],
+                None if after is None else next(a for a, ids in zip(after, encoding.ids) if ids),
             )
         parts = Parts(folder, len(plan), manifest.digest(mine))
         _settle(team, mine, parts)
@@ -282,8 +281,10 @@ class _Work:
         ids = [self.encoding.ids[i] or [] for i in members]
         # The ids hold what prepend_bos asked for.
         settings = replace(self.settings, prepend_bos=None)
+        after = self.data.continuations
+        more = {} if after is None else {"continuations": [after[i] for i in members]}
         try:
-            rows = self.measure(self.model, ids, self.methods, settings)
+            rows = self.measure(self.model, ids, self.methods, settings, **more)
             return [{**row, "index": self.data.first + members[row["index"]]} for row in rows]
         except Exception as error:
             refuse_to_record(error)
