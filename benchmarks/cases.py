@@ -80,6 +80,7 @@ def cases(
         if hf_model is not None and name == "gemma-3-270m":
             yield from of_passages(model, quick)
         yield from _shared(model, quick)
+        yield from _spans(model, quick)
         if not quick:
             yield from _circuits(model, name)
     if hf_model is not None and not quick and min(LENGTHS) in lengths:
@@ -213,6 +214,42 @@ def _shared(model: Any, quick: bool) -> Iterator[Case]:
         most=None if quick else 0.7,
         rounds=5,
     )
+
+
+def _spans(model: Any, quick: bool) -> Iterator[Case]:
+    """32 tokens after 96 at every site, on passages of several kinds."""
+    n, m = MAIN, 32
+    single = ts.SemanticScope(ts.NEXT_TOKEN)
+    listed = [(what, ids) for what, ids in passages.tokens(model, n).items() if ids.shape[1] == n]
+    for what, ids in listed[:1] if quick else listed[::4]:
+        tokens = ids[0].tolist()
+        scope = ts.ContinuationScope(tokens[n - m :])
+
+        def span(tokens: list[int] = tokens, scope: ts.Scope = scope) -> object:
+            return ts.attribute(model, tokens[: n - m], scope, sites="all")
+
+        def one(position: int, tokens: list[int] = tokens) -> object:
+            return ts.attribute(model, tokens, single, sites="all", position=position)
+
+        yield Case(
+            f"span of {m}, all sites: {what}",
+            n,
+            span,
+            lambda one=one: one(n - 2),
+            "one token, all sites",
+            most=1.2,
+            rounds=3 if quick else 9,
+        )
+        yield Case(
+            f"{m} single tokens, all sites: {what}",
+            n,
+            lambda one=one: [one(p) for p in range(n - m - 1, n - 1)],
+            span,
+            "one span of them",
+            least=20,
+            rounds=2,
+            warm=False,
+        )
 
 
 def _circuits(model: Any, name: str) -> Iterator[Case]:

@@ -71,6 +71,22 @@ def test_pull(head, pieces):
     close(head.pull(coefficients), (head.W_U.double() @ coefficients.double()).T, head)
 
 
+def test_slopes_of_log_probabilities(head, pieces):
+    """By autograd; the largest logit comes in any piece, and a token may be impossible."""
+    precise = working_dtype(head.W_U.dtype)
+    b_U = head.b_U.clone()
+    b_U[:6] = -torch.inf
+    y = torch.randn(4, D_MODEL, generator=torch.Generator().manual_seed(1)).to(precise)
+    tokens = torch.tensor([7, D_VOCAB - 1, 9, 7])
+    for own in (head, Unembedding(head.W_U, b_U)):
+        leaf = y.double().requires_grad_()
+        logits = own.logits(leaf @ own.W_U.double() + own.b_U.double())
+        wanted = logits.log_softmax(-1)[range(4), tokens]
+        log_probs, slopes = own.log_prob_slopes(y, tokens)
+        close(log_probs, wanted.detach(), head)
+        close(slopes, torch.autograd.grad(wanted.sum(), leaf)[0], head)
+
+
 def test_columns_come_in_the_order_asked_for(head, pieces):
     tokens = torch.tensor([22, 0, 5, 4, 6, 5, 7])
     ids, rows = zip(*head.columns(tokens))
@@ -158,3 +174,8 @@ def test_pull_keeps_what_is_left_where_columns_cancel(layout, reads):
     (gradient,) = torch.autograd.grad(log_p[range(reads), range(reads)].sum(), y)
     for found in (head.pull(slopes.T), gradient):
         assert (found.double() - wanted).norm() <= 6e-5 * wanted.norm()
+    exact = y.detach().double().requires_grad_()
+    log_p = (exact @ W_U.double()).log_softmax(-1)
+    (wanted,) = torch.autograd.grad(log_p[range(reads), range(reads)].sum(), exact)
+    _, found = head.log_prob_slopes(y.detach(), torch.arange(reads))
+    assert (found.double() - wanted).norm() <= 6e-5 * wanted.norm()

@@ -85,6 +85,35 @@ class Unembedding:
             total += coefficients[span].T.to(rows.dtype) @ rows
         return total.to(working_dtype(self.W_U.dtype))
 
+    def log_prob_slopes(
+        self, y: Float[Tensor, "read d_model"], tokens: Int[Tensor, "read"]
+    ) -> tuple[Float[Tensor, "read"], Float[Tensor, "read d_model"]]:
+        """The log-probability of each read's own token, and its gradient `W_U D (e - p)`.
+
+        `W_U` is passed through once, with a running maximum in the softmax: where it is large, taking it up is
+        what costs. Sums are in float64, for the reason that `pull` gives.
+        """
+        precise = working_dtype(self.W_U.dtype)
+        wide = torch.float32 if self.W_U.device.type == "mps" else torch.float64
+        y, tokens = y.to(self.W_U.device, precise), tokens.to(self.W_U.device)
+        b_U = self.b_U.to(precise)
+        peak = y.new_full((len(y), 1), torch.finfo(precise).min)
+        total, mean = torch.zeros_like(peak, dtype=wide), torch.zeros_like(y, dtype=wide)
+        for span, rows in self.spans(None):
+            raw = torch.addmm(b_U[span], y, rows.T)
+            logits, slope = self.logits(raw), self.slope(raw)
+            peak, before = torch.maximum(peak, logits.amax(1, keepdim=True)), peak
+            shrunk = (before - peak).exp()
+            p = (logits - peak).exp_()
+            total.mul_(shrunk).add_(p.sum(1, keepdim=True))
+            mean.mul_(shrunk).add_((p if slope is None else p.mul_(slope)) @ rows)
+        own = self.W_U.T.index_select(0, tokens).to(precise)
+        raw = (y * own).sum(1) + b_U[tokens]
+        slope = self.slope(raw)
+        own = own if slope is None else own * slope[:, None]
+        log_probs = self.logits(raw) - peak[:, 0] - total.log()[:, 0]
+        return log_probs.to(precise), (own - mean / total).to(precise)
+
     def square_distances(
         self, centre: Float[Tensor, "d_model"], slope: Tensor | None
     ) -> Float[Tensor, "d_vocab"]:

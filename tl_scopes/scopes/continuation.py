@@ -126,22 +126,16 @@ class ContinuationScope(Scope):
         return [Row([*ids, *more], range(start, start + len(more))) for more in after]
 
     def explain(self, read: Read) -> Explained:
-        head, y = read.head, read.value
-        shares = self._shares(read)
-        out = torch.empty(y.shape, dtype=working_dtype(y.dtype), device=y.device)
-        log_probs: list[float] = []
-        for part in self._parts(read):
-            raw, own, ids = self._predictions(read, part)
-            log_probs += own.gather(1, ids)[:, 0].double().tolist()
-            slope = torch.zeros_like(own) if self.of == "logit" else -own.exp()
-            slope.scatter_add_(1, ids, torch.ones_like(slope[:, :1]))
-            transform = None if self.of == "logit" else head.slope(raw)
-            slope = slope if transform is None else slope * transform
-            out[part] = head.pull(slope.T).to(out) * shares[part, None].to(out)
+        y, shares = read.value, self._shares(read)
+        ids = torch.tensor(read.next_ids, device=read.head.W_U.device)
+        log_probs, slopes = read.head.log_prob_slopes(y, ids)
+        if self.of == "logit":
+            slopes = torch.stack([read.head.column(i) for i in read.next_ids])
+        out = (slopes * shares[:, None].to(slopes)).to(y.device)
         return Explained(
             out[None],
             torch.ones(1, dtype=torch.float64, device="cpu"),
-            continuation=_recorded(read, log_probs, bool(torch.isfinite(out).all())),
+            continuation=_recorded(read, log_probs.tolist(), bool(torch.isfinite(out).all())),
         )
 
     def record(self, read: Read) -> Continuation:
