@@ -24,7 +24,8 @@ from tl_scopes.scopes.base import Explained
 pytestmark = pytest.mark.wrong_types
 # Of scopes the one with most to work out.
 MODAL = [v for v in VARIANTS if not v.endswith(("site", "batch", "sequence")) or v.startswith("fisher")]  # fmt: skip
-DATA = [v for v in MODAL if v not in ("check", "metric", "measure", "run", "faithfulness_card")]
+ROWS = ("measure", "answers, measure", "run", "faithfulness_card")
+DATA = [v for v in MODAL if v not in ("check", "metric", *ROWS)]
 
 
 # --------------------------------------------------------------------------------------------------------- modes

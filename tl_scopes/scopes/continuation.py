@@ -95,12 +95,9 @@ class ContinuationScope(Scope):
         return self.of == "logit" and self.versus is None
 
     def parameters(self) -> dict[str, Any]:
-        def plain(given: Any) -> Any:
-            return list(given) if isinstance(given, tuple) else given
-
         return {
-            "continuation": plain(self.continuation),
-            "versus": plain(self.versus),
+            "continuation": self.continuation,
+            "versus": self.versus,
             "of": self.of,
             "reduce": self.reduce,
         }
