@@ -25,7 +25,7 @@ define install
 endef
 
 .PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
-  replication architectures peers dist format clean
+  replication architectures answers peers dist format clean
 
 demo: $(VENV)/.demo
 	@echo "1 of 3  Environment: $(VENV) is ready"
@@ -96,6 +96,10 @@ bench-memory: $(VENV)/.test
 # The page of the docs is of two: make architectures; make architectures VENV=.ci/venvs/4.3 ...
 architectures: $(VENV)/.test
 	$(BIN)/python -m benchmarks architectures $(ARGS)
+
+# Does the sentence that holds an answer rank first? 200 questions on both models, and a page: half an hour.
+answers: $(VENV)/.test
+	$(BIN)/python -m benchmarks answers $(ARGS)
 
 # Whole answers against inseq. It asks for a typeguard that transformer-lens refuses, and uses none of it, so it is
 # put apart, without dependencies; transformer-lens's environment has all that it does use.

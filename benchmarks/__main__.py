@@ -21,6 +21,7 @@ import tl_scopes
 from benchmarks import billion as billion_1b
 from benchmarks import devices, growth, heads, measure
 from benchmarks import passages as twelve
+from benchmarks.answers.command import answers
 from benchmarks.architectures.command import architectures
 from benchmarks.cases import LENGTHS, MAIN, Case, cases, of_passages
 from benchmarks.replication import command
@@ -252,6 +253,7 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
     console.print(", ".join(f"{k} {v}" for k, v in machine.items()))
 
 
+app.command()(answers)
 app.command()(architectures)
 app.command()(command.replication)
 app.command()(command.evaluation)

@@ -1,0 +1,1 @@
+"""Which sentence moved an answer, on prompts where that is known."""
