@@ -692,3 +692,4 @@ assert 0.015 < size / norms.mean() < 0.04
 #
 # - Any scope works with `tl_scopes.circuits`: which heads move your probe?
 # - And with `tl_scopes.evaluation`. Do not skip the control of section 3.
+# - [08_whole_answers](08_whole_answers.ipynb): when the explanandum is all that a model said.
