@@ -233,20 +233,20 @@ for english, (french, pairs) in tests.items():
         aligned.append((meant, got, place))
         print(f"{word:>8}: {got} (meant: {meant}, by place: {place}; {likely:.1f} nats)")
 red_car = ("I see a red car and a black house.", "Je vois une voiture")
-wrong = {word: leader(*red_car, word) for word in ("rouge", "bleue", "chien")}
-print(wrong)
+wrong = {word: leader(*red_car, word)[0] for word in ("rouge", "bleue", "chien")}
+print("after voiture:", wrong)
 
 # %%
 by_scope = [meant == got for meant, got, _ in aligned]
 by_place = [meant == place for meant, _, place in aligned]
 print(f"scope {sum(by_scope)} of 12, place {sum(by_place)}")
 assert sum(by_scope) == 9 and sum(by_place) == 0
-assert wrong["rouge"][0] == wrong["bleue"][0] == "red" and wrong["chien"][0] == "black"
+assert wrong == {"rouge": "red", "bleue": "red", "chien": "black"}
 
 # %% [markdown]
-# Nine of twelve, and place gets none. So the scope follows the meaning, where the model has it: the
-# three misses are adjectives that a noun leads. But look at *bleue*. It is wrong, and *red* leads
-# it as well: the word that decides the colour moves every colour. (Not every word: *chien*, dog, is
+# Nine of twelve, and place gets none. So the scope follows meaning and not place, with three
+# misses: adjectives that a noun leads. But look at *bleue*. It is wrong, and *red* leads it as
+# well: the word that decides the colour moves the wrong colour too. (Not any word: *chien*, dog, is
 # led by another.) **An alignment says what a word hangs on. It does not say that the translation is
 # right.**
 #
@@ -424,7 +424,7 @@ for name in ("Tokyo Tower", "Brandenburg Gate"):
 assert kept["Eiffel Tower"][" France"] - after_tokyo > 5
 
 # %% [markdown]
-# *Paris* moves *France* most. With *Paris* held, another tower costs *France* less than one nat.
+# *Paris* moves *France* most. With *Paris* held, another building costs *France* less than one nat.
 # Left to itself the model writes *Tokyo*, and then *France* is lost. So most of what the prompt
 # does to *France* goes through the choice of the first word: **relayed influence**. A choice has no
 # slope: nudge *Eiffel* a little, and *Paris* is still written, the same token; nudge it far, and at
