@@ -86,7 +86,8 @@ def test_json_and_gold_targets(folder, data, tmp_path):
 
 
 def test_every_method(folder, data, tmp_path):
-    names = [n for n in named.names() if n != "logit-difference"]
+    # These two ask for more than a prompt.
+    names = [n for n in named.names() if n not in ("logit-difference", "continuation")]
     names += ["fisher:full", "fisher:0.9", "integrated_gradients:3", "Random:7"]
     names += ["semantic-path:2", "smoothgrad:2", "leave-one-out:hide"]
     shown = evaluated(folder, data, tmp_path / "out", "--methods", ",".join(names), "--n", "1")
@@ -110,6 +111,7 @@ def test_a_report(folder, data, tmp_path):
     ("args", "said"),
     [
         (["--methods", "sematic"], "no method is called 'sematic'; close: semantic"),
+        (["--methods", "continuation"], "name the continuations of the prompts"),
         (["--methods", "xyzzy"], "no method is called 'xyzzy'. All: semantic, logit-difference"),
         (["--methods", "semantic:3"], "semantic takes nothing after a colon; drop '3'"),
         (["--methods", "fisher:"], "ends in a colon; give a value for rank"),

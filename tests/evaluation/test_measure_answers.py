@@ -120,7 +120,7 @@ def test_what_is_refused():
         measure(model, PROMPTS, [C()], continuations=AFTER[:1])
     with pytest.raises(errors.LengthMismatchError, match="one text"):
         measure(model, PROMPTS, [C()], continuations="ab")
-    with pytest.raises(errors.TargetError, match="continuations="):
+    with pytest.raises(errors.TargetError, match="name the continuations"):
         measure(model, PROMPTS, [baselines.InputXGradient(C())])
     with pytest.raises(errors.TargetError, match="is None"):
         evaluation.input_stability(model, PROMPTS, [C()], draws=1)
@@ -152,7 +152,7 @@ def test_a_run_over_a_file_is_measure(tmp_path):
     other = evaluation.DataSet(data.prompts, data.source, 0, [" on", " sat", None])
     with pytest.raises(errors.RunError, match="continuations"):
         evaluation.run(model, other, methods, SETTINGS, out=tmp_path / "run")
-    with pytest.raises(errors.TargetError, match="continuations="):
+    with pytest.raises(errors.TargetError, match="name the continuations"):
         evaluation.run(model, texts, methods, SETTINGS, out=tmp_path / "other")
     with pytest.raises(errors.DataError, match="'reply'"):
         evaluation.read(path, continuations="reply")

@@ -33,7 +33,7 @@ from tl_scopes.results.circuits import Components, Verification
 from tl_scopes.results.flows import Flow, HeadPaths
 from tl_scopes.results.records import Agreement
 from tl_scopes.results.statistics import rank_agreement
-from tl_scopes.scopes.base import Scope
+from tl_scopes.scopes.base import Scope, check_is_scope
 
 STEPS = (1e-3, 1e-2, 0.1, 0.3, 1.0)
 _BASELINES = {"zero": "zero", "mean": "mean", "corrupt": "corrupted"}
@@ -96,6 +96,7 @@ def verify(
     check_options(attribution, by, intervention, corrupted, (top, random, k), seed)
     steps = shares(steps)
     explained_scope = scope if scope is not None else scope_of(attribution)
+    check_is_scope(explained_scope)
     view = view_of(model)
     ids = encode(view, prompt, prepend_bos)
     frozen = getattr(attribution, "frozen", ())

@@ -163,8 +163,8 @@ def refuse_unfilled(methods: Iterable[AnyMethod]) -> None:
         scope = whole_answer(method)
         if scope is not None and scope.continuation is None:
             raise TargetError(
-                f"{method.name} explains the continuation that is measured (None), but there is none: give "
-                "continuations=, one a prompt, or a text to the ContinuationScope"
+                f"{method.name} explains the continuation that is measured (None), but there is none: name "
+                "the continuations of the prompts, or give a text to the ContinuationScope"
             )
 
 
