@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import json
 import os
 import re
 import subprocess
@@ -121,6 +122,8 @@ def test_commands_on_the_default_model_run(one_model, tmp_path, monkeypatch) -> 
     listed = [call for page in READ for call in calls(page.read_text("utf-8"))]
     ran = {tuple(arguments): piped for arguments, piped in listed if arguments[0] == "attribute"}
     assert len(ran) >= 6
+    said = [{"role": "user", "content": "What is the capital of France?"}]
+    (tmp_path / "messages.json").write_text(json.dumps(said), encoding="utf-8")
     for arguments, piped in ran.items():
         result = cli_calls.call(*arguments, stdin=piped)
         assert result.exit_code == 0 and result.stdout, (arguments, result.stderr)
