@@ -353,8 +353,14 @@ def test_a_fork_in_the_middle_of_another_threads_call(name, call):
     torch.testing.assert_close(fisher(), expected)
 
 
+@pytest.fixture
+def one_thread():
+    """A pool of threads, which an earlier test may have begun, does not survive a fork."""
+    yield from forks.one_thread()
+
+
 @each_class
-def test_a_fork_in_a_hook_of_ones_own_call(name):
+def test_a_fork_in_a_hook_of_ones_own_call(name, one_thread):
     """The child is inside the call itself, and ends it."""
     model = single(name)
     expected = ts.attribute(model, zoo.TEXT, ts.SemanticScope()).scores
