@@ -41,10 +41,8 @@ class Unembedding:
     def raw_logits(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
         """`y W_U + b_U`, in float32 at least: logits rounded to bfloat16 would blur the Fisher
         information of a distribution."""
-        return self._products(y) + self.b_U.to(working_dtype(self.W_U.dtype))
-
-    def _products(self, y: Float[Tensor, "read d_model"]) -> Float[Tensor, "read d_vocab"]:
-        return _Products.apply(y.to(self.W_U.device, working_dtype(self.W_U.dtype)), self)
+        precise = working_dtype(self.W_U.dtype)
+        return _Products.apply(y.to(self.W_U.device, precise), self) + self.b_U.to(precise)
 
     def logits(self, raw: Tensor) -> Tensor:
         """What the model returns for raw logits: soft-capped or scaled where it does so."""
@@ -79,7 +77,7 @@ class Unembedding:
         coefficients sum to zero, as the slopes of a log-probability do: one product in float32 may miss
         1e-3 of what is left of 262,144 columns.
         """
-        wide = torch.float32 if self.W_U.device.type == "mps" else torch.float64
+        wide = widest_dtype(self.W_U.device)
         total = torch.zeros(coefficients.shape[1], self.d_model, dtype=wide, device=self.W_U.device)
         for span, rows in self.spans(None):
             total += coefficients[span].T.to(rows.dtype) @ rows
@@ -94,7 +92,7 @@ class Unembedding:
         what costs. Sums are in float64, for the reason that `pull` gives.
         """
         precise = working_dtype(self.W_U.dtype)
-        wide = torch.float32 if self.W_U.device.type == "mps" else torch.float64
+        wide = widest_dtype(self.W_U.device)
         y, tokens = y.to(self.W_U.device, precise), tokens.to(self.W_U.device)
         b_U = self.b_U.to(precise)
         peak = y.new_full((len(y), 1), torch.finfo(precise).min)
@@ -182,6 +180,11 @@ class _Products(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *grad_outputs: Tensor):
         return ctx.head.pull(grad_outputs[0].T), None
+
+
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """For sums that float32 would blur: float64, which Apple's GPUs do not have."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:

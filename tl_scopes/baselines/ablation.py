@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import bos_id
 from tl_scopes.adapter.sites import Site, embed_site
-from tl_scopes.adapter.unembedding import Unembedding, working_dtype
+from tl_scopes.adapter.unembedding import Unembedding, widest_dtype, working_dtype
 from tl_scopes.adapter.view import Edit
 from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError, check_choice
 from tl_scopes.jacobian.prompt_run import PromptRun
@@ -228,7 +228,7 @@ def effects(
     """Compare final states under alterations with the intact one, for the log-prob of `token`."""
 
     # What float32 rounds away of a KL, about 1e-6, ties the tokens of a confident prediction.
-    exact = torch.float32 if intact.device.type == "mps" else torch.float64
+    exact = widest_dtype(intact.device)
 
     def predictions(y: Tensor) -> tuple[Tensor, Tensor]:
         raw = head.raw_logits(y)

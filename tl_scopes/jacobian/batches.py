@@ -25,9 +25,10 @@ def grouped(runs: Sequence[PromptRun], batch_tokens: int) -> Iterator[list[int]]
     Under hooks of the user's, which may count positions from either end, no row is padded.
     """
     read_sites = [(str(run.read_site), bool(run.span)) for run in runs]
+    lengths = [[len(row) for row in run.rows] for run in runs]
     group: list[int] = []
     for i in sorted(range(len(runs)), key=lambda i: (read_sites[i], runs[i].length)):
-        sizes = [list(map(len, runs[j].rows)) for j in (*group, i)]
+        sizes = [lengths[j] for j in (*group, i)]
         padded = sum(map(len, sizes)) * max(map(max, sizes))
         needed = sum(map(sum, sizes))
         wasteful = needed > _FEW_TOKENS and padded - needed > _PADDING * padded
