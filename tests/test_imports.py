@@ -24,8 +24,8 @@ ROOMS = [
     ["attribution"],
     ["generation"],
     ["baselines"],
-    ["circuits"],
     ["evaluation"],
+    ["circuits"],
     ["app"],
     ["cli"],
 ]
