@@ -95,7 +95,7 @@ def _one(case: tuple[int, str]) -> dict[str, Any]:
     import torch
 
     from benchmarks import measure
-    from tl_scopes.evaluation.checking.spent import spent
+    from tl_scopes.checking.spent import spent
 
     (tokens, what), (model,) = case, _model
     ids = torch.randint(4, 128000, (1, tokens), generator=torch.Generator().manual_seed(0))

@@ -38,7 +38,7 @@ def one(tokens: int, sites: str, rank: int, checkpoint: str) -> None:
 
     import tl_scopes as ts
     from benchmarks import prompts
-    from tl_scopes.evaluation.checking import spent
+    from tl_scopes.checking import spent
 
     torch.set_num_threads(2)
     model = ts.models.load(MODEL, backend="bridge", progress=False)

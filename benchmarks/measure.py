@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from tl_scopes.evaluation.checking.spent import seconds, spent
+from tl_scopes.checking.spent import seconds, spent
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,14 @@ ROOMS = [
     ["baselines"],
     ["evaluation"],
     ["circuits"],
+    ["checking"],
     ["app"],
     ["cli"],
 ]
 RANK = {room: rank for rank, row in enumerate(ROOMS) for room in row}
 # The one door upward: a result asks for pictures of itself when it is drawn.
 DOOR = ("results.base", "render")
-MOST_ENTRIES = 16
+MOST_ENTRIES = 17
 HEAVY = [
     *("matplotlib", "circuitsvis", "rich", "pandas", "typer", "plotly", "IPython", "captum"),
     *("pyarrow", "datasets", "accelerate", "scipy", "streamlit"),

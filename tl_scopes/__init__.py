@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tl_scopes.attribution import attribute, attribute_batch, attribute_sequence
     from tl_scopes.baselines.named import register
-    from tl_scopes.evaluation.checking import ModelCheck, check
+    from tl_scopes.checking import ModelCheck, check
     from tl_scopes.generation import attribute_generation
     from tl_scopes.results.attribution import Attribution, SequenceAttribution
     from tl_scopes.scopes.base import NEXT_TOKEN, Explained, Read, Scope
@@ -65,8 +65,8 @@ _HOMES = dict.fromkeys(__all__, "scopes.prediction") | {
     "attribute_batch": "attribution",
     "attribute_sequence": "attribution",
     "attribute_generation": "generation",
-    "ModelCheck": "evaluation.checking",
-    "check": "evaluation.checking",
+    "ModelCheck": "checking",
+    "check": "checking",
     "register": "baselines.named",
 }
 

@@ -12,7 +12,7 @@ import tl_scopes as ts
 from benchmarks import cases, floor, measure, passages, prompts
 from benchmarks.published import Published
 from support import real_models, zoo
-from tl_scopes.evaluation.checking.spent import spent
+from tl_scopes.checking.spent import spent
 
 NAME = "llama"
 PAIRED = pytest.mark.skipif(not zoo.names("bridge"), reason="this transformer-lens has no bridge")

@@ -48,8 +48,8 @@ def check(
     outputs = options.outputs(html=html)
     with quiet():
         with contextlib.redirect_stdout(sys.stderr):
+            from tl_scopes.checking.subject import room_for_weights
             from tl_scopes.evaluation import checking
-            from tl_scopes.evaluation.checking.subject import room_for_weights
             from tl_scopes.models.folder import DisagreementError
 
             where = options.device(device)

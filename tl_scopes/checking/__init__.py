@@ -4,7 +4,7 @@
 `ModelCheck` says what was measured, what is allowed, and what to do.
 """
 
-from tl_scopes.evaluation.checking.finding import Cost, Finding, ModelCheck
-from tl_scopes.evaluation.checking.run import check
+from tl_scopes.checking.finding import Cost, Finding, ModelCheck
+from tl_scopes.checking.run import check
 
 __all__ = ["Cost", "Finding", "ModelCheck", "check"]

@@ -13,9 +13,9 @@ from tl_scopes import circuits
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.attribution import attribute, attribute_batch
+from tl_scopes.checking.finding import Finding, held, skipped
+from tl_scopes.checking.subject import Subject, room_for_weights
 from tl_scopes.errors import ScopesError
-from tl_scopes.evaluation.checking.finding import Finding, held, skipped
-from tl_scopes.evaluation.checking.subject import Subject, room_for_weights
 from tl_scopes.jacobian import slope
 from tl_scopes.jacobian.stability import hooks_that_follow, widened
 from tl_scopes.render.colours import number

@@ -13,9 +13,9 @@ from tl_scopes.adapter import guards
 from tl_scopes.adapter.last_step import verify, verify_head
 from tl_scopes.adapter.prompts import bos_id, encode
 from tl_scopes.adapter.sites import embed_site
+from tl_scopes.checking.finding import Finding, held, skipped
+from tl_scopes.checking.subject import TEXT, Subject, or_float32
 from tl_scopes.errors import ScopesWarning, UnsupportedModelError
-from tl_scopes.evaluation.checking.finding import Finding, held, skipped
-from tl_scopes.evaluation.checking.subject import TEXT, Subject, or_float32
 from tl_scopes.jacobian import causality, original
 from tl_scopes.jacobian.forward import Stop, forward_to_stop
 from tl_scopes.models.folder import disagreement

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tl_scopes.evaluation.checking.finding import Cost, Finding, ModelCheck
+from tl_scopes.checking.finding import Cost, Finding, ModelCheck
 from tl_scopes.render.colours import number
 from tl_scopes.render.report.parts import Entry
 from tl_scopes.results.escapes import message

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import html
 
-from tl_scopes.evaluation.checking.finding import Finding, ModelCheck
-from tl_scopes.evaluation.checking.table import COST_HEADS, MARKS, cells
+from tl_scopes.checking.finding import Finding, ModelCheck
+from tl_scopes.checking.table import COST_HEADS, MARKS, cells
 from tl_scopes.render.pages.page import report_style
 from tl_scopes.render.pages.report import written
 from tl_scopes.render.report.parts import Entry, table

@@ -153,8 +153,8 @@ class ModelCheck(Result):
         return f"ModelCheck({self.subject}: {self.verdict})"
 
 
-render.PAGES[ModelCheck] = "tl_scopes.evaluation.checking.page:view"
-render.TERMINALS[ModelCheck] = "tl_scopes.evaluation.checking.table:show"
+render.PAGES[ModelCheck] = "tl_scopes.checking.page:view"
+render.TERMINALS[ModelCheck] = "tl_scopes.checking.table:show"
 KINDS.update({kind.__name__: kind for kind in (Finding, Cost)})
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 
 from tl_scopes.attribution import attribute
+from tl_scopes.checking.finding import Cost
+from tl_scopes.checking.spent import free_mib, seconds, spent
+from tl_scopes.checking.subject import Subject
 from tl_scopes.errors import ScopesError
-from tl_scopes.evaluation.checking.finding import Cost
-from tl_scopes.evaluation.checking.spent import free_mib, seconds, spent
-from tl_scopes.evaluation.checking.subject import Subject
 from tl_scopes.jacobian.checkpointing import kept_bytes
 from tl_scopes.scopes.prediction import (
     FisherScope,

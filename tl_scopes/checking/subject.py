@@ -14,8 +14,8 @@ from tl_scopes.adapter import guards
 from tl_scopes.adapter.middle import tolerance
 from tl_scopes.adapter.prompts import Prompt, encode
 from tl_scopes.adapter.view import ModelView
+from tl_scopes.checking.spent import free_mib
 from tl_scopes.errors import ScopesError
-from tl_scopes.evaluation.checking.spent import free_mib
 
 TEXT = (
     "The old harbour town had always lived from the sea, and the sea had always taken its share. Every "

@@ -15,12 +15,12 @@ import torch
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.view import view_of
+from tl_scopes.checking import backward, forward
+from tl_scopes.checking.costs import bare_seconds, cost, longest, scopes
+from tl_scopes.checking.finding import Cost, Finding, ModelCheck
+from tl_scopes.checking.state import changed, state
+from tl_scopes.checking.subject import Subject, or_float32, prompt_ids
 from tl_scopes.errors import ScopesError, ScopesWarning
-from tl_scopes.evaluation.checking import backward, forward
-from tl_scopes.evaluation.checking.costs import bare_seconds, cost, longest, scopes
-from tl_scopes.evaluation.checking.finding import Cost, Finding, ModelCheck
-from tl_scopes.evaluation.checking.state import changed, state
-from tl_scopes.evaluation.checking.subject import Subject, or_float32, prompt_ids
 from tl_scopes.jacobian.forward import first_nonfinite
 from tl_scopes.results.escapes import message
 

@@ -11,8 +11,8 @@ import tl_scopes as ts
 from support import zoo, zoo_unfit
 from support.cli_calls import call, parsed
 from tl_scopes import models
+from tl_scopes.checking import Finding, ModelCheck, subject
 from tl_scopes.errors import ModelUnavailableError, PromptError
-from tl_scopes.evaluation.checking import Finding, ModelCheck, subject
 from tl_scopes.jacobian import original
 
 CLASSES = zoo.known("hooked/gemma2", "bridge/gemma2")
