@@ -9,7 +9,7 @@ import tl_scopes as ts
 from support import zoo
 from support.rankings import Given
 from support.traces import PLAIN, model_state
-from tl_scopes import baselines
+from tl_scopes import baselines, errors
 from tl_scopes.errors import NumericalError, ProcessedWeightsError, ScopesWarning
 from tl_scopes.evaluation import (
     FaithfulnessCard,
@@ -22,6 +22,7 @@ from tl_scopes.evaluation import (
     randomisation,
 )
 
+C = ts.ContinuationScope
 PROMPTS = [zoo.LONG_TEXT, "", "The cat sat on the mat", zoo.TEXT]
 WHOLE = [0, 2, 3]
 METHODS = {
@@ -61,6 +62,62 @@ def test_it_holds_what_its_parts_give(made):
     for row in rows:
         key = (row["index"], row["method"], row["metric"], str(row["fraction"]))
         assert told[key] == pytest.approx(row["value"], rel=1e-5, abs=1e-6, nan_ok=True)
+
+
+AFTER = [[9, 5], [3], "", [7, 5, 3]]
+ANSWERING = {
+    "whole": C(),
+    "against": C(versus=[8]),
+    "product": baselines.InputXGradient(C()),
+    "first": ts.SemanticScope(ts.NEXT_TOKEN),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_whole_answers_are_measured_and_checked(name):
+    """Each prompt by its own: as of methods that name the continuation, one prompt at a time."""
+    model, settings = zoo.shared(name), Settings((0.2, 0.5), leave_one_out="zero")
+    amounts = dict(randomised=[1, 2], stability=2, spectra=False, progress=False)
+    card = faithfulness_card(
+        model, PROMPTS, ANSWERING, settings=settings, continuations=AFTER, **amounts
+    )
+    assert card.settings["target"] == "continuation"
+    page = card.to_markdown()
+    assert "log-probability of the measured continuation" in page and "| continuation |" in page
+    told = card.failures().set_index("index")["error"]
+    assert "EmptyPromptError" in told[1] and "continuation is empty" in told[2]
+    for i in (0, 3):
+        fixed = {
+            "whole": C(AFTER[i]),
+            "against": C(AFTER[i], [8]),
+            "product": baselines.InputXGradient(C(AFTER[i])),
+            "first": ts.SemanticScope(AFTER[i][0]),
+        }
+        alone, own = [PROMPTS[i]], dict(continuations=[AFTER[i]])
+        rows = measure(model, alone, fixed, settings, **own)
+        wanted = {(r["method"], r["metric"], str(r["fraction"])): r["value"] for r in rows}
+        for row in card.subset([i]).rows.to_dict("records"):
+            key = row["method"], row["metric"], str(row["fraction"])
+            assert row["value"] == pytest.approx(wanted[key], rel=1e-4, abs=1e-5, nan_ok=True)
+        for frame, made, column in (
+            (card.randomisation, randomisation(model, alone, fixed, depths=[1, 2]), "similarity"),
+            (card.stability, input_stability(model, alone, fixed, draws=2), "change"),
+        ):
+            got = frame[frame["index"] == i][column]
+            assert list(got) == pytest.approx(list(made[column]), rel=1e-4, abs=1e-5)
+
+
+def test_continuations_that_cannot_be_measured_are_refused_before_anything_is(monkeypatch):
+    monkeypatch.setattr(card, "measure", lambda *a, **k: pytest.fail("it was measured"))
+    model = zoo.shared(PLAIN[-1])
+    for error, given in {
+        "2 for 4 prompts": dict(continuations=AFTER[:2]),
+        "one text": dict(continuations="word"),
+        "name the continuations": {},
+        "drop these": dict(continuations=AFTER, settings=Settings(position=-2)),
+    }.items():
+        with pytest.raises(errors.ScopesError, match=error):
+            faithfulness_card(model, PROMPTS, ANSWERING, **given)
 
 
 def test_a_map_that_ignores_the_model_fails(made):
@@ -112,7 +169,7 @@ def test_what_processed_weights_cannot_have_is_refused_before_anything_is_measur
 ):
     model = zoo.build("hooked/llama", torch.float32)
     model.process_weights_(fold_ln=True, center_unembed=False, center_writing_weights=False)
-    monkeypatch.setattr(card, "measure", lambda *a: pytest.fail("it was measured"))
+    monkeypatch.setattr(card, "measure", lambda *a, **k: pytest.fail("it was measured"))
     with pytest.raises(ProcessedWeightsError):
         faithfulness_card(model, PROMPTS[2:3], **given)
 

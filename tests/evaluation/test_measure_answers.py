@@ -122,7 +122,7 @@ def test_what_is_refused():
         measure(model, PROMPTS, [C()], continuations="ab")
     with pytest.raises(errors.TargetError, match="name the continuations"):
         measure(model, PROMPTS, [baselines.InputXGradient(C())])
-    with pytest.raises(errors.TargetError, match="is None"):
+    with pytest.raises(errors.TargetError, match="name the continuations"):
         evaluation.input_stability(model, PROMPTS, [C()], draws=1)
     for settings in (Settings(position=-2), Settings(target="gold")):
         with pytest.raises(errors.ScopeParameterError, match="drop these"):
@@ -149,6 +149,7 @@ def test_a_run_over_a_file_is_measure(tmp_path):
         torch.from_numpy(got["value"].to_numpy()), values, rtol=1e-4, atol=1e-6, equal_nan=True
     )
     assert done.failed == 1 and "continuation is None" in got["error"].iloc[-1]
+    assert done.card().settings["target"] == "continuation"
     other = evaluation.DataSet(data.prompts, data.source, 0, [" on", " sat", None])
     with pytest.raises(errors.RunError, match="continuations"):
         evaluation.run(model, other, methods, SETTINGS, out=tmp_path / "run")

@@ -167,6 +167,9 @@ VARIANTS: dict[str, Call] = {
         evaluation.measure, prompts=[T], continuations=[[7, 8]],
         methods=[ts.ContinuationScope(), LeaveOneOut(ts.ContinuationScope())],
     ),
+    "answers, stability": of(
+        evaluation.input_stability, prompts=[T], continuations=[[7, 8]], methods=[ts.ContinuationScope()], draws=1
+    ),
     "answer, product": of(baselines.InputXGradient(ANSWER).attribute),
     "answer, out": of(LeaveOneOut(ANSWER).attribute),
     "published": of(IntegratedGradients(steps=2, rule="published", baseline="pad").attribute),

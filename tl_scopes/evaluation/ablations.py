@@ -13,7 +13,7 @@ leave-one-out; passes that replace the same tokens are shared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,14 +32,14 @@ from tl_scopes.baselines.ablation import (
     effects_of_all,
     final_states,
 )
-from tl_scopes.errors import LengthMismatchError, PositionError, ScopeParameterError, TargetError
+from tl_scopes.errors import PositionError, TargetError
 from tl_scopes.evaluation.methods import (
     AnyMethod,
     Methods,
+    check_continuations,
     check_methods,
     labelled,
     ranked,
-    refuse_unfilled,
     score,
     top_overlap,
 )
@@ -108,7 +108,9 @@ def measure(
     usable = {i: ids for i, ids in enumerate(encoding.ids) if ids is not None}
     rows = {i: [error_row(i, 0, error)] for i, error in encoding.errors.items()}
     after: dict[int, list[int]] = {}
-    check_continuations(continuations, len(encoding.ids), named, settings)
+    check_continuations(
+        continuations, len(encoding.ids), named.values(), settings.position, settings.target
+    )
     if continuations is not None:
         for i, ids in [*usable.items()]:
             try:
@@ -138,29 +140,6 @@ def measure(
             refuse_to_record(error)
             rows[i] = [error_row(i, len(ids), error)]
     return [row for i in sorted(rows) for row in rows[i]]
-
-
-def check_continuations(
-    continuations: Sequence[Any] | None,
-    n: int,
-    methods: Mapping[str, AnyMethod],
-    settings: Settings,
-) -> None:
-    """Raises `LengthMismatchError`, `ScopeParameterError` for a read before the prompt's end, or
-    `TargetError` for a method of the continuation that is measured, where none is."""
-    if continuations is None:
-        refuse_unfilled(methods.values())
-        return
-    if isinstance(continuations, str) or len(continuations) != n:
-        what = "one text" if isinstance(continuations, str) else str(len(continuations))
-        raise LengthMismatchError(
-            f"continuations is {what} for {n} prompts: give a list with one for each"
-        )
-    if settings.position != -1 or settings.target != "predicted":
-        raise ScopeParameterError(
-            f"continuations follow the prompt's end and are what is measured, but settings say "
-            f"position={settings.position}, target={settings.target!r}: drop these"
-        )
 
 
 def refuse_to_record(error: Exception) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +13,11 @@ from tl_scopes.adapter.prompts import Prompts
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import NumericalError, ScopesWarning, check_choice, check_whole
 from tl_scopes.evaluation.ablations import COLUMNS, Row, error_row, measure
-from tl_scopes.evaluation.methods import Methods, check_methods, labelled
+from tl_scopes.evaluation.methods import Methods, check_continuations, check_methods, labelled
 from tl_scopes.evaluation.runs.units import encoded, units
 from tl_scopes.evaluation.sanity import Depth, parse_depths, randomisation
 from tl_scopes.evaluation.sensitivity import input_stability
-from tl_scopes.evaluation.settings import Settings
+from tl_scopes.evaluation.settings import OF_CONTINUATIONS, Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.scopes.pinning import pinned
@@ -41,6 +41,7 @@ def faithfulness_card(
     stability: bool | int = True,
     spectra: bool | int = True,
     reference: str | None = None,
+    continuations: Sequence[Any] | None = None,
     progress: bool | None = None,
 ) -> FaithfulnessCard:
     """How faithful attribution methods are on some prompts: every measure and check of this module.
@@ -55,6 +56,9 @@ def faithfulness_card(
         stability: whether to add noise to the embeddings; how many draws, True for 4.
         spectra: whether to take the eigenvalues of F; how many, True for 64.
         reference: label of the method that reports hold the others against; None for every pair.
+        continuations: a text, or token ids, that follow each prompt. They are measured, and explained by
+            methods of `ContinuationScope()`, as in `measure`; the card's settings say so (target
+            "continuation"). Spectra stay those of the prompt's next token.
         progress: a bar on stderr. Default: where stderr is a terminal.
 
     Returns:
@@ -76,6 +80,9 @@ def faithfulness_card(
     check_choice("reference", reference, (*named, None))
     given = list_of_prompts(prompts)
     view = view_of(model)
+    check_continuations(
+        continuations, len(given), named.values(), settings.position, settings.target
+    )
     encoding = encoded(model, given, settings.prepend_bos)
     plan = units(encoding.ids, _UNIT)
     depths = _DEPTHS if randomised is True else randomised
@@ -92,14 +99,14 @@ def faithfulness_card(
         bar.update(len(encoding.errors))
         for unit in plan:
             ids = [encoding.ids[i] or [] for i in unit]
-            rows = measure(model, ids, named, settings)
+            rows = measure(model, ids, named, settings, continuations=_after(continuations, unit))
             measured += [{**row, "index": unit[row["index"]]} for row in rows]
             bar.update(len(unit))
         failed = {row["index"] for row in measured if row["error"]}
         kept = {i: ids for i, ids in enumerate(encoding.ids) if ids is not None and i not in failed}
         measurable = list(kept.values())
         where: dict[str, Any] = {"position": settings.position}
-        seeded = {**where, "seed": settings.seed}
+        seeded = {**where, "seed": settings.seed, "continuations": _after(continuations, kept)}
         if measurable and depths:
             with _kept(bar, "random blocks"):
                 checks["randomisation"] = randomisation(
@@ -118,11 +125,15 @@ def faithfulness_card(
     return FaithfulnessCard(
         rows=_rows(measured),
         methods=tuple(named),
-        settings=settings.to_dict(),
+        settings=settings.to_dict() | (OF_CONTINUATIONS if continuations is not None else {}),
         provenance=view.provenance(),
         reference=reference,
         **{k: frame.assign(index=frame["index"].map(places)) for k, frame in checks.items()},
     )
+
+
+def _after(continuations: Sequence[Any] | None, prompts: Iterable[int]) -> list[Any] | None:
+    return None if continuations is None else [continuations[i] for i in prompts]
 
 
 def _number(name: str, value: Any, usual: int) -> int:

@@ -3,8 +3,6 @@
 1. Methods get labels (`labelled`).
 2. Scopes share forward and backward passes over prompts of similar length; other methods take one
    prompt at a time (`score`).
-3. A check that alters the model compares each map with the intact model's, over the tokens up to the
-   read without BOS (`Maps`).
 """
 
 from __future__ import annotations
@@ -20,13 +18,12 @@ from torch import Tensor
 
 from tl_scopes.adapter.guards import check_scope
 from tl_scopes.adapter.padding import Ids
-from tl_scopes.adapter.prompt_lists import encode_all
-from tl_scopes.adapter.prompts import Prompts, bos_id, resolve_position
+from tl_scopes.adapter.prompts import resolve_position
 from tl_scopes.adapter.refusals import refuse_surrogates
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.adapter.view import ModelView, view_of
+from tl_scopes.adapter.view import ModelView
 from tl_scopes.baselines.method import Method
-from tl_scopes.errors import NumericalError, ScopeParameterError, TargetError
+from tl_scopes.errors import LengthMismatchError, NumericalError, ScopeParameterError, TargetError
 from tl_scopes.jacobian.answers import Limits, run
 from tl_scopes.jacobian.batches import grouped, padded
 from tl_scopes.jacobian.forward import read_under
@@ -34,7 +31,6 @@ from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
 from tl_scopes.results.statistics import rank_likeness
 from tl_scopes.scopes.base import Read, Scope
 from tl_scopes.scopes.continuation import ContinuationScope
-from tl_scopes.scopes.pinning import pinned, takes_prediction
 
 # Tokens that share a pass with gradients: few enough that their activations are kept, not run again.
 BATCH_TOKENS = 1024
@@ -168,6 +164,30 @@ def refuse_unfilled(methods: Iterable[AnyMethod]) -> None:
             )
 
 
+def check_continuations(
+    continuations: Sequence[Any] | None,
+    n: int,
+    methods: Iterable[AnyMethod],
+    position: int,
+    target: str = "predicted",
+) -> None:
+    """Raises `LengthMismatchError`, `ScopeParameterError` for a read before the prompt's end, or
+    `TargetError` for a method of the continuation that is measured, where none is."""
+    if continuations is None:
+        refuse_unfilled(methods)
+        return
+    if isinstance(continuations, str) or len(continuations) != n:
+        what = "one text" if isinstance(continuations, str) else str(len(continuations))
+        raise LengthMismatchError(
+            f"continuations is {what} for {n} prompts: give a list with one for each"
+        )
+    if position != -1 or target != "predicted":
+        raise ScopeParameterError(
+            f"continuations follow the prompt's end and are what is measured, but settings say "
+            f"position={position}, target={target!r}: drop these"
+        )
+
+
 def _scores_of_answers(
     view: ModelView,
     asked: Sequence[PromptRun],
@@ -267,47 +287,3 @@ def reads(view: ModelView, prompts: Sequence[list[int]], position: int) -> Itera
         with one.locked(gradients=False):
             read = one.read
         yield read
-
-
-class Maps:
-    """Maps of the same prompts and methods, for a model that is altered between them.
-
-    A method that explains the model's top prediction goes on explaining what it is now.
-    `methods`: by label. `prompts`: token ids.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        prompts: Prompts,
-        methods: Methods,
-        position: int,
-        prepend_bos: bool | None,
-    ) -> None:
-        self.view = view_of(model)
-        self.methods = labelled(methods)
-        self.prompts = [*encode_all(self.view, prompts, prepend_bos)]
-        self._position = position
-        self._predicted: list[int | None] = [None] * len(self.prompts)
-        if any(map(takes_prediction, self.methods.values())):
-            states = reads(self.view, self.prompts, position)
-            self._predicted = [read.resolve(None).id for read in states]
-
-    def now(self, only: int | None = None) -> dict[int, list[Float[Tensor, "compared"]]]:
-        """Scores of the tokens that are compared, by prompt (`only` that one) and method."""
-        groups: dict[int | None, list[int]] = {}
-        for index in range(len(self.prompts)) if only is None else [only]:
-            groups.setdefault(self._predicted[index], []).append(index)
-        maps = {}
-        for token, group in groups.items():
-            every = self.methods.values()
-            methods = [m if token is None else pinned(m, token) for m in every]
-            scores = score(self.view, [self.prompts[i] for i in group], methods, self._position)
-            for i, of_prompt in zip(group, scores):
-                maps[i] = [s[self._compared(self.prompts[i], m)] for m, s in zip(every, of_prompt)]
-        return dict(sorted(maps.items()))
-
-    def _compared(self, ids: list[int], method: AnyMethod) -> slice:
-        """Up to the read, without BOS where there are other tokens."""
-        end = resolve_position(read_position(method, self._position), ids) + 1
-        return slice(1 if end > 1 and ids[0] == bos_id(self.view) else 0, end)

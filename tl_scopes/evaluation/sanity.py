@@ -29,7 +29,8 @@ from tl_scopes.errors import (
     check_number,
     check_whole,
 )
-from tl_scopes.evaluation.methods import Maps, Methods, likeness, top_overlap
+from tl_scopes.evaluation.maps import Maps
+from tl_scopes.evaluation.methods import Methods, likeness, top_overlap
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,6 +54,7 @@ def randomisation(
     seed: int = 0,
     position: int = -1,
     prepend_bos: bool | None = None,
+    continuations: Sequence[Any] | None = None,
 ) -> pd.DataFrame:
     """How similar each method's scores stay when the model's last blocks are made random.
 
@@ -76,6 +78,7 @@ def randomisation(
             not say), biases 0, norms without effect.
         seed: of the draws; a parameter's depend on it, its block and its name alone.
         position, prepend_bos: as in `attribute_batch`.
+        continuations: what follows each prompt, as in `measure`.
 
     Returns:
         Rows of `index` (of the prompt), `method` (label), `depth` (blocks randomised), `blocks` (which:
@@ -100,7 +103,7 @@ def randomisation(
     _check_draws(how, seed)
     view = view_of(model)
     counts = parse_depths(depths, view.n_layers)
-    maps = Maps(model, prompts, methods, position, prepend_bos)
+    maps = Maps(model, prompts, methods, position, prepend_bos, continuations)
     intact, last = maps.now(), view.n_layers - 1
     altered = {}
     with randomised(view, (), seed, how) as randomise:

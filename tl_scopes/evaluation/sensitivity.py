@@ -7,7 +7,7 @@ for each draw. Cost: the methods' own, once and for each draw once more.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from tl_scopes.adapter.sites import embed_site
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.baselines.random import generator
 from tl_scopes.errors import check_number, check_whole
-from tl_scopes.evaluation.methods import Maps, Methods, likeness
+from tl_scopes.evaluation.maps import Maps
+from tl_scopes.evaluation.methods import Methods, likeness
 from tl_scopes.jacobian.forward import activations
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def input_stability(
     seed: int = 0,
     position: int = -1,
     prepend_bos: bool | None = None,
+    continuations: Sequence[Any] | None = None,
 ) -> pd.DataFrame:
     """How far each method's scores move when noise is added to the token embeddings.
 
@@ -53,6 +55,7 @@ def input_stability(
         draws: how many times noise is drawn.
         seed: of the noise, which depends on it, the draw and the prompt's ids alone.
         position, prepend_bos: as in `attribute_batch`.
+        continuations: what follows each prompt, as in `measure`.
 
     Returns:
         Rows of `index` (of the prompt), `method` (label), `draw` (from 0), `scale`, `spearman` (rank
@@ -83,7 +86,7 @@ def input_stability(
         lambda x: 0 < x < math.inf,
         "a positive number, the noise's share of each embedding's norm",
     )
-    maps = Maps(model, prompts, methods, position, prepend_bos)
+    maps = Maps(model, prompts, methods, position, prepend_bos, continuations)
     rows = []
     for index, ids in enumerate(maps.prompts):
         still, moved = maps.now(index)[index], []

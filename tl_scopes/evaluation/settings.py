@@ -9,6 +9,9 @@ from typing import Any, Literal, Union
 from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement
 from tl_scopes.errors import ScopeParameterError, check_choice, check_number, check_whole
 
+# What a card's settings say where continuations were measured.
+OF_CONTINUATIONS = {"target": "continuation"}
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -23,9 +23,11 @@ class Metric:
 
 _TOP = "the tokens with the highest scores are replaced"
 _REST = "all but the tokens with the highest scores are replaced"
-_FELL = "fall of the log-probability of the measured token when"
-_MOVED = "KL(intact || replaced) of the next-token distribution when"
-_FLIPPED = "share of prompts whose top prediction changes when"
+_FELL = "fall of the log-probability of the measured token, or continuation, when"
+_MOVED = (
+    "KL(intact || replaced) of the next-token distribution, or its sum over a continuation's, when"
+)
+_FLIPPED = "share of prompts whose top prediction, or any of a continuation's, changes when"
 _AREA = "over the shares of tokens: the area under it, or with area='mean' its mean"
 _LOO = "the scores and those of leave-one-out (each token replaced alone)"
 
@@ -55,8 +57,8 @@ METRICS = {
     ),
     "sufficiency_flip": Metric("sufficiency (flips)", "lower", "share", f"{_FLIPPED} {_REST}"),
     # Of a prompt, whatever the method.
-    "log_prob": Metric("log-probability", "", "nats", "of the measured token, nothing replaced"),
-    "correct": Metric("correct", "", "share", "whether the token that follows is the predicted one"),
+    "log_prob": Metric("log-probability", "", "nats", "of the measured token, or continuation, nothing replaced"),
+    "correct": Metric("correct", "", "share", "whether what follows is what is predicted"),
 }  # fmt: skip
 
 AOPC = ("aopc_comprehensiveness", "aopc_sufficiency")

@@ -25,13 +25,19 @@ from tl_scopes.errors import PromptError, RunError, ScopesWarning, check_whole
 from tl_scopes.evaluation import ablations
 from tl_scopes.evaluation.ablations import Row, error_row, refuse_to_record
 from tl_scopes.evaluation.data import DataSet
-from tl_scopes.evaluation.methods import AnyMethod, Methods, check_methods, labelled
+from tl_scopes.evaluation.methods import (
+    AnyMethod,
+    Methods,
+    check_continuations,
+    check_methods,
+    labelled,
+)
 from tl_scopes.evaluation.runs import manifest
 from tl_scopes.evaluation.runs.parts import PARTS, ROWS, Parts
 from tl_scopes.evaluation.runs.parts import read as read_rows
 from tl_scopes.evaluation.runs.processes import Processes, processes
 from tl_scopes.evaluation.runs.units import UNIT_TOKENS, Encoded, encoded, units
-from tl_scopes.evaluation.settings import Settings
+from tl_scopes.evaluation.settings import OF_CONTINUATIONS, Settings
 from tl_scopes.results.records import Provenance
 from tl_scopes.results.storage import rebuilt
 
@@ -81,10 +87,11 @@ class Run:
 
         described = self.manifest
         where = Provenance(**rebuilt(described[manifest.NOTED]["provenance"], {}))
+        asked = OF_CONTINUATIONS if "continuations" in described["data"] else {}
         return FaithfulnessCard(
             rows=self.to_frame(),
             methods=tuple(described["order"]),
-            settings=described["settings"],
+            settings=described["settings"] | asked,
             provenance=where,
         )
 
@@ -150,7 +157,7 @@ def run(
     data = prompts if isinstance(prompts, DataSet) else DataSet(list(rows(prompts)))
     settings, named = settings or Settings(), labelled(methods)
     after = data.continuations
-    ablations.check_continuations(after, len(data), named, settings)
+    check_continuations(after, len(data), named.values(), settings.position, settings.target)
     folder = Path(out).expanduser()
     loaded = isinstance(model, torch.nn.Module)
     team = processes(loaded and next(model.parameters()).device.type == "cpu")

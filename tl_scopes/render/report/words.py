@@ -89,7 +89,8 @@ def subtitle(card: FaithfulnessCard) -> str:
     means: Any = card.rows.dropna(subset="value").groupby("metric")["value"].mean()
     if "log_prob" in means:
         value = number(float(means["log_prob"]))
-        parts.append(f"mean log-probability of the measured token {value} nats")
+        what = "continuation" if card.settings.get("target") == "continuation" else "token"
+        parts.append(f"mean log-probability of the measured {what} {value} nats")
     if "correct" in means:
         parts.append(f"predicted right {percent(float(means['correct']))}")
     return DOT.join(parts)
