@@ -22,8 +22,7 @@ import torch
 from tl_scopes.adapter.padding import rows
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import PromptError, RunError, ScopesWarning, check_whole
-from tl_scopes.evaluation import ablations
-from tl_scopes.evaluation.ablations import Row, error_row, refuse_to_record
+from tl_scopes.evaluation.ablations import Row, error_row, measure, refuse_to_record
 from tl_scopes.evaluation.data import DataSet
 from tl_scopes.evaluation.methods import (
     AnyMethod,
@@ -105,7 +104,7 @@ def run(
     out: str | Path,
     unit: int = 4,
     progress: bool | None = None,
-    measure: Measure = ablations.measure,
+    measure: Measure = measure,
 ) -> Run:
     """Measure methods on every prompt of a data set, and write one table.
 
