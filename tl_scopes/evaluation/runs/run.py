@@ -24,13 +24,7 @@ from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import PromptError, RunError, ScopesWarning, check_whole
 from tl_scopes.evaluation.ablations import Row, error_row, measure, refuse_to_record
 from tl_scopes.evaluation.data import DataSet
-from tl_scopes.evaluation.methods import (
-    AnyMethod,
-    Methods,
-    check_continuations,
-    check_methods,
-    labelled,
-)
+from tl_scopes.evaluation.methods import Methods, check_continuations, check_methods, labelled
 from tl_scopes.evaluation.runs import manifest
 from tl_scopes.evaluation.runs.parts import PARTS, ROWS, Parts
 from tl_scopes.evaluation.runs.parts import read as read_rows
@@ -251,7 +245,7 @@ class _Work:
     model: Any
     data: DataSet
     encoding: Encoded
-    methods: Mapping[str, AnyMethod]
+    methods: Mapping[str, Any]
     settings: Settings
     measure: Measure
     parts: Parts
