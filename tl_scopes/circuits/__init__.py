@@ -9,9 +9,11 @@ from tl_scopes.circuits.components import components
 from tl_scopes.circuits.flow import flow, flow_path
 from tl_scopes.circuits.head_paths import head_paths
 from tl_scopes.circuits.metric import ScopeMetric, scope_metric
+from tl_scopes.circuits.pairs import Pairs
 from tl_scopes.circuits.verify import verify
 
 __all__ = [
+    "Pairs",
     "ScopeMetric",
     "components",
     "flow",

@@ -150,7 +150,7 @@ class _Table:
         gradients = zip(labels, self.trace.gradients(labels))
         # Blocks may lie on several devices: all that is written meets where the stream ends.
         end = self.trace.kept[self.stream.site.label].device
-        there: dict[str, Any] = dict(device=end, dtype=working_dtype(self.trace.read.dtype))
+        there: dict[str, Any] = dict(device=end, dtype=working_dtype(self.trace.batch.read.dtype))
         self.gradient = {label: g.to(**there) for label, g in gradients}
         self.write = {label: self.trace.kept[label][0].detach().to(**there) for label in labels}
         self.base = {label: x.to(**there) for label, x in self.start.values.items()}

@@ -132,7 +132,7 @@ def head_paths(
             keep[at] = True
             at_heads = [g * keep.to(g.device) for g in at_heads]
         asked = choice.of(trace, dict(zip(before, at_heads)))
-        with _bar(asked, first, len(trace.vectors), view.n_layers, progress) as bar:
+        with _bar(asked, first, trace.n_vectors, view.n_layers, progress) as bar:
             for layer, g in zip(before, at_heads):
                 rest = _Layer(whole, layer, g, split, asked[layer], bar).fill(grids, chunk_size)
                 every = torch.arange(len(rest), device=rest.device)

@@ -1,10 +1,12 @@
-"""One prompt's forward pass kept on the graph: what is explained, and activations on the way to it."""
+"""A forward pass kept on the graph: what is explained of each prompt, and activations on the way to it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from tl_scopes.errors import (
 )
 from tl_scopes.jacobian.answers import Answer, explain, flat_places
 from tl_scopes.jacobian.backward import pull
+from tl_scopes.jacobian.batches import padded
 from tl_scopes.jacobian.forward import (
     check_gradient,
     no_path,
@@ -85,57 +88,107 @@ def ask(
 
 
 @dataclass(frozen=True, eq=False)
-class Trace:
-    """A forward pass on the graph. `kept`: activations by label, [batch, pos, ...].
+class Batch:
+    """A forward pass on the graph, over prompts of one length. `kept`: activations by label,
+    [row, pos, ...].
 
     `weights`: of each vector's squares (squared scopes) or of its value. `vectors` have norm 1 in the
-    model's dtype; `norms` are what their numbers must be multiplied by.
+    model's dtype; `norms` are what their numbers must be multiplied by. Where a prompt has fewer vectors
+    than another one, zeros stand in their place.
     """
 
-    prompt_run: CircuitRun
-    answer: Answer
-    read: Float[Tensor, "*d"]
+    runs: Sequence[CircuitRun]
+    answers: Sequence[Answer]
+    read: Float[Tensor, "read *d"]
     kept: dict[str, Tensor]
-    vectors: Float[Tensor, "vector *d"]
-    norms: Float[Tensor, "vector"]
-    weights: Float[Tensor, "vector"]
+    vectors: Float[Tensor, "vector read *d"]
+    norms: Float[Tensor, "row vector"]
+    weights: Float[Tensor, "row vector"]
+    remembered: dict[tuple[str, ...], list[Tensor]] = field(default_factory=dict)
 
     @property
     def view(self) -> ModelView:
-        return self.prompt_run.view
+        return self.runs[0].view
 
-    @property
-    def squared(self) -> bool:
-        return self.answer.explained.squared
-
-    def gradients(self, labels: Sequence[str]) -> list[Float[Tensor, "vector pos ..."]]:
-        """The gradient of every vector at each label, by one backward pass.
+    def gradients(self, labels: Sequence[str]) -> list[Float[Tensor, "vector row pos ..."]]:
+        """The gradient of every prompt's own vectors at each label, by one backward pass.
 
         For vectors of norm 1: numbers made of them still have to be multiplied by `norms`.
         Raises `UnsupportedModelError` for an activation with no path to what is read, or where
         tokens after the read position have influence; `NumericalError`.
         """
-        inputs = [self.kept[label] for label in labels]
-        gradients = pull(self.view, [self.read], inputs, [self.vectors])
+        key = tuple(labels)
+        if key in self.remembered:
+            return self.remembered[key]
         out = []
-        for label, g in zip(labels, gradients):
+        inputs = [self.kept[label] for label in labels]
+        for label, g in zip(labels, pull(self.view, [self.read], inputs, [self.vectors])):
             if g is None:
                 held = "frozen= holds it constant, "
                 raise UnsupportedModelError(
                     f'{no_path(label, held)}, components(by="layer"), or drop frozen='
                 )
-            out.append(g[:, 0])
+            out.append(g)
         # From the label nearest to what is read: a NaN there reaches all the earlier ones.
         for label, g in zip(reversed(labels), reversed(out)):
-            sizes = g.transpose(0, 1).flatten(1).abs().amax(1)
-            check_gradient(self.view, label, sizes, self.prompt_run.position)
+            sizes = g.transpose(0, 2).flatten(1).abs().amax(1)
+            check_gradient(self.view, label, sizes, self.runs[0].position)
+        self.remembered.clear()
+        self.remembered[key] = out
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One prompt of a batch. `kept`: activations by label, [1, pos, ...]."""
+
+    batch: Batch
+    row: int = 0
+
+    @property
+    def view(self) -> ModelView:
+        return self.batch.view
+
+    @property
+    def prompt_run(self) -> CircuitRun:
+        return self.batch.runs[self.row]
+
+    @property
+    def answer(self) -> Answer:
+        return self.batch.answers[self.row]
+
+    @property
+    def squared(self) -> bool:
+        return self.answer.explained.squared
+
+    @cached_property
+    def kept(self) -> dict[str, Tensor]:
+        if len(self.batch.runs) == 1:  # on the graph: more may be pulled back to them
+            return self.batch.kept
+        return {label: x[self.row, None] for label, x in self.batch.kept.items()}
+
+    @property
+    def n_vectors(self) -> int:
+        return max(1, len(self.answer.norms))
+
+    @property
+    def norms(self) -> Float[Tensor, "vector"]:
+        return self.batch.norms[self.row, : self.n_vectors]
+
+    @property
+    def weights(self) -> Float[Tensor, "vector"]:
+        return self.batch.weights[self.row, : self.n_vectors]
+
+    def gradients(self, labels: Sequence[str]) -> list[Float[Tensor, "vector pos ..."]]:
+        """Those of `Batch.gradients` that are this prompt's."""
+        return [g[: self.n_vectors, self.row] for g in self.batch.gradients(labels)]
 
     def leads_to_read(self, label: str) -> bool:
         """Whether what is read was computed from the activation at `label`."""
-        if label not in self.kept:
+        if label not in self.batch.kept:
             return False
-        (gradient,) = pull(self.view, [self.read], [self.kept[label]], [self.vectors[:1]])
+        batch = self.batch
+        (gradient,) = pull(self.view, [batch.read], [batch.kept[label]], [batch.vectors[:1]])
         return gradient is not None
 
     def common(self) -> dict[str, Any]:
@@ -177,17 +230,33 @@ class Trace:
 def traced(
     prompt_run: CircuitRun, root: Site, sites: Sequence[Site], optional: Sequence[Site] = ()
 ) -> Iterator[Trace]:
-    """Run the prompt with the graph rooted at `root`, up to what is read, keeping `sites`.
+    """`traced_rows` of one prompt."""
+    with traced_rows([prompt_run], root, sites, optional) as batch:
+        yield Trace(batch)
+
+
+@contextmanager
+def traced_rows(
+    runs: Sequence[CircuitRun],
+    root: Site,
+    sites: Sequence[Site],
+    optional: Sequence[Site] = (),
+    edits: Mapping[Site, Edit] = MappingProxyType({}),
+) -> Iterator[Batch]:
+    """Run prompts of one length with the graph rooted at `root`, up to what is read, keeping `sites`.
 
     Activations are kept under their sites' labels: `root`'s always, those of `optional` sites where
-    they are reached. Gradients hold the `frozen` parts of `prompt_run` constant. Inside the context
-    parameters are frozen and the model locked.
+    they are reached. `edits` come before that, at `root` and elsewhere. Gradients hold the `frozen`
+    parts of the runs constant. Inside the context parameters are frozen and the model locked.
     """
-    view, read_site = prompt_run.view, prompt_run.read_site
+    view, read_site = runs[0].view, runs[0].read_site
     kept: dict[str, Tensor] = {}
 
-    def keep(label: str) -> Edit:
+    def keep(site: Site) -> Edit:
+        label, first = site.label, edits.get(site, lambda activation: activation)
+
         def edit(activation: Tensor) -> Tensor:
+            activation = first(activation)
             if label == root.label:
                 activation = activation.detach().requires_grad_()
             # Clones: later hooks may edit in place; and what is kept must lie on the route.
@@ -196,22 +265,25 @@ def traced(
 
         return edit
 
-    edits = {site: keep(site.label) for site in dict.fromkeys([root, *sites, *optional])}
-    with prompt_run.locked():
-        tokens = prompt_run.tokens(1)
-        activation = read_held(view, tokens, edits, read_site, prompt_run.frozen)
+    every_edit = {**edits, **{site: keep(site) for site in [root, *sites, *optional]}}
+    with runs[0].locked():
+        tokens = padded(runs)
+        activation = read_held(view, tokens, every_edit, read_site, runs[0].frozen)
         for site in (root, *sites):
             if site.label not in kept:
                 raise not_reached(site.label, read_site.label if read_site else "the final state")
         if read_site is not None:
             check_site(view, read_site, activation, tokens)
-        read = read_values(view, read_site, activation, *flat_places([prompt_run]))
-        (answer,) = explain([prompt_run], tokens, read.detach())
-        vectors, norms = answer.directions, answer.norms
-        weights = answer.explained.every_weight.double().cpu()
-        if not len(vectors):  # F of a prediction that is certain has no eigenpairs
-            vectors, norms, weights = (
-                x.new_zeros(1, *x.shape[1:]) for x in (vectors, norms, weights)
-            )
-        own = read if prompt_run.span else read[0]
-        yield Trace(prompt_run, answer, own, kept, vectors.to(read.dtype), norms, weights)
+        read = read_values(view, read_site, activation, *flat_places(runs))
+        answers = explain(runs, tokens, read.detach())
+        most = max(1, *(len(answer.norms) for answer in answers))
+        # F of a prediction that is certain has no eigenpairs, and leaves zeros.
+        vectors = read.new_zeros(most, *read.shape)
+        norms, weights = torch.zeros(2, len(runs), most, dtype=torch.float64, device="cpu")
+        for i, answer in enumerate(answers):
+            k = len(answer.norms)
+            own = answer.directions.to(vectors)
+            vectors[:k, answer.flat] = own if runs[i].span else own[:, None]
+            norms[i, :k] = answer.norms
+            weights[i, :k] = answer.explained.every_weight
+        yield Batch(runs, answers, read, kept, vectors, norms, weights)

@@ -1,0 +1,120 @@
+"""Clean and corrupted prompts of one length, which share passes, and a scope's scalar on each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from tl_scopes.adapter.sites import Site
+from tl_scopes.adapter.unembedding import working_dtype
+from tl_scopes.adapter.view import Edit, ModelView
+from tl_scopes.circuits.trace import CircuitRun
+from tl_scopes.errors import NumericalError, ScopesError
+from tl_scopes.jacobian.answers import Answer, explain
+from tl_scopes.jacobian.batches import padded
+from tl_scopes.jacobian.forward import read_under, read_values
+
+
+@dataclass(eq=False)
+class PairBatch:
+    """Pairs of one length that are read at the same places.
+
+    `numbers`: which of all pairs they are. `runs`: the clean prompts, with what is explained there.
+    `corrupted`: the ids of the others, as far as they are run. `places`: the positions of each role.
+    Everything but the plain facts is to be used inside `with batch.locked()`.
+    """
+
+    numbers: Sequence[int]
+    runs: Sequence[CircuitRun]
+    corrupted: Int[Tensor, "pair pos"]
+    places: Mapping[str, Bool[Tensor, "pair pos"]]
+
+    @property
+    def view(self) -> ModelView:
+        return self.runs[0].view
+
+    def __len__(self) -> int:
+        return len(self.runs)
+
+    @property
+    def length(self) -> int:
+        """Tokens that are run of each prompt."""
+        return self.runs[0].length
+
+    @cached_property
+    def clean(self) -> Int[Tensor, "pair pos"]:
+        return padded(self.runs)
+
+    @contextmanager
+    def locked(self, gradients: bool = False) -> Iterator[None]:
+        """See `PromptRun.locked`."""
+        with self.runs[0].locked(gradients):
+            yield
+
+    def rows_at_once(self) -> int:
+        """Prompts that may share a forward pass without gradients."""
+        return self.runs[0].rows_at_once()
+
+    def read(
+        self,
+        tokens: Int[Tensor, "row pos"],
+        edits: Mapping[Site, Edit] | None = None,
+        prepare: Callable[[ExitStack], None] = lambda undo: None,
+    ) -> Float[Tensor, "row read *d"]:
+        """What is read of rows of ids, in one forward pass with activations edited at sites."""
+        first = self.runs[0]
+        activation = read_under(self.view, tokens, edits or {}, first.read_site, prepare)
+        places = [position for _, position in first.places(first.position)]
+        rows = [i for i in range(len(tokens)) for _ in places]
+        values = read_values(self.view, first.read_site, activation, rows, places * len(tokens))
+        return values.unflatten(0, (len(tokens), len(places)))
+
+    @cached_property
+    def answers(self) -> list[Answer]:
+        """What is explained of each pair: vectors and targets are those of the clean prompt."""
+        with torch.no_grad():
+            values = torch.cat([self.read(rows) for rows in self.clean.split(self.rows_at_once())])
+        return explain(self.runs, self.clean, values.flatten(0, 1))
+
+    def scalars(
+        self, values: Float[Tensor, "row read *d"], pairs: Sequence[int]
+    ) -> Float[Tensor, "row"]:
+        """The scope's scalar at `values`, each row read of the batch's pair that `pairs` names.
+
+        For a scope with several vectors, the quadratic form of the change from the clean prompt; zero
+        there. Raises `NumericalError`, with the pair's number.
+        """
+        return torch.stack([self._scalar(value, i) for value, i in zip(values, pairs)])
+
+    def _scalar(self, value: Float[Tensor, "read *d"], i: int) -> Float[Tensor, ""]:
+        run, answer = self.runs[i], self.answers[i]
+        # Small changes would be lost in the rounding of half precision.
+        value = value.to(working_dtype(value.dtype))
+        own = value if run.span else value[0]
+        # Of a span the scope itself takes up logits, a few reads at a time.
+        alone = run.read_site is None and not run.span
+        read = replace(
+            answer.read, value=own, raw=answer.read.head.raw_logits(own) if alone else None
+        )
+        scalar = answer.scope.scalar(read, answer.explained, answer.read).double().cpu()
+        if not torch.isfinite(scalar):
+            raise NumericalError(
+                f"pair {self.numbers[i]}: what is explained is {float(scalar)} in this run: check the "
+                "model's weights and hooks, or use another ablation"
+            )
+        return scalar
+
+
+@contextmanager
+def of_pair(number: int) -> Iterator[None]:
+    """Errors say which pair they are about."""
+    try:
+        yield
+    except ScopesError as error:
+        raise type(error)(f"pair {number}: {error}") from None
