@@ -89,6 +89,10 @@ class RenderError(ScopesError, ValueError):
     """A drawing option is unknown, or the result has nothing to draw."""
 
 
+class DisconnectedError(ScopesError, ValueError):
+    """The edges that were chosen lead from the embedding nowhere, or not to the read."""
+
+
 class DataError(ScopesError, ValueError):
     """A data set cannot be found or read, or lacks the column, split or texts asked for."""
 

@@ -2,7 +2,8 @@
 
 `components`: first-order effects of heads, MLPs and neurons. `flow`, `flow_path`, `head_paths`: how a
 token's influence splits over positions of a layer, over several layers, over heads. `scope_metric`:
-a scope's scalar for activation patching. `verify`: prediction against real ablation.
+a scope's scalar for activation patching. `verify`: prediction against real ablation. `select`: the
+strongest nodes or edges as a `Circuit`.
 """
 
 from tl_scopes.circuits.components import components
@@ -10,9 +11,12 @@ from tl_scopes.circuits.flow import flow, flow_path
 from tl_scopes.circuits.head_paths import head_paths
 from tl_scopes.circuits.metric import ScopeMetric, scope_metric
 from tl_scopes.circuits.pairs import Pairs
+from tl_scopes.circuits.select import select
 from tl_scopes.circuits.verify import verify
+from tl_scopes.results.circuit import Circuit
 
 __all__ = [
+    "Circuit",
     "Pairs",
     "ScopeMetric",
     "components",
@@ -20,5 +24,6 @@ __all__ = [
     "flow_path",
     "head_paths",
     "scope_metric",
+    "select",
     "verify",
 ]

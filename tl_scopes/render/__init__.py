@@ -25,6 +25,7 @@ from tl_scopes.render.picture import Picture, build
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.base import Result
 from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult, Components, Verification
 from tl_scopes.results.files import write_text
 from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
@@ -56,6 +57,7 @@ FIGURES: dict[type, str] = {
     Flow: "figures.flow:draw_flow",
     FlowPath: "figures.flow_path:draw_flow_path",
     Verification: "figures.verification:draw_verification",
+    Circuit: "figures.circuit_graph:draw_circuit",
     FaithfulnessCard: "figures.card:draw",
 }
 # Given the result and an id that is unique in the document: the title in plain text, and the HTML.
@@ -65,11 +67,13 @@ PAGES: dict[type, str] = {
     Flow: "pages.flows:view",
     HeadPaths: "pages.flows:view",
     CircuitResult: "pages.figure:view",
+    Circuit: "pages.figure:view_circuit",
     FaithfulnessCard: "pages.report:view",
 }
 TERMINALS: dict[type, str] = {
     Picture: "console:show",
     CircuitResult: "console:show_table",
+    Circuit: "console:show_circuit",
     FaithfulnessCard: "report.markdown:show",
 }
 
@@ -171,7 +175,9 @@ def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
             answer tokens by source tokens.
         dark: light ink on a dark ground, for slides and pages that are dark.
         options: of attributions: those of `html`. Of results of `tl_scopes.circuits`: those of
-            `circuit`. Of a `FaithfulnessCard`:
+            `circuit`. Of a `Circuit` (its nodes by layer, heads and MLPs or position roles beside each
+            other): top: how many of its edges are drawn, the strongest first (150). Of a
+            `FaithfulnessCard`:
                 kind: "aopc" (the default), "agreement" (with leave-one-out), "curves", "kl" or "flip"
                     (by the share of tokens), "comparisons" (all pairs), "randomisation", "stability"
                     or "spectrum".

@@ -16,6 +16,8 @@ from tl_scopes.render import wording
 from tl_scopes.render.colours import hexed, mix, number, percent
 from tl_scopes.render.picture import Picture, Row, about, source
 from tl_scopes.render.tokens import clipped, pieces, quoted, visible
+from tl_scopes.results.base import Result
+from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated, without_isolates
 
@@ -52,9 +54,19 @@ def show(picture: Picture, console: Console | None = None) -> None:
 
 def show_table(result: CircuitResult, console: Console | None = None) -> None:
     """Print the largest entries of `result`, by the column that it names."""
+    _show_largest(result, result.ranked_by, wording.title(result.scope, result.target), console)
+
+
+def show_circuit(result: Circuit, console: Console | None = None) -> None:
+    """Print the strongest edges or nodes of a circuit."""
+    title = f"A circuit of {len(result)} of {result.candidates} {result.of}"
+    _show_largest(result, "effect", title, console)
+
+
+def _show_largest(result: Result, by: str, title: str, console: Console | None) -> None:
     console, frame = console or Console(), result.to_frame()
     n = len(frame)
-    largest = frame[result.ranked_by].abs().sort_values(ascending=False, kind="stable").index
+    largest = frame[by].abs().sort_values(ascending=False, kind="stable").index
     frame = frame.loc[largest[:LARGEST]]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")
     for column in frame.columns:
@@ -63,9 +75,9 @@ def show_table(result: CircuitResult, console: Console | None = None) -> None:
     for row in frame.itertuples(index=False):
         texts = [isolated(visible(x)) if isinstance(x, str) else number(x) for x in row]
         table.add_row(*map(Text, texts))
-    console.print(Text(wording.title(result.scope, result.target), STRONG))
+    console.print(Text(title, STRONG))
     console.print(table)
-    console.print(Text(f"the {len(frame)} largest of {n} rows, by {result.ranked_by}", SOFT))
+    console.print(Text(f"the {len(frame)} largest of {n} rows, by {by}", SOFT))
 
 
 def _paint(value: float) -> Style:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar
@@ -14,8 +13,8 @@ from torch import Tensor
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated
 from tl_scopes.results.fields import Axis
-from tl_scopes.results.files import write_text
 from tl_scopes.results.frames import long_table
+from tl_scopes.results.graphs import node_link
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -110,7 +109,7 @@ class FlowPath(CircuitResult):
     def to_json(self, path: str | Path | None = None, min_share: float = 0.0) -> str:
         """`to_networkx` as node-link JSON, which `networkx.node_link_graph` reads; written to
         `path` if given."""
-        return _node_link(self.to_networkx(min_share), path)
+        return node_link(self.to_networkx(min_share), path)
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row an edge, from a source position to one of the next layer.
@@ -201,7 +200,7 @@ class HeadPaths(CircuitResult):
     def to_json(self, path: str | Path | None = None, top: int = 10) -> str:
         """`to_networkx` as node-link JSON, which `networkx.node_link_graph` reads; written to
         `path` if given."""
-        return _node_link(self.to_networkx(top), path)
+        return node_link(self.to_networkx(top), path)
 
     def to_frame(self) -> pd.DataFrame:
         """Long-form pandas table: one row a head and source token.
@@ -228,12 +227,3 @@ class HeadPaths(CircuitResult):
     def __repr__(self) -> str:
         top = ", ".join(f"{label} {value:.3g}" for label, value in self.top(3))
         return f"HeadPaths({isolated(str(self.scope))}, {self.site} through heads; top: {top})"
-
-
-def _node_link(graph: nx.DiGraph, path: str | Path | None) -> str:
-    import networkx as nx
-
-    text = json.dumps(nx.node_link_data(graph, edges="edges"))
-    if path is not None:
-        write_text(path, text)
-    return text

@@ -7,12 +7,22 @@ from typing import Any
 from tl_scopes.render import figure
 from tl_scopes.render.figures.circuits import explained
 from tl_scopes.render.pages.page import report_style, svg
+from tl_scopes.results.base import Result
+from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult
 
 
 def view(result: CircuitResult, id: str, **options: Any) -> tuple[str, str]:
     """Title and HTML of `result`, drawn with the options of its figure."""
-    title = f"What moves {explained(result)}"
+    return _drawn(f"What moves {explained(result)}", result, id, options)
+
+
+def view_circuit(result: Circuit, id: str, **options: Any) -> tuple[str, str]:
+    """The same of a circuit."""
+    return _drawn(f"A circuit of {len(result)} {result.of}", result, id, options)
+
+
+def _drawn(title: str, result: Result, id: str, options: dict[str, Any]) -> tuple[str, str]:
     body = (
         f"{report_style()}"
         f'<section class="tls tls-card" id="{id}"><figure>{svg(figure(result, **options), title)}'
