@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -16,15 +16,13 @@ from tl_scopes.results.files import write_text
 from tl_scopes.results.nodes import EMBED, READ, place_of
 from tl_scopes.results.storage import parsed
 
-if TYPE_CHECKING:
-    from tl_scopes.results.circuit import Circuit
-
 _EDGE = re.compile(r"(\S+)->([^\s<]+)(?:<([qkv])>)?")
 # What their format does not hold and their reader passes by.
 _OWN = "tl_scopes"
+# `circuit` is a `Circuit` throughout, whose module this one may not import: its methods call it.
 
 
-def write(circuit: Circuit, path: str | Path | None, d_model: int | None) -> str:
+def write(circuit: Any, path: str | Path | None, d_model: int | None) -> str:
     """See `Circuit.to_mib`."""
     width = d_model or circuit.d_model
     if not width:
@@ -70,7 +68,7 @@ def _name(label: str) -> str:
     return whole.get(kind, f"a{place.layer}.h{place.index}")
 
 
-def _kept_edges(circuit: Circuit) -> Iterator[tuple[str, float]]:
+def _kept_edges(circuit: Any) -> Iterator[tuple[str, float]]:
     each = zip(circuit.writers.tolist(), circuit.readers, circuit.edge_effects.sum(1).tolist())
     for writer, reader, score in each:
         start, place = _name(circuit.labels[writer]), place_of(reader)
@@ -82,7 +80,7 @@ def _kept_edges(circuit: Circuit) -> Iterator[tuple[str, float]]:
             yield f"{start}->{_name(owner)}<{place.port}>", score / len(owners)
 
 
-def _all_between(circuit: Circuit) -> Iterator[tuple[str, float]]:
+def _all_between(circuit: Any) -> Iterator[tuple[str, float]]:
     """Every edge between nodes of a circuit, which one of nodes keeps."""
     places = {_name(label): place_of(label) for label in circuit.labels}
     for start, a in places.items():
