@@ -23,7 +23,8 @@ from benchmarks import devices, growth, heads, measure
 from benchmarks import passages as twelve
 from benchmarks.answers.command import answers
 from benchmarks.architectures.command import architectures
-from benchmarks.cases import LENGTHS, MAIN, Case, cases, of_passages
+from benchmarks.case import Case
+from benchmarks.cases import LENGTHS, MAIN, cases, of_passages
 from benchmarks.replication import command
 from tl_scopes import models
 from tl_scopes.models import bundled, installed
@@ -141,7 +142,7 @@ def _hf_model(name: str) -> Any:
 def _row(case: Case, name: str, backend: str, rate: float, quick: bool) -> dict[str, Any]:
     rounds = min(case.rounds, 3 if quick else 15)
     budget = 4 if quick else 25 if case.tokens == MAIN else 10
-    timing = measure.interleaved(case.a, case.b, rounds, budget, warm=case.warm)
+    timing = measure.interleaved(case.a, case.b, rounds, budget, case.warm, case.less)
     floor_s = case.needed / rate if case.needed else None
     return {
         "model": name,

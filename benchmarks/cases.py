@@ -3,54 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
 import tl_scopes as ts
-from benchmarks import floor, passages, prompts
+from benchmarks import floor, passages, prompts, spans
+from benchmarks.case import Call, Case
 from benchmarks.published import Published
 from tl_scopes import circuits
 
-Call = Callable[[], object]
 LENGTHS = (32, 128, 512, 2048)
 # The length that the bounds are meant for, except where a row says otherwise.
 MAIN = 128
 # Longer prompts take so many seconds that a round which does not count would cost more than it tells.
 LONGEST_WARMED = 512
-
-
-@dataclass(frozen=True)
-class Case:
-    """`a` over `b` at one length. `most` or `least`: the bound on the median ratio, if there is one.
-
-    `needed`: multiply-adds that `a` cannot do without (0: not counted). `rounds`: at most so many,
-    after one that does not count if `warm`.
-    """
-
-    what: str
-    tokens: int
-    a: Call
-    b: Call
-    over: str
-    most: float | None = None
-    least: float | None = None
-    needed: float = 0.0
-    rounds: int = 15
-    warm: bool = True
-    facts: Callable[[], dict[str, float]] = field(default=dict)
-
-    @property
-    def bound(self) -> str:
-        if self.most is not None:
-            return f"<= {self.most:g}"
-        return "" if self.least is None else f">= {self.least:g}"
-
-    def met(self, ratio: float) -> bool | None:
-        if self.most is not None:
-            return ratio <= self.most
-        return None if self.least is None else ratio >= self.least
 
 
 # Upper bounds on ours over a bare forward pass, by model: at 128 tokens on 2 threads in float32.
@@ -80,7 +47,8 @@ def cases(
         if hf_model is not None and name == "gemma-3-270m":
             yield from of_passages(model, quick)
         yield from _shared(model, quick)
-        yield from _spans(model, quick)
+        yield from spans.of_continuations(model, MAIN, quick)
+        yield from spans.of_generation(model, MAIN, quick)
         if not quick:
             yield from _circuits(model, name)
     if hf_model is not None and not quick and min(LENGTHS) in lengths:
@@ -214,42 +182,6 @@ def _shared(model: Any, quick: bool) -> Iterator[Case]:
         most=None if quick else 0.7,
         rounds=5,
     )
-
-
-def _spans(model: Any, quick: bool) -> Iterator[Case]:
-    """32 tokens after 96 at every site, on passages of several kinds."""
-    n, m = MAIN, 32
-    single = ts.SemanticScope(ts.NEXT_TOKEN)
-    listed = [(what, ids) for what, ids in passages.tokens(model, n).items() if ids.shape[1] == n]
-    for what, ids in listed[:1] if quick else listed[::4]:
-        tokens = ids[0].tolist()
-        scope = ts.ContinuationScope(tokens[n - m :])
-
-        def span(tokens: list[int] = tokens, scope: ts.Scope = scope) -> object:
-            return ts.attribute(model, tokens[: n - m], scope, sites="all")
-
-        def one(position: int, tokens: list[int] = tokens) -> object:
-            return ts.attribute(model, tokens, single, sites="all", position=position)
-
-        yield Case(
-            f"span of {m}, all sites: {what}",
-            n,
-            span,
-            lambda one=one: one(n - 2),
-            "one token, all sites",
-            most=1.2,
-            rounds=3 if quick else 9,
-        )
-        yield Case(
-            f"{m} single tokens, all sites: {what}",
-            n,
-            lambda one=one: [one(p) for p in range(n - m - 1, n - 1)],
-            span,
-            "one span of them",
-            least=20,
-            rounds=2,
-            warm=False,
-        )
 
 
 def _circuits(model: Any, name: str) -> Iterator[Case]:

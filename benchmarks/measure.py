@@ -18,7 +18,8 @@ from tl_scopes.checking.spent import seconds, spent
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of two callables, round by round, and the extra memory at the peak of each in MiB."""
+    """Seconds of two callables, round by round, and the extra memory at the peak of each in MiB. `a` is what
+    the first took beyond `less`, where there is one."""
 
     a: tuple[float, ...]
     b: tuple[float, ...]
@@ -37,16 +38,23 @@ class Timing:
 
 
 def interleaved(
-    a: Callable[[], object], b: Callable[[], object], rounds: int, budget_s: float, warm: bool
+    a: Callable[[], object],
+    b: Callable[[], object],
+    rounds: int,
+    budget_s: float,
+    warm: bool,
+    less: Callable[[], object] | None = None,
 ) -> Timing:
     """Time `a` and `b` in turn, who goes first alternating, for `rounds`, or fewer (but two) once
-    `budget_s` is spent. `warm`: after a round that does not count. Memory is that of the first."""
-    calls = (a, b)
-    times: tuple[list[float], list[float]] = ([], [])
+    `budget_s` is spent. `warm`: after a round that does not count. `less`: a part of `a`, whose time is
+    taken away. Memory is that of the first round."""
+    calls = (a, b) if less is None else (a, b, less)
+    forth = tuple(range(len(calls)))
+    times: tuple[list[float], ...] = tuple([] for _ in calls)
     peaks: dict[int, float | None] = {}
     started = time.perf_counter()
     for i in range(-1 if warm else 0, rounds):
-        for which in (0, 1) if i % 2 == 0 else (1, 0):
+        for which in forth if i % 2 == 0 else forth[::-1]:
             if which in peaks:
                 taken = seconds(calls[which])
             else:
@@ -55,7 +63,8 @@ def interleaved(
                 times[which].append(taken)
         if i > 0 and time.perf_counter() - started > budget_s:
             break
-    return Timing(tuple(times[0]), tuple(times[1]), peaks[0], peaks[1])
+    own = times[0] if less is None else [x - part for x, part in zip(times[0], times[2])]
+    return Timing(tuple(own), tuple(times[1]), peaks[0], peaks[1])
 
 
 def matmul_rate(dtype: torch.dtype, device: torch.device) -> float:

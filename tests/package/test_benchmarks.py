@@ -70,6 +70,12 @@ def test_ratios_are_those_of_the_calls():
     order.clear()
     measure.interleaved(sleeps("a", 0.03), sleeps("b", 0.01), 9, 0.0, warm=False)
     assert "".join(order) == "abba", "out of budget, but two rounds"
+    order.clear()
+    whole = measure.interleaved(
+        sleeps("a", 0.05), sleeps("b", 0.01), 3, 60, warm=False, less=sleeps("c", 0.04)
+    )
+    assert "".join(order) == "abc" + "cba" + "abc"
+    assert all(0 < a < 0.04 for a in whole.a) and 0.5 < whole.ratio < 3
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
