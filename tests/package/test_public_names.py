@@ -17,7 +17,16 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_type_hints
 
-MODULES = ["", ".models", ".baselines", ".circuits", ".evaluation", ".render", ".errors"]
+MODULES = [
+    "",
+    ".models",
+    ".baselines",
+    ".circuits",
+    ".circuits.tasks",
+    ".evaluation",
+    ".render",
+    ".errors",
+]
 LIST = Path(__file__).with_name("public_names.txt")
 
 

@@ -2,10 +2,12 @@
 
 `components`: first-order effects of heads, MLPs and neurons. `flow`, `flow_path`, `head_paths`: how a
 token's influence splits over positions of a layer, over several layers, over heads. `scope_metric`:
-a scope's scalar for activation patching. `verify`: prediction against real ablation. `select`: the
+a scope's scalar for activation patching. `verify`: prediction against real ablation. `Pairs`: clean
+and corrupted prompts, over which circuits are found and judged; `tasks` makes some. `select`: the
 strongest nodes or edges as a `Circuit`.
 """
 
+from tl_scopes.circuits import tasks as tasks
 from tl_scopes.circuits.components import components
 from tl_scopes.circuits.flow import flow, flow_path
 from tl_scopes.circuits.head_paths import head_paths
