@@ -69,10 +69,10 @@ def of_generation(model: Any, n: int, quick: bool) -> Iterator[Case]:
 
     def written() -> None:
         """The same answer, token by token, and nothing else of it."""
-        view = view_of(model)
+        view, ids = view_of(model), text()
         with view.locked(), decoding(view, view.is_hooked()) as next_logits:
-            for end in range(len(prompt), len(text())):
-                next_logits(text()[:end]).cpu().double().log_softmax(0)
+            for end in range(len(prompt), len(ids)):
+                next_logits(ids[:end]).cpu().double().log_softmax(0)
 
     def explained(sites: str) -> ts.SequenceAttribution:
         reads = range(len(prompt) - 1, len(text()) - 1)

@@ -198,6 +198,19 @@ def test_a_token_is_content_where_it_holds_any(trim_offsets):
     ]
 
 
+@pytest.mark.parametrize("trim_offsets", [True, False])
+def test_a_space_of_a_message_makes_no_content_of_the_template_s_word(trim_offsets):
+    """One token holds the space that ends a message, and the word that the template puts after it."""
+    tokenizer = byte_tokenizer(trim_offsets)
+    template = "{% for m in messages %}#{{ m['content'] }}Hi{% endfor %}{% if add_generation_prompt %}.{% endif %}"
+    found = written({"messages": [user("n ")], "chat_template": template}, tokenizer)
+    ids, owners, is_content = found.tokens(tokenizer)
+    pieces = tokenizer.convert_ids_to_tokens(ids)
+    assert list(zip(owners, is_content, pieces)) == [
+        *(made(0, "#"), said(0, "n"), made(0, "ĠHi"), made(1, "."))
+    ]
+
+
 @each_class
 def test_one_bos_wherever_it_comes_from(name):
     model = zoo.build(name)

@@ -11,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+import tl_scopes as ts
+from support import zoo
 from support.browser import TOKENS, same_colour, text
 from support.browser import sequence as hostile
 from support.infos import info, sequence_like
 from support.pictures import attribution, labels, printed, said, sequence
 from support.served_app import Visitor, needs_playwright
-from tl_scopes import render
+from tl_scopes import baselines, circuits, render
 from tl_scopes.render.answer import lay_out
 from tl_scopes.render.colours import Scale, number
 from tl_scopes.render.pages.answer import packed
@@ -241,6 +243,29 @@ def test_turns_of_a_conversation_have_their_roles():
     roles = re.findall(r'<b class="tls-role">(.*?)</b>', answer(chat=None).to_html())
     assert roles == ["prompt", "answer"]
     assert '<b class="tls-role">' not in sequence().to_html()
+
+
+def test_titles_say_which_tokens_an_answer_explains():
+    """Of the scope that explains whatever is written; and ids of a continuation are shown as text."""
+    model = zoo.shared(zoo.names()[0])
+    made = ts.attribute_generation(model, zoo.TEXT, max_new_tokens=3)
+    title = "What moves the logit of each token {}"
+    assert title.format("of the answer") in made.to_html()
+    assert title.format("that is explained") in made.over_reads().to_html()
+    assert "What moves the logit of the next token" in made.at(made.answer_start).to_html()
+    other = ts.attribute_generation(model, zoo.TEXT, ts.SemanticScope(5), max_new_tokens=3)
+    assert "What moves the logit of the next token" in other.to_html()
+    scope = ts.ContinuationScope([9, 5], " of")
+    said = "the log-probability of “·Germany·the” against that of “·of”"
+    for found in (
+        ts.attribute(model, zoo.TEXT, scope),
+        baselines.InputXGradient(scope).attribute(model, zoo.TEXT),
+    ):
+        assert said in re.sub("</?bdi>", "", found.to_html())
+        assert found.scope.parameters["continuation"] == (9, 5), "to ask again"
+    circuit = circuits.components(model, zoo.TEXT, ts.ContinuationScope([9, 5]))
+    assert "“·Germany·the”" in circuit.plot().get_suptitle()
+    circuits.verify(model, zoo.TEXT, circuit, by="head", top=4, steps=[1])
 
 
 def test_a_continuation_is_told_from_its_prompt():

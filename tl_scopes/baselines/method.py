@@ -150,6 +150,7 @@ class Method(ABC):
                 target = self.target_of(prompt_run)
             else:
                 continuation = _recorded(answer, prompt_run)
+                facts |= answer.texts(continuation)
             for site in places:
                 scored = self.scores(prompt_run, site)
                 values = scored.values.detach().cpu().double()

@@ -241,14 +241,17 @@ def build(
             Row(label, a.position, a.read_token, *numbers, a.prediction, a.target, a.fisher)
         )
     n, site_name = len(rows), words(result.sites[drawn[0]])
+    told = ""
     if isinstance(result, Attribution):
         each, place = "site", [f"at {site_name if n == 1 else f'{n} sites'}"]
         if result.continuation:
+            told = "each token that is explained"
             place += wording.continued(result.continuation)
         else:
             place.append(wording.read_at(rows[0].read))
     else:
         each = "read position" if result.answer_start is None else "answer token"
+        told = "" if result.answer_start is None else "each token of the answer"
         place = [f"at {site_name}", wording.counted(n, each), *wording.answered(result)]
     single = isinstance(result, Attribution)
     size = wording.size(len(result.str_tokens), result.spans, result.how)
@@ -258,7 +261,7 @@ def build(
     return Picture(
         **of_result(result, rows),
         kind="site" if single else "read",
-        title=wording.title(result.scope, rows[0].target if single else None),
+        title=wording.title(result.scope, rows[0].target if single else None, told),
         subtitle=wording.DOT.join([wording.method(result.scope), *place, size]),
         each=each,
         first=0 if single else n - 1,  # the last read position sees the most

@@ -27,10 +27,13 @@ def explained(scope: ScopeInfo, target: Token | None) -> str:
     return _filled(scope.explains or f"{words(scope.name)}{{target}}", scope, target)
 
 
-def title(scope: ScopeInfo, target: Token | None) -> str:
-    """What the scores are."""
+def title(scope: ScopeInfo, target: Token | None, each: str = "") -> str:
+    """What the scores are. `each`: what several reads are of, where each explains the token after it."""
     whom = " for{target}" if target else ""
-    return _filled(scope.title or f"Scores by {words(scope.name)}{whom}", scope, target)
+    text = scope.title or f"Scores by {words(scope.name)}{whom}"
+    if each and scope.parameters.get("target") == "NEXT_TOKEN":
+        text = text.replace("the next token{target}", each)
+    return _filled(text, scope, target)
 
 
 def signs(scope: ScopeInfo, target: Token | None) -> str:

@@ -27,12 +27,15 @@ from tl_scopes.adapter.continuations import check_length, encode_continuation
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import NumericalError, TargetError, check_choice
+from tl_scopes.results.characters import together
 from tl_scopes.results.records import Continuation
 from tl_scopes.scopes.base import Explained, Read, Row, Scope
 
 # Reads whose logits are held at once: 16 of 262,144 tokens are 16 MiB.
 _READS = 16
 _NUMBERS = {"log_prob": "log-probability", "logit": "logits"}
+# What a record calls the text of ids that were given.
+_TEXT = "_text"
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,12 @@ class ContinuationScope(Scope):
     @property
     def explains(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         mean = "mean " if self.reduce == "mean" else ""
-        against = "" if self.versus is None else " against that of {versus}"
-        return f"the {mean}{_NUMBERS[self.of]} of {{continuation}}{against}"
+        own, other = (
+            f"{{{name}{'' if isinstance(getattr(self, name), str) else _TEXT}}}"
+            for name in ("continuation", "versus")
+        )
+        against = "" if self.versus is None else f" against that of {other}"
+        return f"the {mean}{_NUMBERS[self.of]} of {own}{against}"
 
     @property
     def explains_centred_logit(self) -> bool:
@@ -129,11 +136,9 @@ class ContinuationScope(Scope):
         if self.of == "logit":
             slopes = torch.stack([read.head.column(i) for i in read.next_ids])
         out = (slopes * shares[:, None].to(slopes)).to(y.device)
-        return Explained(
-            out[None],
-            torch.ones(1, dtype=torch.float64, device="cpu"),
-            continuation=_recorded(read, log_probs.tolist(), bool(torch.isfinite(out).all())),
-        )
+        found = _recorded(read, log_probs.tolist(), bool(torch.isfinite(out).all()))
+        weights = torch.ones(1, dtype=torch.float64, device="cpu")
+        return Explained(out[None], weights, continuation=found, resolved=self.texts(found))
 
     def record(self, read: Read) -> Continuation:
         """What is read, without any vectors. Raises `NumericalError`."""
@@ -142,6 +147,15 @@ class ContinuationScope(Scope):
             _, own, ids = self._predictions(read, part)
             log_probs += own.gather(1, ids)[:, 0].double().tolist()
         return _recorded(read, log_probs)
+
+    def texts(self, found: Continuation) -> dict[str, str]:
+        """For the record: the texts of what was given as ids."""
+        said = {"continuation": found.tokens, "versus": found.versus_tokens}
+        return {
+            name + _TEXT: together([token.text for token in tokens])
+            for name, tokens in said.items()
+            if tokens and not isinstance(getattr(self, name), str)
+        }
 
     def filled(self, ids: Sequence[int]) -> ContinuationScope:
         """Itself, with `ids` where its continuation is None."""
