@@ -21,6 +21,8 @@ import tl_scopes as ts
 from support import zoo
 from support.traces import PLAIN
 from tl_scopes import baselines, circuits, evaluation
+from tl_scopes.adapter.prompts import encode
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import IntegratedGradients, LeaveOneOut, SemanticPath, SmoothGrad
 
 T = zoo.TEXT
@@ -105,6 +107,16 @@ def answer_verified(model: Any, prompt: Any) -> Any:
     return circuits.verify(model, prompt, found, top=2, random=1, steps=[1])
 
 
+def faithful(model: Any, prompt: Any, scope: ts.Scope) -> circuits.Faithfulness:
+    """Of circuits of heads and MLPs, over the prompt and itself backwards."""
+    ids = encode(view_of(model), prompt, None)
+    pairs = circuits.Pairs([prompt], [[*ids[:1], *ids[:0:-1]]], scope)
+    layers, heads = range(model.cfg.n_layers), range(model.cfg.n_heads)
+    scores = {f"L{i}H{h}": float(h - i) for i in layers for h in heads}
+    scores |= {f"{i}_mlp_out": 1.5 for i in layers}
+    return circuits.faithfulness(model, pairs, scores, [2, 0.5], random=1)
+
+
 CALLS: dict[str, Call] = {
     "attribute": of(ts.attribute),
     "attribute_batch": of(ts.attribute_batch),
@@ -117,6 +129,7 @@ CALLS: dict[str, Call] = {
     "head_paths": of(circuits.head_paths),
     "scope_metric": of(circuits.scope_metric),
     "verify": of(circuits.verify),
+    "faithfulness": of(faithful),
     "faithfulness_card": of(
         evaluation.faithfulness_card, randomised=False, stability=False, spectra=False, progress=False
     ),

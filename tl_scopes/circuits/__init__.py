@@ -4,11 +4,12 @@
 token's influence splits over positions of a layer, over several layers, over heads. `scope_metric`:
 a scope's scalar for activation patching. `verify`: prediction against real ablation. `Pairs`: clean
 and corrupted prompts, over which circuits are found and judged; `tasks` makes some. `select`: the
-strongest nodes or edges as a `Circuit`.
+strongest nodes or edges as a `Circuit`. `faithfulness`: how much of a behaviour circuits keep.
 """
 
 from tl_scopes.circuits import tasks as tasks
 from tl_scopes.circuits.components import components
+from tl_scopes.circuits.faithfulness import faithfulness
 from tl_scopes.circuits.flow import flow, flow_path
 from tl_scopes.circuits.head_paths import head_paths
 from tl_scopes.circuits.metric import ScopeMetric, scope_metric
@@ -16,12 +17,15 @@ from tl_scopes.circuits.pairs import Pairs
 from tl_scopes.circuits.select import select
 from tl_scopes.circuits.verify import verify
 from tl_scopes.results.circuit import Circuit
+from tl_scopes.results.faithfulness import Faithfulness
 
 __all__ = [
     "Circuit",
+    "Faithfulness",
     "Pairs",
     "ScopeMetric",
     "components",
+    "faithfulness",
     "flow",
     "flow_path",
     "head_paths",

@@ -104,7 +104,8 @@ def components(
     optional = [site for site in sites if site.hook.endswith("hook_mlp_out")]
     sites = [site for site in sites if site not in optional]
     with traced(prompt_run, embed_site(), sites, optional) as trace:
-        start.measure([*sites, *optional], trace.kept)
+        reached = [site for site in optional if site.label in trace.kept]
+        start.measure([*sites, *reached], trace.kept)
         table = _Table(trace, start, stream)
         table.fill(by)
         return table.result()

@@ -20,6 +20,9 @@ from tl_scopes.jacobian.answers import Answer, explain
 from tl_scopes.jacobian.batches import padded
 from tl_scopes.jacobian.forward import read_under, read_values
 
+# Rows whose logits are held at a time.
+_ROWS = 16
+
 
 @dataclass(eq=False)
 class PairBatch:
@@ -50,6 +53,16 @@ class PairBatch:
     @cached_property
     def clean(self) -> Int[Tensor, "pair pos"]:
         return padded(self.runs)
+
+    def part(self, which: Sequence[int]) -> PairBatch:
+        """Some of its pairs, by their places in the batch."""
+        rows = list(which)
+        return PairBatch(
+            [self.numbers[i] for i in rows],
+            [self.runs[i] for i in rows],
+            self.corrupted[rows],
+            {role: own[rows] for role, own in self.places.items()},
+        )
 
     @contextmanager
     def locked(self, gradients: bool = False) -> Iterator[None]:
@@ -90,18 +103,22 @@ class PairBatch:
         For a scope with several vectors, the quadratic form of the change from the clean prompt; zero
         there. Raises `NumericalError`, with the pair's number.
         """
-        return torch.stack([self._scalar(value, i) for value, i in zip(values, pairs)])
-
-    def _scalar(self, value: Float[Tensor, "read *d"], i: int) -> Float[Tensor, ""]:
-        run, answer = self.runs[i], self.answers[i]
         # Small changes would be lost in the rounding of half precision.
-        value = value.to(working_dtype(value.dtype))
-        own = value if run.span else value[0]
+        values = values.to(working_dtype(values.dtype))
+        first, pairs, found = self.runs[0], list(pairs), []
         # Of a span the scope itself takes up logits, a few reads at a time.
-        alone = run.read_site is None and not run.span
-        read = replace(
-            answer.read, value=own, raw=answer.read.head.raw_logits(own) if alone else None
-        )
+        alone = first.read_site is None and not first.span
+        for rows in torch.arange(len(values)).split(_ROWS):
+            own = values[rows]
+            raw = self.answers[0].read.head.raw_logits(own[:, 0]) if alone else [None] * len(own)
+            found += map(self._scalar, own, raw, [pairs[row] for row in rows.tolist()])
+        return torch.stack(found)
+
+    def _scalar(
+        self, value: Float[Tensor, "read *d"], raw: Tensor | None, i: int
+    ) -> Float[Tensor, ""]:
+        run, answer = self.runs[i], self.answers[i]
+        read = replace(answer.read, value=value if run.span else value[0], raw=raw)
         scalar = answer.scope.scalar(read, answer.explained, answer.read).double().cpu()
         if not torch.isfinite(scalar):
             raise NumericalError(

@@ -27,6 +27,7 @@ from tl_scopes.results.base import Result
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult, Components, Verification
+from tl_scopes.results.faithfulness import Faithfulness
 from tl_scopes.results.files import write_text
 from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
 
@@ -58,6 +59,7 @@ FIGURES: dict[type, str] = {
     FlowPath: "figures.flow_path:draw_flow_path",
     Verification: "figures.verification:draw_verification",
     Circuit: "figures.circuit_graph:draw_circuit",
+    Faithfulness: "figures.faithfulness_curve:draw_faithfulness",
     FaithfulnessCard: "figures.card:draw",
 }
 # Given the result and an id that is unique in the document: the title in plain text, and the HTML.
@@ -68,12 +70,14 @@ PAGES: dict[type, str] = {
     HeadPaths: "pages.flows:view",
     CircuitResult: "pages.figure:view",
     Circuit: "pages.figure:view_circuit",
+    Faithfulness: "pages.figure:view_faithfulness",
     FaithfulnessCard: "pages.report:view",
 }
 TERMINALS: dict[type, str] = {
     Picture: "console:show",
     CircuitResult: "console:show_table",
     Circuit: "console:show_circuit",
+    Faithfulness: "console:show_faithfulness",
     FaithfulnessCard: "report.markdown:show",
 }
 

@@ -20,6 +20,7 @@ from tl_scopes.results.base import Result
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated, without_isolates
+from tl_scopes.results.faithfulness import Faithfulness
 
 # On a terminal the ground is unknown, black or white, so low scores are a grey that stands back
 # from both and high ones a colour that stands out from both: blue above zero and red below, as in
@@ -61,6 +62,30 @@ def show_circuit(result: Circuit, console: Console | None = None) -> None:
     """Print the strongest edges or nodes of a circuit."""
     title = f"A circuit of {len(result)} of {result.candidates} {result.of}"
     _show_largest(result, "effect", title, console)
+
+
+def show_faithfulness(result: Faithfulness, console: Console | None = None) -> None:
+    """Print what circuits of each size keep, beside random ones."""
+    console = console or Console()
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    random, exact = result.random_f, result.exact
+    names = [result.of, "share", "f", "95%", *["random"] * bool(len(random))]
+    for name in [*names, *["exact"] * (exact is not None)]:
+        table.add_column(name, justify="right")
+    low, high = result.interval()
+    for i, (size, share, f) in enumerate(zip(result.sizes, result.shares, result.f.tolist())):
+        several = bool(low[i].isfinite())
+        bounds = f"{low[i]:.3f} to {high[i]:.3f}" if several else ""
+        row = [str(size), percent(share), f"{f:.3f}", bounds]
+        row += [f"{random[:, i].mean():.3f}"] if len(random) else []
+        row += [f"{result.exact_f[i]:.3f}"] if exact is not None else []
+        table.add_row(*map(Text, row))
+    console.print(
+        Text(f"What circuits of {result.of} keep, over {len(result.clean)} pairs", STRONG)
+    )
+    console.print(table)
+    if len(result.sizes) > 1:
+        console.print(Text(f"CPR {number(result.cpr)}, CMD {number(result.cmd)}", SOFT))
 
 
 def _show_largest(result: Result, by: str, title: str, console: Console | None) -> None:

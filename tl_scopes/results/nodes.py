@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from dataclasses import dataclass
 
 EMBED, READ, ARROW = "embed", "read", " -> "
 _PARTS = {
@@ -15,7 +15,8 @@ _ONE = re.compile(r"L(\d+)([HN])(\d+)(?:\.([qkv]))?")
 _WHOLE = re.compile(rf"(\d+)_({'|'.join(_PARTS)})")
 
 
-class Place(NamedTuple):
+@dataclass(frozen=True)
+class Place:
     """`kind`: "embed", "head", "neuron", "attn", "mlp", "bias", "layer" or "read". `layer` and `index`:
     -1 where there is none. `port`: "q", "k" or "v" of a head's reader."""
 

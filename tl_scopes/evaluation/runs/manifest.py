@@ -59,6 +59,21 @@ def describe(
     `first`: token ids of the run's prompts, of which the first few are run. `continuation`: what follows
     the first one, where it is measured.
     """
+    view = view_of(model)
+    return of_run(
+        model,
+        noted,
+        data=data,
+        methods={name: described(method) for name, method in methods.items()},
+        order=list(methods),
+        settings=settings,
+        units=units,
+        **{OUTPUTS: outputs(view, methods, first, settings["position"], continuation)},
+    )
+
+
+def of_run(model: Any, noted: Mapping[str, Any], **deciding: Any) -> dict[str, Any]:
+    """The same of any run: its model and where it runs, with what else decides its numbers."""
     from tl_scopes import __version__
 
     view = view_of(model)
@@ -78,14 +93,9 @@ def describe(
                 "config": _config(model),
                 "hooks": where.hooks,
             },
-            "data": data,
-            "methods": {name: _described(method) for name, method in methods.items()},
-            "order": list(methods),
-            "settings": settings,
-            "units": units,
             "threads": torch.get_num_threads(),
             "matmul_precision": torch.get_float32_matmul_precision(),
-            OUTPUTS: outputs(view, methods, first, settings["position"], continuation),
+            **deciding,
             NOTED: {
                 "python": platform.python_version(),
                 "machine": _machine(view.device),
@@ -132,7 +142,7 @@ def _config(model: Any) -> dict[str, Any]:
     }
 
 
-def _described(method: Any) -> dict[str, Any]:
+def described(method: Any) -> dict[str, Any]:
     """A method's class and every parameter."""
     if is_dataclass(method):
         parameters = {f.name: getattr(method, f.name) for f in fields(method)}
@@ -159,7 +169,7 @@ def _plain(value: Any) -> Any:
     if hasattr(value, "__qualname__"):
         return _name(value)
     if is_dataclass(value):
-        return _described(value)
+        return described(value)
     text = repr(value)
     return _name(type(value)) if " at 0x" in text else text
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -26,7 +25,8 @@ from tl_scopes.evaluation.ablations import Row, error_row, measure, refuse_to_re
 from tl_scopes.evaluation.data import DataSet
 from tl_scopes.evaluation.methods import Methods, check_continuations, check_methods, labelled
 from tl_scopes.evaluation.runs import manifest
-from tl_scopes.evaluation.runs.parts import PARTS, ROWS, Parts
+from tl_scopes.evaluation.runs.folders import held
+from tl_scopes.evaluation.runs.parts import ROWS, Parts
 from tl_scopes.evaluation.runs.parts import read as read_rows
 from tl_scopes.evaluation.runs.processes import Processes, processes
 from tl_scopes.evaluation.runs.units import UNIT_TOKENS, Encoded, encoded, units
@@ -154,7 +154,7 @@ def run(
     folder = Path(out).expanduser()
     loaded = isinstance(model, torch.nn.Module)
     team = processes(loaded and next(model.parameters()).device.type == "cpu")
-    with _lock(folder, team):
+    with held(folder, team):
         if not loaded:
             with team.together():
                 model = model()
@@ -189,31 +189,6 @@ def _unusable(encoding: Encoded) -> str:
         return "there are no prompts: give at least one"
     count = len(encoding.errors)
     return f"none of the {count} prompts can be encoded; the first: {encoding.errors[0]}"
-
-
-@contextmanager
-def _lock(out: Path, team: Processes) -> Iterator[None]:
-    """Make the folder, and keep other runs out of it while this one works."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(out / ".lock", timeout=0)
-    try:
-        with team.together():
-            if out.exists() and not out.is_dir():
-                raise RunError(f"{out} is a file; give a folder for the run's files")
-            if not out.parent.is_dir():
-                raise RunError(f"there is no folder {out.parent} to make {out.name} in: create it")
-            (out / PARTS).mkdir(parents=True, exist_ok=True)
-            if team.is_main:
-                try:
-                    lock.acquire()
-                except Timeout:
-                    raise RunError(
-                        f"another run is at work in {out}: wait for it, or give another folder"
-                    ) from None
-        yield
-    finally:
-        lock.release()
 
 
 def _settle(team: Processes, mine: dict[str, Any], parts: Parts) -> None:

@@ -55,9 +55,8 @@ def draw_circuit(result: Circuit, *, top: int = 150) -> Figure:
 
 
 def _caption(figure: Figure, result: Circuit, plan: _Plan) -> None:
-    what = wording.explained(result.scope, None) if result.scope else ""
     one = result.of[:-1] if len(result) == 1 else result.of
-    title = f"A circuit of {len(result)} {one}{f' behind {what}' if what else ''}"
+    title = f"A circuit of {len(result)} {one}"
     facts = [
         f"of {result.candidates} {result.of}",
         f"{result.chosen - len(result)} chosen ones that lead nowhere dropped"

@@ -10,6 +10,7 @@ from tl_scopes.render.pages.page import report_style, svg
 from tl_scopes.results.base import Result
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult
+from tl_scopes.results.faithfulness import Faithfulness
 
 
 def view(result: CircuitResult, id: str, **options: Any) -> tuple[str, str]:
@@ -20,6 +21,11 @@ def view(result: CircuitResult, id: str, **options: Any) -> tuple[str, str]:
 def view_circuit(result: Circuit, id: str, **options: Any) -> tuple[str, str]:
     """The same of a circuit."""
     return _drawn(f"A circuit of {len(result)} {result.of}", result, id, options)
+
+
+def view_faithfulness(result: Faithfulness, id: str) -> tuple[str, str]:
+    """The same of how much circuits keep."""
+    return _drawn("What circuits keep", result, id, {})
 
 
 def _drawn(title: str, result: Result, id: str, options: dict[str, Any]) -> tuple[str, str]:
