@@ -15,6 +15,7 @@ from support import zoo
 from support.chats import user
 from support.cli_calls import DIFFERENCE, FISHER, call, parsed, printed, refused, scores
 from tl_scopes import models
+from tl_scopes.baselines import named
 
 
 def test_the_terminal_view(folder):
@@ -85,7 +86,18 @@ def test_a_whole_text_that_follows(folder):
         expected = ts.attribute(model, zoo.TEXT, scope, sites="all")
         torch.testing.assert_close(torch.tensor(got["scores"]), expected.scores)
         assert got["continuation"]["log_probs"] == list(expected.continuation.log_probs)
+        for name in ("input-x-gradient", "ig-published", "smoothgrad"):
+            own = ["--scope", name, *args[:2], *(["--versus", versus] if versus else [])]
+            method = named.maker(name)(target=scope)
+            got, expected = (
+                scores(zoo.TEXT, "--model", folder, *own),
+                method.attribute(model, zoo.TEXT),
+            )
+            torch.testing.assert_close(torch.tensor(got["scores"]), expected.scores)
+            assert got["scope"]["title"] == expected.scope.title
     assert "·Paris·of" in printed("attribute", zoo.TEXT, "--model", folder, *args)
+    left_out = scores(zoo.TEXT, "--model", folder, "--scope", "leave-one-out", *args[:2])
+    assert left_out["continuation"]["reads"] and left_out["scope"]["name"] == "leave_one_out"
     by_name = scores(zoo.TEXT, "--model", folder, "--scope", "continuation: Paris of")
     assert by_name["scope"]["parameters"]["continuation"] == " Paris of"
 

@@ -131,6 +131,16 @@ def test_failures_leave_no_file(folder, tmp_path, monkeypatch):
             ["text", "--continuation", "a", "--target", "b"],
             ["--target", "continuation", "semantic"],
         ),
+        (["text", "--scope", "input-x-gradient", "--versus", "b"], ["--versus", "continuation"]),
+        (
+            ["text", "--scope", "leave-one-out", "--continuation", "a", "--target", "b"],
+            ["--target", "drop one"],
+        ),
+        (
+            ["text", "--scope", "smoothgrad", "--continuation", "a", "--next"],
+            ["--next", "drop one"],
+        ),
+        (["text", "--scope", "random", "--continuation", "a"], ["means nothing to random"]),
         (["text", "--continuation", "a", "--scope", "fisher"], ["--continuation", "fisher"]),
         (["text", "--continuation", "a", "--position", "2"], ["--position", "prompt's end"]),
         (["text", "--continuation", "a", "--next"], ["--next", "continuation"]),

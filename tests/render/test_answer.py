@@ -260,6 +260,7 @@ def test_titles_say_which_tokens_an_answer_explains():
     for found in (
         ts.attribute(model, zoo.TEXT, scope),
         baselines.InputXGradient(scope).attribute(model, zoo.TEXT),
+        baselines.LeaveOneOut(scope, "log_prob").attribute(model, zoo.TEXT),
     ):
         assert said in re.sub("</?bdi>", "", found.to_html())
         assert found.scope.parameters["continuation"] == (9, 5), "to ask again"

@@ -12,7 +12,7 @@ from torch import Tensor
 from tl_scopes.adapter.sites import Site
 from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement, leave_one_out
 from tl_scopes.baselines.method import Method, Scored
-from tl_scopes.baselines.target import WholeTarget, check_same, number_of
+from tl_scopes.baselines.target import Explaining, WholeTarget, check_same, number_of
 from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
@@ -41,6 +41,7 @@ class LeaveOneOut(Method):
     replacement: Replacement = "zero"
     name = "leave_one_out"
     argument = "replacement"
+    options = Explaining.options
     joining = "none"  # leaving out a span is not the sum of leaving out its tokens
     needs_gradients = False
 
@@ -69,9 +70,10 @@ class LeaveOneOut(Method):
     def title(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         if self.measure != "kl":
             return f"How {self.number} falls without each token"
-        if self.whole_answer is None:
+        scope = self.whole_answer
+        if scope is None:
             return "How the next-token distribution changes without each token"
-        return "How the distributions along {continuation} change without each token"
+        return f"How the distributions along {scope.placeholder('continuation')} change without each token"
 
     @property
     def signs(self) -> tuple[str, str]:  # pyright: ignore[reportIncompatibleVariableOverride]

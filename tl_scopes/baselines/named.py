@@ -87,7 +87,8 @@ def maker(name: str) -> Callable[..., Any]:
 
 
 def takes(name: str) -> dict[str, str]:
-    """Which of `OPTIONS` the name takes, and the parameters that they set."""
+    """Which of `OPTIONS` the name takes, and the parameters that they set. A `continuation` that sets another
+    parameter does so as a `ContinuationScope`, to which `versus` then belongs."""
     make = maker(name)
     renamed: Mapping[str, str] = getattr(make, "options", {})
     parameters = inspect.signature(make).parameters
@@ -107,8 +108,16 @@ def made(text: str, options: Mapping[str, Any]) -> Any:
         raise ScopeParameterError(
             f"{text!r} ends in a colon; give a value for {argument}, or drop it"
         )
-    given = {}
-    for option, parameter in takes(name).items():
+    given, taken = {}, takes(name)
+    answer = options.get("continuation")
+    if answer is not None and taken.get("continuation", "continuation") != "continuation":
+        if options.get("target") is not None:
+            raise ScopeParameterError(
+                "both target and continuation say what is explained: drop one"
+            )
+        whole = maker("continuation")(answer, options.get("versus"))
+        options = {**options, "continuation": whole}
+    for option, parameter in taken.items():
         if colon and parameter == argument:
             continue
         required = inspect.signature(make).parameters[parameter].default is inspect.Parameter.empty

@@ -192,3 +192,6 @@ class SemanticPath(IntegratedGradients):
 def published(target: WholeTarget = None) -> IntegratedGradients:
     """Integrated gradients as the code of arXiv 2601.16407 has them: five steps, by its own rule."""
     return IntegratedGradients(target, steps=5, rule="published")
+
+
+published.options = IntegratedGradients.options  # pyright: ignore[reportFunctionMemberAccess]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -79,6 +80,7 @@ class Explaining(Method):
     of: Of = "log_prob"
     shows_causality = True
     label = ""
+    options = types.MappingProxyType({"continuation": "target"})
 
     def __post_init__(self) -> None:
         check_choice("of", self.of, UNITS)

@@ -38,14 +38,18 @@ def scope_of(
     if follows or (writes and "target" in taken):
         given, typed["target"] = {**given, "target": NEXT}, "--next"
         position = -2 if position is None else position
+    spans = "continuation" in taken and (
+        name == "continuation" or given["continuation"] is not None
+    )
     for option, value in given.items():
-        if value is None or option in taken:
+        if value is None or option in taken or (spans and option == "versus"):
             continue
         users = [other for other in named.names() if option in named.takes(other)]
         raise ScopeParameterError(
             f"{typed[option]} means nothing to {name}: drop it, or use --scope " + ", ".join(users)
         )
-    spans = "continuation" in taken
+    if spans and given["target"] is not None:
+        raise bad(typed["target"], "--continuation says what is explained: drop one of the two")
     if spans and position is not None:
         raise bad("--position", "a continuation is read from the prompt's end on: drop it")
     if spans and given["continuation"] is None and not colon:

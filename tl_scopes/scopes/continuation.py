@@ -90,12 +90,13 @@ class ContinuationScope(Scope):
     @property
     def explains(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
         mean = "mean " if self.reduce == "mean" else ""
-        own, other = (
-            f"{{{name}{'' if isinstance(getattr(self, name), str) else _TEXT}}}"
-            for name in ("continuation", "versus")
-        )
+        other = self.placeholder("versus")
         against = "" if self.versus is None else f" against that of {other}"
-        return f"the {mean}{_NUMBERS[self.of]} of {own}{against}"
+        return f"the {mean}{_NUMBERS[self.of]} of {self.placeholder('continuation')}{against}"
+
+    def placeholder(self, field: str) -> str:
+        """What stands for the text of `continuation`, or of `versus`, in a title."""
+        return f"{{{field}{'' if isinstance(getattr(self, field), str) else _TEXT}}}"
 
     @property
     def explains_centred_logit(self) -> bool:
