@@ -134,7 +134,6 @@ def test_a_sentence_of_ones_own():
 
 
 REFUSED = {
-    "no text": (dict(text=7), PromptError, "int", "slots"),
     "no slot": (dict(text="The capital"), PromptError, "no slot", "name"),
     "a slot without a name": (dict(text="The {} is"), PromptError, "slot ''"),
     "a format": (dict(text="The {country:>9} is"), PromptError, "country"),

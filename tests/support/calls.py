@@ -101,6 +101,12 @@ def metric(model: Any, prompt: Any, scope: ts.Scope) -> torch.Tensor:
         return circuits.scope_metric(model, prompt, scope)(model(torch.tensor([prompt])))
 
 
+def paired(model: Any, prompt: Any, scope: ts.Scope, **options: Any) -> Any:
+    """Components over two pairs of one length, by role."""
+    pairs = circuits.Pairs([prompt, prompt[::-1]], [prompt[::-1], prompt], scope, {"last": -1})
+    return circuits.components(model, pairs, **options)
+
+
 def answer_verified(model: Any, prompt: Any) -> Any:
     """What is said of a whole answer, and real ablations."""
     found = ts.attribute(model, prompt, ANSWER)
@@ -162,6 +168,8 @@ VARIANTS: dict[str, Call] = {
     "components, frozen": of(circuits.components, prompt=IDS, frozen="both", corrupted=IDS[::-1]),
     "neurons": of(circuits.components, scope=FISHER, by="neuron", reference=[IDS, [7, 8]]),
     "layers": of(circuits.components, scope=INSIDE, by="layer"),
+    "components, pairs": of(paired, prompt=IDS),
+    "neurons, pairs": of(paired, prompt=IDS, scope=FISHER, by="neuron", frozen="norms"),
     "flow, in chunks": of(circuits.flow, scope=FISHER, layer=1, chunk_size=5),
     "flow_path, frozen": of(circuits.flow_path, scope=FISHER, layers=[1, 3], frozen="both"),
     "head_paths, split": of(circuits.head_paths, scope=FISHER, split=True, frozen="norms"),

@@ -1,0 +1,134 @@
+"""Effects of components over many pairs: one pass on the corrupted prompts, one there and back on the
+clean ones, a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tl_scopes.adapter.sites import embed_site
+from tl_scopes.adapter.view import Edit
+from tl_scopes.circuits.freezing import Frozen
+from tl_scopes.circuits.pair_batch import PairBatch, of_pair
+from tl_scopes.circuits.pairs import Pairs
+from tl_scopes.circuits.stream import last_stream
+from tl_scopes.circuits.trace import Batch, traced_rows
+from tl_scopes.circuits.writes import Writes, sites_of_writes
+from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesError
+from tl_scopes.jacobian.forward import overflow_hint
+from tl_scopes.results.paired import PairedComponents
+
+
+def paired_components(model: Any, pairs: Pairs, by: str, frozen: Frozen) -> PairedComponents:
+    """See `components`."""
+    found: dict[int, _Effects] = {}
+    for batch in pairs.batches(model, frozen):
+        most = batch.runs[0].rows_at_once(gradients=True)
+        for start in range(0, len(batch), most):
+            found |= _told(batch.part(range(len(batch))[start : start + most]), by)
+    each = [found[i] for i in range(len(pairs))]
+    first = each[0]
+    for i, own in enumerate(each):
+        if own.alike != first.alike:
+            raise ScopeParameterError(
+                f"pair {i}: its scope {own.about['scope']} gives other units or other components than that "
+                f"of pair 0, {first.about['scope']}: effects of one kind have a mean, so call once for each kind"
+            )
+    return PairedComponents(
+        **first.about,
+        effects=torch.stack([own.values for own in each]).float(),
+        clean=torch.stack([own.clean for own in each]).float(),
+        corrupted=torch.stack([own.corrupted for own in each]).float(),
+        roles=pairs.roles,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Effects:
+    """Of one pair. `about`: the fields of a result that all pairs share, but for the scope's record."""
+
+    values: Float[Tensor, "row role"]
+    clean: Float[Tensor, ""]
+    corrupted: Float[Tensor, ""]
+    about: dict[str, Any]
+
+    @property
+    def alike(self) -> tuple[Any, ...]:
+        return tuple(self.about[name] for name in ("units", "squared", "labels"))
+
+
+def _told(batch: PairBatch, by: str) -> dict[int, _Effects]:
+    """By the pairs' numbers. An error names the pair that it is about."""
+    if len(batch) == 1:
+        with of_pair(batch.numbers[0]):
+            return _effects(batch, by)
+    try:
+        return _effects(batch, by)
+    except ScopesError:
+        for row in range(len(batch)):
+            _told(batch.part([row]), by)
+        raise
+
+
+def _effects(batch: PairBatch, by: str) -> dict[int, _Effects]:
+    view, first = batch.view, batch.runs[0]
+    stream = last_stream(view, first.read_site)
+    sites, optional = sites_of_writes(view, stream, by)
+    with traced_rows(batch.runs, embed_site(), sites, optional) as traced:
+        batch.answers = [*traced.answers]  # found already
+        base: dict[str, Tensor] = {}
+        with torch.no_grad():
+            seen = {site: _keep(base, site.label) for site in (*sites, *optional)}
+            other = batch.read(batch.corrupted, seen)
+            own = traced.read.detach().unflatten(0, other.shape[:2])
+            rows = range(len(batch))
+            clean, corrupted = (batch.scalars(values, rows) for values in (own, other))
+        there = {label: x.flatten(0, 1) for label, x in base.items()}
+        roles = torch.stack([*batch.places.values()]).to(view.device)
+        writes = Writes(traced, stream, there, roles=roles)
+        writes.fill(by)
+        values = _combined(traced, writes)
+    return {
+        batch.numbers[i]: _Effects(values[i], clean[i], corrupted[i], _about(traced, writes, i))
+        for i in rows
+    }
+
+
+def _keep(kept: dict[str, Tensor], label: str) -> Edit:
+    def edit(activation: Tensor) -> Tensor:
+        kept[label] = activation.clone()  # hooks that run later may edit it in place
+        return activation
+
+    return edit
+
+
+def _combined(traced: Batch, writes: Writes) -> Float[Tensor, "pair row role"]:
+    """Over the vectors of each pair's scope."""
+    each = torch.cat(writes.total, dim=1) * traced.norms.T[:, None, :, None]
+    squared = traced.answers[0].explained.squared
+    out = torch.einsum("iv,vcir->icr", traced.weights, each.square() if squared else each)
+    if not torch.isfinite(out).all():
+        raise NumericalError(
+            "NaN or infinity in the effects, although activations and gradients are finite: scale the "
+            f"scope's vectors or its function down{overflow_hint(traced.view)}"
+        )
+    return out
+
+
+def _about(traced: Batch, writes: Writes, row: int) -> dict[str, Any]:
+    answer = traced.answers[row]
+    return {
+        "labels": tuple(writes.labels),
+        "kinds": tuple(writes.kinds),
+        "layers": tuple(writes.layers),
+        "indices": tuple(writes.indices),
+        "scope": answer.scope.info(answer.explained),
+        "units": answer.scope.units,
+        "squared": answer.explained.squared,
+        "frozen": traced.runs[row].frozen,
+        "provenance": traced.view.provenance(),
+    }
