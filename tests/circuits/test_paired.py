@@ -14,7 +14,7 @@ from support import zoo
 from support.exact import close
 from support.refusals import refused
 from tl_scopes.circuits import Pairs, components
-from tl_scopes.errors import LengthMismatchError, ScopeParameterError, TargetError
+from tl_scopes.errors import LengthMismatchError, RenderError, ScopeParameterError, TargetError
 from tl_scopes.results.paired import PairedComponents
 
 ARCHITECTURES = [
@@ -147,13 +147,45 @@ def test_grid_frame_and_file(tmp_path):
     assert row["mean"] == float(grid[1, 2]) and row["kind"] == "head" and row["layer"] == 1
     assert row["low"] <= row["mean"] <= row["high"] and 0 <= row["sign_share"] <= 1
     assert torch.allclose(result.head_grid(), sum(result.head_grid(role) for role in result.roles))
-    assert repr(result).startswith("PairedComponents(logit_difference(a=5, b=9)")
+    assert repr(result).startswith("PairedComponents(logit_difference(), ")
     again = PairedComponents.load(made(torch.randn(4, 3, 2)).save(tmp_path / "effects.safetensors"))
     assert again.labels == ("L0H0", "L0H1", "L0H2")
     refused(lambda: result.head_grid("first"), ScopeParameterError, "role is 'first'", "'subject'")
     refused(
         lambda: found(CLASSES[0], by="layer").head_grid(), ScopeParameterError, "no heads", "by="
     )
+
+
+def test_a_mean_is_drawn_with_its_interval():
+    result = made(torch.randn(20, 5, 2, generator=torch.Generator().manual_seed(0)) + 1)
+    (ax,) = result.plot(top=3, role="b").axes
+    names = [text.get_text() for text in ax.get_yticklabels()]
+    wanted = sorted(dict(result.of_role("b").top(3)), reverse=True)
+    assert names == wanted
+    low, high = result.interval()
+    (lines,) = ax.collections
+    for name, segment in zip(names, lines.get_segments()):
+        row = result.labels.index(name)
+        assert segment[:, 0].tolist() == pytest.approx([float(low[row, 1]), float(high[row, 1])])
+    grid = result.plot(over="heads").axes[0]
+    assert grid.images[0].get_array().shape == (1, 5)
+    page = result.to_html()
+    assert "image/svg" in page and "the logit difference of each pair" in page
+
+
+def test_drawing_options_that_cannot_be_are_refused():
+    result = made(torch.ones(2, 3, 2), kinds=("mlp",) * 3)
+    refused(lambda: result.plot(over="heads"), RenderError, "no heads", "by=")
+    refused(lambda: result.plot(role="c"), RenderError, "'c'", "'a'")
+    refused(lambda: result.plot(top=0), RenderError, "top is 0", "from 1")
+    bad = made(torch.full((2, 3, 2), torch.nan))
+    refused(lambda: bad.plot(), RenderError, "NaN", "make it again")
+
+
+def test_a_terminal_shows_the_largest(capsys):
+    made(torch.randn(4, 3, 2, generator=torch.Generator().manual_seed(0))).print()
+    said = capsys.readouterr().out
+    assert "over 4 pairs" in said and "L0H1" in said and "sign share" in said.replace("\n", " ")
 
 
 BESIDE = {

@@ -20,7 +20,7 @@ from tl_scopes.circuits.trace import Batch, traced_rows
 from tl_scopes.circuits.writes import Writes, sites_of_writes
 from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesError
 from tl_scopes.jacobian.forward import overflow_hint
-from tl_scopes.results.paired import PairedComponents
+from tl_scopes.results.paired import PairedComponents, shared
 
 
 def paired_components(model: Any, pairs: Pairs, by: str, frozen: Frozen) -> PairedComponents:
@@ -39,7 +39,7 @@ def paired_components(model: Any, pairs: Pairs, by: str, frozen: Frozen) -> Pair
                 f"of pair 0, {first.about['scope']}: effects of one kind have a mean, so call once for each kind"
             )
     return PairedComponents(
-        **first.about,
+        **first.about | {"scope": shared([own.about["scope"] for own in each])},
         effects=torch.stack([own.values for own in each]).float(),
         clean=torch.stack([own.clean for own in each]).float(),
         corrupted=torch.stack([own.corrupted for own in each]).float(),

@@ -226,7 +226,7 @@ class _LogOdds:
 
 
 def _wording(texts: tuple[str, ...], template: Any) -> str:
-    check_choice("template", template, range(len(texts)))
+    check_choice("template", template, range(len(texts)), hint=" (which wording)")
     return texts[template]
 
 

@@ -30,6 +30,7 @@ from tl_scopes.results.circuits import CircuitResult, Components, Verification
 from tl_scopes.results.faithfulness import Faithfulness
 from tl_scopes.results.files import write_text
 from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
+from tl_scopes.results.paired import PairedResult
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -58,6 +59,7 @@ FIGURES: dict[type, str] = {
     Flow: "figures.flow:draw_flow",
     FlowPath: "figures.flow_path:draw_flow_path",
     Verification: "figures.verification:draw_verification",
+    PairedResult: "figures.paired:draw_paired",
     Circuit: "figures.circuit_graph:draw_circuit",
     Faithfulness: "figures.faithfulness_curve:draw_faithfulness",
     FaithfulnessCard: "figures.card:draw",
@@ -69,6 +71,7 @@ PAGES: dict[type, str] = {
     Flow: "pages.flows:view",
     HeadPaths: "pages.flows:view",
     CircuitResult: "pages.figure:view",
+    PairedResult: "pages.figure:view_paired",
     Circuit: "pages.figure:view_circuit",
     Faithfulness: "pages.figure:view_faithfulness",
     FaithfulnessCard: "pages.report:view",
@@ -76,6 +79,7 @@ PAGES: dict[type, str] = {
 TERMINALS: dict[type, str] = {
     Picture: "console:show",
     CircuitResult: "console:show_table",
+    PairedResult: "console:show_paired",
     Circuit: "console:show_circuit",
     Faithfulness: "console:show_faithfulness",
     FaithfulnessCard: "report.markdown:show",
@@ -180,8 +184,12 @@ def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
         dark: light ink on a dark ground, for slides and pages that are dark.
         options: of attributions: those of `html`. Of results of `tl_scopes.circuits`: those of
             `circuit`. Of a `Circuit` (its nodes by layer, heads and MLPs or position roles beside each
-            other): top: how many of its edges are drawn, the strongest first (150). Of a
-            `FaithfulnessCard`:
+            other): top: how many of its edges are drawn, the strongest first (150). Of
+            effects over pairs:
+                over: "rows" (bars of the `top` largest means, 24, with 95% intervals) or "heads" (a
+                    grid [layer, head]).
+                role: the position role that is shown; None for all together.
+            Of a `FaithfulnessCard`:
                 kind: "aopc" (the default), "agreement" (with leave-one-out), "curves", "kl" or "flip"
                     (by the share of tokens), "comparisons" (all pairs), "randomisation", "stability"
                     or "spectrum".

@@ -21,6 +21,7 @@ from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated, without_isolates
 from tl_scopes.results.faithfulness import Faithfulness
+from tl_scopes.results.paired import PairedResult
 
 # On a terminal the ground is unknown, black or white, so low scores are a grey that stands back
 # from both and high ones a colour that stands out from both: blue above zero and red below, as in
@@ -56,6 +57,13 @@ def show(picture: Picture, console: Console | None = None) -> None:
 def show_table(result: CircuitResult, console: Console | None = None) -> None:
     """Print the largest entries of `result`, by the column that it names."""
     _show_largest(result, result.ranked_by, wording.title(result.scope, result.target), console)
+
+
+def show_paired(result: PairedResult, console: Console | None = None) -> None:
+    """Print the largest mean effects over pairs."""
+    pairs = wording.counted(len(result.effects), "pair")
+    title = f"What moves {wording.explained(result.scope, None)}, over {pairs}"
+    _show_largest(result, result.ranked_by, title, console)
 
 
 def show_circuit(result: Circuit, console: Console | None = None) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from tl_scopes.results.statistics import RESAMPLES
 if TYPE_CHECKING:
     import pandas as pd
 
+_P = TypeVar("_P", bound="PairedResult")
+
 # Resampled means that are held at a time.
 _AT_ONCE = 1 << 22
 
@@ -33,7 +36,7 @@ class PairedResult(Result):
     write): positive where the clean write raises the scalar. `clean` and `corrupted`: the scalar of each
     pair on its two prompts. `squared`: whether effects are squared and weighted over several vectors
     (Fisher), in `units` squared-per-unit; else they are signed and linear. `frozen`: what gradients held
-    constant. `scope`: that of the first pair.
+    constant. `scope`: as `shared` gives it.
     """
 
     # The column of `to_frame` by which a terminal shows the largest rows.
@@ -52,6 +55,19 @@ class PairedResult(Result):
     def row_labels(self) -> tuple[str, ...]:
         """What the rows are called."""
         raise NotImplementedError
+
+    def of_role(self: _P, role: str | None) -> _P:
+        """The effects at one role alone; None: of all roles together, as one named "all".
+
+        Raises `ScopeParameterError` for a role that there is not.
+
+            >>> effects.of_role("last").interval()
+        """
+        check_choice("role", role, (None, *self.roles))
+        if role is None:
+            return replace(self, effects=self.effects.sum(-1, keepdim=True), roles=("all",))
+        at = self.roles.index(role)
+        return replace(self, effects=self.effects[..., at, None], roles=(role,))
 
     def mean(self) -> Float[Tensor, "row role"]:
         """The mean effect over pairs.
@@ -131,6 +147,19 @@ class PairedResult(Result):
         return long_table(self.effects.shape[1:], columns)
 
 
+def shared(scopes: Sequence[ScopeInfo]) -> ScopeInfo:
+    """The record of the scopes of all pairs: where they differ, with the parameters that all have."""
+    first = scopes[0]
+    if all(own == first for own in scopes):
+        return first
+    alike = {
+        name: value
+        for name, value in first.parameters.items()
+        if all(own.parameters.get(name, ...) == value for own in scopes)
+    }
+    return ScopeInfo(first.name, alike, f"the {first.name.replace('_', ' ')} of each pair")
+
+
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
 class PairedComponents(PairedResult):
     """First-order effects of all that is written into the residual stream, over pairs.
@@ -155,11 +184,10 @@ class PairedComponents(PairedResult):
 
             >>> effects.head_grid("last").argmax()
         """
-        check_choice("role", role, (None, *self.roles))
+        values = self.of_role(role).mean()[:, 0]
         rows = [i for i, kind in enumerate(self.kinds) if kind == "head"]
         if not rows:
             raise ScopeParameterError('this result has no heads: make it with by="head"')
-        values = self.summed() if role is None else self.mean()[:, self.roles.index(role)]
         return values[rows].reshape(len({self.layers[i] for i in rows}), -1)
 
     def to_frame(self) -> pd.DataFrame:

@@ -11,6 +11,7 @@ from tl_scopes.render import wording
 from tl_scopes.render.figures import letters, style
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.circuits import CircuitResult
+from tl_scopes.results.paired import PairedResult
 
 
 def explained(result: CircuitResult) -> str:
@@ -57,7 +58,7 @@ def array(values: Tensor) -> np.ndarray:
     return values.detach().double().cpu().numpy()
 
 
-def effect_unit(result: CircuitResult) -> str:
+def effect_unit(result: CircuitResult | PairedResult) -> str:
     """Of what moves, where `units` are of that per unit of what moves it."""
     units = words(result.units)
     return units.rpartition(" per unit")[0] or units

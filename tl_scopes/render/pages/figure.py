@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_scopes.render import figure
+from tl_scopes.render import figure, wording
 from tl_scopes.render.figures.circuits import explained
 from tl_scopes.render.pages.page import report_style, svg
 from tl_scopes.results.base import Result
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.faithfulness import Faithfulness
+from tl_scopes.results.paired import PairedResult
 
 
 def view(result: CircuitResult, id: str, **options: Any) -> tuple[str, str]:
     """Title and HTML of `result`, drawn with the options of its figure."""
     return _drawn(f"What moves {explained(result)}", result, id, options)
+
+
+def view_paired(result: PairedResult, id: str, **options: Any) -> tuple[str, str]:
+    """The same of effects over pairs."""
+    return _drawn(f"What moves {wording.explained(result.scope, None)}", result, id, options)
 
 
 def view_circuit(result: Circuit, id: str, **options: Any) -> tuple[str, str]:
