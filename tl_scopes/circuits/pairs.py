@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Union
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool
@@ -15,13 +17,17 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import PairBatch, of_pair
+from tl_scopes.circuits.roles import located
 from tl_scopes.circuits.trace import CircuitRun, ask
-from tl_scopes.errors import PositionError, PromptError, ScopeParameterError
+from tl_scopes.errors import DataError, PositionError, PromptError, ScopeParameterError
+from tl_scopes.evaluation import data
 from tl_scopes.jacobian.prompt_run import BATCH_TOKENS
-from tl_scopes.scopes.base import Scope, check_is_scope
+from tl_scopes.scopes.base import NEXT_TOKEN, Scope, check_is_scope
+from tl_scopes.scopes.prediction import LogitDifferenceScope, SemanticScope
 
-# Where a role stands in one prompt.
-Where = Union[int, str, Sequence[int]]
+if TYPE_CHECKING:
+    import pandas as pd
+
 ALL, REST = "all", "rest"
 
 
@@ -33,8 +39,9 @@ class Pairs:
         clean, corrupted: lists of prompts, as `tl_scopes.attribute` takes them.
         scope: one for all pairs, or a list with one for each. Its targets and vectors are those of the
             clean prompt.
-        positions: roles by name: for each pair a position or a list of positions of the clean prompt
-            (BOS counts, negative ones count from its end), or one for all pairs. Effects are given by role,
+        positions: roles by name: for each pair a position, a list of positions of the clean prompt (BOS
+            counts, negative ones count from its end), or a text that stands in it once; or one position or
+            text for all pairs. Effects are given by role,
             and those of all other positions as the role "rest".
 
     Raises `PromptError` or `ScopeParameterError`, with the pair's number.
@@ -63,25 +70,121 @@ class Pairs:
                 f"there are {len(self.clean)} clean and {len(self.corrupted)} corrupted prompts: give one "
                 "of each for a pair"
             )
-        if isinstance(self.scope, Sequence) and len(self.scope) != len(self.clean):
+        if isinstance(self.scope, str) or not isinstance(self.scope, Sequence):
+            check_is_scope(self.scope)
+        elif len(self.scope) != len(self.clean):
             raise ScopeParameterError(
                 f"there are {len(self.scope)} scopes for {len(self.clean)} pairs: give one, or one a pair"
             )
-        for scope in self.scopes:
-            check_is_scope(scope)
+        for i, scope in enumerate(self.scopes):
+            with of_pair(i):
+                check_is_scope(scope)
+                if any(getattr(scope, name) is NEXT_TOKEN for name in scope.target_fields):
+                    raise ScopeParameterError(
+                        "the scope's target is NEXT_TOKEN, which the two prompts of a pair need not share: "
+                        "give the token itself, one scope a pair"
+                    )
+        if not isinstance(self.positions, Mapping | None):
+            raise PositionError(
+                f"positions are a {type(self.positions).__name__}; allowed: a dict of roles, "
+                '{"subject": [2, 3, ...]}, one entry a pair'
+            )
         for role, places in (self.positions or {}).items():
-            if role in (ALL, REST):
+            if role in (ALL, REST) or not isinstance(role, str) or not role:
                 raise PositionError(
-                    f"a role is called {role!r}, a name that is taken: give another"
+                    f"a role is called {role!r}; allowed: a text, other than {ALL!r} and {REST!r}: give "
+                    "another name"
                 )
-            if not isinstance(places, (int, str)) and len(places) != len(self.clean):
+            if _is_one(places):
+                continue
+            if not isinstance(places, Sequence) or len(places) != len(self.clean):
+                got = f"{len(places)} entries" if isinstance(places, Sequence) else repr(places)
                 raise PositionError(
-                    f"the role {role!r} has {len(places)} entries for {len(self.clean)} pairs: give one "
-                    "for all, or one a pair"
+                    f"the role {role!r} has {got} for {len(self.clean)} pairs: give one for all, a "
+                    "position or a text, or a list with one a pair"
                 )
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    @classmethod
+    def from_frame(
+        cls,
+        frame: pd.DataFrame,
+        scope: Scope | Sequence[Scope] | None = None,
+        *,
+        positions: Sequence[str] = (),
+        prepend_bos: bool | None = None,
+    ) -> Pairs:
+        """Pairs from a pandas table, one a row, with the columns "clean" and "corrupted".
+
+        Args:
+            scope: as above. None: the table says it, by a column "target" (`SemanticScope`), or "target"
+                and "versus" (`LogitDifferenceScope`), of texts or token ids.
+            positions: columns that are roles, each entry a position, a list of them, or a text.
+
+        Raises `DataError` for a column that is missing, and as above.
+
+            >>> Pairs.from_frame(table, positions=["subject"])
+        """
+        columns = {str(name): frame[name].tolist() for name in frame.columns}
+        return cls._of_columns(columns, scope, positions, prepend_bos, "the table")
+
+    @classmethod
+    def read(
+        cls,
+        source: str | Path,
+        scope: Scope | Sequence[Scope] | None = None,
+        *,
+        positions: Sequence[str] = (),
+        config: str | None = None,
+        split: str | None = None,
+        n: int | None = None,
+        skip: int = 0,
+        prepend_bos: bool | None = None,
+    ) -> Pairs:
+        """Pairs from a file, a saved data set or one on the hub, with columns as in `from_frame`.
+
+        Args:
+            source, config, split, n, skip: as in `tl_scopes.evaluation.read`.
+            scope, positions: as in `from_frame`; columns hold texts or lists of whole numbers.
+
+        Raises `DataError` for a source or column that cannot be read, and as above.
+
+            >>> Pairs.read("pairs.jsonl", positions=["subject"], n=100)
+        """
+        asked: Any = dict(config=config, split=split, n=n, skip=skip)
+        wanted = ["clean", "corrupted", *positions, *(["target"] if scope is None else [])]
+        columns = {name: data.read(source, column=name, **asked).prompts for name in wanted}
+        if scope is None:
+            with suppress(DataError):  # there may be none
+                columns["versus"] = data.read(source, column="versus", **asked).prompts
+        return cls._of_columns(columns, scope, positions, prepend_bos, str(source))
+
+    @classmethod
+    def _of_columns(
+        cls,
+        columns: Mapping[str, Sequence[Any]],
+        scope: Any,
+        positions: Sequence[str],
+        prepend_bos: bool | None,
+        where: str,
+    ) -> Pairs:
+        needed = ["clean", "corrupted", *positions, *(["target"] if scope is None else [])]
+        missing = [name for name in needed if name not in columns]
+        if missing:
+            hint = ", or give scope=" if missing == ["target"] else ""
+            raise DataError(
+                f"{where} has no column {missing[0]!r}; it has {', '.join(map(repr, columns))}: name it so"
+                f"{hint}"
+            )
+        if scope is None and "versus" in columns:
+            both = zip(columns["target"], columns["versus"])
+            scope = [LogitDifferenceScope(a, b) for a, b in both]
+        elif scope is None:
+            scope = [SemanticScope(target) for target in columns["target"]]
+        roles = {role: columns[role] for role in positions} or None
+        return cls(columns["clean"], columns["corrupted"], scope, roles, prepend_bos=prepend_bos)
 
     def __getitem__(self, which: int | slice | Sequence[int]) -> Pairs:
         """Some of the pairs."""
@@ -92,7 +195,7 @@ class Pairs:
         else:
             numbers = [range(len(self))[which]]
         roles = {
-            role: places if isinstance(places, (int, str)) else [places[i] for i in numbers]
+            role: places if _is_one(places) else [places[i] for i in numbers]
             for role, places in (self.positions or {}).items()
         }
         return Pairs(
@@ -140,21 +243,16 @@ class Pairs:
         return batches
 
     def _places(self, i: int, run: CircuitRun) -> dict[str, Bool[Tensor, "pos"]]:
-        n = run.n_prompt or len(run.ids)
+        ids = run.ids[: run.n_prompt]
         taken = torch.zeros(run.length, dtype=torch.bool, device="cpu")
         if not self.positions:
             return {ALL: ~taken}
         places = {}
         for role, given in self.positions.items():
             own = torch.zeros_like(taken)
-            where: Any = given if isinstance(given, (int, str)) else given[i]
-            for position in [where] if isinstance(where, int) else where:
-                if not -n <= position < n:
-                    raise PositionError(
-                        f"the role {role!r} is at {position}; the prompt has positions 0 to {n - 1}"
-                    )
-                if position % n < run.length:  # after what is read nothing has an effect
-                    own[position % n] = True
+            where = located(run.view, ids, role, given if _is_one(given) else given[i])
+            # After what is read nothing has an effect.
+            own[[position for position in where if position < run.length]] = True
             if (own & taken).any():
                 raise PositionError(
                     f"the role {role!r} shares a position with another role: each position has one"
@@ -162,6 +260,11 @@ class Pairs:
             taken |= own
             places[role] = own
         return {**places, REST: ~taken}
+
+
+def _is_one(places: Any) -> bool:
+    """Whether a role stands at the same place, or text, in all prompts."""
+    return isinstance(places, str) or hasattr(places, "__index__")
 
 
 def _alike(run: CircuitRun) -> tuple[Any, ...]:

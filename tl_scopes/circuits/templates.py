@@ -6,14 +6,13 @@ import random
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Union
 
-from tl_scopes.adapter.prompts import encode, texts
+from tl_scopes.adapter.prompts import encode
 from tl_scopes.adapter.view import ModelView, view_of
 from tl_scopes.circuits.pairs import ALL, REST, Pairs
+from tl_scopes.circuits.roles import covering, spelled
 from tl_scopes.errors import DataError, PromptError, check_seed, check_whole
-from tl_scopes.results.characters import wholes
 from tl_scopes.scopes.base import Scope
 
 Words = Mapping[str, str]
@@ -218,20 +217,19 @@ def _places(view: ModelView, row: Row, words: Words) -> dict[str, list[int]]:
     """The positions of every role, each position in one."""
     prompt, spans = _filled(row.text, words)
     ids = encode(view, prompt, None)
-    whole, runs, starts = wholes(texts(view, ids))
+    whole, pieces = spelled(view, ids)
     if not whole.endswith(prompt):
         raise PromptError(
             f"the tokenizer makes {whole!r} of {prompt!r}, so that slots have no place in it: give pairs "
             "with positions"
         )
     offset = len(whole) - len(prompt)
-    ends = pairwise([*starts, len(whole)])
     roles: dict[int, str] = {len(ids) - 1: LAST}
-    for (first, after), (start, end) in zip(runs, ends):
-        for slot, low, high in spans:
-            role = slot if row.roles is None else row.roles.get(slot)
-            if role is not None and start < high + offset and low + offset < end:
-                roles |= {t: role for t in range(first, after) if t not in roles}
+    for slot, low, high in spans:
+        role = slot if row.roles is None else row.roles.get(slot)
+        if role is not None:
+            for t in covering(pieces, low + offset, high + offset):
+                roles.setdefault(t, role)
     places: dict[str, list[int]] = {}
     for t in sorted(roles):
         places.setdefault(roles[t], []).append(t)
