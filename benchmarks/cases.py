@@ -196,6 +196,17 @@ def _circuits(model: Any, name: str) -> Iterator[Case]:
         lambda: ts.attribute(model, ids, scope),
         "attribute",
     )
+    pairs = circuits.tasks.indirect_object(model, n=100)
+    alone = list(zip(pairs.clean, pairs.scopes, pairs.corrupted))
+    yield Case(
+        "components, 100 pairs of one length",
+        sum(len(model.to_tokens(prompt)[0]) for prompt in pairs.clean),
+        lambda: circuits.components(model, pairs),
+        lambda: [circuits.components(model, a, own, corrupted=b) for a, own, b in alone],
+        "100 calls with corrupted=",
+        most=0.6,
+        rounds=3,
+    )
     yield Case(
         f"head paths, {heads} heads",
         n,
