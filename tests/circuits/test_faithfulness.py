@@ -151,11 +151,7 @@ def test_the_known_circuit_is_faithful(kind):
         corrupted.append(other[: read + 1])
         scopes.append(ts.LogitDifferenceScope(right, wrong))
     pairs = Pairs(clean, corrupted, scopes)
-    found: dict[str, float] = {}
-    for prompt, other, scope in zip(clean, corrupted, scopes):
-        effects = components(model, prompt, scope, corrupted=other)
-        for label, value in zip(effects.labels, effects.summed().tolist()):
-            found[label] = found.get(label, 0.0) + value / len(pairs)
+    found = components(model, pairs)
     known = {f"L{layer}H{head}" for layer, head in induction.circuit(model)}
     assert set(select(found, 2).nodes) - {"embed"} == known
     result = faithfulness(model, pairs, found, [2, 0.5, 1.0], random=10)
@@ -218,6 +214,13 @@ def test_pairs_that_give_the_same_are_named():
     )
     with pytest.raises(NumericalError, match=r"pairs 1, 3: what is explained is the same"):
         faithfulness(zoo.shared(NAME), same, scores())
+
+
+def test_scopes_of_two_kinds_have_no_mean():
+    pairs = made(2)
+    two = Pairs(pairs.clean, pairs.corrupted, [SCOPE, ts.TemperatureScope()])
+    with pytest.raises(ScopeParameterError, match="no mean can be taken"):
+        faithfulness(zoo.shared(NAME), two, scores(), [2], random=0)
 
 
 def test_pairs_that_cancel_are_told_of():

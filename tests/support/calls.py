@@ -129,6 +129,7 @@ CALLS: dict[str, Call] = {
     "attribute_generation": of(ts.attribute_generation, max_new_tokens=2),
     "attribute_sequence": of(ts.attribute_sequence),
     "check": of(ts.check, costs=False, progress=False),
+    "circuit_tracer_targets": of(circuits.circuit_tracer_targets),
     "components": of(circuits.components),
     "flow": of(circuits.flow, layer=1),
     "flow_path": of(circuits.flow_path, layers=[1, 2]),
@@ -215,6 +216,8 @@ def values(result: Any) -> list[torch.Tensor]:
     """The numbers of any result."""
     if isinstance(result, torch.Tensor):
         return [result]
+    if isinstance(result, circuits.TracerTarget):
+        return [result.vec, torch.tensor(result.prob)]
     if isinstance(result, list):
         return [value for one in result for value in values(one)]
     if isinstance(result, pd.DataFrame):

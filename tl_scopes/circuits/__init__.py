@@ -15,6 +15,7 @@ from tl_scopes.circuits.head_paths import head_paths
 from tl_scopes.circuits.metric import ScopeMetric, scope_metric
 from tl_scopes.circuits.pairs import Pairs
 from tl_scopes.circuits.select import select
+from tl_scopes.circuits.tracer import TracerTarget, circuit_tracer_targets
 from tl_scopes.circuits.verify import verify
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.faithfulness import Faithfulness
@@ -24,6 +25,8 @@ __all__ = [
     "Faithfulness",
     "Pairs",
     "ScopeMetric",
+    "TracerTarget",
+    "circuit_tracer_targets",
     "components",
     "faithfulness",
     "flow",

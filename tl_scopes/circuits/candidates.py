@@ -15,9 +15,10 @@ from torch import Tensor
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.nodes import ARROW, EMBED, READ, Place, place_of
+from tl_scopes.results.paired import PairedResult
 
 # PairedComponents, Edges, or numbers by their labels.
-Scores = Union[Any, Mapping[str, float]]
+Scores = Union[PairedResult, Mapping[str, float]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Candidates:
             effects, roles = _numbers(scores), ("all",)
             whole, about = effects[:, 0], {}
             labels = tuple(scores)
-        elif all(hasattr(scores, name) for name in ("mean", "summed", "roles")):
+        elif isinstance(scores, PairedResult):
             effects, roles, whole = scores.mean().double(), tuple(scores.roles), scores.summed()
             about = {
                 "scope": scores.scope,
@@ -57,7 +58,7 @@ class Candidates:
                 "squared": scores.squared,
                 "provenance": scores.provenance,
             }
-            labels = None if hasattr(scores, "readers") else tuple(scores.labels)
+            labels = None if hasattr(scores, "readers") else scores.row_labels()
         else:
             raise ScopeParameterError(
                 f"scores is a {type(scores).__name__}; allowed: what components or edges give over "

@@ -122,5 +122,5 @@ def faithfulness(
         corrupted=found.corrupted,
         random=torch.stack(drawn) if drawn else nothing,
         exact=of_curve.get("exact"),
-        **about(parts[0]),
+        **about(parts),
     )

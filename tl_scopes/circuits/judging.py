@@ -17,6 +17,8 @@ from tl_scopes.circuits.patching import Ablation, By, NodeRuns, check_patches, c
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.nodes import EMBED, place_of
+from tl_scopes.results.paired import shared
+from tl_scopes.results.records import ScopeInfo
 
 # Pairs that are measured, and kept in a folder, together.
 UNIT = 8
@@ -126,15 +128,26 @@ def node_scores(batches: Sequence[PairBatch], circuit: Circuit) -> dict[str, flo
     return dict.fromkeys(nodes, 0.0) | dict.fromkeys(inside, 1.0)
 
 
-def about(batch: PairBatch) -> dict[str, Any]:
-    """What a result says of the scope and the model."""
-    with batch.locked():
-        answer = batch.answers[0]
+def about(batches: Sequence[PairBatch]) -> dict[str, Any]:
+    """What a result says of the scopes and the model. Raises `ScopeParameterError` for scopes of which
+    no mean can be taken."""
+    told: dict[int, tuple[ScopeInfo, str, bool]] = {}
+    for batch in batches:
+        with batch.locked():
+            for number, answer in zip(batch.numbers, batch.answers):
+                info = answer.scope.info(answer.explained)
+                told[number] = info, answer.scope.units, answer.explained.squared
+    scopes, units_told, squared = zip(*(told[number] for number in sorted(told)))
+    if len(set(zip(units_told, squared))) > 1:
+        raise ScopeParameterError(
+            f"the scopes of pairs explain numbers in {' and in '.join(dict.fromkeys(units_told))}, of which no "
+            "mean can be taken: call once for each kind"
+        )
     return {
-        "scope": answer.scope.info(answer.explained),
-        "units": answer.scope.units,
-        "squared": answer.explained.squared,
-        "provenance": batch.view.provenance(),
+        "scope": shared(scopes),
+        "units": units_told[0],
+        "squared": squared[0],
+        "provenance": batches[0].view.provenance(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -219,7 +220,9 @@ def _draw_dots(ax: Axes, plan: _Plan) -> None:
     for x, y, share, sign, _ in plan.dots:
         size = SMALLEST + (LARGEST - SMALLEST) * share
         face = style.css(0.75 * sign) if sign else style.INK
-        look = dict(markerfacecolor=face, markeredgecolor="white", markeredgewidth=0.8)
+        look: dict[str, Any] = dict(
+            markerfacecolor=face, markeredgecolor="white", markeredgewidth=0.8
+        )
         ax.add_line(Line2D([x], [y], marker="o", markersize=size**0.5, zorder=3, **look))
     if len(plan.dots) <= MOST_NAMES:
         for x, y, share, _, name in plan.dots:
