@@ -45,8 +45,7 @@ first token alone does not tell whose place it is.
 
 The score of a sentence is `found.group("sentence")`: `"norm"` is exact for `ContinuationScope` and `"sum"` for
 `FisherScope`. The other joining is shown beside it. Only the five facts are ranked. *middle* is the residual
-stream before the middle block. In brackets: 95% bootstrap intervals over prompts. `versus` and Fisher, the slower ones,
-are measured on the first 80.
+stream before the middle block. In brackets: 95% bootstrap intervals over prompts.{some}
 
 `make answers` writes this page, from `benchmarks/results/answers-*.json`. Versions: {versions}.
 """
@@ -70,9 +69,8 @@ def text(tables: list[dict[str, Any]]) -> str:
         ", ".join(f"{name} {number}" for name, number in table["versions"].items())
         for table in tables
     )
-    opening = _OPENING.format(
-        n=n, example=example.prompt, answer=example.answer.strip(), versions="; ".join(versions)
-    )
+    told = dict(n=n, example=example.prompt, answer=example.answer.strip())
+    opening = _OPENING.format(**told, versions="; ".join(versions), some=_some(tables, n))
     parts = [opening, "## What came out\n", *_verdicts(tables)]
     for table in tables:
         parts += [f"\n## {table['model']}\n", *_of_model(table["rows"])]
@@ -123,15 +121,34 @@ def _verdicts(tables: list[dict[str, Any]]) -> Iterable[str]:
             f"- {a}, over {b}: significantly more often first in **{ahead} of {len(cells)}** comparisons "
             f"(models, sites, joinings), less often in {behind}; above chance in {beyond} of {len(cells)}."
         )
-    yield (
-        "- Where it fails: scores lean to the first sentence. When the answer stands there it is nearly always "
-        "found, in the others less often. It also fails where the answer's first word begins another place, and "
-        "more where the model does not write the answer. The last table of each model has the numbers."
-    )
+    yield from map(_failures, tables)
     yield (
         "\nSignificant: p < 0.05 by McNemar's exact test (above chance: the binomial test), with Holm's "
         "correction over the comparisons of a line. Both scores are of the same prompts."
     )
+
+
+def _some(tables: list[dict[str, Any]], n: int) -> str:
+    """Which scopes are measured on fewer than `n` prompts."""
+    few = min(len(hits(table["rows"], "versus", *_CELLS[0])) for table in tables)
+    slower = "`versus` and Fisher, the slower ones,"
+    return f"\n{slower} are measured on the first {few}." if 0 < few < n else ""
+
+
+def _failures(table: dict[str, Any]) -> str:
+    """How often the whole answer finds its sentence, where that is likely to fail, and elsewhere."""
+    parts = []
+    for where, fails in {
+        "the fact is the first": lambda row: row["place"] == 0,
+        "the answer's first word begins another place too": lambda row: row["shared"],
+        "the model writes something else": lambda row: not row["right"],
+    }.items():
+        own, others = (
+            [row for row in table["rows"] if fails(row) is holds] for holds in (True, False)
+        )
+        shares = (_share(hits(rows, "span", "embed", "norm")) for rows in (own, others))
+        parts.append(f"{where}, {' against '.join(shares)} elsewhere")
+    return f"- Where {table['model']} is right and where not (whole answer, embed, `norm`): {'; '.join(parts)}."
 
 
 def _of_model(rows: Rows) -> Iterable[str]:

@@ -354,6 +354,17 @@ def test_prompt_answer_and_colours_stand_above_the_fold(visit):
     reader.shoot("app-first-screen", whole=False)
 
 
+def test_the_picture_begins_early_on_a_phone(visit):
+    reader = visit(size=(390, 844))
+    reader.ask(zoo.LONG_TEXT)
+    reader.chips().first.wait_for()
+    assert reader.page.locator(".scope").bounding_box()["y"] <= 420
+    bar = reader.page.locator(".bar").bounding_box()
+    assert bar["y"] + bar["height"] <= 844, "prompt, answer and colours in one look"
+    assert not reader.page.get_by_text("what moves one token").is_visible()
+    reader.shoot("app-phone", whole=False)
+
+
 def test_a_narrow_window_scrolls_in_one_direction(visit):
     reader = visit(size=(390, 2300))
     reader.ask(zoo.LONG_TEXT)

@@ -22,6 +22,7 @@ from tl_scopes.errors import (
     PositionError,
     PromptTooLongError,
     ScopeParameterError,
+    SiteError,
 )
 
 
@@ -161,8 +162,15 @@ def test_a_conversation_is_answered_and_remembered(folder):
     assert longer.prompt(model) == f"{zoo.TEXT}{reply.text} The cat"  # it has no chat template
     with pytest.raises(PromptTooLongError, match="its answer included"):
         desk.answer(talk(desk, length=15))
-    with pytest.raises(ScopeParameterError, match="1 to 500"):
-        desk.answer(talk(desk, length=501))
+    for error, wrong in {
+        "1 to 500": {"length": 501},
+        "scope": {"scope": "no such"},
+        "77": {"sites": "77"},
+    }.items():
+        with pytest.raises((ScopeParameterError, SiteError), match=error):
+            desk.answer(talk(desk, **wrong))
+    whole = desk.answer(talk(desk, scope="the model's confidence", sites="embed,1"))
+    assert whole.result.sites == ("embed", "resid(1)") and whole.result.scope.name == "temperature"
 
 
 def test_who_stops_an_answer_leaves_the_model_free(folder):

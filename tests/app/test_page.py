@@ -10,9 +10,11 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
+import torch
 
 import tl_scopes
 from support import zoo
@@ -189,6 +191,22 @@ def test_a_conversation(visit, folder):
     assert answer_of(page) is None and said(page) == []
     page = page.segmented_control(key="mode").set_value("Next token").run()
     assert shown(page) == data and page.text_area(key="prompt").value == zoo.LONG_TEXT
+
+
+def test_another_scope_at_every_site_and_the_python_of_it(visit, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    page = visit().segmented_control(key="mode").set_value("Conversation").run()
+    page.number_input(key="length").set_value(3)
+    page.selectbox(key="moves").set_value("the whole distribution")
+    page.selectbox(key="places").set_value("all")
+    page = say_to(page, zoo.TEXT)
+    model, scope = tl_scopes.models.load(folder), tl_scopes.FisherScope(rank=1)
+    answer = tl_scopes.attribute_generation(model, zoo.TEXT, scope, max_new_tokens=3, sites="all")
+    assert answer_of(page) == render.html(answer)
+    made: dict[str, Any] = {}
+    exec(page.code[0].value, made)
+    assert torch.equal(made["answer"].scores, answer.scores)
+    assert (tmp_path / "conversation.html").read_text("utf-8") == answer_of(page)
 
 
 def test_an_answer_is_stopped(visit, monkeypatch, folder):

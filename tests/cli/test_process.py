@@ -51,6 +51,18 @@ def test_colours_on_a_terminal(folder):
     assert re.search(COLOUR, shown)
 
 
+def test_a_terminal_sees_how_far_an_answer_is(folder):
+    terminal = Terminal(
+        ["attribute", zoo.TEXT, "--model", folder, "--generate", "6", "--json"], "stderr"
+    )
+    shown = terminal.read()
+    assert parsed(terminal.process.stdout.read().decode())["str_tokens"]
+    assert terminal.process.wait(60) == 0
+    terminal.process.stdout.close()
+    os.close(terminal.end)
+    assert "/6 [" in shown and "token/s" in shown
+
+
 @pytest.mark.parametrize("no_colour", ["", "1"])
 def test_no_color_is_respected(folder, monkeypatch, no_colour):
     for name, value in {

@@ -6,18 +6,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tl_scopes.errors import ScopeParameterError
+from tl_scopes.app.request import sites_of
+from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.results.attribution import SequenceAttribution
+from tl_scopes.scopes.base import NEXT_TOKEN, Scope
+from tl_scopes.scopes.prediction import FisherScope, SemanticScope, TemperatureScope
 
 MAX_LENGTH = 500
+# What can be asked of each token that is written; its `repr` is Python.
+SCOPES: dict[str, Scope] = {
+    "the logit of the token": SemanticScope(NEXT_TOKEN),
+    "the model's confidence": TemperatureScope(),
+    "the whole distribution": FisherScope(rank=1),
+}
 
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer: what moved each of its tokens, and its text without special tokens."""
+    """An answer: what moved each of its tokens, its text without special tokens, and what the model was given."""
 
     result: SequenceAttribution
     text: str
+    prompt: str | list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class Conversation:
     """What was said so far, whose last message the model answers. Equal ones have equal answers.
 
     `messages`: (role, text) pairs. `length`: the answer's most tokens, 1 to 500. `temperature`, `seed`:
-    as in `tl_scopes.attribute_generation`.
+    as in `tl_scopes.attribute_generation`. `scope`: one of `SCOPES`. `sites`: as in `Request`.
     """
 
     messages: tuple[tuple[str, str], ...]
@@ -33,9 +43,13 @@ class Conversation:
     length: int = 64
     temperature: float = 0.0
     seed: int = 0
+    scope: str = next(iter(SCOPES))
+    sites: str = "embed"
 
     def check(self) -> None:
         """Raises the package's errors for what can be told without a model."""
+        check_choice("scope", self.scope, SCOPES)
+        sites_of(self.sites)
         if not 1 <= self.length <= MAX_LENGTH:
             raise ScopeParameterError(
                 f"an answer of {self.length} tokens was asked for; allowed here: 1 to {MAX_LENGTH}"
@@ -56,16 +70,20 @@ class Conversation:
         """The model's answer. `on_token` is called with each token as it is written."""
         import tl_scopes as ts
 
+        prompt = self.prompt(model)
         result = ts.attribute_generation(
             model,
-            self.prompt(model),
+            prompt,
+            SCOPES[self.scope],
+            sites=sites_of(self.sites),
             max_new_tokens=self.length,
             temperature=self.temperature,
             seed=self.seed,
             on_token=on_token,
         )
         answer = result.tokens[result.answer_start :]
-        return Reply(result, model.tokenizer.decode(answer, skip_special_tokens=True))
+        text = model.tokenizer.decode(answer, skip_special_tokens=True)
+        return Reply(result, text, prompt)
 
     def said(self, role: str, text: str) -> Conversation:
         """The conversation with one message more."""

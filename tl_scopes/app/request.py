@@ -93,8 +93,7 @@ class Request:
 
     def to_sites(self) -> str | list[str | int]:
         """The sites as `attribute` takes them. Raises `SiteError`."""
-        items = from_text(self.sites)
-        return str(items[0]) if items in (["all"], ["embed"]) else items
+        return sites_of(self.sites)
 
 
 @dataclass(frozen=True)
@@ -154,6 +153,12 @@ def link(base: str, query: Mapping[str, str]) -> str | None:
     """The address of `query`; None if it were too long for one."""
     address = f"{base}?{urllib.parse.urlencode(query, quote_via=urllib.parse.quote)}"
     return address if len(address) <= LONGEST_LINK else None
+
+
+def sites_of(text: str) -> str | list[str | int]:
+    """Sites as `attribute` takes them. Raises `SiteError`."""
+    items = from_text(text)
+    return str(items[0]) if items in (["all"], ["embed"]) else items
 
 
 def whole_position(text: str) -> int:

@@ -6,7 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from tl_scopes.app.request import Request, View
+from tl_scopes.app.conversation import SCOPES, Conversation, Reply
+from tl_scopes.app.request import Request, View, sites_of
 from tl_scopes.app.settings import Settings
 from tl_scopes.baselines import named
 
@@ -42,6 +43,28 @@ def python(request: Request, view: View, settings: Settings) -> str:
             "",
         ]
     )
+
+
+def talk(asked: Conversation, reply: Reply, settings: Settings) -> str:
+    """A script that lets the model write the same answer, and makes the page that shows it."""
+    scope = repr(SCOPES[asked.scope])
+    lines = [
+        "import tl_scopes as ts",
+        "",
+        f"model = ts.models.load({_loaded(asked.model, settings)})",
+        "answer = ts.attribute_generation(",
+        "    model,",
+        f"    {reply.prompt!r},",
+        f"    ts.{scope.replace('NEXT_TOKEN', 'ts.NEXT_TOKEN')},",
+        f"    max_new_tokens={asked.length},",
+        f"    temperature={asked.temperature},",
+        f"    seed={asked.seed},",
+        f"    sites={sites_of(asked.sites)!r},",
+        ")",
+        'answer.to_html("conversation.html")',
+        "",
+    ]
+    return "\n".join(lines)
 
 
 def _scope(request: Request) -> str:

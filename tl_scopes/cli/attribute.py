@@ -199,6 +199,8 @@ def attribute(
     said = prompt_of(prompt, chat)
     with quiet():
         with contextlib.redirect_stdout(sys.stderr):
+            from tqdm import tqdm
+
             import tl_scopes as ts
             from tl_scopes.models import load
 
@@ -211,9 +213,17 @@ def attribute(
             reading = {"sites": places, "prepend_bos": prepend_bos}
             if generate is not None:
                 drawing = {"temperature": temperature or 0.0, "seed": seed or 0}
-                result = ts.attribute_generation(
-                    loaded, said, method, max_new_tokens=generate, **drawing, **reading
-                )
+                # A line of its own, on a terminal alone.
+                with tqdm(total=generate, unit="token", disable=None, leave=False) as bar:
+                    result = ts.attribute_generation(
+                        loaded,
+                        said,
+                        method,
+                        max_new_tokens=generate,
+                        on_token=lambda token: bar.update(),
+                        **drawing,
+                        **reading,
+                    )
                 shown = result.over_reads()
             else:
                 reading["position"] = (-2 if follows else -1) if position is None else position

@@ -113,11 +113,13 @@ def looked_at(result: Attribution) -> View:
         state.slid, state.usual = state.site, state.view
         state.turn += 1
     usual, turn = state.usual, state.turn
-    with st.container(horizontal=True, vertical_alignment="bottom"):
+    with st.container(horizontal=True, vertical_alignment="bottom", key="look"):
         if others:
             st.select_slider(
                 "Layer", result.sites, state.slid, key=f"site {turn}", on_change=slide, width=420
             )
+        colours = st.popover("Colours")
+    with colours:
         scale = st.segmented_control(
             "Colours",
             SCALES,
@@ -186,7 +188,7 @@ def main() -> None:
         again(settings)
     state.acted = False
     st.html(f"<style>{_asset('page.css')}</style>")
-    with st.container(horizontal=True, horizontal_alignment="distribute"):
+    with st.container(horizontal=True, horizontal_alignment="distribute", key="top"):
         st.subheader("Jacobian Scopes", anchor=False, width="content")
         mode = st.segmented_control(
             "Mode",

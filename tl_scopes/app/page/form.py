@@ -62,7 +62,7 @@ def sites() -> None:
 def form() -> None:
     first: Request = state.first
     # Outside the form, whose fields depend on it.
-    with st.container(horizontal=True, vertical_alignment="center"):
+    with st.container(horizontal=True, vertical_alignment="center", key="scopes"):
         st.radio(
             "Scope",
             names := list(questions := scopes()),

@@ -8,7 +8,9 @@ from dataclasses import replace
 import streamlit as st
 
 from tl_scopes import render
-from tl_scopes.app.conversation import MAX_LENGTH, Conversation
+from tl_scopes.app import snippet
+from tl_scopes.app.conversation import MAX_LENGTH, SCOPES, Conversation
+from tl_scopes.app.page.form import SITES
 from tl_scopes.app.page.shared import act, state, worker, working
 from tl_scopes.app.settings import Settings
 from tl_scopes.results.characters import together
@@ -32,6 +34,16 @@ def options() -> None:
         help="0 takes the likeliest token each time",
     )
     st.number_input("Seed", 0, None, Conversation.seed, key="seed", on_change=act)
+    st.selectbox("What moves", list(SCOPES), key="moves", on_change=act)
+    st.selectbox(
+        "Layer or sites",
+        ["embed", "all"],
+        key="places",
+        on_change=act,
+        format_func=lambda name: SITES.get(name, str(name)),
+        accept_new_options=True,
+        help="Or type layers and hook names, commas between: embed,6,12",
+    )
 
 
 def speak() -> None:
@@ -45,6 +57,8 @@ def speak() -> None:
         state.length,
         state.temperature,
         state.seed,
+        state.moves,
+        state.places or "embed",
     )
 
 
@@ -86,5 +100,7 @@ def talk(settings: Settings) -> None:
                 "Download HTML", page, "conversation.html", "text/html", on_click="ignore"
             )
             st.button("New conversation", on_click=forget)
+        with st.expander("Python that makes the same"):
+            st.code(snippet.talk(conversation, reply, settings), "python", wrap_lines=True)
     if state.get("answered") != conversation:  # what could not be answered was not said
         state.talk = state.get("answered")
