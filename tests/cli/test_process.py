@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -55,6 +58,8 @@ def test_a_terminal_sees_how_far_an_answer_is(folder):
     terminal = Terminal(
         ["attribute", zoo.TEXT, "--model", folder, "--generate", "6", "--json"], "stderr"
     )
+    # A bar has no place on a terminal without columns.
+    fcntl.ioctl(terminal.end, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     shown = terminal.read()
     assert parsed(terminal.process.stdout.read().decode())["str_tokens"]
     assert terminal.process.wait(60) == 0

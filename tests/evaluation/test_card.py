@@ -113,6 +113,8 @@ def test_continuations_that_cannot_be_measured_are_refused_before_anything_is(mo
     for error, given in {
         "2 for 4 prompts": dict(continuations=AFTER[:2]),
         "one text": dict(continuations="word"),
+        "is a dict": dict(continuations=dict(enumerate(AFTER))),
+        "is a int": dict(continuations=4),
         "name the continuations": {},
         "drop these": dict(continuations=AFTER, settings=Settings(position=-2)),
     }.items():

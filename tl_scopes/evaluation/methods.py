@@ -176,8 +176,10 @@ def check_continuations(
     if continuations is None:
         refuse_unfilled(methods)
         return
-    if isinstance(continuations, str) or len(continuations) != n:
-        what = "one text" if isinstance(continuations, str) else str(len(continuations))
+    listed = isinstance(continuations, Sequence) or hasattr(continuations, "tolist")
+    if isinstance(continuations, str) or not listed or len(continuations) != n:
+        what = f"a {type(continuations).__name__}" if not listed else str(len(continuations))
+        what = "one text" if isinstance(continuations, str) else what
         raise LengthMismatchError(
             f"continuations is {what} for {n} prompts: give a list with one for each"
         )
