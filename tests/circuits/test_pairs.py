@@ -71,6 +71,13 @@ def test_pairs_of_a_length_share_a_batch():
     assert sorted(sorted(batch.numbers) for batch in batches) == [[0, 1], [2]]
 
 
+@pytest.mark.parametrize(
+    "scope", [ts.TemperatureScope(), ts.FunctionScope(torch.max), ts.FisherScope()]
+)
+def test_scopes_without_a_target_are_the_pairs_too(scope):
+    assert Pairs(CLEAN, CORRUPTED, scope).scopes == [scope] * 3
+
+
 def test_some_pairs_are_pairs():
     pairs = Pairs(CLEAN, CORRUPTED, [A, ts.SemanticScope(5), A], {"a": [1, 2, 3], "b": -1})
     some = pairs[1:]

@@ -38,8 +38,9 @@ def paired_components(model: Any, pairs: Pairs, by: str, frozen: Frozen) -> Pair
                 f"pair {i}: its scope {own.about['scope']} gives other units or other components than that "
                 f"of pair 0, {first.about['scope']}: effects of one kind have a mean, so call once for each kind"
             )
+    about: dict[str, Any] = {**first.about, "scope": shared([own.about["scope"] for own in each])}
     return PairedComponents(
-        **first.about | {"scope": shared([own.about["scope"] for own in each])},
+        **about,
         effects=torch.stack([own.values for own in each]).float(),
         clean=torch.stack([own.clean for own in each]).float(),
         corrupted=torch.stack([own.corrupted for own in each]).float(),

@@ -79,7 +79,7 @@ class Pairs:
         for i, scope in enumerate(self.scopes):
             with of_pair(i):
                 check_is_scope(scope)
-                if any(getattr(scope, name) is NEXT_TOKEN for name in scope.target_fields):
+                if any(getattr(scope, name, None) is NEXT_TOKEN for name in scope.target_fields):
                     raise ScopeParameterError(
                         "the scope's target is NEXT_TOKEN, which the two prompts of a pair need not share: "
                         "give the token itself, one scope a pair"
