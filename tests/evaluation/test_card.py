@@ -113,13 +113,18 @@ def test_continuations_that_cannot_be_measured_are_refused_before_anything_is(mo
     for error, given in {
         "2 for 4 prompts": dict(continuations=AFTER[:2]),
         "one text": dict(continuations="word"),
-        "is a dict": dict(continuations=dict(enumerate(AFTER))),
-        "is a int": dict(continuations=4),
         "name the continuations": {},
         "drop these": dict(continuations=AFTER, settings=Settings(position=-2)),
     }.items():
         with pytest.raises(errors.ScopesError, match=error):
             faithfulness_card(model, PROMPTS, ANSWERING, **given)
+
+
+@pytest.mark.wrong_types
+@pytest.mark.parametrize("given", [dict(enumerate(AFTER)), 4, {"word"}])
+def test_continuations_that_are_no_list_are_refused(given):
+    with pytest.raises(errors.LengthMismatchError, match=f"is a {type(given).__name__} for"):
+        faithfulness_card(zoo.shared(PLAIN[-1]), PROMPTS, ANSWERING, continuations=given)
 
 
 def test_a_map_that_ignores_the_model_fails(made):
