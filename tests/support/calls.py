@@ -123,6 +123,14 @@ def faithful(model: Any, prompt: Any, scope: ts.Scope) -> circuits.Faithfulness:
     return circuits.faithfulness(model, pairs, scores, [2, 0.5], random=1)
 
 
+def paired_edges(
+    model: Any, prompt: Any, scope: ts.Scope, corrupted: Any = None, **options: Any
+) -> Any:
+    """Edges of a single pair; without another prompt, of one with itself."""
+    other = prompt if corrupted is None else corrupted
+    return circuits.edges(model, circuits.Pairs([prompt], [other], scope), **options)
+
+
 CALLS: dict[str, Call] = {
     "attribute": of(ts.attribute),
     "attribute_batch": of(ts.attribute_batch),
@@ -131,6 +139,7 @@ CALLS: dict[str, Call] = {
     "check": of(ts.check, costs=False, progress=False),
     "circuit_tracer_targets": of(circuits.circuit_tracer_targets),
     "components": of(circuits.components),
+    "edges": of(paired_edges),
     "flow": of(circuits.flow, layer=1),
     "flow_path": of(circuits.flow_path, layers=[1, 2]),
     "head_paths": of(circuits.head_paths),
@@ -167,6 +176,9 @@ VARIANTS: dict[str, Call] = {
     "stability": of(ts.attribute, stability=True),
     "blocks again": of(ts.attribute, scope=FISHER, sites="all", checkpoint_blocks=True),
     "components, frozen": of(circuits.components, prompt=IDS, frozen="both", corrupted=IDS[::-1]),
+    "edges, frozen": of(
+        paired_edges, prompt=IDS, scope=FISHER, corrupted=[IDS[0], *IDS[:0:-1]], steps=2, frozen="both"
+    ),
     "neurons": of(circuits.components, scope=FISHER, by="neuron", reference=[IDS, [7, 8]]),
     "layers": of(circuits.components, scope=INSIDE, by="layer"),
     "components, pairs": of(paired, prompt=IDS),

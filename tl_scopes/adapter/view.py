@@ -137,6 +137,9 @@ class ModelView:
             self._pre_hook(undo, self.model.embed.ln, _own_thread(edit))
             return
         name = "embed.hook_out" if site.is_embed and self.is_bridge else site.hook
+        if name not in self.hooks and name.endswith(".mlp.hook_in"):  # a HookedTransformer's MLP
+            self._pre_hook(undo, self.model.blocks[site.block].mlp, _own_thread(edit))
+            return
         if name not in self.hooks:
             raise SiteError(
                 f"site {site.label!r} needs the hook {name!r}, which this model does not have; "

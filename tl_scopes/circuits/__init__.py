@@ -3,12 +3,14 @@
 `components`: first-order effects of heads, MLPs and neurons. `flow`, `flow_path`, `head_paths`: how a
 token's influence splits over positions of a layer, over several layers, over heads. `scope_metric`:
 a scope's scalar for activation patching. `verify`: prediction against real ablation. `Pairs`: clean
-and corrupted prompts, over which circuits are found and judged; `tasks` makes some. `select`: the
-strongest nodes or edges as a `Circuit`. `faithfulness`: how much of a behaviour circuits keep.
+and corrupted prompts, over which circuits are found and judged; `tasks` makes some. `edges`: effects
+of what each part writes by way of what each other part reads, over pairs. `select`: the strongest
+nodes or edges as a `Circuit`. `faithfulness`: how much of a behaviour circuits keep.
 """
 
 from tl_scopes.circuits import tasks as tasks
 from tl_scopes.circuits.components import components
+from tl_scopes.circuits.edges import edges
 from tl_scopes.circuits.faithfulness import faithfulness
 from tl_scopes.circuits.flow import flow, flow_path
 from tl_scopes.circuits.head_paths import head_paths
@@ -28,6 +30,7 @@ __all__ = [
     "TracerTarget",
     "circuit_tracer_targets",
     "components",
+    "edges",
     "faithfulness",
     "flow",
     "flow_path",
