@@ -198,7 +198,7 @@ def test_they_are_what_hooked_transformers_own_split_inputs_give(name, steps):
     close(torch.stack([*got.values()]), wanted)
 
 
-@pytest.mark.parametrize("name", zoo.known("hooked/gemma2", "bridge/gemma3", "bridge/pythia"))
+@pytest.mark.parametrize("name", zoo.known("hooked/gqa", "bridge/gemma3", "bridge/pythia"))
 @pytest.mark.parametrize(
     "scope", [S, ts.TemperatureScope(), ts.DirectionScope(torch.ones(16), site=2)], ids=lambda s: s.name
 )  # fmt: skip
