@@ -33,6 +33,7 @@ from tl_scopes.render.figures.card import kinds
 from tl_scopes.render.figures.card_axes import lines
 from tl_scopes.render.figures.letters import drawable
 from tl_scopes.render.pages.report import _figure
+from tl_scopes.render.report.made import report
 from tl_scopes.render.report.words import interval, name, plus_minus, probability
 from tl_scopes.results.metrics import AOPC
 
@@ -74,8 +75,8 @@ def test_the_page_holds_everything_and_fetches_nothing(page, hostile):
 
 
 def test_the_same_card_gives_the_same_figure(hostile):
-    first = _figure(hostile, "randomisation")
-    assert first == _figure(hostile, "randomisation")
+    first = _figure(report(hostile), "randomisation")
+    assert first == _figure(report(hostile), "randomisation")
 
 
 def test_pages_are_written_whole(tmp_path):

@@ -6,6 +6,7 @@ a scope's scalar for activation patching. `verify`: prediction against real abla
 and corrupted prompts, over which circuits are found and judged; `tasks` makes some. `edges`: effects
 of what each part writes by way of what each other part reads, over pairs. `select`: the strongest
 nodes or edges as a `Circuit`. `faithfulness`: how much of a behaviour circuits keep.
+`bootstrap`: would other pairs put the same first?
 """
 
 from tl_scopes.circuits import tasks as tasks
@@ -17,17 +18,21 @@ from tl_scopes.circuits.head_paths import head_paths
 from tl_scopes.circuits.metric import ScopeMetric, scope_metric
 from tl_scopes.circuits.pairs import Pairs
 from tl_scopes.circuits.select import select
+from tl_scopes.circuits.stability import bootstrap
 from tl_scopes.circuits.tracer import TracerTarget, circuit_tracer_targets
 from tl_scopes.circuits.verify import verify
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.faithfulness import Faithfulness
+from tl_scopes.results.stability import CircuitStability
 
 __all__ = [
     "Circuit",
+    "CircuitStability",
     "Faithfulness",
     "Pairs",
     "ScopeMetric",
     "TracerTarget",
+    "bootstrap",
     "circuit_tracer_targets",
     "components",
     "edges",

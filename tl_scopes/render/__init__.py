@@ -1,7 +1,7 @@
 """Pictures of results: a web page, a notebook output, terminal text, a matplotlib figure.
 
 `html`, `notebook`, `terminal` and `figure` take every result. Which drawing they choose depends on the
-type of the result, by the three tables below. `circuit` and `attention` are the same for the results of
+type of the result, by the tables of `render.drawings`. `circuit` and `attention` are the same for the results of
 `tl_scopes.circuits` alone. `prediction`, `spectrum`, `compare` and `series` are figures of what
 attributions hold beside scores, of several of them, and of one over a series of numbers.
 
@@ -11,26 +11,18 @@ name of a function here: importing it would replace the function.
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tl_scopes.errors import RenderError
-from tl_scopes.render.answer import Answer, lay_out, speaks
-from tl_scopes.render.picture import Picture, build
-from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.render.drawings import FIGURES, PAGES, TERMINALS, drawing
 from tl_scopes.results.base import Result
 from tl_scopes.results.card import FaithfulnessCard
-from tl_scopes.results.circuit import Circuit
-from tl_scopes.results.circuits import CircuitResult, Components, Verification
-from tl_scopes.results.faithfulness import Faithfulness
+from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.files import write_text
-from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
-from tl_scopes.results.paired import PairedResult
+from tl_scopes.results.flows import Flow, HeadPaths
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,42 +40,6 @@ __all__ = [
 _HOMES = {
     "compare": "comparison", "prediction": "prediction", "series": "series", "spectrum": "spectrum"
 }  # fmt: skip
-
-# What draws each kind of result: a function in a module below this package, or anywhere, by its whole
-# name. An attribution is laid out as a `Picture` first, which is what its drawings take; on a page, one of
-# several reads, of a continuation or of a conversation as an `Answer`.
-FIGURES: dict[type, str] = {
-    Picture: "figures.tokens:draw",
-    Components: "figures.heads:draw_components",
-    HeadPaths: "figures.heads:draw_head_paths",
-    Flow: "figures.flow:draw_flow",
-    FlowPath: "figures.flow_path:draw_flow_path",
-    Verification: "figures.verification:draw_verification",
-    PairedResult: "figures.paired:draw_paired",
-    Circuit: "figures.circuit_graph:draw_circuit",
-    Faithfulness: "figures.faithfulness_curve:draw_faithfulness",
-    FaithfulnessCard: "figures.card:draw",
-}
-# Given the result and an id that is unique in the document: the title in plain text, and the HTML.
-PAGES: dict[type, str] = {
-    Picture: "pages.page:view",
-    Answer: "pages.answer:view",
-    Flow: "pages.flows:view",
-    HeadPaths: "pages.flows:view",
-    CircuitResult: "pages.figure:view",
-    PairedResult: "pages.figure:view_paired",
-    Circuit: "pages.figure:view_circuit",
-    Faithfulness: "pages.figure:view_faithfulness",
-    FaithfulnessCard: "pages.report:view",
-}
-TERMINALS: dict[type, str] = {
-    Picture: "console:show",
-    CircuitResult: "console:show_table",
-    PairedResult: "console:show_paired",
-    Circuit: "console:show_circuit",
-    Faithfulness: "console:show_faithfulness",
-    FaithfulnessCard: "report.markdown:show",
-}
 
 
 def __getattr__(name: str) -> Any:
@@ -134,7 +90,8 @@ def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
                 site: the same for one site.
             of a result of `tl_scopes.circuits` that is shown by its figure: those of `circuit`.
                 A `Flow` and `HeadPaths` have pages of their own, without options: see `attention`.
-            of a `FaithfulnessCard`, which becomes its report with tables that sort and figures: none.
+            of a `FaithfulnessCard` or a `CircuitStability`, which become reports with
+                tables that sort and figures: none.
 
     Returns the page. Raises `RenderError` for an unknown option or value or a result that cannot be
     drawn (nothing in it, or NaN), `SiteError` for a site that it does not hold.
@@ -143,7 +100,7 @@ def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
     """
     from tl_scopes.render.pages.page import document
 
-    page = document(*_drawing(PAGES, result, options)("tls"))
+    page = document(*drawing(PAGES, result, options)("tls"))
     if path is not None:
         write_text(path, page)
     return page
@@ -157,7 +114,7 @@ def notebook(result: Result, **options: Any) -> Notebook:
 
         >>> notebook(attribution, scale="log")
     """
-    _, fragment = _drawing(PAGES, result, options)(f"tls-{uuid4().hex[:12]}")
+    _, fragment = drawing(PAGES, result, options)(f"tls-{uuid4().hex[:12]}")
     return Notebook(fragment)
 
 
@@ -167,11 +124,11 @@ def terminal(result: Result, *, console: Console | None = None, **options: Any) 
     Options and errors are those of `html`. One site of an attribution shows its tokens in colour,
     several a line each. Without a terminal (a pipe, a file) there are no colours and no control
     sequences; the strongest tokens stay as numbers. A result of `tl_scopes.circuits` shows its largest
-    entries, a `FaithfulnessCard` its main table and its verdicts; these take no option.
+    entries, a card its main table and its verdicts; these take no option.
 
         >>> terminal(attribution, site="embed")
     """
-    _drawing(TERMINALS, result, options)(console)
+    drawing(TERMINALS, result, options)(console)
 
 
 def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
@@ -204,7 +161,7 @@ def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
     """
     from tl_scopes.render.figures.ground import grounded
 
-    return grounded(_drawing(FIGURES, result, options), dark)
+    return grounded(drawing(FIGURES, result, options), dark)
 
 
 def circuit(result: CircuitResult, **options: Any) -> Figure:
@@ -292,39 +249,3 @@ def markdown(card: FaithfulnessCard, path: str | Path | None = None) -> str:
     if path is not None:
         write_text(path, text)
     return text
-
-
-def _drawing(
-    drawings: dict[type, str], result: Any, options: Mapping[str, Any]
-) -> Callable[..., Any]:
-    """The function that draws `result`, with the result and its options in it. Raises `RenderError`."""
-    subject = result
-    if isinstance(result, (Attribution, SequenceAttribution)):
-        layout = lay_out if Answer in drawings and speaks(result) else build
-        subject, options = _given(layout, result, options)(), {}
-    for kind in type(subject).__mro__:
-        if kind in drawings:
-            module, name = drawings[kind].split(":")
-            whole = module if module.startswith("tl_scopes.") else f"{__name__}.{module}"
-            draw = getattr(import_module(whole), name)
-            return _given(draw, subject, options)
-    names = sorted(kind.__name__ for kind in drawings if kind not in (Picture, Answer))
-    raise RenderError(
-        f"got a {type(result).__name__}; only a result of this package can be drawn (Attribution, "
-        f"SequenceAttribution, {', '.join(names)}): pass what tl_scopes.attribute or another call returned"
-    )
-
-
-def _given(draw: Callable[..., Any], result: Any, options: Mapping[str, Any]) -> Callable[..., Any]:
-    parameters = inspect.signature(draw).parameters.values()
-    allowed = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
-    handed_on = any(each.kind is each.VAR_KEYWORD for each in parameters)
-    unknown = [name for name in options if name not in allowed and not handed_on]
-    if unknown:
-        kind = type(result).__name__
-        article = "an" if kind[0] in "AEIOU" else "a"
-        takes = f"it takes {', '.join(allowed)}: pass some of these" if allowed else "leave it out"
-        raise RenderError(
-            f"{unknown[0]}={options[unknown[0]]!r} is no option for {article} {kind}; {takes}"
-        )
-    return partial(draw, result, **options)

@@ -81,8 +81,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, allowed) and not isinstance(value, bool)
     if not isinstance(value, hint):
         return False
-    inner = _hints(hint) if is_dataclass(hint) else {}
-    return all(_fits(getattr(value, name), own) for name, own in inner.items())
+    inner = fields(hint) if is_dataclass(hint) else ()
+    return all(_fits(getattr(value, f.name), _hints(hint)[f.name]) for f in inner)
 
 
 def _axes(value: Any, hint: Any) -> Iterator[tuple[str, int]]:

@@ -4,43 +4,32 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 
-from tl_scopes.render.figures import card as figures
 from tl_scopes.render.pages.page import asset, report_style, svg
-from tl_scopes.render.report import sections
-from tl_scopes.render.report.parts import Entry, Section, Table
-from tl_scopes.render.report.words import subtitle, title, warnings
-from tl_scopes.results.card import FaithfulnessCard
-
-ALT = {
-    "aopc": "AOPC of each method, with intervals",
-    "curves": "Faithfulness by the share of tokens, a line a method",
-    "agreement": "Agreement of each method with leave-one-out, with intervals",
-    "comparisons": "Differences of all pairs of methods",
-    "randomisation": "Similarity by the number of blocks randomised, a line a method",
-    "stability": "Stability under noise, a line a method",
-    "spectrum": "Eigenvalues of the Fisher information, and the share that the first k hold",
-}
+from tl_scopes.render.report.made import report
+from tl_scopes.render.report.parts import Entry, Report, Section, Table
+from tl_scopes.results.base import Result
 
 
-def view(card: FaithfulnessCard, id: str) -> tuple[str, str]:
-    """Title and HTML of the report of `card`; `id` must be unique in the document."""
-    drawn = set(figures.kinds(card))
-    parts = sections.sections(card)
+def view(result: Result, id: str) -> tuple[str, str]:
+    """Title and HTML of the report of `result`; `id` must be unique in the document."""
+    made = report(result)
+    parts = made.sections
     links = "".join(f'<a href="#{id}-{part.id}">{html.escape(part.title)}</a>' for part in parts)
-    body = "\n".join(_section(card, part, id, drawn) for part in parts)
+    body = "\n".join(_section(made, part, id) for part in parts)
     shown = (
         f"{report_style()}"
-        f'<section class="tls tls-card" id="{id}">\n<header><h1>{html.escape(title(card))}</h1>'
-        f"<p>{html.escape(subtitle(card))}</p></header>\n{_failed(warnings(card))}"
+        f'<section class="tls tls-card" id="{id}">\n<header><h1>{html.escape(made.title)}</h1>'
+        f"<p>{html.escape(made.subtitle)}</p></header>\n{_failed(made.warnings)}"
         f"<nav>{links}</nav>\n{body}\n</section>\n"
         f'<script type="module">\nconst root = document.getElementById("{id}");\n'
         f"{asset('faithfulness.js')}</script>"
     )
-    return title(card), shown
+    return made.title, shown
 
 
-def _failed(lines: list[str]) -> str:
+def _failed(lines: Sequence[str]) -> str:
     if not lines:
         return ""
     each = "".join(f"<li>{html.escape(line)}</li>" for line in lines[1:])
@@ -49,19 +38,20 @@ def _failed(lines: list[str]) -> str:
     )
 
 
-def _section(card: FaithfulnessCard, part: Section, id: str, drawn: set[str]) -> str:
+def _section(made: Report, part: Section, id: str) -> str:
     shown = "".join(f"<p>{html.escape(line)}</p>" for line in part.sentences)
     shown += "".join(written(each) for each in part.tables)
-    shown += "".join(_figure(card, kind) for kind in part.figures if kind in drawn)
+    shown += "".join(_figure(made, kind) for kind in part.figures)
     for each in part.folded:
         caption = html.escape(each.caption.capitalize())
         shown += f"<details><summary>{caption}</summary>{written(each, titled=False)}</details>"
     return f'<article id="{id}-{part.id}"><h2>{html.escape(part.title)}</h2>{shown}</article>'
 
 
-def _figure(card: FaithfulnessCard, kind: str) -> str:
+def _figure(made: Report, kind: str) -> str:
     """An image, in which nothing runs and nothing is fetched, whatever a label says."""
-    return f"<figure>{svg(figures.draw(card, kind=kind), ALT[kind])}</figure>"
+    figure = made.draw(kind)
+    return "" if figure is None else f"<figure>{svg(figure, made.alt[kind])}</figure>"
 
 
 def written(table: Table, titled: bool = True, sorts: bool = True) -> str:

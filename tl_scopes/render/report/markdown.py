@@ -12,10 +12,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from tl_scopes.render.report import sections
+from tl_scopes.render.report.made import report
 from tl_scopes.render.report.parts import Entry, Table
-from tl_scopes.render.report.words import subtitle, title, warnings
-from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.base import Result
 
 # What Markdown dialects read as markup; an underscore inside a word is none, nor is a lone bracket.
 _MARKUP = re.compile(r"[\\`*|$~]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
@@ -24,14 +23,15 @@ _SHOWN = {"best": "**{} ★**", "tied": "{} ≈", "fail": "**{}**"}
 _STYLES = {"best": "bold", "fail": "red", "pass": "green"}
 
 
-def markdown(card: FaithfulnessCard) -> str:
-    parts = [f"# {literal(title(card))}", literal(subtitle(card))]
-    failed = warnings(card)
+def markdown(result: Result) -> str:
+    made = report(result)
+    parts = [f"# {literal(made.title)}", literal(made.subtitle)]
+    failed = made.warnings
     if failed:
         parts.append(
             "\n".join([f"> **{literal(failed[0])}**", *(f"> - {literal(x)}" for x in failed[1:])])
         )
-    for section in sections.sections(card):
+    for section in made.sections:
         if not section.tables and not section.folded:
             continue  # its figures show what stands in other tables
         parts.append(f"## {literal(section.title)}")
@@ -62,18 +62,19 @@ def _entry(entry: Entry) -> str:
     return _SHOWN.get(entry.mark, "{}").format(literal(entry.shown))
 
 
-def show(card: FaithfulnessCard, console: Console | None = None) -> None:
+def show(result: Result, console: Console | None = None) -> None:
     """Print the main table, what it says, and the verdicts."""
-    out = console or Console()
-    out.print(Text(title(card), style="bold"))
-    out.print(Text(subtitle(card), style="dim"))
-    for line in warnings(card):
+    made, out = report(result), console or Console()
+    out.print(Text(made.title, style="bold"))
+    out.print(Text(made.subtitle, style="dim"))
+    for line in made.warnings:
         out.print(Text(line, style="yellow"))
-    shown = [s for s in sections.sections(card) if s.id in ("main", "randomisation")]
+    shown = [s for s in made.sections if s.id in ("main", "randomisation", "verdicts")]
     for section in shown:
         for table in section.tables:
-            for part in _fitting(table, out.width):
-                out.print(_grid(part, out.width))
+            prose = all(entry.value is None for row in table.rows for entry in row)
+            for part in [table] if prose else _fitting(table, out.width):
+                out.print(_grid(part, out.width, prose))
         for line in section.sentences:
             out.print(Text(line, style="dim"))
 
@@ -95,12 +96,12 @@ def _fitting(table: Table, width: int) -> Iterator[Table]:
         start = end
 
 
-def _grid(table: Table, width: int) -> Grid:
+def _grid(table: Table, width: int, prose: bool) -> Grid:
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
     for i, head in enumerate(table.columns):
         text = Text("\n".join(filter(None, head)))
         if i:
-            grid.add_column(text, justify="right", no_wrap=True)
+            grid.add_column(text, justify="left" if prose else "right", no_wrap=not prose)
         else:
             most = max(cell_len(row[0].text) for row in table.rows)
             grid.add_column(text, overflow="fold", min_width=min(most, width // 3 - 3))

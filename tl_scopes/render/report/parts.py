@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from tl_scopes.results.card import FaithfulnessCard
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,22 @@ class Section:
     figures: tuple[str, ...] = ()
     tables: tuple[Table, ...] = ()
     folded: tuple[Table, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page, Markdown and a terminal say of a result.
+
+    `warnings`: what a reader must know first. `draw`: the figure of a kind, None where the result holds
+    nothing of it. `alt`: of each kind, for those who do not see it.
+    """
+
+    title: str
+    subtitle: str
+    warnings: tuple[str, ...]
+    sections: tuple[Section, ...]
+    draw: Callable[[str], Figure | None]
+    alt: Mapping[str, str]
 
 
 def table(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tl_scopes.render.colours import number
 from tl_scopes.render.report.checks import meanings, randomised, settings, spread, stable
 from tl_scopes.render.report.parts import (
     Entry,
+    Report,
     Section,
     Table,
     by_method,
@@ -18,22 +19,53 @@ from tl_scopes.render.report.parts import (
     records,
     table,
 )
-from tl_scopes.render.report.words import MISSING, head, interval, name, one_line, probability
+from tl_scopes.render.report.words import (
+    MISSING,
+    head,
+    interval,
+    name,
+    one_line,
+    probability,
+    subtitle,
+    title,
+    warnings,
+)
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.card_tables import grouped
 from tl_scopes.results.metrics import AOPC, CURVES, LOO, MAIN
 from tl_scopes.results.statistics import LEVEL
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 # Longer tables are folded in a page.
 LONG = 15
 
 
-def sections(card: FaithfulnessCard) -> list[Section]:
-    """The report, in order; parts that the card holds nothing of are left out."""
+ALT = {
+    "aopc": "AOPC of each method, with intervals",
+    "curves": "Faithfulness by the share of tokens, a line a method",
+    "agreement": "Agreement of each method with leave-one-out, with intervals",
+    "comparisons": "Differences of all pairs of methods",
+    "randomisation": "Similarity by the number of blocks randomised, a line a method",
+    "stability": "Stability under noise, a line a method",
+    "spectrum": "Eigenvalues of the Fisher information, and the share that the first k hold",
+}
+
+
+def report(card: FaithfulnessCard) -> Report:
+    """Sections in order; those that the card holds nothing of are left out."""
     makers: Sequence[Callable[[FaithfulnessCard], Section | None]] = (
         main, shares, agreement, compared, randomised, stable, spread, meanings, settings,
     )  # fmt: skip
-    return [section for make in makers if (section := make(card)) is not None]
+    made = tuple(section for make in makers if (section := make(card)) is not None)
+
+    def draw(kind: str) -> Figure | None:
+        from tl_scopes.render.figures import card as figures
+
+        return figures.draw(card, kind=kind) if kind in figures.kinds(card) else None
+
+    return Report(title(card), subtitle(card), tuple(warnings(card)), made, draw, ALT)
 
 
 def main(card: FaithfulnessCard) -> Section | None:

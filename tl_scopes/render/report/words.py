@@ -17,6 +17,13 @@ ARROWS = {"higher": "↑", "lower": "↓", "": ""}
 MISSING = "–"
 # Behind a value: the best of its column, and what a test does not tell from it.
 SIGNS = {"best": " ★", "tied": " ≈"}
+# What is compared of the stability of circuits.
+HOW = {
+    "sample": "all pairs and a resample",
+    "resamples": "two resamples",
+    "halves": "halves that share no pair",
+    "whole": "all pairs of both",
+}
 
 
 def name(label: str) -> str:
