@@ -10,6 +10,7 @@ import torch
 import tl_scopes as ts
 from benchmarks import floor, passages, prompts, spans
 from benchmarks.case import Call, Case
+from benchmarks.circuit_runs import bare_passes, scores_of_all
 from benchmarks.published import Published
 from tl_scopes import circuits
 
@@ -205,6 +206,17 @@ def _circuits(model: Any, name: str) -> Iterator[Case]:
         lambda: [circuits.components(model, a, own, corrupted=b) for a, own, b in alone],
         "100 calls with corrupted=",
         most=0.6,
+        rounds=3,
+    )
+    few, scores = pairs[:20], scores_of_all(model)
+    passes, rows = bare_passes(model, few, scores)
+    yield Case(
+        "faithfulness at ten sizes, 20 pairs",
+        rows * sum(len(model.to_tokens(prompt)[0]) for prompt in few.clean),
+        lambda: circuits.faithfulness(model, few, scores, random=0),
+        passes,
+        "the bare forward passes",
+        most=1.15,
         rounds=3,
     )
     yield Case(
