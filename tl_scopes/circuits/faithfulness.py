@@ -10,7 +10,7 @@ import torch
 
 from tl_scopes.circuits.candidates import Candidates, Scores
 from tl_scopes.circuits.curves import Curves, Sizes
-from tl_scopes.circuits.judging import NodeJudge, about, check_mean, node_scores, units
+from tl_scopes.circuits.judging import about, check_mean, judge_of, scores_of, units
 from tl_scopes.circuits.pairs import Pairs
 from tl_scopes.circuits.patching import Ablation
 from tl_scopes.circuits.unit_store import opened
@@ -89,14 +89,14 @@ def faithfulness(
     parts = units(pairs.batches(model))
     if isinstance(scores, Circuit):
         count = len(scores)
-        sizes, scores = (count,), node_scores(parts, scores)
+        sizes, scores = (count,), scores_of(parts, scores)
     candidates = Candidates.told(scores)
     if exact and candidates.of == "edges":
         raise ScopeParameterError(
             "exact=True patches nodes one by one, and these scores are of edges: drop it, or score nodes"
         )
     wanted = Sizes.parsed(sizes, len(candidates), candidates.of)
-    judge = NodeJudge.of(parts, candidates, ablation)
+    judge = judge_of(parts, candidates, ablation)
     curves = Curves(candidates, wanted, random, seed)
     settings = {"ablation": ablation, "random": random, "exact": exact, "seed": seed}
     with opened(model, judge, curves, 1 + exact, settings, out, progress) as store:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_scopes.circuits.candidates import Candidates
+from tl_scopes.circuits.edge_patching import EdgeRuns
 from tl_scopes.circuits.pair_batch import PairBatch
 from tl_scopes.circuits.patching import Ablation, By, NodeRuns, check_patches, corrupted_means
 from tl_scopes.errors import NumericalError, ScopeParameterError
@@ -63,7 +64,8 @@ class Judge(ABC):
 
 @dataclass(eq=False)
 class NodeJudge(Judge):
-    """Circuits of nodes. `number`: the place of each candidate among the model's nodes, of which there are `count`."""
+    """Circuits of nodes. `number`: the place of each candidate among the nodes of the model, of which
+    there are `count`."""
 
     by: By
     ablation: Ablation
@@ -79,19 +81,8 @@ class NodeJudge(Judge):
         by = by_of(candidates.labels)
         with batches[0].locked():
             nodes = check_patches(batches[0], by)
-        places = {node: i for i, node in enumerate(nodes)}
-        unknown = [label for label in candidates.labels if label not in places]
-        missing = [node for node in nodes if node not in set(candidates.labels)]
-        if unknown or missing:
-            told = f"hold {unknown[0]!r}, which this model does not have" if unknown else (
-                f"lack {missing[0]!r}"
-            )  # fmt: skip
-            raise ScopeParameterError(
-                f"the scores {told} before what is read: give those of this model, with all of its "
-                f"{len(nodes)} nodes"
-            )
+        number = _matched(candidates, nodes)
         means = corrupted_means(batches, by) if ablation == "mean" else None
-        number = torch.tensor([places[label] for label in candidates.labels])
         return cls(batches, by, ablation, number, len(nodes), means)
 
     def measure(self, unit: PairBatch, kept: Bool[Tensor, "circuit candidate"]) -> Measured:
@@ -102,6 +93,79 @@ class NodeJudge(Judge):
             clean, corrupted = runs.clean, runs.corrupted
             check_differ(unit, clean, corrupted)
             return Measured(clean, corrupted, runs.metrics(nodes))
+
+
+@dataclass(eq=False)
+class EdgeJudge(Judge):
+    """Circuits of edges. `number`: the place of each candidate among the model's, of which there are
+    `count`."""
+
+    by: Literal["head", "mlp"]
+    number: Int[Tensor, "candidate"]
+    count: int
+
+    @classmethod
+    def of(
+        cls, batches: Sequence[PairBatch], candidates: Candidates, ablation: Ablation
+    ) -> EdgeJudge:
+        """Raises `ScopeParameterError` for edges that are not the model's, or not all of them, and for
+        another ablation than that of the corrupted prompt."""
+        if ablation != "corrupted":
+            raise ScopeParameterError(
+                f'ablation is {ablation!r}; edges take "corrupted" alone: what a reader sees of a writer is '
+                "replaced, and the writer itself goes on; or score nodes"
+            )
+        by = edges_by(candidates.labels)
+        number = _matched(candidates, model_edges(batches[0], by))
+        return cls(batches, by, number, len(number))
+
+    def measure(self, unit: PairBatch, kept: Bool[Tensor, "circuit candidate"]) -> Measured:
+        edges = torch.zeros(len(kept), self.count, dtype=torch.bool)
+        edges[:, self.number] = kept
+        with unit.locked():
+            runs = EdgeRuns(unit, self.by)
+            check_differ(unit, runs.clean, runs.corrupted)
+            out = torch.empty(len(unit), len(kept), dtype=torch.float64)
+            nothing, whole = ~edges.any(1), edges.all(1)
+            out[:, nothing], out[:, whole] = runs.corrupted[:, None], runs.clean[:, None]
+            between = ~(nothing | whole)
+            if between.any():
+                out[:, between] = runs.metrics(edges[between])
+            return Measured(runs.clean, runs.corrupted, out)
+
+
+def judge_of(batches: Sequence[PairBatch], candidates: Candidates, ablation: Ablation) -> Judge:
+    """Of circuits of nodes or of edges. Raises as their `of`."""
+    kind = NodeJudge if candidates.of == "nodes" else EdgeJudge
+    return kind.of(batches, candidates, ablation)
+
+
+def _matched(candidates: Candidates, known: Sequence[str]) -> Int[Tensor, "candidate"]:
+    """The place of each candidate among what a model has. Raises `ScopeParameterError`."""
+    places = {label: i for i, label in enumerate(known)}
+    unknown = [label for label in candidates.labels if label not in places]
+    missing = [label for label in known if label not in set(candidates.labels)]
+    if unknown or missing:
+        told = f"hold {unknown[0]!r}, which this model does not have" if unknown else (
+            f"lack {missing[0]!r}"
+        )  # fmt: skip
+        raise ScopeParameterError(
+            f"the scores {told} before what is read: give those of this model, with all of its {len(known)} "
+            f"{candidates.of}"
+        )
+    return torch.tensor([places[label] for label in candidates.labels])
+
+
+def edges_by(labels: Iterable[str]) -> Literal["head", "mlp"]:
+    """Which `by` of `edges` has these."""
+    whole = any(label.endswith("_attn_in") or "_attn_out ->" in label for label in labels)
+    return "mlp" if whole else "head"
+
+
+def model_edges(batch: PairBatch, by: Literal["head", "mlp"]) -> tuple[str, ...]:
+    """All edges of a model."""
+    with batch.locked():
+        return EdgeRuns(batch.part([0]), by).edges
 
 
 def by_of(labels: Sequence[str]) -> By:
@@ -116,16 +180,17 @@ def by_of(labels: Sequence[str]) -> By:
     return _BY[kinds]
 
 
-def node_scores(batches: Sequence[PairBatch], circuit: Circuit) -> dict[str, float]:
-    """A circuit of nodes as scores of all: those of its nodes come first."""
-    kinds = {"head": "head", "mlp": "head", "attn": "mlp", "neuron": "neuron", "layer": "layer"}
+def scores_of(batches: Sequence[PairBatch], circuit: Circuit) -> dict[str, float]:
+    """A circuit as scores of all nodes or edges: its own come first."""
+    if circuit.of == "edges":
+        every = model_edges(batches[0], edges_by(circuit.edges))
+        return dict.fromkeys(every, 0.0) | dict.fromkeys(circuit.edges, 1.0)
+    kinds = {"neuron": "neuron", "layer": "layer", "head": "head", "attn": "mlp", "mlp": "mlp"}
     found = {place.kind for place in circuit.places()}
-    order = ("neuron", "layer", "head", "attn", "mlp")
-    by: Any = kinds[next(kind for kind in order if kind in found)]
+    by: Any = next((by for kind, by in kinds.items() if kind in found), "head")
     with batches[0].locked():
         nodes = check_patches(batches[0], by)
-    inside = set(circuit.labels) - {EMBED}
-    return dict.fromkeys(nodes, 0.0) | dict.fromkeys(inside, 1.0)
+    return dict.fromkeys(nodes, 0.0) | dict.fromkeys(set(circuit.labels) - {EMBED}, 1.0)
 
 
 def about(batches: Sequence[PairBatch]) -> dict[str, Any]:
