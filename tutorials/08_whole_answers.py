@@ -512,3 +512,4 @@ for name in ("Eiffel Tower", "Tokyo Tower"):
 # - `attribute(..., span=...)` and `SequenceAttribution.over_reads` ask any scope about several tokens.
 # - `tl-scopes attribute --chat talk.json --generate` does it from the command line, and the docs' page
 # on whole answers has the formulas.
+# - [09_who_makes_it_sure](09_who_makes_it_sure.ipynb): which neurons set how sure the model is.

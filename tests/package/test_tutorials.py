@@ -44,7 +44,7 @@ def solutions(notebook: Any) -> list[Any]:
 
 def test_there_are_tutorials() -> None:
     numbers = [path.name[:2] for path in TUTORIALS]
-    assert numbers == [f"{i:02d}" for i in range(1, 9)]
+    assert numbers == [f"{i:02d}" for i in range(1, 10)]
     assert {path.stem for path in FOLDER.glob("*.ipynb")} == {path.stem for path in TUTORIALS}
 
 
@@ -104,7 +104,7 @@ def test_the_page_folds_solutions_and_fetches_nothing(path: Path) -> None:
     others = re.findall(r'<a href="(\d\d_[^"]+)"', page)
     assert all((FOLDER / other).with_suffix(".py").is_file() for other in others)
     assert not [other for other in others if not other.endswith(".html")]
-    assert others or path.stem.startswith("08")
+    assert others or path.stem.startswith("09")
 
 
 def run(path: Path, folder: Path) -> tuple[Any, list[dict[str, Any]]]:
