@@ -6,12 +6,12 @@ import functools
 
 import pytest
 import torch
-from tl_scopes.circuits.edge_patching import EdgeRuns
-from tl_scopes.circuits.edges import edges
 
 import tl_scopes as ts
 from support import zoo
 from tl_scopes.circuits import Pairs, faithfulness, select
+from tl_scopes.circuits.edge_patching import EdgeRuns
+from tl_scopes.circuits.edges import edges
 from tl_scopes.errors import ScopeParameterError
 
 NAMES = zoo.known("hooked/gqa", "bridge/gemma3")
