@@ -566,8 +566,9 @@ assert passes == {1650: True, 1026: True, 2024: False}
 # neuron has to be told from such a one by ablation. (L17N1026 writes twice as much as its controls: a
 # better match does not exist.)
 #
-# So what makes a small model sure? Many neurons, mostly by favouring words. A few in the last layer do it
-# without: built for it by their weights, seen in their effects, and confirmed when they are silenced. None of the three views is enough alone.
+# So what makes a small model sure? Many neurons, mostly by favouring words. A few in the last layer
+# do it without: built for it by their weights, seen in their effects, and confirmed when they are
+# silenced. None of the three views is enough alone.
 #
 # ## Exercises
 #
