@@ -25,7 +25,7 @@ define install
 endef
 
 .PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
-  replication architectures answers peers dist format clean
+  replication architectures answers circuits peers dist format clean
 
 demo: $(VENV)/.demo
 	@echo "1 of 3  Environment: $(VENV) is ready"
@@ -100,6 +100,11 @@ architectures: $(VENV)/.test
 # Does the sentence that holds an answer rank first? 200 questions on both models, and a page: half an hour.
 answers: $(VENV)/.test
 	$(BIN)/python -m benchmarks answers $(ARGS)
+
+# Which circuits keep most of what a model does? Four tasks on both models, every method: hours, less with ARGS='--n 16'.
+# It goes on where it was stopped.
+circuits: $(VENV)/.test
+	$(BIN)/python -m benchmarks circuits $(ARGS)
 
 # Whole answers against inseq. It asks for a typeguard that transformer-lens refuses, and uses none of it, so it is
 # put apart, without dependencies; transformer-lens's environment has all that it does use.
