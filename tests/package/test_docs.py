@@ -32,7 +32,7 @@ WITH_SNIPPETS = {
     "conversations": 6,
     "own-scope": 1,
     "tour": 4,
-    "circuits": 4,
+    "circuits": 8,
     "compare": 1,
     "traps": 20,
     "coming-from": 0,
@@ -88,7 +88,7 @@ def test_a_page_says_what_its_snippets_give(page, one_model, tmp_path, monkeypat
         assert "Faithfulness" in (tmp_path / "card.html").read_text(encoding="utf-8")
     drawn = [*tmp_path.glob("*.pdf"), *tmp_path.glob("*.png")]
     assert all(path.read_bytes()[:4] in (b"%PDF", b"\x89PNG") for path in drawn)
-    assert len(drawn) == {"tour": 4, "circuits": 2}.get(page, 0)
+    assert len(drawn) == {"tour": 4, "circuits": 3}.get(page, 0)
     assert checked >= WITH_SNIPPETS[page]
 
 

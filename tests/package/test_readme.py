@@ -17,7 +17,8 @@ def test_snippets_run_and_print_what_they_say(tmp_path, monkeypatch):
     scope: dict[str, object] = {}
     assert sum(run(block, scope) for block in SNIPPETS.findall(TEXT)) == 4
     assert (tmp_path / "paris.html").stat().st_size > 100_000
-    assert (tmp_path / "layers.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("layers.png", "circuit.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
 def test_it_is_short_and_what_it_refers_to_is_there():
