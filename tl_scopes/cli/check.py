@@ -48,8 +48,8 @@ def check(
     outputs = options.outputs(html=html)
     with quiet():
         with contextlib.redirect_stdout(sys.stderr):
+            from tl_scopes.checking import check as checked
             from tl_scopes.checking.subject import room_for_weights
-            from tl_scopes.evaluation import checking
             from tl_scopes.models.folder import DisagreementError
 
             where = options.device(device)
@@ -68,7 +68,7 @@ def check(
                     original = models.load_original(model, **how)
             except ModelUnavailableError as error:
                 say(f"warning: not held against Hugging Face's model: {error}")
-            card = checking.check(loaded, original=original, costs=costs)
+            card = checked(loaded, original=original, costs=costs)
             if refusal is not None:
                 card = card.failing("logits", refusal)
             write(card, outputs)
