@@ -55,8 +55,9 @@ prompts differ. It says nothing of MLPs, which keep the ranks that EAP gives the
 the corrupted run.
 
 A task counts where the model's metric is above zero on {least:.0%} of {asked} clean prompts. In brackets: 95% bootstrap
-intervals over the pairs that judge. Those of differences to the best method are of the same resampled pairs.
-Tasks count alike. They are not corrected for their number.
+intervals over the pairs that judge, with the pairs to find a circuit on as they are. Those of differences to the best
+method are of the same resampled pairs. Tasks count alike. They are not corrected for their number. Seconds are of
+finding, on one thread of a busy machine.
 
 `make circuits` writes this page, from `benchmarks/results/circuits-*.json`. Versions: {versions}.
 """
@@ -94,18 +95,18 @@ def text(cells: list[dict[str, Any]]) -> str:
         parts += [f"\n## {name}\n", *_of_tasks(own)]
         for kind in found.KINDS:
             if any(tables[name, kind].values()):
-                parts += ["", *_table(kind, usable(own), tables[name, kind])]
+                parts += ["", *_table(kind, usable(own, kind), tables[name, kind])]
     return "\n".join(parts) + "\n"
 
 
-def usable(cells: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Those whose task the model does."""
-    return [cell for cell in cells if does(cell)]
+def usable(cells: Sequence[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
+    """Those whose task the model does, as far as they are measured."""
+    return [cell for cell in cells if does(cell) and cell["curves"][kind]]
 
 
 def ranked(cells: Sequence[dict[str, Any]], kind: str, what: str) -> list[Standing]:
-    """Of the methods that all usable cells of a model have."""
-    own = usable(cells)
+    """Of the methods that all usable cells have."""
+    own = usable(cells, kind)
     names = [
         name
         for name in (*found.KINDS[kind], "random")
@@ -184,19 +185,14 @@ def _table(kind: str, cells: Sequence[dict[str, Any]], of: dict[str, list[Standi
                 _behind(other),
             )
         )
-    return rows
+    left = [NAMES[name] for name in found.KINDS[kind] if name not in cmd]
+    return [*rows, f"\nNot measured on all of these tasks: {'; '.join(left)}."] if left else rows
 
 
 def _behind(own: Standing) -> str:
-    return (
-        "best"
-        if own.low is None
-        else f"{own.behind:.2f} ({_signed(own.low)} to {_signed(own.high)})"
-    )
-
-
-def _signed(value: float | None) -> str:
-    return f"{value:.2f}".replace("-0.00", "0.00")
+    if own.low is None or own.high is None:
+        return "best"
+    return f"{own.behind:.3f} ({own.low:.3f} to {own.high:.3f})"
 
 
 def _line(*cells: Any) -> str:

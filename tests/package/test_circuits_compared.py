@@ -109,6 +109,7 @@ def test_the_best_is_told_from_the_rest_by_paired_differences():
     assert [own.name for own in page.ranked(cells, "nodes", "cpr")][2:] == [bad, "random"]
     written = page.text(cells)
     assert "not used: the model does not do it" in written
+    assert "Not measured on all of these tasks: EAP of `ContinuationScope(answer)`" in written
     assert "**EAP of the task's metric**" in written or "**EAP-IG of the task's metric**" in written
 
 
@@ -122,6 +123,10 @@ def test_what_is_there_is_not_measured_again(tmp_path):
     assert command.complete(cell | {"right": [0, 1]}, *every) and not command.complete({}, *every)
     command._write(tmp_path / "cell.json", cell)
     assert json.loads((tmp_path / "cell.json").read_text(encoding="utf-8")) == cell
+
+
+def test_the_page_is_of_the_results():
+    assert page.PAGE.read_text(encoding="utf-8") == page.written(page.RESULTS)
 
 
 @pytest.mark.real
