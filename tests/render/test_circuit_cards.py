@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import warnings
 
@@ -9,11 +10,13 @@ import pytest
 from rich.console import Console
 
 from support.browser import check_quiet, needs_browser, visit
-from support.circuit_cards import falling, nodes, sampled
+from support.circuit_cards import card, falling, nodes, sampled
 from support.faithfulness_cards import HOSTILE
 from support.pictures import Shape, headings, said, saved
 from tl_scopes import render
 from tl_scopes.circuits.stability import bootstrap
+from tl_scopes.errors import RenderError
+from tl_scopes.render.report.words import name
 from tl_scopes.results.stability import SAME, STABLE
 
 
@@ -79,3 +82,74 @@ def test_a_browser_shows_it_quietly(several, tmp_path):
     probe = visit(several.to_html(), tmp_path, probe=PROBE)
     check_quiet(probe)
     assert probe["images"] == [True] and not probe["wide"]
+
+
+# --- the card -----------------------------------------------------------------------------------
+
+KINDS = ("faithfulness", "nodes", "edges", "stability")
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return card(HOSTILE[:2], HOSTILE[2:3], apart=False)
+
+
+@pytest.fixture(scope="module")
+def page(whole):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a character without a glyph, a layout that does not fit
+        return whole.to_html()
+
+
+def test_the_page_of_a_card_holds_everything(whole, page):
+    shape = Shape(page)
+    for of in ("nodes", "edges"):
+        for label in whole.names:
+            assert name(label) in shape.text
+            assert whole.stability(of, label).verdict().text in shape.text
+            for member in whole.members(of, label)["label"]:
+                assert member in shape.text
+    assert shape.tags.count("img") == len(KINDS)
+    assert "judged on the pairs that they were found on" in shape.text
+    assert not any(address.startswith("http") for address in shape.addresses)
+
+
+def test_the_same_is_said_without_a_page(whole):
+    apart = card(HOSTILE[:2])
+    text = whole.to_markdown()
+    assert "flatters" in text and "flatters" not in apart.to_markdown()
+    for heading in ("What the model does", "What circuits keep", "Largest edges", "Is it stable?"):
+        assert f"## {heading}" in text
+    assert "What the model does" not in printed(whole) and "told apart" in printed(whole)
+    assert "not stable" in printed(whole)
+
+
+def test_a_metric_that_tells_little_apart_is_warned_of(whole):
+    own = dataclasses.replace(whole.nodes[0], corrupted=whole.nodes[0].clean + 1)
+    poor = dataclasses.replace(whole, nodes=(own, whole.nodes[1]))
+    assert "tells clean from corrupted in only" in Shape(poor.to_html()).text
+    assert "tells clean from corrupted in only" not in Shape(whole.to_html()).text
+
+
+def test_every_figure_of_a_card(whole):
+    figures = {kind: saved(whole.plot(kind)) for kind in KINDS}
+    for ax, curves in zip(figures["faithfulness"].axes, (whole.node_curves, whole.edge_curves)):
+        drawn = [line.get_ydata().tolist() for line in ax.lines if len(line.get_xdata()) == 7]
+        assert [curve.f.tolist() for curve in curves] == drawn[1:]
+        assert drawn[0] == curves[0].random_f.mean(0).tolist()
+    for kind in ("nodes", "edges"):
+        for ax, label in zip(figures[kind].axes, whole.names):
+            places = [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"]
+            assert places == whole.members(kind, label)["effect"].tolist()
+    assert headings(figures["stability"]) == ["nodes", "edges"]
+    saved(whole.plot("nodes", dark=True))
+    with pytest.raises(RenderError, match="kind is 'aopc'; allowed: 'faithfulness'"):
+        whole.plot("aopc")
+
+
+@needs_browser
+def test_a_browser_shows_the_card_quietly(page, tmp_path):
+    for width in (1300, 500):  # no window of this browser is narrower
+        probe = visit(page, tmp_path, f"--window-size={width},900", probe=PROBE)
+        check_quiet(probe)
+        assert probe["images"] == [True] * len(KINDS) and not probe["wide"]

@@ -123,6 +123,16 @@ def faithful(model: Any, prompt: Any, scope: ts.Scope) -> circuits.Faithfulness:
     return circuits.faithfulness(model, pairs, scores, [2, 0.5], random=1)
 
 
+def carded(model: Any, prompt: Any, scope: ts.Scope) -> pd.DataFrame:
+    """A circuit card over the prompt and itself backwards, both ways."""
+    ids = encode(view_of(model), prompt, None)
+    other = [*ids[:1], *ids[:0:-1]]
+    pairs = circuits.Pairs([ids, other], [other, ids], scope)
+    return circuits.circuit_card(
+        model, pairs, k=2, sizes=[0.5, 1.0], random=1, progress=False
+    ).to_frame()
+
+
 def paired_edges(
     model: Any, prompt: Any, scope: ts.Scope, corrupted: Any = None, **options: Any
 ) -> Any:
@@ -139,6 +149,7 @@ CALLS: dict[str, Call] = {
     "check": of(ts.check, costs=False, progress=False),
     "circuit_tracer_targets": of(circuits.circuit_tracer_targets),
     "components": of(circuits.components),
+    "circuit_card": of(carded),
     "edges": of(paired_edges),
     "flow": of(circuits.flow, layer=1),
     "flow_path": of(circuits.flow_path, layers=[1, 2]),

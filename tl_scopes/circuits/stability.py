@@ -252,7 +252,8 @@ def _chance(rows: int, j: int) -> float:
     from scipy import stats
 
     shared = np.arange(j + 1)
-    return float((stats.hypergeom(rows, j, j).pmf(shared) * shared / (2 * j - shared)).sum())
+    likely = stats.hypergeom.pmf(shared, rows, j, j)
+    return float((likely * shared / (2 * j - shared)).sum())
 
 
 def _tensor(values: Sequence[Any]) -> Tensor:
@@ -260,7 +261,7 @@ def _tensor(values: Sequence[Any]) -> Tensor:
 
 
 def _several(scores: Any) -> list[PairedResult]:
-    wrong = None
+    wrong, given = None, scores
     if not isinstance(scores, Sequence) or isinstance(scores, str) or not scores:
         wrong = scores
     elif other := [each for each in scores if not isinstance(each, PairedResult)]:
@@ -270,7 +271,7 @@ def _several(scores: Any) -> list[PairedResult]:
             f"scores is a {type(wrong).__name__}; allowed: what components or edges made of pairs, or a "
             "list of these"
         )
-    return [*scores]
+    return [*given]
 
 
 def _names(names: Any, count: int) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from tl_scopes.errors import RenderError
 from tl_scopes.render.drawings import FIGURES, PAGES, TERMINALS, drawing
 from tl_scopes.results.base import Result
 from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.circuit_card import CircuitCard
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.files import write_text
 from tl_scopes.results.flows import Flow, HeadPaths
@@ -90,7 +91,7 @@ def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
                 site: the same for one site.
             of a result of `tl_scopes.circuits` that is shown by its figure: those of `circuit`.
                 A `Flow` and `HeadPaths` have pages of their own, without options: see `attention`.
-            of a `FaithfulnessCard` or a `CircuitStability`, which become reports with
+            of a `FaithfulnessCard`, a `CircuitCard` or a `CircuitStability`, which become reports with
                 tables that sort and figures: none.
 
     Returns the page. Raises `RenderError` for an unknown option or value or a result that cannot be
@@ -150,6 +151,7 @@ def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
                 kind: "aopc" (the default), "agreement" (with leave-one-out), "curves", "kl" or "flip"
                     (by the share of tokens), "comparisons" (all pairs), "randomisation", "stability"
                     or "spectrum".
+            Of a `CircuitCard`: kind: "faithfulness" (the default), "nodes", "edges" or "stability".
 
     Returns a figure that belongs to no window, no pyplot state and no style that is set;
     `.savefig(path)` writes it, as vectors to .svg and .pdf. Raises `RenderError` for an unknown option
@@ -243,7 +245,7 @@ def attention(
     return text
 
 
-def markdown(card: FaithfulnessCard, path: str | Path | None = None) -> str:
+def markdown(card: FaithfulnessCard | CircuitCard, path: str | Path | None = None) -> str:
     """Make the report of a card as Markdown, tables alone, and write it to `path` if given."""
     text = import_module(f"{__name__}.report.markdown").markdown(card)
     if path is not None:

@@ -14,6 +14,7 @@ from tl_scopes.render.picture import Picture, build
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.card import FaithfulnessCard
 from tl_scopes.results.circuit import Circuit
+from tl_scopes.results.circuit_card import CircuitCard
 from tl_scopes.results.circuits import CircuitResult, Components, Verification
 from tl_scopes.results.faithfulness import Faithfulness
 from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
@@ -34,6 +35,7 @@ FIGURES: dict[type, str] = {
     Circuit: "figures.circuit_graph:draw_circuit",
     Faithfulness: "figures.faithfulness_curve:draw_faithfulness",
     FaithfulnessCard: "figures.card:draw",
+    CircuitCard: "figures.circuit_card:draw",
     CircuitStability: "figures.circuit_stability:draw",
 }
 # Given the result and an id that is unique in the document: the title in plain text, and the HTML.
@@ -47,6 +49,7 @@ PAGES: dict[type, str] = {
     Circuit: "pages.figure:view_circuit",
     Faithfulness: "pages.figure:view_faithfulness",
     FaithfulnessCard: "pages.report:view",
+    CircuitCard: "pages.report:view",
     CircuitStability: "pages.report:view",
 }
 TERMINALS: dict[type, str] = {
@@ -56,6 +59,7 @@ TERMINALS: dict[type, str] = {
     Circuit: "console:show_circuit",
     Faithfulness: "console:show_faithfulness",
     FaithfulnessCard: "report.markdown:show",
+    CircuitCard: "report.markdown:show",
     CircuitStability: "report.markdown:show",
 }
 

@@ -11,6 +11,7 @@ from tl_scopes.render.report.words import ARROWS, MISSING, interval, name, plus_
 from tl_scopes.render.tokens import words
 from tl_scopes.render.wording import counted
 from tl_scopes.results.card import THRESHOLD, FaithfulnessCard
+from tl_scopes.results.circuit_card import CircuitCard
 from tl_scopes.results.metrics import METRICS, metric
 from tl_scopes.results.statistics import summary
 
@@ -111,7 +112,7 @@ def meanings(card: FaithfulnessCard) -> Section | None:
     return Section("metrics", "What is measured", (), (), (table(columns, rows),))
 
 
-def settings(card: FaithfulnessCard) -> Section:
+def settings(card: FaithfulnessCard | CircuitCard) -> Section:
     run = card.provenance
     facts = {
         **card.settings,

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from tl_scopes.render.report import sections, stability
+from tl_scopes.render.report import circuit_card, sections, stability
 from tl_scopes.render.report.parts import Report
 from tl_scopes.results.base import Result
 from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.results.circuit_card import CircuitCard
 from tl_scopes.results.stability import CircuitStability
 
 _MAKERS: dict[type, Callable[[Any], Report]] = {
     FaithfulnessCard: sections.report,
+    CircuitCard: circuit_card.report,
     CircuitStability: stability.report,
 }
 
