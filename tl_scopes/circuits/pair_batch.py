@@ -95,6 +95,16 @@ class PairBatch:
             values = torch.cat([self.read(rows) for rows in self.clean.split(self.rows_at_once())])
         return explain(self.runs, self.clean, values.flatten(0, 1))
 
+    @property
+    def clean_scalars(self) -> Float[Tensor, "pair"]:
+        """The scope's scalar on each clean prompt, from the pass that tells what is explained."""
+        found = []
+        for i, answer in enumerate(self.answers):
+            value = answer.read.value.to(working_dtype(answer.read.value.dtype))
+            own = value if self.runs[i].span else value[None]
+            found.append(self._scalar(own, answer.read.raw, i))
+        return torch.stack(found)
+
     def scalars(
         self, values: Float[Tensor, "row read *d"], pairs: Sequence[int]
     ) -> Float[Tensor, "row"]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -60,10 +60,13 @@ class NodeRuns:
     others: dict[str, Tensor] = field(init=False)
     corrupted: Float[Tensor, "pair"] = field(init=False)
     """The metric on the corrupted prompts."""
+    clean: Float[Tensor, "pair"] = field(init=False)
+    """The metric on the clean prompts."""
 
     def __post_init__(self) -> None:
         seen, values = _seen(self.batch, self.by)
         self.corrupted = self.batch.scalars(values, range(len(self.batch)))
+        self.clean = self.batch.clean_scalars
         self.slots = list(_slots(self.batch.view, self.by, seen))
         self.others = seen
         if self.ablation == "mean":
@@ -75,15 +78,7 @@ class NodeRuns:
     @property
     def nodes(self) -> tuple[str, ...]:
         """All nodes of the model before what is read, in the order of the forward pass."""
-        return tuple(dict.fromkeys(node for slot in self.slots for node in slot.nodes))
-
-    @property
-    def clean(self) -> Float[Tensor, "pair"]:
-        """The metric on the clean prompts."""
-        values = [answer.read.value for answer in self.batch.answers]
-        one = not self.batch.runs[0].span
-        rows = torch.stack([value[None] if one else value for value in values])
-        return self.batch.scalars(rows, range(len(self.batch)))
+        return _named(self.slots)
 
     @torch.no_grad()
     def metrics(self, kept: Bool[Tensor, "circuit node"]) -> Float[Tensor, "pair circuit"]:
@@ -101,30 +96,44 @@ class NodeRuns:
         size = self.batch.rows_at_once()
         for start in range(0, len(rows), size):
             pair, circuit = (list(own) for own in zip(*rows[start : start + size]))
-            values = self.batch.read(self.batch.clean[pair], self._edits(pair, kept[circuit]))
+            edits = _edits(
+                self.slots, kept[circuit], lambda label, own=pair: self._there(label, own)
+            )
+            values = self.batch.read(self.batch.clean[pair], edits)
             out[pair, circuit] = self.batch.scalars(values, pair)
         return out
 
-    def _edits(self, pair: Sequence[int], kept: Bool[Tensor, "row node"]) -> dict[Site, Edit]:
-        number = {node: i for i, node in enumerate(self.nodes)}
-        edits = {}
-        for slot in self.slots:
-            mask = kept[:, [number[node] for node in slot.nodes]]
-            if not mask.all():
-                edits[slot.site] = self._edit(slot, pair, mask)
-        return edits
+    def _there(self, label: str, pair: list[int]) -> Tensor:
+        """What is written in place of nodes at a site, in rows of these pairs."""
+        other = self.others[label]
+        return other[pair] if self.ablation == "corrupted" else other
 
-    def _edit(self, slot: Slot, pair: Sequence[int], mask: Bool[Tensor, "row part"]) -> Edit:
-        other = self.others[slot.site.label]
 
-        def edit(activation: Tensor) -> Tensor:
-            # Split: [row, pos, head, d_head], or [row, pos, neuron]; else [row, pos, d_model].
-            shape = [len(pair), 1, *([-1] if slot.split else [1])]
-            keep = mask.to(activation.device).view(*shape, *[1] * (activation.ndim - 3))
-            there = other[pair] if self.ablation == "corrupted" else other
-            return torch.where(keep, activation, there.to(activation))
+def _named(slots: Sequence[Slot]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(node for slot in slots for node in slot.nodes))
 
-        return edit
+
+def _edits(
+    slots: Sequence[Slot], kept: Bool[Tensor, "row node"], there: Callable[[str], Tensor]
+) -> dict[Site, Edit]:
+    """What puts activations `there` of a site in place of the nodes that a row does not keep."""
+    number = {node: i for i, node in enumerate(_named(slots))}
+    edits = {}
+    for slot in slots:
+        mask = kept[:, [number[node] for node in slot.nodes]]
+        if not mask.all():
+            edits[slot.site] = _edit(slot, mask, there)
+    return edits
+
+
+def _edit(slot: Slot, mask: Bool[Tensor, "row part"], there: Callable[[str], Tensor]) -> Edit:
+    def edit(activation: Tensor) -> Tensor:
+        # Split: [row, pos, head, d_head], or [row, pos, neuron]; else [row, pos, d_model].
+        shape = [len(mask), 1, *([-1] if slot.split else [1])]
+        keep = mask.to(activation.device).view(*shape, *[1] * (activation.ndim - 3))
+        return torch.where(keep, activation, there(slot.site.label).to(activation))
+
+    return edit
 
 
 def node_metrics(
@@ -195,10 +204,11 @@ def check_patches(batch: PairBatch, by: By) -> tuple[str, ...]:
     view, first = batch.view, batch.part(range(1))
     start, end = resid_site(0, view.n_layers), last_stream(view, batch.runs[0].read_site).site
     ends = [start] if end == start else [start, end]
-    runs = NodeRuns(first, by)
     other, _ = _seen(first, by, ends)
+    slots = list(_slots(view, by, other))
     clean, _ = _seen(first, by, ends, first.clean)
-    edits = runs._edits([0], torch.zeros(1, len(runs.nodes), dtype=torch.bool))
+    nodes = _named(slots)
+    edits = _edits(slots, torch.zeros(1, len(nodes), dtype=torch.bool), other.__getitem__)
     kept: list[Tensor] = []
 
     def note(activation: Tensor) -> Tensor:
@@ -210,7 +220,7 @@ def check_patches(batch: PairBatch, by: By) -> tuple[str, ...]:
     writes = (other[end.label] - other[start.label])[0].to(precise)
     parts = [clean[start.label][0].to(writes), writes]
     check_sum(view, kept[-1][0].to(writes), parts, end.label)
-    return runs.nodes
+    return nodes
 
 
 @torch.no_grad()
