@@ -1,4 +1,4 @@
-"""Edges over pairs: sums, real patches in small steps, hand-written gradients, and integrated ones."""
+"""Edges over pairs: sums, real patches in small steps, integrated gradients, and what is refused."""
 
 from __future__ import annotations
 
@@ -131,71 +131,6 @@ def test_sums_into_a_reader_are_its_gradient_times_what_its_stream_differs_by(na
             own = torch.nn.functional.one_hot(result.reader).T.double() * step
             up, down = (runs.metrics(1 + sign * own)[0] for sign in (1, -1))
     close((up - down) / (2 * step), result.into()[0, :, 0], 1e-6)
-
-
-def split_inputs(name: str, share: float = 1.0) -> dict[str, torch.Tensor]:
-    """Edges by HookedTransformer's own split inputs and autograd: nothing of ours. `share`: how far the
-    embeddings that gradients are taken at lie from the corrupted to the clean ones."""
-    model = zoo.build(name)
-    model.set_use_split_qkv_input(True)
-    model.set_use_attn_result(True)
-    with_mlp, last = not model.cfg.attn_only, model.cfg.n_layers - 1
-    if with_mlp:
-        model.set_use_hook_mlp_in(True)
-    _, clean = model.run_with_cache(torch.tensor([CLEAN]))
-    _, corrupted = model.run_with_cache(torch.tensor([CORRUPTED]))
-    moved = {k: (clean[k] - corrupted[k])[0].detach() for k in clean}
-    readers = (
-        "hook_q_input",
-        "hook_k_input",
-        "hook_v_input",
-        "hook_mlp_in",
-        f"{last}.hook_resid_post",
-    )
-    kept: dict[str, torch.Tensor] = {}
-
-    def keep(activation, hook):
-        activation.retain_grad()
-        kept[hook.name] = activation
-
-    def between(activation, hook):
-        return torch.lerp(corrupted["hook_embed"], clean["hook_embed"], share).requires_grad_()
-
-    with model.hooks([("hook_embed", between), (lambda n: n.endswith(readers), keep)]):
-        model(torch.tensor([CLEAN]))[0, -1, TARGET].backward()
-    writes = {"embed": moved["hook_embed"]}
-    out: dict[str, torch.Tensor] = {}
-
-    def into(reader: str, g: torch.Tensor) -> None:
-        out.update({f"{label} -> {reader}": (g * write).sum() for label, write in writes.items()})
-
-    for i in range(model.cfg.n_layers):
-        for x in "qkv":
-            for head, g in enumerate(kept[f"blocks.{i}.hook_{x}_input"].grad[0].unbind(1)):
-                into(f"L{i}H{head}.{x}", g)
-        heads = moved[f"blocks.{i}.attn.hook_result"].unbind(1)
-        own = {f"L{i}H{h}": write for h, write in enumerate(heads)}
-        writes |= {} if model.cfg.parallel_attn_mlp else own
-        if with_mlp:
-            into(f"{i}_mlp_in", kept[f"blocks.{i}.hook_mlp_in"].grad[0])
-        writes |= own
-        if with_mlp:
-            writes[f"{i}_mlp_out"] = moved[f"blocks.{i}.hook_mlp_out"]
-    into("read", kept[f"blocks.{last}.hook_resid_post"].grad[0])
-    return out
-
-
-@pytest.mark.parametrize(
-    "name", zoo.known("hooked/ln", "hooked/gqa", "hooked/parallel", "hooked/attn-only", "hooked/bloom", "hooked/qwen3")
-)  # fmt: skip
-@pytest.mark.parametrize("steps", [1, 3])
-def test_they_are_what_hooked_transformers_own_split_inputs_give(name, steps):
-    result = found(name, steps=steps)
-    each = [split_inputs(name, (k + 1) / steps) for k in range(steps)]
-    assert set(each[0]) == set(result.labels)
-    got = dict(zip(result.labels, result.effects[0, :, 0]))
-    wanted = torch.stack([torch.stack([one[k] for k in got]) for one in each]).mean(0)
-    close(torch.stack([*got.values()]), wanted)
 
 
 @pytest.mark.parametrize("name", zoo.known("hooked/gqa", "bridge/gemma3", "bridge/pythia"))

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_scopes.adapter.sites import embed_site
+from tl_scopes.adapter.sites import resid_site
 from tl_scopes.adapter.view import Edit
 from tl_scopes.circuits.anatomy import anatomy_sites, learn
 from tl_scopes.circuits.edge_effects import Gradients, edge_effects
@@ -44,9 +44,11 @@ def edges(
     Args:
         model: as in `tl_scopes.attribute`.
         pairs: clean and corrupted prompts with their scopes, see `Pairs`.
-        steps: 1: gradients on the clean prompt (EAP). More: their mean over as many points between the
-            corrupted and the clean embeddings, the clean ones included (EAP-IG); a scope's own gradient
-            at each, but of several vectors (Fisher) those of the clean prompt at all of them.
+        steps: 1: gradients on the clean prompt (EAP). More: their mean over as many points between what
+            enters the first block on the corrupted and on the clean prompt, the clean one included
+            (EAP-IG); a scope's own gradient at each, but of several vectors (Fisher) those of the clean
+            prompt at all of them. The effects of `embed` then add up to nearly the whole change; where
+            gradients turn on the way, only over hundreds of steps.
         by: `"head"`: every head writes and reads for itself, by its queries, keys and values (keys and
             values of key-value heads, which query heads may share). `"mlp"`: attention as a whole.
             MLPs are wholes in both.
@@ -110,9 +112,10 @@ def _found(batch: PairBatch, by: By, steps: int, bar: Any) -> _Found:
     runs, view = batch.runs, batch.view
     stream, frozen = last_stream(view, runs[0].read_site), runs[0].frozen
     needed, optional = anatomy_sites(view, stream, by)
-    embed = embed_site()
+    # What `embed` writes: behind a norm of the embeddings (Bloom) a straight path before it would be none here.
+    root = resid_site(0, view.n_layers)
     roles = torch.stack([*batch.places.values()])
-    with traced_rows(runs, embed, needed, optional) as first:
+    with traced_rows(runs, root, needed, optional) as first:
         wiring = learn(view, stream, by, first.kept)
         clean = {label: x.detach() for label, x in first.kept.items()}
         corrupted, values = _corrupted(batch, wiring)
@@ -126,9 +129,9 @@ def _found(batch: PairBatch, by: By, steps: int, bar: Any) -> _Found:
     for step in range(1, steps):
 
         def between(x: Tensor, share: float = step / steps) -> Tensor:
-            return corrupted[embed.label] + share * (clean[embed.label] - corrupted[embed.label])
+            return torch.lerp(corrupted[root.label], clean[root.label], share)
 
-        with traced_rows(runs, embed, needed, optional, {embed: between}) as traced:
+        with traced_rows(runs, root, needed, optional, {root: between}) as traced:
             kept = {label: x.detach() for label, x in traced.kept.items()}
             own = _explained_by(batch, first, traced)
             total += _effects(own, wiring, kept, clean, corrupted, roles, frozen)
@@ -145,7 +148,7 @@ def _found(batch: PairBatch, by: By, steps: int, bar: Any) -> _Found:
 
 
 def _corrupted(batch: PairBatch, wiring: Wiring) -> tuple[Kept, Float[Tensor, "pair read *d"]]:
-    """What the corrupted prompts show at the embedding and where writers write, and what is read."""
+    """What the corrupted prompts show where writers write, and what is read."""
     kept: dict[str, Tensor] = {}
 
     def note(label: str) -> Edit:
@@ -155,9 +158,8 @@ def _corrupted(batch: PairBatch, wiring: Wiring) -> tuple[Kept, Float[Tensor, "p
 
         return edit
 
-    sites = [embed_site(), *wiring.sites]
     with torch.no_grad():
-        values = batch.read(batch.corrupted, {site: note(site.label) for site in sites})
+        values = batch.read(batch.corrupted, {site: note(site.label) for site in wiring.sites})
     return kept, values
 
 

@@ -26,8 +26,8 @@ class Edges(PairedResult):
     Writers (`embed`, `L5H2`, `5_attn_out`, `5_mlp_out`, and `5_b_O` where a norm behind attention makes a
     bias differ from run to run) and readers (`L5H2.q`, `L5H0.k`, `L5H0.v` of key-value heads as the
     model has them, `5_attn_in`, `5_mlp_in`, `read`) stand in the order of the forward pass. `owners`: of
-    each reader the nodes that read by it. `steps`: over how many points between corrupted and clean
-    embeddings gradients were averaged; 1: the clean prompt's alone.
+    each reader the nodes that read by it. `steps`: over how many points between what enters the
+    first block on both prompts gradients were averaged; 1: the clean prompt's alone.
     """
 
     writers: Annotated[tuple[str, ...], Axis("writer")]
