@@ -107,9 +107,9 @@ def faithfulness(
             curves.add("exact", effects.abs().argsort(descending=True, stable=True))
         found = store.measured(curves.names, curves.masks)
     check_mean(parts[0], found)
-    of_curve = curves.split(found.circuits)
+    of_curve = curves.split(found.circuits.float())
     drawn = [of_curve[f"random {i}"] for i in range(random)]
-    nothing = found.circuits.new_zeros(0, len(pairs), len(wanted.counts))
+    nothing = torch.zeros(0, len(pairs), len(wanted.counts))
     return Faithfulness(
         of=candidates.of,
         ablation=ablation,
@@ -118,8 +118,8 @@ def faithfulness(
         shares=wanted.shares,
         kept=curves.kept("scores"),
         metrics=of_curve["scores"],
-        clean=found.clean,
-        corrupted=found.corrupted,
+        clean=found.clean.float(),
+        corrupted=found.corrupted.float(),
         random=torch.stack(drawn) if drawn else nothing,
         exact=of_curve.get("exact"),
         **about(parts),
