@@ -217,3 +217,11 @@ def test_errors_name_the_pair():
     refused(ask(mixed), ScopeParameterError, "pair 2", "call once for each")
     longer = [*CORRUPTED[:2], [0, 1, 2], CORRUPTED[3]]
     refused(ask(ts.SemanticScope(5), CLEAN, longer), LengthMismatchError, "pair 2", "3 tokens", "6")
+
+
+def test_a_bar_counts_pairs(capsys):
+    pairs = Pairs(CLEAN, CORRUPTED, SCOPES["difference"])
+    components(zoo.shared(CLASSES[0]), pairs, progress=True)
+    assert "4/4" in capsys.readouterr().err
+    components(zoo.shared(CLASSES[0]), pairs)
+    assert not capsys.readouterr().err

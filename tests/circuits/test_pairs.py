@@ -12,6 +12,7 @@ import torch
 import tl_scopes as ts
 from support import zoo
 from support.refusals import refused
+from tl_scopes.adapter import guards
 from tl_scopes.circuits import Pairs, components
 from tl_scopes.errors import (
     DataError,
@@ -20,6 +21,7 @@ from tl_scopes.errors import (
     PromptError,
     ScopeParameterError,
     TargetError,
+    UnsupportedModelError,
 )
 
 PLAIN = zoo.known("hooked/llama", "bridge/llama")[0]
@@ -166,3 +168,14 @@ def test_tables_that_lack_a_column_are_refused(tmp_path):
     path.write_text(json.dumps([{"clean": "The cat"}]), encoding="utf-8")
     refused(lambda: Pairs.read(path, A), DataError, "'corrupted'", "'clean'")
     refused(lambda: Pairs.read(tmp_path / "none.json", A), DataError, "none.json")
+
+
+def test_the_model_is_checked_once_for_all_pairs(monkeypatch):
+    checks = []
+    whole = guards.refuse_unsupported
+    monkeypatch.setattr(
+        guards, "refuse_unsupported", lambda model: checks.append(1) or whole(model)
+    )
+    Pairs(CLEAN, CORRUPTED, A).batches(zoo.shared(PLAIN))
+    assert len(checks) == 1
+    refused(lambda: Pairs(CLEAN, CORRUPTED, A).batches(5), UnsupportedModelError, "pair 0", "int")

@@ -107,6 +107,13 @@ def paired(model: Any, prompt: Any, scope: ts.Scope, **options: Any) -> Any:
     return circuits.components(model, pairs, **options)
 
 
+def by_role(
+    function: Callable[..., Any], model: Any, prompt: Any, scope: ts.Scope, **options: Any
+) -> Any:
+    """Influence over a single pair, by role."""
+    return function(model, circuits.Pairs([prompt], [prompt], scope, {"last": -1}), **options)
+
+
 def answer_verified(model: Any, prompt: Any) -> Any:
     """What is said of a whole answer, and real ablations."""
     found = ts.attribute(model, prompt, ANSWER)
@@ -194,6 +201,8 @@ VARIANTS: dict[str, Call] = {
     "layers": of(circuits.components, scope=INSIDE, by="layer"),
     "components, pairs": of(paired, prompt=IDS),
     "neurons, pairs": of(paired, prompt=IDS, scope=FISHER, by="neuron", frozen="norms"),
+    "flow, pairs": of(functools.partial(by_role, circuits.flow), prompt=IDS, layer=1),
+    "head_paths, pairs": of(functools.partial(by_role, circuits.head_paths), prompt=IDS, scope=FISHER, frozen="both"),
     "flow, in chunks": of(circuits.flow, scope=FISHER, layer=1, chunk_size=5),
     "flow_path, frozen": of(circuits.flow_path, scope=FISHER, layers=[1, 3], frozen="both"),
     "head_paths, split": of(circuits.head_paths, scope=FISHER, split=True, frozen="norms"),

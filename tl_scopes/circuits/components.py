@@ -11,12 +11,12 @@ from tl_scopes.adapter.prompts import Prompt, Prompts
 from tl_scopes.adapter.sites import embed_site
 from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.paired import paired_components
-from tl_scopes.circuits.pairs import Pairs
+from tl_scopes.circuits.pairs import Pairs, refuse_beside
 from tl_scopes.circuits.references import Baseline
 from tl_scopes.circuits.stream import last_stream
 from tl_scopes.circuits.trace import Trace, ask, traced
 from tl_scopes.circuits.writes import Writes, sites_of_writes
-from tl_scopes.errors import ScopeParameterError, check_choice
+from tl_scopes.errors import check_choice
 from tl_scopes.results.circuits import Components
 from tl_scopes.results.paired import PairedComponents
 from tl_scopes.scopes.base import Scope
@@ -26,7 +26,13 @@ By = Literal["head", "mlp", "layer", "neuron"]
 
 @overload
 def components(
-    model: Any, prompt: Pairs, scope: None = None, by: By = "head", *, frozen: Frozen = None
+    model: Any,
+    prompt: Pairs,
+    scope: None = None,
+    by: By = "head",
+    *,
+    frozen: Frozen = None,
+    progress: bool | None = None,
 ) -> PairedComponents: ...
 @overload
 def components(
@@ -41,6 +47,7 @@ def components(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    progress: bool | None = None,
 ) -> Components: ...
 def components(
     model: Any,
@@ -54,6 +61,7 @@ def components(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    progress: bool | None = None,
 ) -> Components | PairedComponents:
     """First-order effects on a scope's scalar of everything written into the residual stream.
 
@@ -63,7 +71,7 @@ def components(
     Args:
         model, prompt, scope, position, prepend_bos: as in `tl_scopes.attribute`. Or `Pairs` in the place
             of the prompt, which have scopes and corrupted prompts of their own: of the rest they take
-            `by` and `frozen` alone.
+            `by`, `frozen` and `progress` alone.
         by: `"head"`: every head, attention bias and MLP. `"mlp"`: attention as a whole and MLPs.
             `"neuron"`: attention as a whole and every neuron. `"layer"`: whole blocks. Each has a
             row for the embedding too (positions added to it included), so that direct effects add
@@ -74,6 +82,7 @@ def components(
             are the same under the last two, so that their total effect is zero.
         frozen: what gradients hold constant: attention `"patterns"`, `"norms"` (their scales),
             `"both"`.
+        progress: over pairs, a bar on stderr. Default: where stderr is a terminal.
 
     Returns:
         `Components`. The scalar of a scope is the number that it explains, such as the logit; a write is
@@ -102,20 +111,15 @@ def components(
     """
     check_choice("by", by, ("head", "mlp", "layer", "neuron"))
     if isinstance(prompt, Pairs):
-        given = {
-            "scope": scope,
-            "baseline": baseline,
-            "corrupted": corrupted,
-            "reference": reference,
-        }
-        given |= {"prepend_bos": prepend_bos, "position": None if position == -1 else position}
-        for name, value in given.items():
-            if value is not None:
-                raise ScopeParameterError(
-                    f"{name} is given beside pairs, which have their own scopes, corrupted prompts and "
-                    "prepend_bos, and are read at the end: drop it, and say it when you make the pairs"
-                )
-        return paired_components(model, prompt, by, frozen)
+        refuse_beside(
+            scope=scope,
+            baseline=baseline,
+            corrupted=corrupted,
+            reference=reference,
+            position=None if position == -1 else position,
+            prepend_bos=prepend_bos,
+        )
+        return paired_components(model, prompt, by, frozen, progress)
     prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
     stream = last_stream(prompt_run.view, prompt_run.read_site)
     sites, optional = sites_of_writes(prompt_run.view, stream, by)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,8 @@ from tl_scopes.adapter.prompts import Prompt, resolve_position
 from tl_scopes.adapter.sites import Site
 from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.jvp import push_forward
+from tl_scopes.circuits.paired_paths import Roles, paired_paths
+from tl_scopes.circuits.pairs import Pairs, refuse_beside
 from tl_scopes.circuits.parts import Whole
 from tl_scopes.circuits.stream import tolerance
 from tl_scopes.circuits.trace import CircuitRun, Trace, ask, traced
@@ -21,9 +23,23 @@ from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull
 from tl_scopes.results.flows import Flow, FlowPath
+from tl_scopes.results.paired import PairedPaths
 from tl_scopes.scopes.base import Scope
 
 
+@overload
+def flow(
+    model: Any,
+    prompt: Pairs,
+    scope: None = None,
+    layer: int | str = ...,
+    *,
+    site: int | str = "embed",
+    frozen: Frozen = None,
+    chunk_size: int | None = None,
+    progress: bool | None = None,
+) -> PairedPaths: ...
+@overload
 def flow(
     model: Any,
     prompt: Prompt,
@@ -35,22 +51,43 @@ def flow(
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
     chunk_size: int | None = None,
-) -> Flow:
+    progress: bool | None = None,
+) -> Flow: ...
+def flow(
+    model: Any,
+    prompt: Prompt | Pairs,
+    scope: Scope | None = None,
+    layer: int | str | None = None,
+    *,
+    site: int | str = "embed",
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    frozen: Frozen = None,
+    chunk_size: int | None = None,
+    progress: bool | None = None,
+) -> Flow | PairedPaths:
     """How the influence of each source token splits over the positions of an intermediate layer.
 
     One forward pass, one backward pass to the layer, and one from there to the source a position
     (batched) for every vector of the scope.
 
     Args:
-        model, prompt, scope, position, prepend_bos, chunk_size: as in `tl_scopes.attribute`.
+        model, prompt, scope, position, prepend_bos, chunk_size: as in `tl_scopes.attribute`. Or `Pairs` in
+            the place of the prompt, whose clean prompts are explained one by one, with scopes of their
+            own: `flow(model, pairs, layer=6)`.
         layer: the layer whose positions influence passes through, resid(layer), 0 to n_layers.
         site: where the source tokens are; it must come before the layer.
         frozen: what gradients hold constant: attention `"patterns"`, `"norms"`, `"both"`.
+
+        progress: over pairs, a bar on stderr. Default: where stderr is a terminal.
 
     Returns:
         `Flow`: `norms`, `share`, `signed` as Float[Tensor, "through source"] and `scores`, in the
         scope's units. As vectors the parts sum exactly to the whole gradient, so that `signed` sums
         over through-positions to `scores`.
+
+        Of pairs `PairedPaths`: `signed`, summed over the through-positions of each role (the rows), and
+        the source positions of each role. Norms of sums are no sums of norms, so these are not there.
 
     Raises:
         SiteError: for a layer that does not lie between the source and what is read.
@@ -61,7 +98,30 @@ def flow(
         >>> flow(model, "The capital of France is", SemanticScope(" Paris"), layer=6).share
     """
     check_chunk(chunk_size)
-    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+    if isinstance(prompt, Pairs):
+        refuse_beside(
+            scope=scope,
+            position=None if position == -1 else position,
+            prepend_bos=prepend_bos,
+        )
+    if layer is None:
+        raise SiteError("layer is missing: give the one whose positions influence passes through")
+
+    def single(prompt_run: CircuitRun) -> Flow:
+        return _single(prompt_run, site, layer, chunk_size)
+
+    if isinstance(prompt, Pairs):
+
+        def rows(found: Flow, roles: Roles) -> tuple[tuple[str, ...], Float[Tensor, "row source"]]:
+            return prompt.roles, roles @ found.signed[: roles.shape[1]].double()
+
+        return paired_paths(model, prompt, frozen, progress, "flow", single, rows)
+    return single(ask(model, prompt, scope, position, prepend_bos, frozen))
+
+
+def _single(
+    prompt_run: CircuitRun, site: int | str, layer: int | str, chunk_size: int | None
+) -> Flow:
     source, through = _streams(prompt_run, [prompt_run.view.site(s) for s in (site, layer)])
     with traced(prompt_run, source, [through]) as trace:
         whole_gradient, at_layer = trace.gradients([source.label, through.label])

@@ -6,27 +6,44 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from operator import index
-from typing import Any
+from typing import Any, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt
-from tl_scopes.adapter.view import ModelView
 from tl_scopes.circuits.freezing import Frozen
+from tl_scopes.circuits.head_choice import Choice, refuse_over_pairs
+from tl_scopes.circuits.paired_paths import Roles, paired_paths
+from tl_scopes.circuits.pairs import Pairs, refuse_beside
 from tl_scopes.circuits.parts import Whole
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Trace, ask, traced
-from tl_scopes.errors import ScopeParameterError, SiteError, UnsupportedModelError, check_number
+from tl_scopes.circuits.trace import CircuitRun, ask, traced
+from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull
 from tl_scopes.jacobian.forward import needed_sites
 from tl_scopes.results.flows import HeadPaths
+from tl_scopes.results.paired import PairedPaths
 from tl_scopes.scopes.base import Scope
 
 
+@overload
+def head_paths(
+    model: Any,
+    prompt: Pairs,
+    scope: None = None,
+    *,
+    site: int | str = "embed",
+    read_only: bool = False,
+    frozen: Frozen = None,
+    chunk_size: int | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
+    progress: bool | None = None,
+) -> PairedPaths: ...
+@overload
 def head_paths(
     model: Any,
     prompt: Prompt,
@@ -43,7 +60,24 @@ def head_paths(
     heads: Sequence[tuple[int, int]] | None = None,
     least_effect: float = 0.0,
     progress: bool | None = None,
-) -> HeadPaths:
+) -> HeadPaths: ...
+def head_paths(
+    model: Any,
+    prompt: Prompt | Pairs,
+    scope: Scope | None = None,
+    *,
+    site: int | str = "embed",
+    read_only: bool = False,
+    split: bool = False,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    frozen: Frozen = None,
+    chunk_size: int | None = None,
+    layers: Sequence[int] | None = None,
+    heads: Sequence[tuple[int, int]] | None = None,
+    least_effect: float = 0.0,
+    progress: bool | None = None,
+) -> HeadPaths | PairedPaths:
     """How much of each token's influence passes through each head's output.
 
     From the scope to the outputs (z) of all heads in one backward pass, and from each head's output
@@ -58,7 +92,9 @@ def head_paths(
     0.84 on Gemma-3 270M.
 
     Args:
-        model, prompt, scope, position, prepend_bos, chunk_size: as in `tl_scopes.attribute`.
+        model, prompt, scope, position, prepend_bos, chunk_size: as in `tl_scopes.attribute`. Or `Pairs` in
+            the place of the prompt, whose clean prompts are explained one by one: they have scopes of
+            their own, and take neither `split` nor `least_effect`.
         site: where the source tokens are: "embed" or a layer. Heads before it have no part.
         read_only: count only what the heads write at the read position, or positions.
         split: also tell what reaches a head by way of its values from what reaches it by way of its
@@ -68,8 +104,8 @@ def head_paths(
         least_effect: only heads whose own effect (gradient times z, as the total effect of
             `components`) is at least this share, 0 to 1, of the largest among them. It is known
             beforehand, at no cost.
-        progress: a bar on stderr, with the price in backward passes through the whole model.
-            Default: where stderr is a terminal.
+        progress: a bar on stderr, with the price in backward passes through the whole model, or over
+            pairs. Default: where stderr is a terminal.
 
     Heads that are left out count as outside: sums stay exact.
 
@@ -77,6 +113,9 @@ def head_paths(
         `HeadPaths`: `norms` and `signed` Float[Tensor, "layer head_index source"], `outside_norms` and
         `outside_signed` [layer, source] for all that passes by a layer's heads, in the scope's units.
         As vectors, a layer's heads and what passes outside them sum to the token's gradient.
+
+        Of pairs `PairedPaths`: `signed`, by head, summed over the source positions of each role. Norms
+        of sums are no sums of norms, so these are not there.
 
     Raises:
         UnsupportedModelError: on a model without attention heads in every block.
@@ -87,9 +126,38 @@ def head_paths(
         >>> head_paths(model, "The capital of France is", SemanticScope(" Paris"), layers=[10, 11]).norms
     """
     check_chunk(chunk_size)
-    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+
+    def single(prompt_run: CircuitRun, progress: bool | None = False) -> HeadPaths:
+        choice = Choice.checked(prompt_run.view, layers, heads, least_effect)
+        return _single(prompt_run, choice, site, read_only, split, chunk_size, progress)
+
+    if isinstance(prompt, Pairs):
+        refuse_beside(
+            scope=scope,
+            position=None if position == -1 else position,
+            prepend_bos=prepend_bos,
+        )
+        refuse_over_pairs(split, least_effect)
+        return paired_paths(model, prompt, frozen, progress, "head paths", single, _rows)
+    return single(ask(model, prompt, scope, position, prepend_bos, frozen), progress)
+
+
+def _rows(paths: HeadPaths, roles: Roles) -> tuple[tuple[str, ...], Float[Tensor, "row source"]]:
+    labels = tuple(f"L{layer}H{head}" for layer, head in paths.heads)
+    layers, heads = torch.tensor(paths.heads, dtype=torch.long).view(-1, 2).T
+    return labels, paths.signed[layers, heads]
+
+
+def _single(
+    prompt_run: CircuitRun,
+    choice: Choice,
+    site: int | str,
+    read_only: bool,
+    split: bool,
+    chunk_size: int | None,
+    progress: bool | None,
+) -> HeadPaths:
     view = prompt_run.view
-    choice = _Choice.checked(view, layers, heads, least_effect)
     source = view.site(site)
     if source.is_named:
         raise SiteError(f'{site!r} is a hook; source tokens are at "embed", or at a layer')
@@ -149,62 +217,6 @@ def head_paths(
             outside_norms=trace.whole(outside["norms"]),
             outside_signed=trace.whole(outside["signed"]),
         )
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Which heads a call asks for. `layers`, `heads`: None for all."""
-
-    layers: frozenset[int] | None
-    heads: frozenset[tuple[int, int]] | None
-    least_effect: float
-
-    @classmethod
-    def checked(cls, view: ModelView, layers: Any, heads: Any, least_effect: Any) -> _Choice:
-        """Raises `ScopeParameterError`."""
-        n, width = view.n_layers, int(view.cfg.n_heads)
-        try:
-            some = None if layers is None else frozenset(map(index, layers))
-            each = None if heads is None else frozenset((index(i), index(h)) for i, h in heads)
-        except (TypeError, ValueError):
-            raise ScopeParameterError(
-                f"layers is {layers!r}, heads is {heads!r}; allowed: lists of layers, and of pairs "
-                "(layer, head), or None"
-            ) from None
-        wrong = [i for i in some or () if not 0 <= i < n]
-        wrong += [pair for pair in each or () if not (0 <= pair[0] < n and 0 <= pair[1] < width)]
-        if wrong or some == frozenset() or each == frozenset():
-            raise ScopeParameterError(
-                f"layers and heads name {wrong[0] if wrong else 'nothing'}; allowed: layers 0 to "
-                f"{n - 1}, and pairs (layer, head) with heads 0 to {width - 1}"
-            )
-        check_number("least_effect", least_effect, lambda x: 0 <= x <= 1, "0 to 1")
-        return cls(some, each, float(least_effect))
-
-    def of(self, trace: Trace, at_heads: dict[int, Tensor]) -> dict[int, list[int]]:
-        """The heads asked for in each layer. `at_heads`: gradients at their outputs."""
-        asked = {
-            layer: [
-                head
-                for head in range(g.shape[2])
-                if (self.layers is None or layer in self.layers)
-                and (self.heads is None or (layer, head) in self.heads)
-            ]
-            for layer, g in at_heads.items()
-        }
-        if not self.least_effect:
-            return asked
-        scale = (trace.weights * trace.norms**2).sqrt()
-        effects = {}
-        for layer, g in at_heads.items():
-            z = trace.kept[f"blocks.{layer}.attn.hook_z"][0].detach()
-            each = (
-                torch.einsum("vphd,phd->vh", g.double(), z.double()) * scale.to(g.device)[:, None]
-            )
-            effects[layer] = torch.linalg.vector_norm(each, dim=0).tolist()
-        every = [effects[layer][head] for layer in asked for head in asked[layer]]
-        least = self.least_effect * max(every, default=0.0)
-        return {i: [h for h in heads if effects[i][h] >= least] for i, heads in asked.items()}
 
 
 @contextmanager

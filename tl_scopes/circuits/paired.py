@@ -3,6 +3,8 @@ clean ones, a batch."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,29 +25,45 @@ from tl_scopes.jacobian.forward import overflow_hint
 from tl_scopes.results.paired import PairedComponents, shared
 
 
-def paired_components(model: Any, pairs: Pairs, by: str, frozen: Frozen) -> PairedComponents:
+def paired_components(
+    model: Any, pairs: Pairs, by: str, frozen: Frozen, progress: bool | None = None
+) -> PairedComponents:
     """See `components`."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    batches = pairs.batches(model, frozen)
     found: dict[int, _Effects] = {}
-    for batch in pairs.batches(model, frozen):
-        most = batch.runs[0].rows_at_once(gradients=True)
-        for start in range(0, len(batch), most):
-            found |= _told(batch.part(range(len(batch))[start : start + most]), by)
+    with tqdm(total=len(pairs), unit="pair", desc="components", disable=not shown) as bar:
+        for batch in batches:
+            most = batch.runs[0].rows_at_once(gradients=True)
+            for start in range(0, len(batch), most):
+                part = batch.part(range(len(batch))[start : start + most])
+                found |= _told(part, by)
+                bar.update(len(part))
     each = [found[i] for i in range(len(pairs))]
-    first = each[0]
-    for i, own in enumerate(each):
-        if own.alike != first.alike:
-            raise ScopeParameterError(
-                f"pair {i}: its scope {own.about['scope']} gives other units or other components than that "
-                f"of pair 0, {first.about['scope']}: effects of one kind have a mean, so call once for each kind"
-            )
-    about: dict[str, Any] = {**first.about, "scope": shared([own.about["scope"] for own in each])}
     return PairedComponents(
-        **about,
+        **alike([own.about for own in each]),
         effects=torch.stack([own.values for own in each]).float(),
         clean=torch.stack([own.clean for own in each]).float(),
         corrupted=torch.stack([own.corrupted for own in each]).float(),
         roles=pairs.roles,
     )
+
+
+def alike(abouts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The fields of a result that all pairs share, from those of each pair.
+
+    Raises `ScopeParameterError` where a pair has others, but for the scope's record.
+    """
+    first = abouts[0]
+    for i, own in enumerate(abouts):
+        if any(own[name] != first[name] for name in ("units", "squared", "labels")):
+            raise ScopeParameterError(
+                f"pair {i}: its scope {own['scope']} gives other units or other components than that "
+                f"of pair 0, {first['scope']}: effects of one kind have a mean, so call once for each kind"
+            )
+    return {**first, "scope": shared([own["scope"] for own in abouts])}
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +74,6 @@ class _Effects:
     clean: Float[Tensor, ""]
     corrupted: Float[Tensor, ""]
     about: dict[str, Any]
-
-    @property
-    def alike(self) -> tuple[Any, ...]:
-        return tuple(self.about[name] for name in ("units", "squared", "labels"))
 
 
 def _told(batch: PairBatch, by: str) -> dict[int, _Effects]:

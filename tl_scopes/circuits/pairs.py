@@ -15,10 +15,11 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt
+from tl_scopes.adapter.view import view_of
 from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import PairBatch, of_pair
 from tl_scopes.circuits.roles import located
-from tl_scopes.circuits.trace import CircuitRun, ask
+from tl_scopes.circuits.trace import CircuitRun, ask_of
 from tl_scopes.errors import DataError, PositionError, PromptError, ScopeParameterError
 from tl_scopes.evaluation import data
 from tl_scopes.jacobian.prompt_run import BATCH_TOKENS
@@ -223,9 +224,13 @@ class Pairs:
         number.
         """
         pairs = []
+        with of_pair(0):  # what is wrong with the model is so for each
+            view = view_of(model)
+        hooked = view.is_hooked()
         for i, scope in enumerate(self.scopes):
             with of_pair(i):
-                run = ask(model, self.clean[i], scope, -1, self.prepend_bos, frozen)
+                clean = self.clean[i]
+                run = ask_of(view, clean, scope, -1, self.prepend_bos, frozen, hooked)
                 ids = run.encode_like(self.corrupted[i], self.prepend_bos, "corrupted prompt")
                 pairs.append((i, run, ids, self._places(i, run)))
         pairs.sort(key=lambda pair: _alike(pair[1]))
@@ -260,6 +265,16 @@ class Pairs:
             taken |= own
             places[role] = own
         return {**places, REST: ~taken}
+
+
+def refuse_beside(**given: Any) -> None:
+    """Refuse what pairs have of their own; None: not given. Raises `ScopeParameterError`."""
+    for name, value in given.items():
+        if value is not None:
+            raise ScopeParameterError(
+                f"{name} is given beside pairs, which have their own scopes, corrupted prompts and "
+                "prepend_bos, and are read at the end: drop it, and say it when you make the pairs"
+            )
 
 
 def _is_one(places: Any) -> bool:

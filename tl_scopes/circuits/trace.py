@@ -73,11 +73,25 @@ def ask(
     frozen: Frozen = None,
 ) -> CircuitRun:
     """Check a call's common arguments. Raises the errors that `attribute` raises for them."""
-    view = view_of(model)
+    return ask_of(view_of(model), prompt, scope, position, prepend_bos, frozen)
+
+
+def ask_of(
+    view: ModelView,
+    prompt: Prompt,
+    scope: Any,
+    position: int = -1,
+    prepend_bos: bool | None = None,
+    frozen: Frozen = None,
+    hooked: bool | None = None,
+) -> CircuitRun:
+    """The same, of a model that this call has checked already. `hooked`: whether hooks of the user's are
+    on it, where that is known too."""
     check_is_scope(scope)
     held = parse_frozen(frozen)
     ids = encode(view, prompt, prepend_bos)
-    prompt_run = CircuitRun.explaining(view, ids, scope, position, view.is_hooked(), frozen=held)
+    hooked = view.is_hooked() if hooked is None else hooked
+    prompt_run = CircuitRun.explaining(view, ids, scope, position, hooked, frozen=held)
     check_scopes(view, [scope])
     if prompt_run.others:
         raise ScopeParameterError(

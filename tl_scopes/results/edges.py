@@ -30,6 +30,8 @@ class Edges(PairedResult):
     first block on both prompts gradients were averaged; 1: the clean prompt's alone.
     """
 
+    clean: Float[Tensor, "pair"]
+    corrupted: Float[Tensor, "pair"]
     writers: Annotated[tuple[str, ...], Axis("writer")]
     readers: Annotated[tuple[str, ...], Axis("reader")]
     source: Int[Tensor, "row"]

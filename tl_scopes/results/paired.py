@@ -32,20 +32,20 @@ _AT_ONCE = 1 << 22
 class PairedResult(Result):
     """Effects of nodes or edges, one row each, on what a scope explains of each pair.
 
-    `effects[i, r, p]`: of row r in pair i at the positions of role p, gradient times (clean - corrupted
-    write): positive where the clean write raises the scalar. `clean` and `corrupted`: the scalar of each
-    pair on its two prompts. `squared`: whether effects are squared and weighted over several vectors
-    (Fisher), in `units` squared-per-unit; else they are signed and linear. `frozen`: what gradients held
-    constant. `scope`: as `shared` gives it.
+    `effects[i, r, p]`: of row r in pair i at the positions of role p. Of nodes and edges that is gradient
+    times (clean - corrupted write): positive where the clean write raises the scalar; and `clean` and
+    `corrupted` are the scalar of each pair on its two prompts. `squared`: whether effects are squared and
+    weighted over several vectors (Fisher), in `units` squared-per-unit; else they are signed and linear.
+    `frozen`: what gradients held constant. `scope`: as `shared` gives it.
     """
 
     # The column of `to_frame` by which a terminal shows the largest rows.
     ranked_by: ClassVar[str] = "mean"
+    # Tensors whose last axis is that of roles.
+    by_role: ClassVar[tuple[str, ...]] = ("effects",)
 
     effects: Float[Tensor, "pair row role"]
     roles: Annotated[tuple[str, ...], Axis("role")]
-    clean: Float[Tensor, "pair"]
-    corrupted: Float[Tensor, "pair"]
     scope: ScopeInfo
     units: str
     squared: bool
@@ -64,10 +64,13 @@ class PairedResult(Result):
             >>> effects.of_role("last").interval()
         """
         check_choice("role", role, (None, *self.roles))
-        if role is None:
-            return replace(self, effects=self.effects.sum(-1, keepdim=True), roles=("all",))
-        at = self.roles.index(role)
-        return replace(self, effects=self.effects[..., at, None], roles=(role,))
+        at = None if role is None else self.roles.index(role)
+        tensors = {
+            name: own.sum(-1, keepdim=True) if at is None else own[..., at, None]
+            for name in self.by_role
+            for own in [getattr(self, name)]
+        }
+        return replace(self, roles=("all" if role is None else role,), **tensors)
 
     def mean(self) -> Float[Tensor, "row role"]:
         """The mean effect over pairs.
@@ -169,6 +172,8 @@ class PairedComponents(PairedResult):
     the positions of role p.
     """
 
+    clean: Float[Tensor, "pair"]
+    corrupted: Float[Tensor, "pair"]
     labels: Annotated[tuple[str, ...], Axis("row")]
     kinds: Annotated[tuple[str, ...], Axis("row")]
     layers: Annotated[tuple[int, ...], Axis("row")]
@@ -209,3 +214,31 @@ class PairedComponents(PairedResult):
             f"PairedComponents({isolated(str(self.scope))}, {len(self.labels)} components, {pairs}; "
             f"top: {top})"
         )
+
+
+@dataclass(frozen=True, eq=False, repr=False, kw_only=True)
+class PairedPaths(PairedResult):
+    """Influence of source tokens on what is explained of the clean prompts, by way of heads or positions.
+
+    Rows are heads (`L5H2`, from `head_paths`), or the roles of the positions of a layer that influence
+    passes through (from `flow`). `effects[i, r, p]`: what passes from the tokens of role p at `site`
+    through row r in pair i: the `signed` parts of `HeadPaths` or `Flow`, summed over positions. `scores`:
+    all of the influence of a role's tokens. The rows of `flow` add up to them, and so do the heads of
+    one layer with what passes outside of them. `layer`: that of `flow`; None: through heads.
+    """
+
+    by_role: ClassVar[tuple[str, ...]] = ("effects", "scores")
+
+    labels: Annotated[tuple[str, ...], Axis("row")]
+    site: str
+    layer: str | None
+    scores: Float[Tensor, "pair role"]
+
+    def row_labels(self) -> tuple[str, ...]:
+        return self.labels
+
+    def __repr__(self) -> str:
+        top = ", ".join(f"{label} {value:.3g}" for label, value in self.top(3))
+        pairs = f"{len(self.effects)} pair{'s' * (len(self.effects) > 1)}"
+        through = self.layer or "heads"
+        return f"PairedPaths({isolated(str(self.scope))}, {self.site} through {through}, {pairs}; top: {top})"

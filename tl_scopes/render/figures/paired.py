@@ -12,7 +12,7 @@ from tl_scopes.render.figures import circuits, style
 from tl_scopes.render.figures.grids import Bars, head_grid, strongest
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import words
-from tl_scopes.results.paired import PairedComponents, PairedResult
+from tl_scopes.results.paired import PairedComponents, PairedPaths, PairedResult
 
 TALL = 0.22  # inches of a row
 
@@ -50,7 +50,10 @@ def draw_paired(
     inside = [x for x in ticks if ax.get_xlim()[0] <= x <= ax.get_xlim()[1]]
     style.label(ax.xaxis, [number(float(x)) for x in inside], 8, inside)
     style.thin(ax)
-    style.name_axes(ax, f"mean effect over pairs ({circuits.effect_unit(result)})")
+    influence = isinstance(result, PairedPaths)
+    unit = words(result.units) if influence else circuits.effect_unit(result)
+    what = "influence" if influence else "effect"
+    style.name_axes(ax, f"mean {what} over pairs ({unit})")
     some = f"the {len(rows)} of {len(values)} with the largest means" * (len(rows) < len(values))
     lines = "lines: 95% bootstrap intervals" if np.isfinite(low).all() else ""
     _caption(figure, result, "What moves", role, [some, lines])
