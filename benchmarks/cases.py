@@ -208,6 +208,16 @@ def _circuits(model: Any, name: str) -> Iterator[Case]:
         most=0.6,
         rounds=3,
     )
+    own = ids[0].tolist()
+    pair = circuits.Pairs([own], [[*own[:4], *own[6:3:-1], *own[7:]]], scope)
+    yield Case(
+        "edges of one pair",
+        n,
+        lambda: circuits.edges(model, pair),
+        lambda: ts.attribute(model, ids, scope),
+        "attribute",
+        most=4 if name == "gemma-3-270m" else None,
+    )
     few, scores = pairs[:20], scores_of_all(model)
     passes, rows = bare_passes(model, few, scores)
     yield Case(

@@ -60,8 +60,6 @@ def of_writers(result) -> dict[str, torch.Tensor]:
 def test_a_writers_edges_add_up_to_its_total_effect(name, by):
     if name == "bridge/granite" and zoo.HookedTransformer is not None:
         pytest.skip("components refuses it: hooks show by-products")
-    if "attn_only" in zoo.traits(name):
-        pytest.skip("components with another prompt needs MLPs")
     sums = of_writers(found(name, by))
     with zoo.exact_float64():
         whole = components(zoo.shared(name), CLEAN, S, by, corrupted=CORRUPTED)
