@@ -152,7 +152,7 @@ def test_what_is_wrong_is_said():
     refused(
         lambda: head_paths(model, pairs, least_effect=0.1), ScopeParameterError, "0.1", "layers"
     )
-    refused(lambda: flow(model, pairs), SiteError, "layer is missing", "give")
+    refused(lambda: flow(model, pairs), SiteError, "layer is None", "give")
     refused(lambda: flow(model, pairs, layer=0, site=1), SiteError, "pair ", "ascending")
     same = Pairs(CLEAN, CORRUPTED, [*SCOPES["difference"][:2], ts.LogitDifferenceScope(5, 5)])
     mixed = Pairs(

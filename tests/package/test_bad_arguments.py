@@ -166,6 +166,9 @@ def test_numpy_integers_are_integers():
 
 
 # --------------------------------------------------------------------------------------------------------- scopes
+OF_PREDICTIONS = ["verify", "scope_metric", "circuit_tracer_targets"]
+
+
 @each_class
 @pytest.mark.parametrize(
     "scope", [ts.FisherScope, ts.SemanticScope, None, 3, "fisher", {}, [S, S], [S], [], [None]], ids=repr
@@ -174,7 +177,8 @@ def test_what_is_no_scope(name, scope):
     for call in calls("scope"):
         if (call, scope) not in (
             ("verify", None),
-            ("attribute_batch", [S]),
+            *((one, [S]) for one in ("attribute_batch", "edges", "faithfulness")),
+            ("circuit_card", [S, S]),
         ):  # which mean something
             refused(ask(name, call, scope=scope), ScopeParameterError, "Scope|scopes", "give")
 
@@ -214,12 +218,13 @@ def test_scopes_that_do_not_fit_the_model(name):
     for call in calls("scope"):
         over = ask(name, call, scope=ts.FisherScope(rank=17))
         refused(over, ScopeParameterError, "rank 17", "d_model", "16")
+    inside = [*OF_PREDICTIONS, "faithfulness"]  # whose nodes would be others
     for v, site, shape in (
         (ONES[:15], None, r"\(16,\)"), (ONES[:15], 2, r"\(16,\)"), (ONES[None], None, r"\(16,\)"),
         (ONES, z, r"\(4, 4\)"), (torch.ones(4), z, r"\(4, 4\)"), (torch.ones(4, 4), f"{z}[2]", r"\(4,\)"),
     ):  # fmt: skip
         scope = ts.DirectionScope(v, site=site)
-        for call in calls("scope", but=["verify"] if site is None else ["verify", "scope_metric"]):
+        for call in calls("scope", but=["verify"] if site is None else inside):
             words = "direction has shape", rf"\({str(list(v.shape))[1:-1]}", shape, "give a vector"
             refused(ask(name, call, scope=scope), ScopeParameterError, *words)
     words = "'direction'", r"of semantic\(target=5\)"
@@ -238,7 +243,7 @@ def test_scopes_that_do_not_fit_the_model(name):
 )  # fmt: skip
 def test_directions_at_sites_that_do_not_exist(name, site):
     words = ["'nowhere'", "Allowed"] if site == "nowhere" else []
-    for call in calls("scope", but=["verify", "scope_metric"]):
+    for call in calls("scope", but=OF_PREDICTIONS):
         message = refused(ask(name, call, scope=ts.DirectionScope(ONES, site=site)), SiteError, *words)  # fmt: skip
         assert "nearest names are 'all'" not in message
 

@@ -131,10 +131,10 @@ def faithful(model: Any, prompt: Any, scope: ts.Scope) -> circuits.Faithfulness:
 
 
 def carded(model: Any, prompt: Any, scope: ts.Scope) -> pd.DataFrame:
-    """A circuit card over the prompt and itself backwards, both ways."""
+    """A circuit card over two orders of the prompt, each against itself backwards."""
     ids = encode(view_of(model), prompt, None)
-    other = [*ids[:1], *ids[:0:-1]]
-    pairs = circuits.Pairs([ids, other], [other, ids], scope)
+    clean = [ids, [*ids[:1], *ids[2:], *ids[1:2]]]
+    pairs = circuits.Pairs(clean, [[*one[:1], *one[:0:-1]] for one in clean], scope)
     return circuits.circuit_card(
         model, pairs, k=2, sizes=[0.5, 1.0], random=1, progress=False
     ).to_frame()

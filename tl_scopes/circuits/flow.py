@@ -105,7 +105,9 @@ def flow(
             prepend_bos=prepend_bos,
         )
     if layer is None:
-        raise SiteError("layer is missing: give the one whose positions influence passes through")
+        raise SiteError(
+            "layer is None; allowed: a layer, or its name: give the one whose positions influence passes through"
+        )
 
     def single(prompt_run: CircuitRun) -> Flow:
         return _single(prompt_run, site, layer, chunk_size)

@@ -19,6 +19,7 @@ from tl_scopes.errors import NumericalError, ScopesError
 from tl_scopes.jacobian.answers import Answer, explain
 from tl_scopes.jacobian.batches import padded
 from tl_scopes.jacobian.forward import read_under, read_values
+from tl_scopes.jacobian.probes import check_site
 
 # Rows whose logits are held at a time.
 _ROWS = 16
@@ -83,6 +84,8 @@ class PairBatch:
         """What is read of rows of ids, in one forward pass with activations edited at sites."""
         first = self.runs[0]
         activation = read_under(self.view, tokens, edits or {}, first.read_site, prepare)
+        if first.read_site is not None:
+            check_site(self.view, first.read_site, activation, tokens)
         places = [position for _, position in first.places(first.position)]
         rows = [i for i in range(len(tokens)) for _ in places]
         values = read_values(self.view, first.read_site, activation, rows, places * len(tokens))

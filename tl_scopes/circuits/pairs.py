@@ -20,7 +20,13 @@ from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import PairBatch, of_pair
 from tl_scopes.circuits.roles import located
 from tl_scopes.circuits.trace import CircuitRun, ask_of
-from tl_scopes.errors import DataError, PositionError, PromptError, ScopeParameterError
+from tl_scopes.errors import (
+    DataError,
+    PositionError,
+    PromptError,
+    ScopeParameterError,
+    TargetError,
+)
 from tl_scopes.evaluation import data
 from tl_scopes.jacobian.prompt_run import BATCH_TOKENS
 from tl_scopes.scopes.base import NEXT_TOKEN, Scope, check_is_scope
@@ -81,9 +87,9 @@ class Pairs:
             with of_pair(i):
                 check_is_scope(scope)
                 if any(getattr(scope, name, None) is NEXT_TOKEN for name in scope.target_fields):
-                    raise ScopeParameterError(
-                        "the scope's target is NEXT_TOKEN, which the two prompts of a pair need not share: "
-                        "give the token itself, one scope a pair"
+                    raise TargetError(
+                        "the scope's target is NEXT_TOKEN, but pairs are read at their last tokens, which nothing "
+                        "follows: read an earlier position by a shorter prompt, or name the target, one scope a pair"
                     )
         if not isinstance(self.positions, Mapping | None):
             raise PositionError(
