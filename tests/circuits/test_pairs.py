@@ -125,7 +125,7 @@ MADE = {
     "another count": (dict(corrupted=CORRUPTED[:2]), PromptError, "3 clean and 2 corrupted"),
     "scopes of another count": (dict(scope=[A, A]), ScopeParameterError, "2 scopes for 3 pairs"),
     "next token": (
-        dict(scope=[A, A, ts.SemanticScope(ts.NEXT_TOKEN)]), ScopeParameterError, "pair 2", "NEXT_TOKEN", "give",
+        dict(scope=[A, A, ts.SemanticScope(ts.NEXT_TOKEN)]), TargetError, "pair 2", "NEXT_TOKEN", "name the target",
     ),
     "a taken role": (dict(positions={"rest": 1}), PositionError, "'rest'", "another name"),
     "roles of another count": (dict(positions={"s": [1, 2]}), PositionError, "'s'", "2 entries for 3"),

@@ -190,6 +190,7 @@ def test_a_plain_forward_in_another_thread_is_left_alone(name):
 
 # ------------------------------------------------------------------------------------------------------- results
 SAVED = [v for v in DATA if v not in ("fisher_spectrum", "input_stability", "randomisation", "attribute_batch",
+                                      "circuit_tracer_targets", "circuit_card", "answers, stability",
                                       "fisher, batch")]  # fmt: skip
 
 

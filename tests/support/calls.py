@@ -249,7 +249,7 @@ def values(result: Any) -> list[torch.Tensor]:
     if isinstance(result, torch.Tensor):
         return [result]
     if isinstance(result, circuits.TracerTarget):
-        return [result.vec, torch.tensor(result.prob)]
+        return [result.vec, torch.tensor(result.prob, dtype=torch.float64, device="cpu")]
     if isinstance(result, list):
         return [value for one in result for value in values(one)]
     if isinstance(result, pd.DataFrame):

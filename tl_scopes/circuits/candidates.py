@@ -86,8 +86,8 @@ class Candidates:
             raise ScopeParameterError("scores hold no node to choose: no head, MLP or neuron")
         counted.sort(key=lambda i: places[i].order)
         nodes = (EMBED, *(labels[i] for i in counted))
-        nothing = torch.zeros(0, dtype=torch.int64)
-        rows = torch.arange(1, len(nodes))
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
+        rows = torch.arange(1, len(nodes), device="cpu")
         return cls(
             "nodes", nodes, rows, (), {}, nothing, nothing, effects[counted], strength[counted], roles, about
         )  # fmt: skip
@@ -105,12 +105,12 @@ class Candidates:
             split = [label.partition(ARROW) for label in labels]
             named = ({a: None for a, _, _ in split}, {b: None for _, _, b in split})
             nodes, readers = (tuple(sorted(n, key=lambda x: _place(x).order)) for n in named)
-            source = torch.tensor([nodes.index(a) for a, _, _ in split])
-            reader = torch.tensor([readers.index(b) for _, _, b in split])
+            source = torch.tensor([nodes.index(a) for a, _, _ in split], device="cpu")
+            reader = torch.tensor([readers.index(b) for _, _, b in split], device="cpu")
             owners = _owners(nodes, readers)
         for label in (*nodes, *readers):
             _place(label)
-        nothing = torch.zeros(0, dtype=torch.int64)
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
         return cls(
             "edges", nodes, nothing, readers, owners, source, reader, effects, strength, roles, about
         )  # fmt: skip
@@ -133,7 +133,7 @@ class Candidates:
 
     def first(self, n: int, order: Tensor | None = None) -> Bool[Tensor, "candidate"]:
         """The first `n` of an order (None: that by strength), before anything is dropped."""
-        kept = torch.zeros(len(self), dtype=torch.bool)
+        kept = torch.zeros(len(self), dtype=torch.bool, device="cpu")
         kept[(self.order if order is None else order)[:n]] = True
         return kept
 
@@ -153,7 +153,7 @@ class Candidates:
         seen = []
         ways = (graph, self.nodes.index(EMBED)), (graph.T.tocsr(), n + self.readers.index(READ))
         for way, start in ways:
-            reached = torch.zeros(size, dtype=torch.bool)
+            reached = torch.zeros(size, dtype=torch.bool, device="cpu")
             found = breadth_first_order(way, start, return_predecessors=False)
             reached[torch.from_numpy(found.astype(np.int64))] = True
             seen.append(reached)
@@ -170,7 +170,7 @@ class Candidates:
             for owner in self.owners.get(reader, ())
             if owner in number
         ]
-        readers, owners = torch.tensor(found, dtype=torch.int64).reshape(-1, 2).T
+        readers, owners = torch.tensor(found, dtype=torch.int64, device="cpu").reshape(-1, 2).T
         return readers, owners
 
     def needed(self) -> int | None:
@@ -186,20 +186,22 @@ class Candidates:
 
     def circuit(self, kept: Bool[Tensor, "candidate"], chosen: int) -> Circuit:
         """The circuit of the candidates that are `kept`."""
-        nothing = torch.zeros(0, dtype=torch.int64)
+        nothing = torch.zeros(0, dtype=torch.int64, device="cpu")
         role_count = len(self.roles)
         if self.of == "nodes":
             own = [0, *self.rows[kept].tolist()]
-            effects = torch.cat([torch.zeros(1, role_count).double(), self.effects[kept]])
-            source, readers, edge_effects = nothing, (), torch.zeros(0, role_count)
+            effects = torch.cat(
+                [torch.zeros(1, role_count, device="cpu").double(), self.effects[kept]]
+            )
+            source, readers, edge_effects = nothing, (), torch.zeros(0, role_count, device="cpu")
         else:
             used = {self.nodes.index(EMBED), *self.source[kept].tolist()} if kept.any() else set()
             own = sorted(used)
-            number = torch.zeros(len(self.nodes), dtype=torch.int64)
-            number[own] = torch.arange(len(own))
+            number = torch.zeros(len(self.nodes), dtype=torch.int64, device="cpu")
+            number[own] = torch.arange(len(own), device="cpu")
             source, edge_effects = number[self.source[kept]], self.effects[kept]
             readers = tuple(self.readers[j] for j in self.reader[kept].tolist())
-            effects = torch.zeros(len(own), role_count).double()
+            effects = torch.zeros(len(own), role_count, device="cpu").double()
             effects.index_add_(0, source, edge_effects)
         places = [_place(label) for label in (*self.nodes, *self.readers)]
         about = {"scope": None, "units": "", "squared": False, "provenance": None} | {**self.about}
@@ -245,7 +247,7 @@ def _numbers(scores: Mapping[Any, Any]) -> Float[Tensor, "candidate 1"]:
     edges = [ARROW in label for label in scores]
     if any(edges) and not all(edges):
         raise ScopeParameterError("scores hold nodes and edges: give the ones or the others")
-    return torch.tensor(list(scores.values()), dtype=torch.float64)[:, None]
+    return torch.tensor(list(scores.values()), dtype=torch.float64, device="cpu")[:, None]
 
 
 def _place(label: str) -> Place:

@@ -49,6 +49,7 @@ class EdgeRuns:
         batch, view = self.batch, self.batch.view
         stream = last_stream(view, batch.runs[0].read_site)
         needed, optional = anatomy_sites(view, stream, self.by)
+        batch.refuse_nonfinite()  # else it would seem that the parts do not add up
         seen, _ = _seen(batch, batch.clean[:1], [*needed, *optional])
         for site in needed:
             if site.label not in seen:
@@ -89,7 +90,9 @@ class EdgeRuns:
         size = max(1, min(self.batch.rows_at_once(), _BYTES // a_row))
         for start in range(0, len(rows), size):
             pair, circuit = (list(own) for own in zip(*rows[start : start + size]))
-            patch = EdgePatch(self.wiring, self.others, torch.tensor(pair), cut[circuit])
+            patch = EdgePatch(
+                self.wiring, self.others, torch.tensor(pair, device="cpu"), cut[circuit]
+            )
             values = self.batch.read(self.batch.clean[pair], patch.edits())
             out[pair, circuit] = self.batch.scalars(values, pair)
         return out

@@ -203,7 +203,7 @@ def _result(pairs: Pairs, found: Sequence[_Found], by: By, steps: int) -> Edges:
             "other edges lead: call edges once for each"
         )
     numbers = [number for own in found for number in own.batch.numbers]
-    order = torch.tensor(numbers).argsort()
+    order = torch.tensor(numbers, device="cpu").argsort()
     effects, clean, corrupted = (
         torch.cat([getattr(own, name) for own in found])[order].float()
         for name in ("effects", "clean", "corrupted")

@@ -101,7 +101,7 @@ def faithfulness(
     settings = {"ablation": ablation, "random": random, "exact": exact, "seed": seed}
     with opened(model, judge, curves, 1 + exact, settings, out, progress) as store:
         if exact:
-            without = ~torch.eye(len(candidates), dtype=torch.bool)
+            without = ~torch.eye(len(candidates), dtype=torch.bool, device="cpu")
             alone = store.measured([f"without {label}" for label in candidates.labels], without)
             effects = (alone.clean[:, None] - alone.circuits).mean(0)
             curves.add("exact", effects.abs().argsort(descending=True, stable=True))
@@ -109,7 +109,7 @@ def faithfulness(
     check_mean(parts[0], found)
     of_curve = curves.split(found.circuits.float())
     drawn = [of_curve[f"random {i}"] for i in range(random)]
-    nothing = torch.zeros(0, len(pairs), len(wanted.counts))
+    nothing = found.circuits.new_zeros(0, len(pairs), len(wanted.counts))
     return Faithfulness(
         of=candidates.of,
         ablation=ablation,

@@ -144,7 +144,7 @@ def head_paths(
 
 def _rows(paths: HeadPaths, roles: Roles) -> tuple[tuple[str, ...], Float[Tensor, "row source"]]:
     labels = tuple(f"L{layer}H{head}" for layer, head in paths.heads)
-    layers, heads = torch.tensor(paths.heads, dtype=torch.long).view(-1, 2).T
+    layers, heads = torch.tensor(paths.heads, dtype=torch.long, device="cpu").view(-1, 2).T
     return labels, paths.signed[layers, heads]
 
 

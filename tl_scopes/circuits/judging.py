@@ -86,7 +86,7 @@ class NodeJudge(Judge):
         return cls(batches, by, ablation, number, len(nodes), means)
 
     def measure(self, unit: PairBatch, kept: Bool[Tensor, "circuit candidate"]) -> Measured:
-        nodes = torch.zeros(len(kept), self.count, dtype=torch.bool)
+        nodes = torch.zeros(len(kept), self.count, dtype=torch.bool, device="cpu")
         nodes[:, self.number] = kept
         with unit.locked():
             runs = NodeRuns(unit, self.by, self.ablation, self.means)
@@ -120,12 +120,12 @@ class EdgeJudge(Judge):
         return cls(batches, by, number, len(number))
 
     def measure(self, unit: PairBatch, kept: Bool[Tensor, "circuit candidate"]) -> Measured:
-        edges = torch.zeros(len(kept), self.count, dtype=torch.bool)
+        edges = torch.zeros(len(kept), self.count, dtype=torch.bool, device="cpu")
         edges[:, self.number] = kept
         with unit.locked():
             runs = EdgeRuns(unit, self.by)
             check_differ(unit, runs.clean, runs.corrupted)
-            out = torch.empty(len(unit), len(kept), dtype=torch.float64)
+            out = torch.empty(len(unit), len(kept), dtype=torch.float64, device="cpu")
             nothing, whole = ~edges.any(1), edges.all(1)
             out[:, nothing], out[:, whole] = runs.corrupted[:, None], runs.clean[:, None]
             between = ~(nothing | whole)
@@ -153,7 +153,7 @@ def _matched(candidates: Candidates, known: Sequence[str]) -> Int[Tensor, "candi
             f"the scores {told} before what is read: give those of this model, with all of its {len(known)} "
             f"{candidates.of}"
         )
-    return torch.tensor([places[label] for label in candidates.labels])
+    return torch.tensor([places[label] for label in candidates.labels], device="cpu")
 
 
 def edges_by(labels: Iterable[str]) -> Literal["head", "mlp"]:
@@ -248,7 +248,9 @@ def check_mean(batch: PairBatch, measured: Measured) -> None:
 def every(measured: Iterator[tuple[PairBatch, Measured]], count: int) -> Measured:
     """What units gave, by the numbers of their pairs."""
     rows = list(measured)
-    order = torch.tensor([number for batch, _ in rows for number in batch.numbers]).argsort()
+    order = torch.tensor(
+        [number for batch, _ in rows for number in batch.numbers], device="cpu"
+    ).argsort()
     assert len(order) == count
     columns = zip(*((own.clean, own.corrupted, own.circuits) for _, own in rows))
     return Measured(*(torch.cat(column)[order] for column in columns))

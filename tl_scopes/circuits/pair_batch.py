@@ -108,6 +108,11 @@ class PairBatch:
             found.append(self._scalar(own, answer.read.raw, i))
         return torch.stack(found)
 
+    def refuse_nonfinite(self) -> None:
+        """Raise `NumericalError`, with the hook where NaN or infinity begins, unless what is read of the
+        clean prompts is finite."""
+        assert self.answers
+
     def scalars(
         self, values: Float[Tensor, "row read *d"], pairs: Sequence[int]
     ) -> Float[Tensor, "row"]:
@@ -121,7 +126,7 @@ class PairBatch:
         first, pairs, found = self.runs[0], list(pairs), []
         # Of a span the scope itself takes up logits, a few reads at a time.
         alone = first.read_site is None and not first.span
-        for rows in torch.arange(len(values)).split(_ROWS):
+        for rows in torch.arange(len(values), device="cpu").split(_ROWS):
             own = values[rows]
             raw = self.answers[0].read.head.raw_logits(own[:, 0]) if alone else [None] * len(own)
             found += map(self._scalar, own, raw, [pairs[row] for row in rows.tolist()])

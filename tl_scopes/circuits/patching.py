@@ -88,7 +88,7 @@ class NodeRuns:
         embedding belongs to every other.
         """
         pairs, circuits = len(self.batch), len(kept)
-        out = torch.empty(pairs, circuits, dtype=torch.float64)
+        out = torch.empty(pairs, circuits, dtype=torch.float64, device="cpu")
         out[:, ~kept.any(1)] = self.corrupted[:, None]
         out[:, kept.all(1)] = self.clean[:, None]
         between = (kept.any(1) & ~kept.all(1)).nonzero()[:, 0]
@@ -202,13 +202,16 @@ def check_patches(batch: PairBatch, by: By) -> tuple[str, ...]:
     `batch.locked()`. Returns the nodes. Raises `NonAdditiveError`, where a circuit would not be what it
     says."""
     view, first = batch.view, batch.part(range(1))
+    first.refuse_nonfinite()  # else it would seem that the parts do not add up
     start, end = resid_site(0, view.n_layers), last_stream(view, batch.runs[0].read_site).site
     ends = [start] if end == start else [start, end]
     other, _ = _seen(first, by, ends)
     slots = list(_slots(view, by, other))
     clean, _ = _seen(first, by, ends, first.clean)
     nodes = _named(slots)
-    edits = _edits(slots, torch.zeros(1, len(nodes), dtype=torch.bool), other.__getitem__)
+    edits = _edits(
+        slots, torch.zeros(1, len(nodes), dtype=torch.bool, device="cpu"), other.__getitem__
+    )
     kept: list[Tensor] = []
 
     def note(activation: Tensor) -> Tensor:

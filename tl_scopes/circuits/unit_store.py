@@ -106,7 +106,7 @@ def _manifest(model: Any, judge: Judge, curves: Curves, settings: dict[str, Any]
     corrupted = {n: r.tolist() for unit in units for n, r in zip(unit.numbers, unit.corrupted)}
     pairs = sorted(runs)
     first = units[0].part([0])
-    found = judge.measure(first, torch.zeros(0, len(candidates), dtype=torch.bool))
+    found = judge.measure(first, torch.zeros(0, len(candidates), dtype=torch.bool, device="cpu"))
     return manifest.of_run(
         model,
         {"started": datetime.now(timezone.utc).isoformat()},
@@ -160,5 +160,6 @@ def _measured(rows: list[dict[str, Any]], unit: PairBatch, names: Sequence[str])
     table = torch.tensor(
         [[values[number, name] for name in every_name] for number in unit.numbers],
         dtype=torch.float64,
+        device="cpu",
     )
     return Measured(table[:, 0], table[:, 1], table[:, 2:])

@@ -131,7 +131,9 @@ class Faithfulness(Result):
         check_seed(seed)
         n = len(metrics)
         if n < 2:
-            return torch.full((2, *([len(self.sizes)] if what == "f" else [])), torch.nan)
+            return torch.full(
+                (2, *([len(self.sizes)] if what == "f" else [])), torch.nan, device="cpu"
+            )
         drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
         weights = np.zeros((RESAMPLES, n))
         np.add.at(weights, (np.arange(RESAMPLES)[:, None], drawn), 1 / n)
@@ -142,7 +144,9 @@ class Faithfulness(Result):
         # A resample whose two ends are the same has no f.
         f = f[f.isfinite().all(1)]
         values = f if what == "f" else self._area(what, f)
-        ends = torch.tensor([(1 - confidence) / 2, (1 + confidence) / 2], dtype=values.dtype)
+        ends = torch.tensor(
+            [(1 - confidence) / 2, (1 + confidence) / 2], dtype=values.dtype, device="cpu"
+        )
         return torch.quantile(values, ends, dim=0)
 
     def _f(self, metrics: Tensor) -> Tensor:
@@ -155,7 +159,9 @@ class Faithfulness(Result):
                 f"{what} is an area over sizes, and this result has one: use f"
             )
         height = f.double() if what == "cpr" else (1 - f.double()).abs()
-        return torch.trapezoid(height, torch.tensor(self.shares, dtype=torch.float64), dim=-1)
+        return torch.trapezoid(
+            height, torch.tensor(self.shares, dtype=torch.float64, device="cpu"), dim=-1
+        )
 
     def _exact(self) -> Tensor:
         if self.exact is None:
@@ -179,7 +185,7 @@ class Faithfulness(Result):
         rows = []
         for curve, f in self.curves().items():
             metrics = own.get(curve)
-            bounds = torch.full((2, len(self.sizes)), torch.nan)
+            bounds = torch.full((2, len(self.sizes)), torch.nan, device="cpu")
             if metrics is not None:
                 bounds = self._interval(metrics, "f", 0.95, 0)
             columns = zip(self.sizes, self.shares, f.tolist(), *bounds.tolist())

@@ -130,9 +130,13 @@ def _fields(content: dict[str, Any]) -> dict[str, Any]:
             owners[reader] = read_by
             key = number[_label(found[1])], reader
             kept[key] = kept.get(key, 0.0) + float(told["score"])
-    effects = torch.tensor([[scored.get(label, 0.0)] for label in labels])
-    edge_effects = torch.tensor(list(kept.values())).reshape(-1, 1)
-    writers = torch.tensor([writer for writer, _ in kept], dtype=torch.int64)
+    effects = torch.tensor(
+        [[scored.get(label, 0.0)] for label in labels], dtype=torch.float32, device="cpu"
+    )
+    edge_effects = torch.tensor(list(kept.values()), dtype=torch.float32, device="cpu").reshape(
+        -1, 1
+    )
+    writers = torch.tensor([writer for writer, _ in kept], dtype=torch.int64, device="cpu")
     if of == "edges":
         effects.index_add_(0, writers, edge_effects)
     count = len(labels) - 1 if of == "nodes" else len(kept)

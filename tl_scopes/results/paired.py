@@ -83,7 +83,7 @@ class PairedResult(Result):
     def standard_error(self) -> Float[Tensor, "row role"]:
         """That of the mean; NaN of one pair."""
         if len(self.effects) == 1:
-            return torch.full(self.effects.shape[1:], torch.nan, dtype=torch.float64)
+            return torch.full(self.effects.shape[1:], torch.nan, dtype=torch.float64, device="cpu")
         return self.effects.double().std(0) / len(self.effects) ** 0.5
 
     def interval(self, confidence: float = 0.95, seed: int = 0) -> Float[Tensor, "bound row role"]:
@@ -98,12 +98,14 @@ class PairedResult(Result):
             )
         pairs = len(self.effects)
         if pairs == 1:
-            return torch.full((2, *self.effects.shape[1:]), torch.nan, dtype=torch.float64)
+            return torch.full(
+                (2, *self.effects.shape[1:]), torch.nan, dtype=torch.float64, device="cpu"
+            )
         # How often each pair is drawn tells a resample's mean.
         counts = np.random.default_rng(seed).multinomial(pairs, [1 / pairs] * pairs, RESAMPLES)
         shares = torch.from_numpy(counts / pairs)
         tail = (1 - confidence) / 2
-        ends = torch.tensor([tail, 1 - tail], dtype=torch.float64)
+        ends = torch.tensor([tail, 1 - tail], dtype=torch.float64, device="cpu")
         columns = self.effects.double().flatten(1).split(max(1, _AT_ONCE // RESAMPLES), dim=1)
         found = [torch.quantile(shares @ own, ends, dim=0) for own in columns]
         return torch.cat(found, dim=1).unflatten(1, self.effects.shape[1:])
