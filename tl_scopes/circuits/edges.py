@@ -48,7 +48,8 @@ def edges(
             enters the first block on the corrupted and on the clean prompt, the clean one included
             (EAP-IG); a scope's own gradient at each, but of several vectors (Fisher) those of the clean
             prompt at all of them. The effects of `embed` then add up to nearly the whole change; where
-            gradients turn on the way, only over hundreds of steps.
+            gradients turn on the way, only over hundreds of steps. (The source's code takes the
+            corrupted end in the place of the clean one.)
         by: `"head"`: every head writes and reads for itself, by its queries, keys and values (keys and
             values of key-value heads, which query heads may share). `"mlp"`: attention as a whole.
             MLPs are wholes in both.
