@@ -13,7 +13,7 @@ from support.hook_edits import embed_hook
 from support.traces import model_state
 from tl_scopes.circuits import Pairs
 from tl_scopes.circuits.patching import NodeRuns, check_patches, corrupted_means, node_metrics
-from tl_scopes.errors import NonAdditiveError, ScopesError
+from tl_scopes.errors import NonAdditiveError
 
 A, B = 5, 11
 CLEAN = [[0, 5, 6, 7, 8], [0, 9, 8, 7, 6], [0, 12, 13, 14, 15]]
@@ -216,9 +216,33 @@ def test_an_interrupt_leaves_nothing_behind(name):
 
 
 @pytest.mark.parametrize("name", zoo.known("bridge/granite"))
-def test_parts_that_do_not_add_up_are_refused(name):
+@zoo.exact_float64()
+def test_writes_that_are_scaled_on_their_way_are_replaced_all_the_same(name):
+    """`components` refuses what is written times a factor; a run with replaced parts asks for no sum."""
     model = zoo.shared(name)
     (batch,) = batches(model)
-    with pytest.raises(ScopesError) as told, batch.locked():
-        check_patches(batch, "head")
-    assert isinstance(told.value, NonAdditiveError)
+    with batch.locked():
+        nodes = check_patches(batch, "head")
+        kept = masks(len(nodes))
+        found = NodeRuns(batch, "head").metrics(kept)
+    # The metric is of raw logits.
+    factor = float(found[1, 1]) / difference(model, CLEAN[1], {})
+    for c in range(2, len(kept)):
+        dropped = [node for node, own in zip(nodes, kept[c]) if not own]
+        where = functools.cache(functools.partial(seen, model, CORRUPTED[1]))
+
+        def value(hook, index, where=where):
+            return where(hook)[:, :, index] if index is not None else where(hook)
+
+        assert float(found[1, c]) == pytest.approx(
+            factor * by_hand(model, 1, dropped, value), abs=1e-9
+        )
+
+
+@pytest.mark.parametrize("name", zoo.known("hooked/llama", "bridge/llama"))
+def test_what_is_written_besides_is_refused(name):
+    model = zoo.build(name)
+    model.add_hook("blocks.1.hook_resid_post", lambda a, hook: 2 * a)
+    (first, *_) = batches(model)
+    with pytest.raises(NonAdditiveError), first.locked():
+        check_patches(first, "head")

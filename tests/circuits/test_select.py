@@ -109,6 +109,7 @@ def test_parallel_blocks_are_seen():
     assert select(edges(parallel=True), share=1.0).parallel
 
 
+@pytest.mark.wrong_types
 @pytest.mark.parametrize(
     ("scores", "asked", "error", "said"),
     [
