@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -50,19 +50,16 @@ class EdgeRuns:
         stream = last_stream(view, batch.runs[0].read_site)
         needed, optional = anatomy_sites(view, stream, self.by)
         batch.refuse_nonfinite()  # else it would seem that the parts do not add up
-        seen, _ = _seen(batch, batch.clean[:1], [*needed, *optional])
+        seen, _ = batch.seen(batch.clean[:1], [*needed, *optional])
         for site in needed:
             if site.label not in seen:
                 raise not_reached(site.label)
         self.wiring = learn(view, stream, self.by, seen)
-        kept, values = _seen(batch, batch.corrupted, self.wiring.sites)
+        kept, values = batch.seen(batch.corrupted, self.wiring.sites)
         end = seen[stream.site.label]
         self.others = self.wiring.writes(kept, end.device, working_dtype(end.dtype))
-        each = range(len(batch))
-        self.corrupted = batch.scalars(values, each)
-        read = [answer.read.value for answer in batch.answers]
-        rows = torch.stack(read)
-        self.clean = batch.scalars(rows if batch.runs[0].span else rows[:, None], each)
+        self.corrupted = batch.scalars(values, range(len(batch)))
+        self.clean = batch.clean_scalars
 
     @property
     def edges(self) -> tuple[str, ...]:
@@ -104,22 +101,6 @@ def edge_metrics(
     """`EdgeRuns.metrics` of one batch; edges in the order of `EdgeRuns.edges`, and of `Edges`."""
     with batch.locked():
         return EdgeRuns(batch, by).metrics(kept)
-
-
-def _seen(
-    batch: PairBatch, tokens: Int[Tensor, "row pos"], sites: Sequence[Site]
-) -> tuple[dict[str, Tensor], Float[Tensor, "row read *d"]]:
-    """Activations of a run at sites, as far as they are reached, and what is read."""
-    seen: dict[str, list[Tensor]] = {}
-
-    def note(label: str, activation: Tensor) -> Tensor:
-        seen.setdefault(label, []).append(activation.clone())  # later hooks may edit in place
-        return activation
-
-    edits = {site: lambda a, label=site.label: note(label, a) for site in sites}
-    rows = tokens.split(batch.rows_at_once())
-    values = torch.cat([batch.read(own, edits) for own in rows])
-    return {label: torch.cat(own) for label, own in seen.items()}, values
 
 
 @dataclass(eq=False)

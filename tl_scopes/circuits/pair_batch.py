@@ -91,6 +91,21 @@ class PairBatch:
         values = read_values(self.view, first.read_site, activation, rows, places * len(tokens))
         return values.unflatten(0, (len(tokens), len(places)))
 
+    @torch.no_grad()
+    def seen(
+        self, tokens: Int[Tensor, "row pos"], sites: Sequence[Site]
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "row read *d"]]:
+        """Activations of rows of ids at sites, by label, as far as they are reached, and what is read."""
+        kept: dict[str, list[Tensor]] = {}
+
+        def note(label: str, activation: Tensor) -> Tensor:
+            kept.setdefault(label, []).append(activation.clone())  # later hooks may edit in place
+            return activation
+
+        edits = {site: lambda a, label=site.label: note(label, a) for site in sites}
+        values = torch.cat([self.read(own, edits) for own in tokens.split(self.rows_at_once())])
+        return {label: torch.cat(own) for label, own in kept.items()}, values
+
     @cached_property
     def answers(self) -> list[Answer]:
         """What is explained of each pair: vectors and targets are those of the clean prompt."""

@@ -13,7 +13,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.adapter.view import Edit
 from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import PairBatch, of_pair
 from tl_scopes.circuits.pairs import Pairs
@@ -95,10 +94,8 @@ def _effects(batch: PairBatch, by: str) -> dict[int, _Effects]:
     sites, optional = sites_of_writes(view, stream, by)
     with traced_rows(batch.runs, embed_site(), sites, optional) as traced:
         batch.answers = [*traced.answers]  # found already
-        base: dict[str, Tensor] = {}
+        base, other = batch.seen(batch.corrupted, [*sites, *optional])
         with torch.no_grad():
-            seen = {site: _keep(base, site.label) for site in (*sites, *optional)}
-            other = batch.read(batch.corrupted, seen)
             own = traced.read.detach().unflatten(0, other.shape[:2])
             rows = range(len(batch))
             clean, corrupted = (batch.scalars(values, rows) for values in (own, other))
@@ -111,14 +108,6 @@ def _effects(batch: PairBatch, by: str) -> dict[int, _Effects]:
         batch.numbers[i]: _Effects(values[i], clean[i], corrupted[i], _about(traced, writes, i))
         for i in rows
     }
-
-
-def _keep(kept: dict[str, Tensor], label: str) -> Edit:
-    def edit(activation: Tensor) -> Tensor:
-        kept[label] = activation.clone()  # hooks that run later may edit it in place
-        return activation
-
-    return edit
 
 
 def _combined(traced: Batch, writes: Writes) -> Float[Tensor, "pair row role"]:

@@ -157,16 +157,7 @@ def _seen(
     view = batch.view
     hooks = [f"blocks.{i}.{name}" for i in range(view.n_layers) for name, _ in _HOOKS[by]]
     sites = [*(Site(hook, hook) for hook in hooks if hook in view.hooks), *more]
-    seen: dict[str, list[Tensor]] = {}
-
-    def note(label: str, activation: Tensor) -> Tensor:
-        seen.setdefault(label, []).append(activation.clone())  # later hooks may edit in place
-        return activation
-
-    edits = {site: lambda a, label=site.label: note(label, a) for site in sites}
-    rows = (batch.corrupted if tokens is None else tokens).split(batch.rows_at_once())
-    values = torch.cat([batch.read(own, edits) for own in rows])
-    return {label: torch.cat(own) for label, own in seen.items()}, values
+    return batch.seen(batch.corrupted if tokens is None else tokens, sites)
 
 
 def _slots(view: ModelView, by: By, seen: Mapping[str, Tensor]) -> list[Slot]:
