@@ -63,9 +63,11 @@ def _attention(view: ModelView, layer: int, by: By, kept: Kept) -> Attention:
     before = resid_site(layer, view.n_layers).label
     shown = {x: kept[hook(layer, f"attn.hook_{x}")] for x in "qkv"}
     weights = {x: _projection(view, layer, x, shown[x]) for x in "qkv"}
+    # Of a model on several devices the stream may arrive on another one than the block's.
+    stream = kept[before].to(shown["q"])
 
     def error(norm: Norm, names: str, heads: slice) -> float:
-        x = norm(kept[before])
+        x = norm(stream)
         found = []
         for name in names:
             W, b = weights[name]
@@ -73,7 +75,7 @@ def _attention(view: ModelView, layer: int, by: By, kept: Kept) -> Attention:
             found.append(misses(got.flatten(2), shown[name][:, :, heads].flatten(2)))
         return max(found)
 
-    norm = _best(view, layer, kept[before], lambda n: error(n, "q", slice(1)))
+    norm = _best(view, layer, stream, lambda n: error(n, "q", slice(1)))
     if norm is None or error(norm, "qkv", slice(None)) > allowed(view):
         raise UnsupportedModelError(
             f"in block {layer} queries, keys and values are not W (norm of the stream) + b, which an edge "
@@ -143,7 +145,7 @@ def _mlp(view: ModelView, layer: int, kept: Kept) -> Mlp | None:
     best: tuple[float, Norm | None, bool] = torch.inf, None, False
     if name is not None and kept[name].numel() == before.numel():
         x = kept[name].reshape(before.shape)
-        for parallel, stream in enumerate(streams):
+        for parallel, stream in enumerate(s.to(x) for s in streams):
             norm = _best(view, layer, stream, lambda n, s=stream: misses(n(s), x))
             if norm is not None:
                 best = min(

@@ -22,7 +22,10 @@ _LIKELY = ("ln1", "ln2", "ln1_post", "ln2_post")
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """`gain * (x - mean) / sqrt(mean square + eps) + bias` over the last axis; the mean only if `centred`."""
+    """`gain * (x - mean) / sqrt(mean square + eps) + bias` over the last axis; the mean only if `centred`.
+
+    On the device of `gain`, where the parts of a model lie on several.
+    """
 
     gain: Tensor | float = 1.0
     bias: Tensor | float = 0.0
@@ -41,13 +44,14 @@ class Norm:
         """From cotangents of the output at `x` to cotangents of x. `held`: with the scale held constant."""
         base = self._base(x)
         inverse = _inverse_scale(base, self.eps)
-        g = g * self.gain * inverse
+        g = g.to(base.device) * self.gain * inverse
         if not held:
             unit = base * inverse
             g = g - unit * ((g * unit).sum(-1, keepdim=True) / x.shape[-1])
         return g - g.mean(-1, keepdim=True) if self.centred else g
 
     def _base(self, x: Tensor) -> Tensor:
+        x = x.to(self.gain.device) if isinstance(self.gain, Tensor) else x
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
 

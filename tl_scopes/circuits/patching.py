@@ -211,9 +211,10 @@ def check_patches(batch: PairBatch, by: By) -> tuple[str, ...]:
 
     first.read(first.clean, {**edits, end: note})
     precise = working_dtype(view.dtype)
-    writes = (other[end.label] - other[start.label])[0].to(precise)
-    parts = [clean[start.label][0].to(writes), writes]
-    check_sum(view, kept[-1][0].to(writes), parts, end.label)
+    whole = kept[-1][0].to(precise)
+    first_other, last_other = (other[site.label][0].to(whole) for site in (start, end))
+    parts = [clean[start.label][0].to(whole), last_other - first_other]
+    check_sum(view, whole, parts, end.label)
     return nodes
 
 
