@@ -73,10 +73,14 @@ def test_the_table_is_the_packages(folder, data, tmp_path):
 def test_json_and_gold_targets(folder, data, tmp_path):
     args = ["--target", "gold", "--position", "-2", "--n", "3", "--skip", "1", "--json"]
     more = ["--leave-one-out", "zero", "--no-sufficiency", "--replacements", "zero,pad"]
+    more += ["--matched", "1"]
     got = parsed(evaluated(folder, data, tmp_path / "out", *args, *more))
     assert (got["prompts"], got["failed"]) == (3, 0)
     rows = {(row["method"], row["metric"], row["replacement"]) for row in got["summary"]}
-    assert {("fisher", "loo_spearman", "zero"), ("random", "aopc_comprehensiveness", "pad")} <= rows
+    assert {
+        ("fisher", "loo_spearman", "zero"),
+        ("random", "aopc_comprehensiveness_gain", "pad"),
+    } <= rows
     assert not any("sufficiency" in metric for _, metric, _ in rows)
     made = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert made["methods"]["semantic"]["target"] == "NEXT_TOKEN"
@@ -134,6 +138,8 @@ def test_a_report(folder, data, tmp_path):
         (["--data", "missing.jsonl"], "no file or folder missing.jsonl"),
         (["--data", "nobody/nothing"], "cannot be loaded as the name of a data set"),
         (["--unit", "0"], "unit is 0"),
+        (["--matched", "1", "--unit", "1"], "those of the same unit: give --unit 2"),
+        (["--spare-last", "-1"], "spare_last is -1; allowed"),
         (["--device", "cuda:99"], "'cuda:99' cannot be used"),
         (["--html", "no/where.html"], "does not exist; make it first"),
     ],

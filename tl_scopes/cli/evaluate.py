@@ -126,6 +126,18 @@ def evaluate(
             metavar="NAME",
         ),
     ] = None,
+    spare_last: Annotated[
+        int,
+        _measured(help="So many tokens up to the read position are never replaced.", metavar="N"),
+    ] = 0,
+    matched: Annotated[
+        int,
+        _measured(
+            help="Also say what each method gains over its rankings of N other prompts, whose tokens "
+            "stand in the same places; of those in the same unit.",
+            metavar="N",
+        ),
+    ] = 0,
     area: Annotated[
         Literal["trapezoid", "mean"],
         _measured(
@@ -150,9 +162,11 @@ def evaluate(
     Killed and given again, it goes on; accelerate launch and torchrun split the prompts.
     """
     outputs = options.outputs(html=html)
+    if matched and unit < 2:
+        raise bad("--matched", "other prompts are those of the same unit: give --unit 2 or more")
     settings = {
-        "fractions": numbers("--fractions", fractions),
-        "replacements": items("--replacements", replacements),
+        "fractions": options.numbers("--fractions", fractions),
+        "replacements": options.items("--replacements", replacements),
         "target": target,
         "sufficiency": sufficiency,
         "leave_one_out": leave_one_out,
@@ -160,6 +174,8 @@ def evaluate(
         "position": position,
         "prepend_bos": prepend_bos,
         "seed": seed,
+        "spare_last": spare_last,
+        "matched": matched,
     }
     where = dict(config=config, split=split, n=n, skip=skip)
     with quiet():
@@ -196,7 +212,7 @@ def _run(
 
     `model`, `data` and `settings`: arguments of `models.load`, `evaluation.read` and `Settings`.
     """
-    texts = [item.lower().replace("_", "-") for item in items("--methods", methods)]
+    texts = [item.lower().replace("_", "-") for item in options.items("--methods", methods)]
     for text in texts:
         try:
             named.maker(text.partition(":")[0])
@@ -245,25 +261,6 @@ def _run(
         first = done.to_frame()["error"].iloc[0]
         raise RunError(f"every prompt failed, the first with {first} (all: {done.rows})")
     return done
-
-
-def items(option: str, text: str) -> list[str]:
-    """`"a, b"` as a list. Raises BadParameter for an empty entry, or one given twice."""
-    entries = [item.strip() for item in text.split(",")]
-    if not all(entries):
-        raise bad(option, f"{text!r} has an empty entry; put one comma between two")
-    twice = next((item for item in entries if entries.count(item) > 1), None)
-    if twice is not None:
-        raise bad(option, f"{twice!r} is given twice; give it once")
-    return entries
-
-
-def numbers(option: str, text: str) -> list[float]:
-    """`"0.1, 0.2"` as numbers. Raises BadParameter."""
-    try:
-        return [float(item) for item in items(option, text)]
-    except ValueError:
-        raise bad(option, f"{text!r} is not allowed; give numbers such as 0.05,0.1,0.2") from None
 
 
 def summary(done: Run) -> pd.DataFrame:

@@ -143,3 +143,22 @@ def in_options(message: str, typed: Sequence[str] = ()) -> str:
         return _FLAGS[found["flag"]] if found["flag"] else _NAMES[found["name"]]
 
     return re.sub(f"(?P<alone>{left_alone})|{_IN_PYTHON.pattern}", option, message)
+
+
+def items(option: str, text: str) -> list[str]:
+    """`"a, b"` as a list. Raises BadParameter for an empty entry, or one given twice."""
+    entries = [item.strip() for item in text.split(",")]
+    if not all(entries):
+        raise bad(option, f"{text!r} has an empty entry; put one comma between two")
+    twice = next((item for item in entries if entries.count(item) > 1), None)
+    if twice is not None:
+        raise bad(option, f"{twice!r} is given twice; give it once")
+    return entries
+
+
+def numbers(option: str, text: str) -> list[float]:
+    """`"0.1, 0.2"` as numbers. Raises BadParameter."""
+    try:
+        return [float(item) for item in items(option, text)]
+    except ValueError:
+        raise bad(option, f"{text!r} is not allowed; give numbers such as 0.05,0.1,0.2") from None

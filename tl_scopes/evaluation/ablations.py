@@ -22,8 +22,8 @@ from torch import Tensor
 
 from tl_scopes.adapter.continuations import check_length, encode_continuation
 from tl_scopes.adapter.padding import rows as rows_of
-from tl_scopes.adapter.prompts import Prompts, resolve_position
-from tl_scopes.adapter.view import ModelView, view_of
+from tl_scopes.adapter.prompts import Prompts
+from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines.ablation import (
     INTACT,
     Alteration,
@@ -32,7 +32,6 @@ from tl_scopes.baselines.ablation import (
     effects_of_all,
     final_states,
 )
-from tl_scopes.errors import PositionError, TargetError
 from tl_scopes.evaluation.methods import (
     AnyMethod,
     Methods,
@@ -43,12 +42,12 @@ from tl_scopes.evaluation.methods import (
     score,
     top_overlap,
 )
+from tl_scopes.evaluation.orders import Ordered, elsewhere, ordered
 from tl_scopes.evaluation.runs.units import encoded
 from tl_scopes.evaluation.settings import Settings
-from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.files import in_utf8
+from tl_scopes.results.metrics import METRICS
 from tl_scopes.results.statistics import rank_correlation
-from tl_scopes.scopes.continuation import ContinuationScope
 
 Row = dict[str, Any]
 COLUMNS = (
@@ -77,9 +76,11 @@ def measure(
     - comprehensiveness, sufficiency: by how many nats the log-probability of the measured token falls
       when a fraction of the tokens, or all others, are replaced. Names that end in `_kl` are
       KL(intact || ablated), those in `_flip` whether the top prediction changed. Those that begin with
-      `aopc_` are areas over the fractions.
+      `aopc_` are areas over the fractions. Those that end in `_gain` say by how much the area is better
+      than those of `Settings(matched=)` other prompts' rankings, whose tokens stand in the same places:
+      what content adds to place. A prompt alone has none.
     - loo_spearman, loo_kendall (tau-b), loo_jaccard (of the top tokens) with leave-one-out's KL, over
-      the tokens after BOS up to the read position; loo_top_rank: the share of tokens that
+      the tokens after BOS up to the read position (`spare_last` aside); loo_top_rank: the share of tokens that
       leave-one-out ranks above the method's first one (0: it is leave-one-out's own).
 
     Of a prompt: log_prob of the measured token, and correct (whether the token that follows is the
@@ -130,15 +131,24 @@ def measure(
         refuse_to_record(error)
         # Which of them it was, one by one will tell.
         scores = {}
+    asked: dict[int, Ordered] = {}
     for i, ids in usable.items():
         try:
             if i not in scores:
                 (scores[i],) = scored([i])
-            of_prompt = _of_prompt(view, ids, after.get(i), dict(zip(named, scores[i])), settings)
-            rows[i] = [{"index": i, "tokens": len(ids), **row} for row in of_prompt]
+            asked[i] = ordered(view, ids, after.get(i), dict(zip(named, scores[i])), settings)
         except Exception as error:
             refuse_to_record(error)
             rows[i] = [error_row(i, len(ids), error)]
+    for i, one in asked.items():
+        try:
+            rows[i] = [
+                {"index": i, "tokens": len(usable[i]), **row}
+                for row in _of_prompt(one, elsewhere(asked, i, settings), settings)
+            ]
+        except Exception as error:
+            refuse_to_record(error)
+            rows[i] = [error_row(i, len(usable[i]), error)]
     return [row for i in sorted(rows) for row in rows[i]]
 
 
@@ -168,36 +178,17 @@ def _row(
 
 
 def _of_prompt(
-    view: ModelView,
-    ids: list[int],
-    after: list[int] | None,
-    scores: dict[str, Tensor],
-    settings: Settings,
+    asked: Ordered, others: list[dict[str, list[int]]], settings: Settings
 ) -> Iterator[Row]:
-    at, hooked = resolve_position(settings.position, ids), view.is_hooked()
-    if after is None:
-        prompt_run = PromptRun(view, ids, at, hooked)
-    else:
-        prompt_run = PromptRun.explaining(view, ids, ContinuationScope(after), -1, hooked)
+    prompt_run, after, places = asked.prompt_run, asked.after, asked.places
     gold = None if after is not None else prompt_run.next_id
-    if settings.target == "gold" and gold is None:
-        raise TargetError(
-            "the gold target is the token after the read position, but the prompt ends there: use "
-            'position=-2, or target="predicted"'
-        )
-    first, end = prompt_run.first, at + 1
-    if first == end:
-        raise PositionError(
-            f"position {at} is BOS, before which nothing can be replaced: read later"
-        )
-    # What follows the read position cannot matter, but would stand before negative scores.
-    orders = {name: ranked(of_method[:end], first) for name, of_method in scores.items()}
-    replaced = dict(_alterations(orders, len(ids) - first, settings))
-    left_out = _left_out(range(first, end), settings)
+    curves = [dict(_alterations(o, asked.n, settings)) for o in (asked.orders, *others)]
+    left_out = _left_out(places, settings)
     with prompt_run.locked(gradients=False):
-        states = final_states(prompt_run, [INTACT, *replaced.values(), *left_out])
+        replaced = [alteration for own in curves for alteration in own.values()]
+        states = final_states(prompt_run, [INTACT, *replaced, *left_out])
         intact, *altered = by_read(prompt_run, states)
-        head = view.unembedding()
+        head = prompt_run.view.unembedding()
         log_prob, predicted = 0.0, []
         tokens = after or ([gold] if settings.target == "gold" and gold is not None else [])
         for i, y in enumerate(intact):
@@ -210,11 +201,11 @@ def _of_prompt(
     follows = after or ([] if gold is None else [gold])
     if follows:
         yield _row("", "correct", float(follows == predicted))
-    yield from _areas(list(replaced), effect, settings)
+    yield from _areas(curves, effect, settings)
     if left_out:
         kl = effect.kl[len(replaced) :].numpy()
-        for name, of_method in scores.items():
-            part = of_method[first:end].numpy()
+        for name, of_method in asked.scores.items():
+            part = of_method[places.start : places.stop].numpy()
             for metric, value in agreement(part, kl, settings.top).items():
                 yield _row(name, metric, value, settings.leave_one_out or "")
 
@@ -243,15 +234,29 @@ def _left_out(positions: range, settings: Settings) -> list[Alteration]:
     return [] if kind is None else [Alteration((t,), kind) for t in positions]
 
 
-def _areas(replaced: list[Asked], effect: Effects, settings: Settings) -> Iterator[Row]:
-    curves: dict[tuple[str, str, str], list[float]] = {}
-    for i, (name, metric, kind, fraction) in enumerate(replaced):
-        curves.setdefault((name, metric, kind), []).append(float(effect.fall[i]))
-        yield _row(name, metric, float(effect.fall[i]), kind, fraction)
-        yield _row(name, f"{metric}_kl", float(effect.kl[i]), kind, fraction)
-        yield _row(name, f"{metric}_flip", float(effect.flip[i]), kind, fraction)
-    for (name, metric, kind), values in curves.items():
-        yield _row(name, f"aopc_{metric}", area(values, settings), kind)
+def _areas(
+    curves: list[dict[Asked, Alteration]], effect: Effects, settings: Settings
+) -> Iterator[Row]:
+    """Of the methods' own orders, which come first, and by how much they are ahead of the others' areas."""
+    areas: list[dict[tuple[str, str, str], float]] = []
+    start = 0
+    for own in curves:
+        falls: dict[tuple[str, str, str], list[float]] = {}
+        for i, (name, metric, kind, fraction) in enumerate(own, start):
+            falls.setdefault((name, metric, kind), []).append(float(effect.fall[i]))
+            if not areas:
+                yield _row(name, metric, float(effect.fall[i]), kind, fraction)
+                yield _row(name, f"{metric}_kl", float(effect.kl[i]), kind, fraction)
+                yield _row(name, f"{metric}_flip", float(effect.flip[i]), kind, fraction)
+        areas.append({key: area(values, settings) for key, values in falls.items()})
+        start += len(own)
+    reached, *others = areas
+    for (name, metric, kind), value in reached.items():
+        yield _row(name, f"aopc_{metric}", value, kind)
+        if others:
+            gain = value - float(np.mean([other[name, metric, kind] for other in others]))
+            gain *= METRICS[f"aopc_{metric}"].direction
+            yield _row(name, f"aopc_{metric}_gain", gain, kind)
 
 
 def area(values: Sequence[float], settings: Settings) -> float:

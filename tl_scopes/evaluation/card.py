@@ -50,7 +50,7 @@ def faithfulness_card(
         model: a HookedTransformer or TransformerBridge.
         prompts: texts, or lists of token ids. One that fails is recorded with its error.
         methods: scopes and baselines, in a list or in a dict by label.
-        settings: what is ablated and measured; default: `Settings(leave_one_out="zero")`.
+        settings: what is ablated and measured; default: `Settings(leave_one_out="zero", matched=1)`.
         randomised: whether to randomise the model's blocks from the output; depths as
             `randomisation` takes them, True for a quarter, half and all of the blocks.
         stability: whether to add noise to the embeddings; how many draws, True for 4.
@@ -75,7 +75,7 @@ def faithfulness_card(
 
     Sources: see `measure`, `randomisation`, `input_stability`, `fisher_spectrum`.
     """
-    settings = settings or Settings(leave_one_out="zero")
+    settings = settings or Settings(leave_one_out="zero", matched=1)
     named = labelled(methods)
     check_choice("reference", reference, (*named, None))
     given = list_of_prompts(prompts)

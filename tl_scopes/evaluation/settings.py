@@ -25,8 +25,11 @@ class Settings:
     which each token is taken away alone, to compare ranks with; None: not done. `top`: how many
     tokens the overlap with leave-one-out is taken of, a number or a share (rounded up). `area`: the
     "trapezoid" over the fractions (published), or the "mean" over them (ERASER, arXiv 1911.03429).
-    `position`: the read position; -2 for texts whose last token is the answer. `seed`: of whatever
-    is drawn. Defaults are those of the published evaluation (arXiv 2601.16407).
+    `position`: the read position; -2 for texts whose last token is the answer. `spare_last`: so many
+    tokens up to the read position are never replaced nor compared. `matched`: by the rankings of how
+    many other prompts each method is controlled for place; 0: by none. `seed`: of whatever is drawn.
+    Defaults are those of the published evaluation (arXiv 2601.16407), which controls for neither: late
+    tokens matter much whatever they say, and methods that favour them lead by that alone.
     """
 
     fractions: Sequence[float] = (0.05, 0.1, 0.2)
@@ -39,6 +42,8 @@ class Settings:
     position: int = -1
     prepend_bos: bool | None = None
     seed: int = 0
+    spare_last: int = 0
+    matched: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fractions", self._fractions())
@@ -65,7 +70,8 @@ class Settings:
             lambda top: top >= 1 if isinstance(top, int) else 0 < top <= 1,
             "a number of tokens from 1, or a share in (0, 1]",
         )
-        check_whole("seed", self.seed, 0)
+        for name in ("seed", "spare_last", "matched"):
+            check_whole(name, getattr(self, name), 0)
         check_choice("sufficiency", self.sufficiency, (True, False))
 
     def _fractions(self) -> tuple[float, ...]:

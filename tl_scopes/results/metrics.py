@@ -29,6 +29,7 @@ _MOVED = (
 )
 _FLIPPED = "share of prompts whose top prediction, or any of a continuation's, changes when"
 _AREA = "over the shares of tokens: the area under it, or with area='mean' its mean"
+_PLACE = "less that of other prompts' rankings, whose tokens stand in the same places, so that more is better"
 _LOO = "the scores and those of leave-one-out (each token replaced alone)"
 
 METRICS = {
@@ -36,6 +37,12 @@ METRICS = {
         "AOPC comprehensiveness", "higher", "nats", f"comprehensiveness {_AREA}"
     ),
     "aopc_sufficiency": Metric("AOPC sufficiency", "lower", "nats", f"sufficiency {_AREA}"),
+    "aopc_comprehensiveness_gain": Metric(
+        "AOPC comprehensiveness, gain over place", "higher", "nats", f"AOPC comprehensiveness {_PLACE}"
+    ),
+    "aopc_sufficiency_gain": Metric(
+        "AOPC sufficiency, gain over place", "higher", "nats", f"AOPC sufficiency {_PLACE}"
+    ),
     "loo_spearman": Metric(
         "LOO Spearman", "higher", "", f"Spearman's rank correlation of {_LOO}"
     ),
@@ -62,8 +69,9 @@ METRICS = {
 }  # fmt: skip
 
 AOPC = ("aopc_comprehensiveness", "aopc_sufficiency")
+GAINS = tuple(f"{name}_gain" for name in AOPC)
 LOO = ("loo_spearman", "loo_kendall", "loo_jaccard", "loo_top_rank")
-MAIN = AOPC + LOO
+MAIN = AOPC + GAINS + LOO
 # By share of tokens, in three measures.
 CURVES = {
     "curves": ("comprehensiveness", "sufficiency"),
