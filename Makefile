@@ -24,7 +24,7 @@ define install
 @$(1) -m compileall -qq -j 0 -x /tests/ $(dir $(1))../lib || true
 endef
 
-.PHONY: demo app test lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
+.PHONY: demo app test test-all lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
   replication architectures answers circuits peers dist format clean
 
 demo: $(VENV)/.demo
@@ -41,6 +41,10 @@ app: $(VENV)/.app
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+# Every case of every cross, of which `make test` takes some by rule (tests/support/chosen.py): half an hour.
+test-all: export TL_SCOPES_EVERY_CASE = 1
+test-all: test
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

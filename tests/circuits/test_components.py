@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import reference, zoo
+from support import chosen, reference, zoo
 from support.exact import close, exactly
 from support.reference import POSITION, TOKENS
 from tl_scopes.circuits import components, scope_metric
@@ -18,7 +18,8 @@ from tl_scopes.errors import NonAdditiveError, ProcessedWeightsWarning, Unsuppor
 A = 7
 # On 3.x its hooks show by-products: sublayers' outputs are scaled on their way into the stream.
 REFUSED = {"bridge/granite"} if zoo.HookedTransformer is not None else set()
-ADDITIVE = [n for n in zoo.names() if n not in REFUSED]
+EVERY = [n for n in zoo.names() if n not in REFUSED]
+ADDITIVE = [n for n in zoo.kinds() if n not in REFUSED]
 LINEAR = [n for n in ADDITIVE if not n.endswith(("gemma2", "gemma3", "olmo2"))]  # no post-norm
 WITH_MLP = [n for n in ADDITIVE if "attn_only" not in zoo.traits(n) and "moe" not in zoo.traits(n)]
 SCOPES = {"semantic": ts.SemanticScope(A), "fisher": ts.FisherScope(rank=3)}
@@ -29,6 +30,13 @@ FISHER = zoo.known(
     "hooked/parallel", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3", "bridge/mixtral"
 )
 CLASSES = zoo.known("hooked/llama", "bridge/llama")
+BYS = ["head", "mlp", "layer"]
+# Heads are the finest parts: by them every architecture is added up.
+WHOLE = [
+    *((n, "semantic", "head") for n in EVERY),
+    *((n, "semantic", by) for n, by in chosen.each(ADDITIVE, BYS[1:])),
+    *((n, "fisher", by) for n, by in chosen.each(FISHER, BYS)),
+]
 BOTH_SCOPES = [*((n, "semantic") for n in ADDITIVE), *((n, "fisher") for n in FISHER)]
 
 
@@ -48,8 +56,7 @@ def sums(result, *kinds: str, what: str = "total") -> torch.Tensor:
     return torch.stack([values[:, rows].sum(1) for rows in own])
 
 
-@pytest.mark.parametrize("by", ["head", "mlp", "layer"])
-@pytest.mark.parametrize(("name", "kind"), BOTH_SCOPES)
+@pytest.mark.parametrize(("name", "kind", "by"), WHOLE)
 def test_direct_effects_of_all_that_is_written_sum_to_gradient_times_stream(name, by, kind):
     result = found(name, by, kind)
     # A norm ignores the length of its input: the sum is about zero, so errors are shares of the parts.

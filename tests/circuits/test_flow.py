@@ -23,7 +23,7 @@ SCOPES = {
 # One of each class and kind of norm, with learned and rotary positions, windows and parallel blocks.
 SOME = zoo.known("hooked/parallel", "hooked/gemma2", "bridge/gpt2", "bridge/gemma3")
 BACKWARD_ONLY = {"bridge/bloom"}  # its GELU has no forward-mode derivative
-FORWARD = [n for n in zoo.names() if n not in BACKWARD_ONLY]
+FORWARD = [n for n in zoo.kinds() if n not in BACKWARD_ONLY]
 READ = range(POSITION + 1)
 # What several vectors add is the same on every architecture.
 OTHER_SCOPES = [(name, scope) for name in SOME for scope in SCOPES if scope != "semantic"]
@@ -52,7 +52,7 @@ def call(function, name, *args, scope="semantic", **options):
 
 
 @pytest.mark.parametrize(
-    ("name", "scope"), [*((name, "semantic") for name in zoo.names()), *OTHER_SCOPES]
+    ("name", "scope"), [*((name, "semantic") for name in zoo.kinds()), *OTHER_SCOPES]
 )
 def test_flow_is_conserved(name, scope):
     found = call(flow, name, 2, scope=scope)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.by_hand import by_hand
 from support.exact import close
 from support.reference import TOKENS
@@ -19,6 +19,7 @@ from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
 
 A = 7
 SCOPE = ts.SemanticScope(A)
+FROZEN = ("patterns", "norms", "both")
 HOOKED = [n for n in zoo.names("hooked") if not zoo.traits(n) & {"embed_norm"}]
 
 
@@ -62,8 +63,7 @@ def test_both_frozen_is_a_linear_model_made_by_hand(name):
     close(frozen_scores(model, "both"), torch.tensor(wanted))
 
 
-@pytest.mark.parametrize("frozen", ["patterns", "norms", "both"])
-@pytest.mark.parametrize("name", HOOKED)
+@pytest.mark.parametrize(("name", "frozen"), chosen.each(HOOKED, FROZEN))
 def test_hooked_transformers_are_as_with_their_own_hooks_detached(name, frozen):
     model = zoo.shared(name)
     ends = {"patterns": ("hook_pattern",), "norms": ("hook_scale",)}
@@ -78,8 +78,7 @@ def test_hooked_transformers_are_as_with_their_own_hooks_detached(name, frozen):
     close(frozen_scores(model, frozen), wanted)
 
 
-@pytest.mark.parametrize("frozen", ["patterns", "norms", "both"])
-@pytest.mark.parametrize("name", zoo.pairs())
+@pytest.mark.parametrize(("name", "frozen"), chosen.each(zoo.pairs(), FROZEN))
 def test_classes_agree(name, frozen):
     hooked, bridge = zoo.shared(f"hooked/{name}"), zoo.shared(f"bridge/{name}")
     one, other = frozen_scores(hooked, frozen), frozen_scores(bridge, frozen)
@@ -87,7 +86,7 @@ def test_classes_agree(name, frozen):
     assert (one - frozen_scores(hooked, None)).abs().max() > 1e-3 * one.max()
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_values_stay_as_they_are(name):
     model = zoo.shared(name)
     with zoo.exact_float64():

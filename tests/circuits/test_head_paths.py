@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.exact import close, exactly
 from support.hook_edits import embed_hook, final_states
 from support.reference import POSITION, TOKENS
@@ -101,11 +101,11 @@ def test_only_what_is_written_at_the_read_position(name):
 
 
 # What several vectors add is the same on every architecture.
-@pytest.mark.parametrize("frozen", [None, "both"])
 @pytest.mark.parametrize(
-    ("name", "scope"),
-    [*((name, "semantic") for name in zoo.names()), *((name, "fisher") for name in SOME)],
-)
+    ("name", "scope", "frozen"),
+    [*((name, "semantic", None) for name in zoo.names()), *((name, "semantic", "both") for name in zoo.kinds()),
+     *((name, "fisher", frozen) for name, frozen in chosen.each(SOME, [None, "both"]))],
+)  # fmt: skip
 def test_heads_and_what_is_outside_them_sum_to_the_whole(name, scope, frozen):
     result = found(name, scope, split=True, frozen=frozen)
     close(result.signed.sum(1) + result.outside_signed, result.scores.expand(3, -1))

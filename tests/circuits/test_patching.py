@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.hook_edits import embed_hook
 from support.traces import model_state
 from tl_scopes.circuits import Pairs
@@ -88,8 +88,7 @@ def masks(n: int) -> torch.Tensor:
     )
 
 
-@pytest.mark.parametrize("by", BYS)
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(("name", "by"), chosen.each(SOME, BYS, times=2))
 @zoo.exact_float64()
 def test_circuits_are_runs_with_replaced_parts(name, by):
     model = zoo.shared(name)

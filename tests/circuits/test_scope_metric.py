@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.hook_edits import final_states
 from support.reference import TOKENS, Reference, fisher_matrix
 from tl_scopes.circuits import scope_metric
@@ -40,8 +40,7 @@ def run(name: str, ids: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     return seen["logits"], seen["final"][0, -1]
 
 
-@pytest.mark.parametrize("kind", SCALARS)
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize(("name", "kind"), chosen.each(zoo.names(), SCALARS))
 def test_it_is_the_scalar_on_the_clean_prompt_and_on_others(name, kind):
     scope, scalar = SCALARS[kind]
     model = zoo.shared(name)

@@ -6,6 +6,7 @@ float64 and conversions such as Gemma's `1 + gain` lose nothing. Norm gains and 
 so that code which forgets them is caught.
 
     zoo.names("bridge", "rotary")       names of what exists on the installed version
+    zoo.kinds("bridge")                 of these, some that differ in kind: all their traits
     zoo.build("bridge/gemma2")          a model of one's own: float64, evaluation mode
     zoo.shared("bridge/gemma2")         the same, built once per process, for tests that leave no trace
     zoo.pair("gemma2")                  (HookedTransformer, TransformerBridge) of the same weights
@@ -34,6 +35,7 @@ import transformers
 from tokenizers import Regex, decoders, models, pre_tokenizers, processors
 from torch.overrides import TorchFunctionMode
 
+from support.chosen import covering
 from support.zoo_tables import (
     ARCHITECTURES,
     D_MODEL,
@@ -290,6 +292,12 @@ def names(kind: str = "", *traits: str) -> list[str]:
         for name, (has, _) in _CATALOGUE.items()
         if name.startswith(kind) and has.issuperset(traits)
     ]
+
+
+def kinds(kind: str = "", *traits: str) -> list[str]:
+    """Some of `names`: as few as have between them, on each class, every trait that any of them has there."""
+    wanted = names(kind, *traits)
+    return covering(wanted, lambda name: [(name.split("/")[0], has) for has in _CATALOGUE[name][0]])
 
 
 def known(*wanted: str) -> list[str]:
