@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from support.package_files import MODULES, PACKAGE, modules
+from support.package_files import MODULES, PACKAGE
 
 LONGEST = 330
 
@@ -40,6 +41,12 @@ HEAVY = [
 ]
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imported(path: Path, everywhere: bool = True) -> set[str]:
     """Names below `tl_scopes` that a file imports: at any time, or only when it is itself imported.
 
@@ -63,8 +70,8 @@ def imported(path: Path, everywhere: bool = True) -> set[str]:
             elif everywhere or not isinstance(child, (ast.FunctionDef, ast.AsyncFunctionDef)):
                 take(child)
 
-    take(ast.parse(path.read_text(encoding="utf-8")))
-    known = modules()
+    take(parsed(path))
+    known = MODULES
     inside = {name.removeprefix("tl_scopes.") for name in wanted if name.startswith("tl_scopes.")}
     while deeper := {name for name in inside if name not in known}:
         inside = inside - deeper | {name.rpartition(".")[0] for name in deeper}
@@ -82,22 +89,27 @@ def test_the_top_of_the_package_is_its_rooms():
     assert others == {"__init__", "py.typed"}, f"give {others} a room: which others may it import?"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name])
-def test_imports_go_one_way(name):
-    for other in imported(MODULES[name]):
-        if (name, other) == DOOR or top(other) == top(name):
-            continue  # inside a room circles are looked for below
-        assert RANK[top(other)] < RANK[top(name)], f"{name} imports {other}"
+def test_imports_go_one_way():
+    upward = {
+        f"{name} imports {other}"
+        for name in MODULES
+        for other in (imported(MODULES[name]) if name else ())
+        # Inside a room circles are looked for below.
+        if (name, other) != DOOR and top(other) != top(name) and RANK[top(other)] >= RANK[top(name)]
+    }
+    assert not upward
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if top(name) not in ("", "app", "cli")])
-def test_rooms_do_not_come_in_by_the_front_door(name):
+def test_rooms_do_not_come_in_by_the_front_door():
     """`tl_scopes` itself has names of every room. The explorer and the command line use it as users do."""
-    for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module == "tl_scopes":
-            assert {alias.name for alias in node.names} <= {*RANK, "__version__"}
-        elif isinstance(node, ast.Import):
-            assert "tl_scopes" not in {alias.name for alias in node.names}
+    for name, path in MODULES.items():
+        if top(name) in ("", "app", "cli"):
+            continue
+        for node in ast.walk(parsed(path)):
+            if isinstance(node, ast.ImportFrom) and node.module == "tl_scopes":
+                assert {alias.name for alias in node.names} <= {*RANK, "__version__"}, name
+            elif isinstance(node, ast.Import):
+                assert "tl_scopes" not in {alias.name for alias in node.names}, name
 
 
 def test_there_are_no_circles():
@@ -110,14 +122,13 @@ def test_there_are_no_circles():
         done |= ready
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_files_are_short(name):
-    assert len(MODULES[name].read_text(encoding="utf-8").splitlines()) <= LONGEST
+def test_files_are_short():
+    lines = {name: len(path.read_text("utf-8").splitlines()) for name, path in MODULES.items()}
+    assert not {name: n for name, n in lines.items() if n > LONGEST}
 
 
-@pytest.mark.parametrize("name", MODULES)
-def test_modules_say_what_they_are(name):
-    assert ast.get_docstring(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+def test_modules_say_what_they_are():
+    assert not [name for name, path in MODULES.items() if not ast.get_docstring(parsed(path))]
 
 
 @pytest.mark.parametrize(

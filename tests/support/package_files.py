@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[2] / "tl_scopes"
 
 
-def modules() -> dict[str, Path]:
+def _modules() -> dict[str, Path]:
     """Dotted name below the package: its file."""
     found = {}
     for path in sorted(PACKAGE.rglob("*.py")):
@@ -17,4 +17,4 @@ def modules() -> dict[str, Path]:
     return found
 
 
-MODULES = modules()
+MODULES = _modules()
