@@ -119,7 +119,7 @@ def test_percentiles_are_of_the_passages_alone():
 
 @pytest.mark.real
 def test_passages_are_as_long_as_their_kind_allows():
-    model = ts.models.load(backend="auto", progress=False)
+    model = real_models.shared()
     found = passages.tokens(model, cases.MAIN)
     short = {what for what, ids in found.items() if ids.shape != (1, cases.MAIN)}
     assert len(found) == 12 and short == {"first words"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import resource
 import signal
@@ -11,7 +12,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from support import forks, run_cases
+from support import chosen, forks, run_cases
 from support.cli_calls import call, refused, save_tiny
 from support.faithfulness_cards import METHODS, card
 from support.stored_results import attribution, sequence
@@ -30,6 +31,7 @@ WRITERS = {
 }
 
 
+@functools.cache
 def made_card(prompts=2):
     return card(METHODS[:2], prompts=prompts)
 
@@ -86,8 +88,9 @@ def test_a_dangling_link_gets_its_target(write, tmp_path):
         write(link)
 
 
-@pytest.mark.parametrize("given", [0o600, 0o640, 0o666, 0o755])
-def test_the_mode_stays(write, tmp_path, given):
+@pytest.mark.parametrize(("writer", "given"), chosen.each(WRITERS, [0o600, 0o640, 0o666, 0o755]))
+def test_the_mode_stays(writer, tmp_path, given):
+    write = WRITERS[writer]
     path = earlier(tmp_path / "file", given)
     write(path)
     assert mode(path) == given and path.read_bytes() != b"before"
@@ -109,8 +112,9 @@ def test_a_group_that_cannot_be_kept_lends_its_rights_to_nobody(tmp_path, monkey
     assert mode(path) == 0o600
 
 
-@pytest.mark.parametrize("given", [0o400, 0o444, 0o000])
-def test_a_read_only_file_is_refused_by_root_too(write, tmp_path, given):
+@pytest.mark.parametrize(("writer", "given"), chosen.each(WRITERS, [0o400, 0o444, 0o000]))
+def test_a_read_only_file_is_refused_by_root_too(writer, tmp_path, given):
+    write = WRITERS[writer]
     path, link = earlier(tmp_path / "file", given), tmp_path / "link"
     link.symlink_to("file")
     for name in (path, link):

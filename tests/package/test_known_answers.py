@@ -64,9 +64,9 @@ def test_the_page_is_of_the_results():
 @pytest.mark.real
 @pytest.mark.slow
 def test_the_whole_answer_finds_its_sentence_more_often_than_its_first_token():
-    """Twenty questions on one model; the page has two hundred on both."""
+    """Ten questions on one model; the page has two hundred on both."""
     model = real_models.shared("smollm2-135m-instruct")
-    rows = [measured.row(model, question, every=False) for question in questions(20)]
+    rows = [measured.row(model, question, every=False) for question in questions(10)]
     for site in measured.SITES:
         cell = page.paired(rows, ("span", "first"), site, "norm")
         assert cell["only_a"] > cell["only_b"] and cell["chance"] < 1e-4

@@ -13,14 +13,13 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.calls import CALLS, IDS, ONES, VARIANTS, S, T, attribution, values
 from support.traces import (
     MLP,
     MODELS,
     PLAIN,
     built,
-    each_class,
     each_model,
     lived_in,
     model_state,
@@ -47,14 +46,17 @@ pytestmark = pytest.mark.wrong_types
 FORWARD_MODE = {"bridge/bloom": ("flow_path", "flow_path, frozen")}
 # Stability copies the weights in a wider precision, which a model in double has none of.
 NARROW = ("stability",)
+STATES = {"lived in": lived_in, "plain": zoo.build}
 
 
 # ------------------------------------------------------------------------------------------------------- success
-@each_model
-@pytest.mark.parametrize("used", [False, True], ids=["lived in", "plain"])
-def test_success_leaves_no_trace(name, used):
+@pytest.mark.parametrize(
+    ("name", "state"),
+    dict.fromkeys([*itertools.product(PLAIN, STATES), *chosen.each(MODELS, STATES)]),
+)
+def test_success_leaves_no_trace(name, state):
     """Not in the flags, hooks and gradients of a model in use, nor in any random state."""
-    model = zoo.build(name) if used else lived_in(name)
+    model = STATES[state](name)
     with torch.no_grad():
         model(model.to_tokens(zoo.LONG_TEXT))  # some models grow tables, or wire their modules
     attribution()
@@ -137,8 +139,8 @@ def undisturbed(name: str, variant: str) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("name", "variant"), [*itertools.product(MODELS, [EVERYWHERE]), *itertools.product(PLAIN, FAILING)]
-)  # fmt: skip
+    ("name", "variant"), [*chosen.each(MODELS, [EVERYWHERE]), *chosen.each(PLAIN, FAILING)]
+)
 def test_exceptions_and_interrupts_leave_no_trace(name, variant):
     call, model = VARIANTS[variant], lived_in(name)
     point = model.hook_dict["blocks.1.hook_resid_pre" if variant == "layers" else MLP]
@@ -233,8 +235,7 @@ STRUCK = {
 }  # fmt: skip
 
 
-@each_class
-@pytest.mark.parametrize("calls", STRUCK)
+@pytest.mark.parametrize(("name", "calls"), chosen.each(PLAIN, STRUCK))
 def test_interrupt_at_any_line_leaves_no_trace(name, calls):
     """Ctrl-C can strike between any two lines of ours: KeyboardInterrupt at the first run of each."""
     given = STRUCK[calls]

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.calls import CALLS, CIRCUITS, EXPLAINING, ONES, TELLING, VARIANTS, S, T, calls
 from support.refusals import refused
-from support.traces import each_class
+from support.traces import PLAIN, each_class
 from tl_scopes.errors import NumericalError, UnsupportedModelError
 
 pytestmark = pytest.mark.wrong_types
@@ -38,10 +38,8 @@ def spoilt(name: str, place: str, value: float, dtype=torch.float64):
     return model
 
 
-@each_class
 @pytest.mark.filterwarnings("error")  # weights full of infinity are not "mean-centred"
-@pytest.mark.parametrize("value", [NAN, INF, -INF])
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(("name", "place", "value"), chosen.pairs(PLAIN, PLACES, [NAN, INF, -INF]))
 def test_weights_that_are_not_numbers(name, place, value):
     model = spoilt(name, place, value)
     for call in calls(but=TELLING):

@@ -13,9 +13,9 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.calls import CALLS, FISHER, IDS, SCOPES, VARIANTS, S, T, attribution, values
-from support.traces import each_class, letting_go_of_activations, traceless, untouched
+from support.traces import PLAIN, each_class, letting_go_of_activations, traceless, untouched
 from tl_scopes.circuits import flow, flow_path, scope_metric
 from tl_scopes.errors import SiteError, TargetError
 from tl_scopes.scopes.base import Explained
@@ -60,8 +60,7 @@ def in_no_mode(name: str) -> dict[str, list[torch.Tensor]]:
     return {variant: values(VARIANTS[variant](model)) for variant in MODAL}
 
 
-@each_class
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("name", "mode"), chosen.each(PLAIN, MODES))
 def test_global_modes_neither_matter_nor_change(name, mode):
     model, wanted = zoo.build(name, torch.float32), in_no_mode(name)
     CALLS["attribute"](model)  # a bridge wires its modules in its first pass
@@ -194,8 +193,7 @@ SAVED = [v for v in DATA if v not in ("fisher_spectrum", "input_stability", "ran
                                       "fisher, batch")]  # fmt: skip
 
 
-@each_class
-@pytest.mark.parametrize("variant", SAVED)
+@pytest.mark.parametrize(("name", "variant"), chosen.each(PLAIN, SAVED))
 def test_results_are_plain_frozen_and_saved_whole(name, variant, tmp_path):
     model = zoo.shared(name, torch.float32)
     found = VARIANTS[variant](model)

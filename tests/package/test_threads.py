@@ -16,9 +16,9 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import forks, traces, zoo, zoo_unfit
+from support import chosen, forks, traces, zoo, zoo_unfit
 from support.threads import at_once, elsewhere, paused
-from support.traces import each_class
+from support.traces import PLAIN, each_class
 from support.weights import tensors
 from tl_scopes import models
 from tl_scopes.adapter.view import view_of
@@ -61,9 +61,7 @@ def half(name: str):
     return model
 
 
-@each_class
-@each_use
-@pytest.mark.parametrize("build", [single, half])
+@pytest.mark.parametrize(("name", "use", "build"), chosen.pairs(PLAIN, USED, [single, half]))
 def test_the_models_own_passes_do_not_notice(name, use, build):
     model = build(name)
     tokens = model.to_tokens(zoo.TEXT)
@@ -73,7 +71,7 @@ def test_the_models_own_passes_do_not_notice(name, use, build):
         return model(tokens), model.cfg.dtype
 
     logits, dtype = plain()
-    for found, told in seen_meanwhile(model, use, plain):
+    for found, told in seen_meanwhile(model, USED[use], plain):
         assert torch.equal(found, logits) and told == dtype
     assert type(copy.copy(model.cfg)) is type(model.cfg)
 
@@ -122,9 +120,10 @@ class Mixed(torch.nn.Module):
         )
 
 
-@each_class
-@pytest.mark.parametrize("function", [torch.matmul, Given.apply], ids=["operation", "function"])
-@pytest.mark.parametrize("again", [False, True], ids=["kept", "run again"])
+@pytest.mark.parametrize(
+    ("name", "function", "again"),
+    chosen.pairs(PLAIN, [torch.matmul, Given.apply], [False, True]),
+)
 def test_the_way_back_uses_the_same_weights_as_the_way_there(name, function, again):
     """Also where a function was handed the weight itself, and where blocks are run a second time."""
 
@@ -323,8 +322,7 @@ CALLS = {
 }
 
 
-@each_class
-@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+@pytest.mark.parametrize(("name", "call"), chosen.each(PLAIN, CALLS))
 def test_a_fork_in_the_middle_of_another_threads_call(name, call):
     model = single(name)
     for parameter in model.parameters():
@@ -338,7 +336,7 @@ def test_a_fork_in_the_middle_of_another_threads_call(name, call):
 
     def work(wait):
         with model.hooks([("blocks.1.hook_resid_pre", lambda activation, hook: wait())]):
-            call(model)
+            CALLS[call](model)
 
     def child():
         # The paused thread's own hook is there for good, in a model that is the child's alone.
