@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.traces import HOOKS, modules
 from tl_scopes.circuits import components
 
@@ -17,8 +17,7 @@ def wired(model) -> list[tuple[str, int]]:
     return [(type(m).__name__, len(getattr(m, h))) for m in modules(model) for h in HOOKS]
 
 
-@pytest.mark.parametrize("name", zoo.names("bridge"))
-@pytest.mark.parametrize("frozen", [None, "norms"])
+@pytest.mark.parametrize(("name", "frozen"), chosen.each(zoo.names("bridge"), [None, "norms"]))
 def test_a_first_pass_of_ours_leaves_a_bridge_as_its_own_would(name, frozen):
     model, plain = zoo.build(name), zoo.build(name)
     with torch.no_grad():

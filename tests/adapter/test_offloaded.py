@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.calls import CALLS, S, T, attribution, calls
-from support.marks import each_use, needs_bridge
+from support.marks import needs_bridge
 from support.traces import model_state, process_state
 from tl_scopes.errors import UnsupportedModelError
 
@@ -60,9 +60,9 @@ def refuse_all(model) -> None:
     assert {k for k in before if before[k] != after[k]} == set()
 
 
-@pytest.mark.parametrize("way", ["cpu", "disk", "buffers too"])
-@each_use
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(
+    ("name", "used", "way"), chosen.pairs(MODELS, [False, True], ["cpu", "disk", "buffers too"])
+)
 def test_every_call_refuses(name, used, way, tmp_path):
     for part in parts(zoo.shared(name)):
         model = zoo.build(name)

@@ -17,7 +17,7 @@ from tl_scopes.evaluation import sanity
 from tl_scopes.evaluation.sanity import randomisation, randomised
 
 PROCESSED = {f"processed {k}": make for k, (_, make) in zoo_unfit.processed().items()}
-each_model = pytest.mark.parametrize("name", [*zoo.names(), *PROCESSED])
+each_model = pytest.mark.parametrize("name", [*zoo.kinds(), *PROCESSED])
 NORMS = ("gemma", "gemma2", "gemma3", "llama", "qwen3", "gpt2", "cohere", "native-rms")
 INNER = (
     *(f"attn.hook_{x}" for x in "qkvz"), "mlp.hook_pre", "mlp.hook_pre_linear", "mlp.hook_post",

@@ -22,7 +22,7 @@ FOLDED = {k: make for k, (effect, make) in zoo_unfit.processed().items() if effe
 TEXTS = [zoo.LONG_TEXT, "John sat", zoo.TEXT]
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_eigenvalues_are_those_of_the_dense_matrix(name):
     with zoo.exact_float64():
         F = reference.fisher_matrix(reference.of(name))

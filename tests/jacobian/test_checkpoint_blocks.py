@@ -35,7 +35,7 @@ def runs(model, layer: int) -> list[int]:
 @pytest.mark.parametrize(
     ("name", "scope"),
     [
-        *((name, ts.SemanticScope(3)) for name in zoo.names()),
+        *((name, ts.SemanticScope(3)) for name in zoo.kinds()),
         # Many directions at once: what blocks are made of differs by class, experts and parallel MLPs.
         *((name, ts.FisherScope(rank="full", tail=0)) for name in zoo.names() if name in MANY),
     ],
@@ -50,7 +50,7 @@ def test_scores_are_the_same(name, scope):
     assert view_of(model).loops_backward == loops, "directions no longer share a backward pass"
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_sites_inside_blocks_are_captured(name):
     model = zoo.shared(name)
     named = []
@@ -156,7 +156,7 @@ def test_other_values_are_refused(value):
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [
-        *((n, torch.float32) for n in zoo.names() if not n.endswith("/olmo2")),
+        *((n, torch.float32) for n in zoo.kinds() if not n.endswith("/olmo2")),
         *((n, torch.bfloat16) for n in zoo.names() if n in MANY),
     ],
     ids=str,

@@ -1,4 +1,4 @@
-"""Spans in float64 on every zoo model: autograd by hand, single tokens, two continuations, several reads.
+"""Spans in float64 on every kind of zoo model: autograd by hand, single tokens, two continuations, several reads.
 
 The references are gradients of the model's own logits by `support.reference`, which uses no code of tl_scopes.
 """
@@ -17,7 +17,7 @@ from support.reference import TOKENS, close, norms
 from tl_scopes import errors
 from tl_scopes.adapter.view import view_of
 
-NAMES = zoo.names()
+NAMES = zoo.kinds()
 PROMPT, AFTER, OTHER = TOKENS, [9, 5, 30], [12, 7]
 N = len(PROMPT)
 PLACES = ["embed", 0, 1, 2, 3, reference.HEADS]

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.reference import TOKENS
 from tl_scopes import circuits
 from tl_scopes.adapter.unembedding import Unembedding
@@ -162,8 +162,9 @@ def test_first_use_checks_the_unembedding_at_one_position(name, monkeypatch):
         assert counts.unembedded == ([(1, 1), *beside] if first else [])
 
 
-@pytest.mark.parametrize("by", ["head", "mlp", "layer", "neuron"])
-@pytest.mark.parametrize("name", zoo.names("", "gqa"))
+@pytest.mark.parametrize(
+    ("name", "by"), chosen.each(zoo.names("", "gqa"), ["head", "mlp", "layer", "neuron"])
+)
 def test_components_take_one_pass_either_way_whatever_their_number(name, by, monkeypatch):
     if (by == "neuron" and "moe" in zoo.traits(name)) or name == "bridge/granite":
         pytest.skip("has no such parts")

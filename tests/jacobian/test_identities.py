@@ -79,7 +79,7 @@ def test_scores_are_norms_of_independent_jacobians(name):
         close(measured(name)[kind][: len(places)], torch.stack(wanted))
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_flow_through_the_positions_of_a_layer_sums_to_the_whole(name):
     """Identity (5): `v^T J_t` is the vector sum, over positions j of layer 2, of what passes through j."""
     ref = reference.of(name)
@@ -102,7 +102,7 @@ def test_flow_through_the_positions_of_a_layer_sums_to_the_whole(name):
     assert norms(parts).sum() > 1.01 * got[0].sum()
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_nothing_after_the_read_position_matters(name):
     """Identity (6); and everything up to it does, at the input, unless a window is too narrow."""
     reads = [0, 3, len(TOKENS) - 1]
@@ -116,7 +116,7 @@ def test_nothing_after_the_read_position_matters(name):
         assert (got[0, : position + 1] > 0).all()
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_at_the_last_layer_only_the_read_position_counts(name):
     """Identity (7)."""
     got = measured(name)["semantic"][:5]

@@ -53,7 +53,7 @@ def test_full_is_the_variance_of_the_logits_gradients(name):
     assert result.fisher.share == pytest.approx(1, abs=1e-12)
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_full_is_the_trace_of_the_hessian_of_the_divergence(name):
     """Identity (2), second form: twice the second-order KL of moving a token's embedding."""
     ref = reference.of(name)
@@ -66,7 +66,7 @@ def test_full_is_the_trace_of_the_hessian_of_the_divergence(name):
     close(result.scores[0], ref.hessian_diagonal("embed", divergence).sum(-1))
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_ranks_rise_to_full_and_their_gap_is_bounded(name):
     """Identity (4)."""
     ref = reference.of(name)

@@ -8,7 +8,7 @@ import transformers
 from transformers.models.llama import modeling_llama
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.zoo_tables import _GPT, _LLAMA
 from tl_scopes import models
 from tl_scopes.adapter.view import view_of
@@ -71,7 +71,7 @@ def test_equal_or_refused(name, dtype, tmp_path):
             models.load(tmp_path, "bridge", dtype=dtype)
 
 
-@pytest.mark.parametrize("name", zoo.names("bridge"))
+@pytest.mark.parametrize("name", zoo.kinds("bridge"))
 def test_what_runs_beside_a_bridge_is_not_the_bridge(name, monkeypatch):
     """An error in the bridge's attention alone is seen, whatever hooks there are: they are off, and stay."""
     model = zoo.build(name, torch.float32)
@@ -99,8 +99,11 @@ def test_what_runs_beside_a_bridge_is_not_the_bridge(name, monkeypatch):
 
 
 # ------------------------------------------------------------------------------------------------- looking ahead
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", [n for n in zoo.names() if "olmo2" not in n])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    chosen.each([n for n in zoo.names() if "olmo2" not in n], [torch.float32, torch.bfloat16]),
+    ids=str,
+)
 def test_no_model_here_looks_ahead(name, dtype):
     model = zoo.build(name, dtype)
     with view_of(model).locked():

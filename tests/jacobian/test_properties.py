@@ -188,7 +188,7 @@ def test_scores_scale_with_what_is_explained(name, ids, k, factor):
     assert (upper >= lower - 1e-6 * upper.max()).all()
 
 
-@pytest.mark.parametrize("name", zoo.names())
+@pytest.mark.parametrize("name", zoo.kinds())
 def test_text_and_ids_of_every_kind_are_one_prompt(name):
     model = zoo.shared(name)
     text = ts.attribute(model, zoo.TEXT, ts.SemanticScope(zoo.ONE_TOKEN), prepend_bos=True)

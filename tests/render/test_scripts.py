@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 
+from support import chosen
 from support import circuit_drawings as made
 from support.faithfulness_cards import card, rows
 from support.pictures import attribution, fisher, sequence
@@ -105,8 +106,7 @@ def in_latin(text: str) -> str:
     return " ".join(("abcdefghijklm" * 3)[: len(word)] for word in text.split())
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize(("name", "script"), chosen.each(FIGURES, SCRIPTS, times=2))
 def test_a_script_without_a_font_keeps_its_figure(only_dejavu, amiss, name, script):
     text = SCRIPTS[script]
     figure, usual = (FIGURES[name](each) for each in (text, in_latin(text)))

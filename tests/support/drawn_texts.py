@@ -6,6 +6,7 @@ effects is not seen.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,8 +33,15 @@ class Drawn:
     corners: np.ndarray
     size: tuple[float, float]
 
+    @functools.cached_property
+    def _box(self) -> tuple[float, ...]:
+        return (*self.corners.min(0).tolist(), *self.corners.max(0).tolist())
+
     def overlaps(self, other: Drawn) -> bool:
         """Two rectangles are apart if, and only if, a side of one of them has both apart."""
+        (left, top, right, bottom), (x0, y0, x1, y1) = self._box, other._box
+        if right <= x0 or x1 <= left or bottom <= y0 or y1 <= top:
+            return False  # most of them: upright boxes around both are apart already
         for corners in (self.corners, other.corners):
             for side in np.diff(corners[:3], axis=0):
                 along = side / max(np.linalg.norm(side), 1e-9)
