@@ -79,20 +79,27 @@ _LONG = 900
 _LEAVING = 120
 
 
-# Of tests/render: pictures of results that are made up. No model takes part, and what draws has the same version beside
-# every line of transformer-lens: the legs of .ci/run on other lines leave them out.
-_VERSIONLESS = (
-    "drawn_texts render bos_alone browser circuits circuits_any colour_vision comparison faithfulness"
-    " faithfulness_figures figures long parts refused scripts series text"
-).split()
+# By room: files about numbers, files and pictures that are made up. No model takes part, and what draws and writes has
+# the same version beside every line of transformer-lens: the legs of .ci/run on other lines leave them out.
+_VERSIONLESS = {
+    "adapter": "sites unembedding",
+    "package": "files tutorials",
+    "render": "drawn_texts render bos_alone browser circuits circuits_any colour_vision comparison export_browser"
+    " export_no_scripts faithfulness faithfulness_figures figures long parts refused scripts series text",
+    "scopes": "fisher",
+}
+# Benchmarks run on the main line alone, but for `architectures`.
+_MAIN_LINE = {"package": "benchmarks circuits_compared known_answers replication"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         room, test = item.path.parent.name, item.path.stem.removeprefix("test_")
-        if room == "render" and test in _VERSIONLESS:
+        if test in _VERSIONLESS.get(room, "").split():
             assert "zoo" not in vars(item.module), f"{item.path} has models: it is not versionless"
+            item.add_marker("versionless")
+        if test in _MAIN_LINE.get(room, "").split():
             item.add_marker("versionless")
         if item.get_closest_marker("slow") or item.get_closest_marker("teaching"):
             item.add_marker(pytest.mark.timeout(_LONG), append=False)
