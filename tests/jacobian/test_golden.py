@@ -8,6 +8,7 @@ import torch
 from scipy.stats import spearmanr
 
 import tl_scopes as ts
+from support import chosen
 from support.golden import ONE_CLASS, backends, golden, load
 
 pytestmark = pytest.mark.real
@@ -32,20 +33,23 @@ ALLOWED = {
 }
 
 
-# The other class, which is held against the first at every site below, on two prompts.
+# Of each prompt some of the scopes, which go round. The other class, which is held against the first at every site
+# below, on two prompts.
 CASES = [
-    *((*case, prompt, what) for case in ONE_CLASS for prompt in SHORT for what in RANKED),
+    *(
+        (*case, prompt, what)
+        for case in ONE_CLASS
+        for prompt, what in chosen.each(SHORT, RANKED, times=2)
+    ),
     *(
         (name, backend, prompt, what)
         for name, backend in ONE_CLASS
-        for prompt in LONG[name]
-        for what in ("semantic", "temperature", "fisher_k4")
+        for prompt, what in chosen.each(LONG[name], ("semantic", "temperature", "fisher_k4"))
     ),
     *(
         ("gemma", other, prompt, what)
         for other in backends("gemma")[:-1]
-        for prompt in DOUBLE
-        for what in RANKED
+        for prompt, what in chosen.each(DOUBLE, RANKED)
     ),
 ]
 
@@ -75,8 +79,7 @@ def test_float32_full_fisher(name, backend):
     assert found.fisher.share == pytest.approx(1, abs=1e-5)
 
 
-@pytest.mark.parametrize("what", RANKED)
-@pytest.mark.parametrize("prompt", DOUBLE)
+@pytest.mark.parametrize("prompt, what", chosen.each(DOUBLE, RANKED))
 @pytest.mark.parametrize("name, backend", ONE_CLASS)
 def test_float64_maps(name, backend, prompt, what):
     found = check(load(name, backend, "float64"), name, "float64", prompt, what)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from support import chosen
 from support import circuit_drawings as circuits
 from support.browser import same_colour, text
 from support.faithfulness_cards import card
@@ -44,9 +45,9 @@ MADE = {
 }
 
 
-@pytest.mark.parametrize("styled", [True, False], ids=["styled", "bare"])
-@pytest.mark.parametrize("kind", ["page", "notebook"])
-@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize(
+    ("name", "kind", "styled"), chosen.pairs(MADE, ["page", "notebook"], [True, False])
+)
 def test_every_token_is_there_with_its_colour(without, name, kind, styled):
     result, options = MADE[name]()
     if kind == "page":
@@ -127,9 +128,9 @@ def marked(visitor: Visitor, x: float, y: float, width: float, height: float) ->
 LINES = ["A first line", "a second line", "so long a line that it goes over several lines, " * 6]
 
 
-@pytest.mark.parametrize("scripts", [True, False], ids=["scripts", "no scripts"])
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("read", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("read", "dark", "scripts"), chosen.pairs([1, 2, 3], [False, True], [True, False])
+)
 def test_what_ends_a_line_has_its_mark_below_itself(opened, scripts, dark, read):
     tokens = ("<bos>", *(f"{line}\n" for line in LINES), "third")
     visitor = opened(render.html(attribution(tokens, position=read)), dark=dark, scripts=scripts)
