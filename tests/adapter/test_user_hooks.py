@@ -9,11 +9,11 @@ import torch
 from torch.testing import assert_close
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.by_hand import by_hand
 from support.calls import VARIANTS, T, values
 from support.hook_edits import EDITS, nothing, twice, zeroing
-from support.traces import built, each_class, each_use
+from support.traces import PLAIN, built, each_class, each_use
 from tl_scopes import baselines
 from tl_scopes.errors import NumericalError, UnsupportedModelError
 
@@ -24,9 +24,7 @@ def halve_gradient(grad, hook):
     return (grad[0] / 2,) if isinstance(grad, tuple) else grad / 2
 
 
-@each_class
-@pytest.mark.parametrize("edit", EDITS)
-@each_use
+@pytest.mark.parametrize(("name", "edit", "used"), chosen.pairs(PLAIN, EDITS, [False, True]))
 def test_edits_change_the_scores_as_they_change_the_model(name, edit, used):
     model = zoo.build(name)
     tokens = model.to_tokens(T)
@@ -92,19 +90,26 @@ LOOKED_AT = (
 )  # fmt: skip
 
 
-@each_class
-@pytest.mark.parametrize("where", LOOKS)
-@each_use
+@functools.cache
+def unseen(name: str, variant: str) -> list[torch.Tensor]:
+    return values(VARIANTS[variant](zoo.shared(name), **more(variant)))
+
+
+def more(variant: str) -> dict[str, object]:
+    if variant == "fisher, batch":  # of prompts of several lengths
+        return {}
+    given = {"position": 3} if "position" in VARIANTS[variant].takes else {}
+    return given | ({"baseline": "mean"} if variant == "components" else {})
+
+
+@pytest.mark.parametrize(("name", "where", "used"), chosen.pairs(PLAIN, LOOKS, [False, True]))
 def test_hooks_that_only_look_change_nothing(name, where, used):
     """They make the whole prompt be run, in rows of its own; no number may depend on that."""
-    model, plain, seen = built(name, used), zoo.shared(name), []
-    more = {v: {"position": 3} if "position" in VARIANTS[v].takes else {} for v in LOOKED_AT}
-    more["components"] |= {"baseline": "mean"}
-    more["fisher, batch"] = {}  # of prompts of several lengths
+    model, seen = built(name, used), []
     with LOOKS[where](model, lambda *_, **__: seen.append(1)):
         for variant in LOOKED_AT[:: 1 if where == "forward" else 4]:
-            call = functools.partial(VARIANTS[variant], **more[variant])
-            for got, wanted in zip(values(call(model)), values(call(plain)), strict=True):
+            found = values(VARIANTS[variant](model, **more(variant)))
+            for got, wanted in zip(found, unseen(name, variant), strict=True):
                 assert_close(got, wanted, rtol=1e-5, atol=1e-6)
     assert seen
 

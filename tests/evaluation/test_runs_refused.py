@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 
 import pytest
 import torch
@@ -22,10 +23,15 @@ from tl_scopes.evaluation.runs.parts import Parts
 GIVEN = prompts(5)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    go(out := tmp_path_factory.mktemp("made") / "out", GIVEN)
+    return out
+
+
 @pytest.fixture
-def out(tmp_path):
-    go(tmp_path / "out", GIVEN)
-    return tmp_path / "out"
+def out(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "out")
 
 
 def other_model():

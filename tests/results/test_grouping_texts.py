@@ -15,7 +15,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 import tl_scopes as ts
-from support import real_models
+from support import chosen, real_models
 from support.pictures import attribution, sequence
 from support.sentencepieces import BUNDLED, sentencepiece
 from tl_scopes.adapter import vocabulary
@@ -59,8 +59,17 @@ def tokenised(name: str, text: str) -> tuple[Attribution, str]:
 @pytest.mark.parametrize("text", WORDS)
 def test_words_hold_whole_characters(name, text):
     wanted = WORDS[text]
-    found = ts.attribute(real_models.shared(name), text, ts.SemanticScope()).group()
+    found = tokenised(name, text)[0].group()
     assert [*found.str_tokens[1:]] == (wanted[name] if isinstance(wanted, dict) else wanted)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("text", "name"), chosen.each(list(WORDS)[5:7], BUNDLED))
+def test_a_model_s_own_result_has_these_tokens(name, text):
+    found = ts.attribute(real_models.shared(name), text, ts.SemanticScope())
+    made, decoded = tokenised(name, text)
+    assert found.str_tokens[1:] == made.str_tokens[1:] and decoded == text
+    assert found.group().str_tokens[1:] == made.group().str_tokens[1:]
 
 
 PARTS = [
