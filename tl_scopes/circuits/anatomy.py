@@ -95,7 +95,8 @@ def _attention(view: ModelView, layer: int, by: By, kept: Kept) -> Attention:
         W_O = W_O.to(z)
         b_O = None if b_O is None else b_O.to(z)
         output = _output(view, layer, z, W_O, b_O, kept[hook(layer, "hook_attn_out")])
-    return Attention(layer, before, norm, {x: W for x, (W, _) in weights.items()}, W_O, b_O, output)
+    own, biases = ({x: both[i] for x, both in weights.items()} for i in range(2))
+    return Attention(layer, before, norm, own, biases, W_O, b_O, output)
 
 
 def _projection(view: ModelView, layer: int, name: str, shown: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,16 +13,18 @@ from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import Edit
 from tl_scopes.circuits.anatomy import anatomy_sites, learn
-from tl_scopes.circuits.norms import Norm
+from tl_scopes.circuits.edge_plan import EdgePlan, Sums
 from tl_scopes.circuits.pair_batch import PairBatch
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.wiring import By, Reading, Wiring, hook
+from tl_scopes.circuits.wiring import Attention, By, Mlp, Wiring, hook
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.jacobian.forward import not_reached
 from tl_scopes.results.nodes import ARROW
 
-# Memory that the differences of what all writers write may take at a time.
+# Memory that the differences of what writers write may take at a time.
 _BYTES = 1 << 28
+# The only part of an activation that is not split.
+_ONE = torch.zeros(1, dtype=torch.int64, device="cpu")
 
 
 @dataclass(eq=False)
@@ -30,7 +32,7 @@ class EdgeRuns:
     """Runs of a batch in which edges are cut, inside `batch.locked()`.
 
     `by`: which edges there are, as in `edges`. What a cut edge carries is what its writer writes on the
-    corrupted prompt of the pair.
+    corrupted prompt of the pair. `other`: that run.
 
     Raises `NonAdditiveError` or `UnsupportedModelError` for a model whose parts do not add up.
     """
@@ -38,7 +40,9 @@ class EdgeRuns:
     batch: PairBatch
     by: By = "head"
     wiring: Wiring = field(init=False)
+    other: dict[str, Tensor] = field(init=False)
     others: Float[Tensor, "pair writer pos d_model"] = field(init=False)
+    """What every writer writes in the other run."""
     corrupted: Float[Tensor, "pair"] = field(init=False)
     """The metric on the corrupted prompts."""
     clean: Float[Tensor, "pair"] = field(init=False)
@@ -50,15 +54,14 @@ class EdgeRuns:
         stream = last_stream(view, batch.runs[0].read_site)
         needed, optional = anatomy_sites(view, stream, self.by)
         batch.refuse_nonfinite()  # else it would seem that the parts do not add up
-        seen, _ = batch.seen(batch.clean[:1], [*needed, *optional])
+        self.other, values = batch.seen(batch.corrupted, [*needed, *optional])
         for site in needed:
-            if site.label not in seen:
+            if site.label not in self.other:
                 raise not_reached(site.label)
-        self.wiring = learn(view, stream, self.by, seen)
-        kept, values = batch.seen(batch.corrupted, self.wiring.sites)
-        end = seen[stream.site.label]
-        self.others = self.wiring.writes(kept, end.device, working_dtype(end.dtype))
         self.corrupted = batch.scalars(values, range(len(batch)))
+        self.wiring = learn(view, stream, self.by, self.other)
+        end = self.other[stream.site.label]
+        self.others = self.wiring.writes(self.other, end.device, working_dtype(end.dtype))
         self.clean = batch.clean_scalars
 
     @property
@@ -80,18 +83,16 @@ class EdgeRuns:
                 f"kept has shape {list(kept.shape)}; allowed: [circuit, {self.wiring.n_edges}], the edges "
                 f'of this model by="{self.by}"'
             )
-        cut = (1 - kept.to(self.others.dtype)).to(self.others.device)
+        plan = EdgePlan.of(self.wiring, kept, self.others.dtype)
         out = torch.empty(len(self.batch), len(kept), dtype=torch.float64, device="cpu")
-        rows = [(i, c) for i in range(len(self.batch)) for c in range(len(kept))]
-        a_row = self.others[0].numel() * self.others.element_size()
-        size = max(1, min(self.batch.rows_at_once(), _BYTES // a_row))
-        for start in range(0, len(rows), size):
-            pair, circuit = (list(own) for own in zip(*rows[start : start + size]))
-            patch = EdgePatch(
-                self.wiring, self.others, torch.tensor(pair, device="cpu"), cut[circuit]
-            )
-            values = self.batch.read(self.batch.clean[pair], patch.edits())
-            out[pair, circuit] = self.batch.scalars(values, pair)
+        a_writer = self.others[0, 0].numel() * self.others.element_size()
+        most = self.batch.rows_at_once()
+        for pairs, circuits in plan.passes(len(self.batch), a_writer, most, _BYTES):
+            rows = [*range(pairs.start, pairs.stop)] * len(circuits)
+            patch = EdgePatch(self, plan, pairs, circuits)
+            values = self.batch.read(self.batch.clean[rows], patch.edits())
+            found = self.batch.scalars(values, rows).view(len(circuits), -1)
+            out[pairs, circuits.start : circuits.stop] = found.T
         return out
 
 
@@ -107,25 +108,28 @@ def edge_metrics(
 class EdgePatch:
     """The edits of one forward pass in which readers see other writes than there are.
 
-    `other`: what every writer writes in the other run of each pair; `of`: whose pair a row is. `cut`:
-    how much of each edge is taken from there, 1 for all of it. A reader's input is the stream plus the
-    sum over its edges of cut * (other - current write), the current writes being those of the pass
-    itself as it proceeds.
+    Its rows are the `pairs` of `runs`, under each of the `circuits` of a `plan`, one after the other.
     """
 
-    wiring: Wiring
-    other: Float[Tensor, "pair writer pos d_model"]
-    of: Int[Tensor, "row"]
-    cut: Float[Tensor, "row edge"]
-    missing: Float[Tensor, "row writer pos d_model"] = field(init=False)
-    """other - current write, filled in on the way."""
-    added: dict[str, Tensor] = field(default_factory=dict)
-    """What is still to be added at sites further on."""
+    runs: EdgeRuns
+    plan: EdgePlan
+    pairs: slice
+    circuits: range
+    used: Int[Tensor, "used"] = field(init=False)
+    """The writers whose writes are needed."""
+    changed: Float[Tensor, "used circuit pair pos d_model"] = field(init=False)
+    """Their current - other write, filled in on the way."""
+    inputs: dict[str, list[tuple[slice, Int[Tensor, "head"], Tensor]]] = field(default_factory=dict)
+    """What is to be put into sites further on: rows, heads, and what they are to see."""
     stream: Tensor | None = None
     """What the block reads that the pass is in."""
 
     def __post_init__(self) -> None:
-        self.missing = self.other.new_empty(len(self.of), *self.other.shape[1:])
+        circuits = slice(self.circuits.start, self.circuits.stop)
+        self.used = self.plan.used[circuits].any(0).nonzero()[:, 0]
+        others = self.runs.others
+        shape = self.pairs.stop - self.pairs.start, *others.shape[2:]
+        self.changed = others.new_empty(len(self.used), len(self.circuits), *shape)
 
     def edits(self) -> dict[Site, Edit]:
         every: dict[Site, list[Edit]] = {}
@@ -144,104 +148,159 @@ class EdgePatch:
 
     def _edits(self) -> Iterator[tuple[Site, Edit]]:
         """In the order in which they are to act where several are at one site."""
-        wiring, n_layers = self.wiring, self.wiring.view.n_layers
-        yield resid_site(0, n_layers), lambda a: self._written(a[:, None], slice(0, 1), a)
-        first = 0
-        for reading in wiring.readings:
-            edges = slice(first, first := first + len(reading.labels) * reading.n_writers)
+        root = resid_site(0, self.runs.wiring.view.n_layers)
+        if self._used(slice(0, 1)):
+            yield root, lambda a: self._written(a[None], slice(0, 1), a)
+        for sums in self.plan.sums:
+            reading = sums.reading
             if reading.attention is not None:
-                yield from self._of_attention(reading, edges)
+                yield from self._of_attention(reading.attention, sums)
             elif reading.mlp is not None:
-                yield from self._of_mlp(reading, edges)
-            else:
-                yield wiring.stream.site, lambda a, e=edges, r=reading: self._read(a, r, e)
+                yield from self._of_mlp(reading.mlp, sums)
+            elif sums.touched(self.circuits):
+                yield self.runs.wiring.stream.site, lambda a, s=sums: self._read(a, s)
 
-    def _of_attention(self, reading: Reading, edges: slice) -> Iterator[tuple[Site, Edit]]:
-        attention = reading.attention
-        assert attention is not None
-        i = attention.layer
+    def _of_attention(self, attention: Attention, sums: Sums) -> Iterator[tuple[Site, Edit]]:
+        i, owns = attention.layer, sums.reading.owns
 
         def enter(stream: Tensor) -> Tensor:
             self.stream = stream
-            moved = self._moved(attention.norm, stream, reading, edges)
-            if moved is not None:
-                start = 0
-                for name, W in attention.weights.items():
-                    # A reader of its own for each head, or one for all of them.
-                    own = moved if moved.shape[1] == 1 else moved[:, start : start + len(W)]
-                    start += len(W)
-                    own = own.expand(-1, len(W), -1, -1)
-                    label = hook(i, f"attn.hook_{name}")
-                    self.added[label] = torch.einsum("rhpm,hme->rphe", own.to(W), W)
+            for rows, readers, x in self._mixed(sums, self.runs.other[attention.before], stream):
+                for name, label, heads, own in self._heads(attention, readers):
+                    seen = attention.sees(name, heads, x[own].expand(len(heads), *x.shape[1:]))
+                    self.inputs.setdefault(label, []).append((rows, heads, seen))
+            for rows, readers in self._others(sums):
+                for _, label, heads, _ in self._heads(attention, readers):
+                    seen = self.runs.other[label][self.pairs, :, heads]
+                    self.inputs.setdefault(label, []).append((rows, heads, seen))
             return stream
 
-        yield resid_site(i, self.wiring.view.n_layers), enter
-        for name in attention.weights:
-            label = hook(i, f"attn.hook_{name}")
-            yield Site(label, label), lambda a, k=label: self._add(a, k)
-        label = hook(i, "hook_attn_out" if attention.W_O is None else "attn.hook_z")
+        yield resid_site(i, self.runs.wiring.view.n_layers), enter
+        if sums.touched(self.circuits):
+            for name in attention.weights:
+                label = hook(i, f"attn.hook_{name}")
+                yield Site(label, label), lambda a, k=label: self._see(a, k)
+        if parts := self._used(owns):
+            label = hook(i, "hook_attn_out" if attention.W_O is None else "attn.hook_z")
 
-        def leave(a: Tensor) -> Tensor:
-            parts = a[:, None] if attention.W_O is None else attention.heads_write(a)
-            return self._written(parts, reading.owns, a)
+            def leave(a: Tensor) -> Tensor:
+                written = a[None] if attention.W_O is None else attention.heads_write(a, parts)
+                return self._written(written, owns, a)
 
-        yield Site(label, label), leave
+            yield Site(label, label), leave
 
-    def _of_mlp(self, reading: Reading, edges: slice) -> Iterator[tuple[Site, Edit]]:
-        mlp = reading.mlp
-        assert mlp is not None
+    def _heads(
+        self, attention: Attention, readers: Int[Tensor, "reader"]
+    ) -> Iterator[tuple[str, str, Int[Tensor, "head"], slice]]:
+        """By queries, keys and values: the site, the heads that are among the `readers`, and where there."""
+        first = 0
+        for name, W in attention.weights.items():
+            label = hook(attention.layer, f"attn.hook_{name}")
+            if self.runs.by == "mlp":  # one reader for all of them
+                yield name, label, torch.arange(len(W), device="cpu"), slice(None)
+                continue
+            bounds = torch.tensor([first, first + len(W)], device="cpu")
+            start, stop = torch.searchsorted(readers, bounds).tolist()
+            if stop > start:
+                yield name, label, readers[start:stop] - first, slice(start, stop)
+            first += len(W)
+
+    def _of_mlp(self, mlp: Mlp, sums: Sums) -> Iterator[tuple[Site, Edit]]:
+        wiring, label = self.runs.wiring, mlp.site.label
 
         def enter(a: Tensor) -> Tensor:
             stream = self.stream
             assert stream is not None
-            moved = self._moved(
-                mlp.norm, stream if mlp.parallel else stream + a.to(stream), reading, edges
-            )
-            if moved is not None:
-                self.added[mlp.site.label] = moved[:, 0]
+            stream = stream if mlp.parallel else stream + a.to(stream)
+            before = wiring.before(mlp, self.runs.other)
+            self.inputs[label] = [
+                (rows, _ONE, mlp.norm(x)[:, :, None])
+                for rows, x in self._alone(sums, before, stream)
+            ]
             return a
 
-        site = hook(mlp.layer, "hook_attn_out")
-        # Of parallel blocks it may be reached in either order: their stream is known before both.
-        yield (
-            resid_site(mlp.layer, self.wiring.view.n_layers) if mlp.parallel else Site(site, site),
-            enter,
-        )
-        yield mlp.site, lambda a: self._add(a, mlp.site.label)
-        site = hook(mlp.layer, "hook_mlp_out")
-        yield Site(site, site), lambda a: self._written(a[:, None], reading.owns, a)
+        if sums.touched(self.circuits):
+            name = hook(mlp.layer, "hook_attn_out")
+            before = resid_site(mlp.layer, wiring.view.n_layers)
+            # Of parallel blocks it may be reached in either order: their stream is known before both.
+            yield before if mlp.parallel else Site(name, name), enter
+            yield mlp.site, lambda a: self._see(a, label)
+        owns = sums.reading.owns
+        if self._used(owns):
+            name = hook(mlp.layer, "hook_mlp_out")
+            yield Site(name, name), lambda a: self._written(a[None], owns, a)
 
-    def _read(self, stream: Tensor, reading: Reading, edges: slice) -> Tensor:
-        offset = self._offset(reading, edges)
-        return stream if offset is None else stream + offset[:, 0].to(stream)
+    def _read(self, stream: Tensor, sums: Sums) -> Tensor:
+        label = self.runs.wiring.stream.site.label
+        self.inputs[label] = [
+            (rows, _ONE, x[:, :, None])
+            for rows, x in self._alone(sums, self.runs.other[label], stream)
+        ]
+        return self._see(stream, label)
 
-    def _written(self, parts: Tensor, slot: slice, activation: Tensor) -> Tensor:
-        torch.sub(self.other[self.of, slot], parts.to(self.other), out=self.missing[:, slot])
+    def _see(self, activation: Tensor, label: str) -> Tensor:
+        """With what is to be put into a site."""
+        given = self.inputs.pop(label, [])
+        if not given:
+            return activation
+        activation = activation.clone(memory_format=torch.contiguous_format)
+        n, length, _, width = given[0][2].shape
+        split = activation.view(n * len(self.circuits), length, -1, width)
+        for rows, heads, seen in given:
+            split[rows, :, heads] = seen.to(split)
         return activation
 
-    def _add(self, activation: Tensor, label: str) -> Tensor:
-        added = self.added.pop(label, None)
-        if added is None:
-            return activation
-        return activation + added.reshape(activation.shape).to(activation)
+    def _used(self, owns: slice) -> list[int]:
+        """Which of a reader's own writes are needed."""
+        place = self._place(owns)
+        return (self.used[place] - owns.start).tolist()
 
-    def _offset(
-        self, reading: Reading, edges: slice
-    ) -> Float[Tensor, "row reader pos d_model"] | None:
-        """What the readers' inputs differ by from the stream; None where no edge of theirs is cut."""
-        cut = self.cut[:, edges]
-        if not cut.any():
-            return None
-        cut = cut.unflatten(1, (len(reading.labels), reading.n_writers))
-        writers = self.missing[:, : reading.n_writers]
-        return torch.bmm(cut, writers.flatten(2)).unflatten(2, writers.shape[2:])
+    def _place(self, writers: slice) -> slice:
+        bounds = torch.tensor([writers.start, writers.stop], device="cpu")
+        return slice(*torch.searchsorted(self.used, bounds).tolist())
 
-    def _moved(
-        self, norm: Norm, stream: Tensor, reading: Reading, edges: slice
-    ) -> Float[Tensor, "row reader pos d_model"] | None:
-        """What the norm of their inputs differs by from that of the stream."""
-        offset = self._offset(reading, edges)
-        if offset is None:
-            return None
-        stream = stream[:, None].to(offset)
-        return norm(stream + offset) - norm(stream)
+    def _written(
+        self, parts: Float[Tensor, "part row pos d_model"], owns: slice, activation: Tensor
+    ) -> Tensor:
+        out = self.changed[(place := self._place(owns))]
+        other = self.runs.others[self.pairs, self.used[place]].transpose(0, 1)[:, None]
+        torch.sub(parts.to(out).unflatten(1, out.shape[1:3]), other, out=out)
+        return activation
+
+    def _rows(self, circuit: int) -> slice:
+        n = self.pairs.stop - self.pairs.start
+        return slice(circuit * n, (circuit + 1) * n)
+
+    def _others(self, sums: Sums) -> Iterator[tuple[slice, Int[Tensor, "reader"]]]:
+        """Of each circuit the rows, and the readers that see the other run alone."""
+        for i, circuit in enumerate(self.circuits):
+            if len(readers := sums.other[circuit].nonzero()[:, 0]):
+                yield self._rows(i), readers
+
+    def _mixed(
+        self, sums: Sums, other: Tensor, stream: Tensor
+    ) -> Iterator[tuple[slice, Int[Tensor, "reader"], Float[Tensor, "reader pair pos d_model"]]]:
+        """Of each circuit the rows, the readers that see some writes of both runs, and what they see."""
+        count = self._place(slice(0, sums.reading.n_writers)).stop
+        for i, circuit in enumerate(self.circuits):
+            readers, rows = sums.mixed[circuit].nonzero()[:, 0], self._rows(i)
+            if not len(readers):
+                continue
+            share = sums.share[circuit, readers][:, self.used[:count]]
+            own, changed = share.any(0).nonzero()[:, 0], self.changed[:count, i]
+            if 2 * len(own) < count:  # else leaving out is dearer than adding nothing
+                share, changed = share[:, own], changed[own]
+            start = (other[self.pairs] if sums.few[circuit] else stream[rows]).to(changed)
+            sums_of = torch.addmm(
+                start.flatten().expand(len(readers), -1), share.to(changed), changed.flatten(1)
+            )
+            yield rows, readers, sums_of.unflatten(1, start.shape)
+
+    def _alone(
+        self, sums: Sums, other: Tensor, stream: Tensor
+    ) -> Iterator[tuple[slice, Float[Tensor, "pair pos d_model"]]]:
+        """Of each circuit in which the only reader does not see this run alone the rows, and what it sees."""
+        for rows, _, x in self._mixed(sums, other, stream):
+            yield rows, x[0]
+        for rows, _ in self._others(sums):
+            yield rows, other[self.pairs]

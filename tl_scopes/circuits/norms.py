@@ -40,6 +40,14 @@ class Norm:
         """The share that a summand `x` of `whole` has in the output, the bias aside."""
         return self._base(x) * self.gain * _inverse_scale(self._base(whole), self.eps)
 
+    def projected(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+        """`self(x) @ W + b`, [part, row, d_model] by [part, d_model, d_head], without the norm written out."""
+        base = self._base(x)
+        gain = self.gain.to(W)[:, None] if isinstance(self.gain, Tensor) else self.gain
+        found = (base @ (W * gain)).mul_(_inverse_scale(base, self.eps))
+        shift = b + self.bias.to(W) @ W if isinstance(self.bias, Tensor) else b
+        return found.add_(shift[:, None])
+
     def pull(self, x: Tensor, g: Tensor, held: bool = False) -> Tensor:
         """From cotangents of the output at `x` to cotangents of x. `held`: with the scale held constant."""
         base = self._base(x)
@@ -64,12 +72,16 @@ class Identity(Norm):
     def part(self, x: Tensor, whole: Tensor) -> Tensor:
         return x * self.gain
 
+    def projected(self, x: Tensor, W: Tensor, b: Tensor) -> Tensor:
+        return x @ (W * self.gain) + b[:, None]
+
     def pull(self, x: Tensor, g: Tensor, held: bool = False) -> Tensor:
         return g * self.gain
 
 
 def _inverse_scale(base: Tensor, eps: float) -> Tensor:
-    return (base.square().mean(-1, keepdim=True) + eps).rsqrt()
+    size = torch.linalg.vector_norm(base, dim=-1, keepdim=True)  # in one go, with no square held
+    return (size.square() / base.shape[-1] + eps).rsqrt()
 
 
 def norms_of(block: Any, x: Tensor) -> Iterator[Norm]:

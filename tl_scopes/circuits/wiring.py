@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -28,14 +28,15 @@ def hook(layer: int, name: str) -> str:
 class Attention:
     """What one block's attention reads and writes.
 
-    `norm`: from the stream to its input. `weights`: of queries, keys and values, with the heads that
-    each has. `output`: from the sum of what heads write to what enters the stream.
+    `norm`: from the stream to its input. `weights`, `biases`: of queries, keys and values, with the heads
+    that each has. `output`: from the sum of what heads write to what enters the stream.
     """
 
     layer: int
     before: str
     norm: Norm
     weights: dict[str, Float[Tensor, "head d_model d_head"]]
+    biases: dict[str, Float[Tensor, "head d_head"]]
     W_O: Float[Tensor, "head d_head d_model"] | None
     b_O: Tensor | None
     output: Norm
@@ -45,26 +46,45 @@ class Attention:
         """Whether its bias is written otherwise in other runs: by way of the norm behind it."""
         return self.W_O is not None and self.b_O is not None and type(self.output) is Norm
 
-    def writes(self, kept: Kept) -> Float[Tensor, "row part pos d_model"]:
+    def sees(
+        self, name: str, heads: Int[Tensor, "head"], x: Float[Tensor, "head row pos d_model"]
+    ) -> Float[Tensor, "row pos head d_head"]:
+        """Queries, keys or values of some heads, each of a stream of its own."""
+        W, b = self.weights[name], self.biases[name]
+        if len(heads) < len(W):
+            W, b = W[heads], b[heads]
+        found = self.norm.projected(x.flatten(1, 2).to(W), W, b)
+        return found.unflatten(1, x.shape[1:3]).movedim(0, 2)
+
+    def writes(self, kept: Kept) -> Float[Tensor, "part row pos d_model"]:
         """What its heads, and the bias if it `has_bias`, write; attention as a whole if they are not
         told apart. Up to what is the same in every run."""
         if self.W_O is None:
-            return kept[hook(self.layer, "hook_attn_out")][:, None]
+            return kept[hook(self.layer, "hook_attn_out")][None]
         return self.heads_write(kept[hook(self.layer, "attn.hook_z")])
 
-    def heads_write(self, z: Float[Tensor, "row pos head d_head"]) -> Tensor:
+    def heads_write(
+        self, z: Float[Tensor, "row pos head d_head"], parts: Sequence[int] | None = None
+    ) -> Float[Tensor, "part row pos d_model"]:
+        """`parts`: only these."""
         W = self.W_O
         assert W is not None
-        parts = torch.einsum("rphe,hem->rhpm", z.to(W.device, W.dtype), W)
+        z, n = z.to(W.device, W.dtype), len(W)
+        heads = [*range(n)] if parts is None else [part for part in parts if part < n]
+        some = len(heads) < n
+        own, W_own = z.movedim(2, 0), W
+        if some:
+            own, W_own = own[heads], W[heads]
+        found = torch.bmm(own.flatten(1, 2), W_own).unflatten(1, z.shape[:2])
         if type(self.output) is Identity:
-            return parts if self.output.gain == 1 else parts * self.output.gain
-        whole = parts.sum(1, keepdim=True)
+            return found if self.output.gain == 1 else found * self.output.gain
+        whole = torch.einsum("rphe,hem->rpm", z, W) if some else found.sum(0)
         if self.b_O is not None:
             whole = whole + self.b_O
-        if self.has_bias:
-            bias = self.b_O.expand(len(parts), 1, *whole.shape[2:])  # type: ignore[union-attr]
-            parts = torch.cat([parts, bias], dim=1)
-        return self.output.part(parts, whole)
+        if self.has_bias and (parts is None or n in parts):
+            assert self.b_O is not None
+            found = torch.cat([found, self.b_O.expand(1, *whole.shape)])
+        return self.output.part(found, whole)
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,12 +209,12 @@ class Wiring:
         self, kept: Kept, device: torch.device, dtype: torch.dtype
     ) -> Float[Tensor, "row writer pos d_model"]:
         """What every writer writes in a run, up to what is the same in all runs."""
-        every = [kept["resid(0)"][:, None]]
+        every = [kept["resid(0)"][None]]
         for attention in self.attentions:
             every.append(attention.writes(kept))
             if attention.layer in self.mlps:
-                every.append(kept[hook(attention.layer, "hook_mlp_out")][:, None])
-        return torch.cat([x.to(device, dtype) for x in every], dim=1)
+                every.append(kept[hook(attention.layer, "hook_mlp_out")][None])
+        return torch.cat([x.to(device, dtype).transpose(0, 1) for x in every], dim=1)
 
     @property
     def sites(self) -> list[Site]:
