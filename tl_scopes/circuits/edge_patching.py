@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -28,17 +29,35 @@ _ONE = torch.zeros(1, dtype=torch.int64, device="cpu")
 
 
 @dataclass(eq=False)
+class Common:
+    """What runs of several batches share: the wiring up to each stream, and memory. Fresh memory would cost
+    more than what is computed there."""
+
+    wirings: dict[str, Wiring] = field(default_factory=dict)
+    held: Tensor | None = None
+
+    def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
+        """An empty tensor, until the next one is asked for."""
+        size = math.prod(shape)
+        if self.held is None or len(self.held) < size:
+            self.held = None
+            self.held = like.new_empty(size)
+        return self.held[:size].view(*shape)
+
+
+@dataclass(eq=False)
 class EdgeRuns:
     """Runs of a batch in which edges are cut, inside `batch.locked()`.
 
     `by`: which edges there are, as in `edges`. What a cut edge carries is what its writer writes on the
-    corrupted prompt of the pair. `other`: that run.
+    corrupted prompt of the pair. `other`: that run. `common`: with runs of other batches.
 
     Raises `NonAdditiveError` or `UnsupportedModelError` for a model whose parts do not add up.
     """
 
     batch: PairBatch
     by: By = "head"
+    common: Common = field(default_factory=Common)
     wiring: Wiring = field(init=False)
     other: dict[str, Tensor] = field(init=False)
     others: Float[Tensor, "pair writer pos d_model"] = field(init=False)
@@ -59,7 +78,10 @@ class EdgeRuns:
             if site.label not in self.other:
                 raise not_reached(site.label)
         self.corrupted = batch.scalars(values, range(len(batch)))
-        self.wiring = learn(view, stream, self.by, self.other)
+        known, label = self.common.wirings, stream.site.label
+        if label not in known:
+            known[label] = learn(view, stream, self.by, self.other)
+        self.wiring = known[label]
         end = self.other[stream.site.label]
         self.others = self.wiring.writes(self.other, end.device, working_dtype(end.dtype))
         self.clean = batch.clean_scalars
@@ -117,7 +139,7 @@ class EdgePatch:
     circuits: range
     used: Int[Tensor, "used"] = field(init=False)
     """The writers whose writes are needed."""
-    changed: Float[Tensor, "used circuit pair pos d_model"] = field(init=False)
+    changed: Float[Tensor, "circuit used pair pos d_model"] = field(init=False)
     """Their current - other write, filled in on the way."""
     inputs: dict[str, list[tuple[slice, Int[Tensor, "head"], Tensor]]] = field(default_factory=dict)
     """What is to be put into sites further on: rows, heads, and what they are to see."""
@@ -128,8 +150,8 @@ class EdgePatch:
         circuits = slice(self.circuits.start, self.circuits.stop)
         self.used = self.plan.used[circuits].any(0).nonzero()[:, 0]
         others = self.runs.others
-        shape = self.pairs.stop - self.pairs.start, *others.shape[2:]
-        self.changed = others.new_empty(len(self.used), len(self.circuits), *shape)
+        shape = len(self.circuits), len(self.used), self.pairs.stop - self.pairs.start
+        self.changed = self.runs.common.room([*shape, *others.shape[2:]], others)
 
     def edits(self) -> dict[Site, Edit]:
         every: dict[Site, list[Edit]] = {}
@@ -262,9 +284,11 @@ class EdgePatch:
     def _written(
         self, parts: Float[Tensor, "part row pos d_model"], owns: slice, activation: Tensor
     ) -> Tensor:
-        out = self.changed[(place := self._place(owns))]
-        other = self.runs.others[self.pairs, self.used[place]].transpose(0, 1)[:, None]
-        torch.sub(parts.to(out).unflatten(1, out.shape[1:3]), other, out=out)
+        place = self._place(owns)
+        out, others = self.changed[:, place], self.runs.others
+        other = others[self.pairs].index_select(1, self.used[place].to(others.device))
+        parts = parts.to(out).unflatten(1, (len(out), -1)).transpose(0, 1)
+        torch.sub(parts, other.transpose(0, 1), out=out)
         return activation
 
     def _rows(self, circuit: int) -> slice:
@@ -287,9 +311,9 @@ class EdgePatch:
             if not len(readers):
                 continue
             share = sums.share[circuit, readers][:, self.used[:count]]
-            own, changed = share.any(0).nonzero()[:, 0], self.changed[:count, i]
+            own, changed = share.any(0).nonzero()[:, 0], self.changed[i, :count]
             if 2 * len(own) < count:  # else leaving out is dearer than adding nothing
-                share, changed = share[:, own], changed[own]
+                share, changed = share[:, own], changed.index_select(0, own.to(changed.device))
             start = (other[self.pairs] if sums.few[circuit] else stream[rows]).to(changed)
             sums_of = torch.addmm(
                 start.flatten().expand(len(readers), -1), share.to(changed), changed.flatten(1)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_scopes.circuits.candidates import Candidates
-from tl_scopes.circuits.edge_patching import EdgeRuns
+from tl_scopes.circuits.edge_patching import Common, EdgeRuns
 from tl_scopes.circuits.pair_batch import PairBatch
 from tl_scopes.circuits.patching import Ablation, By, NodeRuns, check_patches, corrupted_means
 from tl_scopes.errors import NumericalError, ScopeParameterError
@@ -98,11 +98,12 @@ class NodeJudge(Judge):
 @dataclass(eq=False)
 class EdgeJudge(Judge):
     """Circuits of edges. `number`: the place of each candidate among the model's, of which there are
-    `count`."""
+    `count`. `common`: to the runs of all units."""
 
     by: Literal["head", "mlp"]
     number: Int[Tensor, "candidate"]
     count: int
+    common: Common
 
     @classmethod
     def of(
@@ -116,14 +117,15 @@ class EdgeJudge(Judge):
                 "replaced, and the writer itself goes on; or score nodes"
             )
         by = edges_by(candidates.labels)
-        number = _matched(candidates, model_edges(batches[0], by))
-        return cls(batches, by, number, len(number))
+        common = Common()
+        number = _matched(candidates, model_edges(batches[0], by, common))
+        return cls(batches, by, number, len(number), common)
 
     def measure(self, unit: PairBatch, kept: Bool[Tensor, "circuit candidate"]) -> Measured:
         edges = torch.zeros(len(kept), self.count, dtype=torch.bool, device="cpu")
         edges[:, self.number] = kept
         with unit.locked():
-            runs = EdgeRuns(unit, self.by)
+            runs = EdgeRuns(unit, self.by, self.common)
             check_differ(unit, runs.clean, runs.corrupted)
             out = torch.empty(len(unit), len(kept), dtype=torch.float64, device="cpu")
             nothing, whole = ~edges.any(1), edges.all(1)
@@ -162,10 +164,12 @@ def edges_by(labels: Iterable[str]) -> Literal["head", "mlp"]:
     return "mlp" if whole else "head"
 
 
-def model_edges(batch: PairBatch, by: Literal["head", "mlp"]) -> tuple[str, ...]:
-    """All edges of a model."""
+def model_edges(
+    batch: PairBatch, by: Literal["head", "mlp"], common: Common | None = None
+) -> tuple[str, ...]:
+    """All edges of a model. `common`: to these runs and later ones."""
     with batch.locked():
-        return EdgeRuns(batch.part([0]), by).edges
+        return EdgeRuns(batch.part([0]), by, common or Common()).edges
 
 
 def by_of(labels: Sequence[str]) -> By:
