@@ -1,48 +1,26 @@
-"""Real patches of edges: each reader's own input, with the writes of cut edges taken from another run."""
+"""Real runs of circuits of edges: what a scope explains under each, for a batch of pairs."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.adapter.view import Edit
 from tl_scopes.circuits.anatomy import anatomy_sites, learn
-from tl_scopes.circuits.edge_plan import EdgePlan, Sums
+from tl_scopes.circuits.edge_patch import Common, EdgePatch
+from tl_scopes.circuits.edge_plan import EdgePlan
 from tl_scopes.circuits.pair_batch import PairBatch
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.wiring import Attention, By, Mlp, Wiring, hook
+from tl_scopes.circuits.wiring import By, Wiring
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.jacobian.forward import not_reached
 from tl_scopes.results.nodes import ARROW
 
 # Memory that the differences of what writers write may take at a time.
 _BYTES = 1 << 28
-# The only part of an activation that is not split.
-_ONE = torch.zeros(1, dtype=torch.int64, device="cpu")
-
-
-@dataclass(eq=False)
-class Common:
-    """What runs of several batches share: the wiring up to each stream, and memory. Fresh memory would cost
-    more than what is computed there."""
-
-    wirings: dict[str, Wiring] = field(default_factory=dict)
-    held: Tensor | None = None
-
-    def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
-        """An empty tensor, until the next one is asked for."""
-        size = math.prod(shape)
-        if self.held is None or len(self.held) < size:
-            self.held = None
-            self.held = like.new_empty(size)
-        return self.held[:size].view(*shape)
 
 
 @dataclass(eq=False)
@@ -111,7 +89,9 @@ class EdgeRuns:
         most = self.batch.rows_at_once()
         for pairs, circuits in plan.passes(len(self.batch), a_writer, most, _BYTES):
             rows = [*range(pairs.start, pairs.stop)] * len(circuits)
-            patch = EdgePatch(self, plan, pairs, circuits)
+            patch = EdgePatch(
+                self.wiring, self.other, self.others, plan, pairs, circuits, self.common
+            )
             values = self.batch.read(self.batch.clean[rows], patch.edits())
             found = self.batch.scalars(values, rows).view(len(circuits), -1)
             out[pairs, circuits.start : circuits.stop] = found.T
@@ -124,207 +104,3 @@ def edge_metrics(
     """`EdgeRuns.metrics` of one batch; edges in the order of `EdgeRuns.edges`, and of `Edges`."""
     with batch.locked():
         return EdgeRuns(batch, by).metrics(kept)
-
-
-@dataclass(eq=False)
-class EdgePatch:
-    """The edits of one forward pass in which readers see other writes than there are.
-
-    Its rows are the `pairs` of `runs`, under each of the `circuits` of a `plan`, one after the other.
-    """
-
-    runs: EdgeRuns
-    plan: EdgePlan
-    pairs: slice
-    circuits: range
-    used: Int[Tensor, "used"] = field(init=False)
-    """The writers whose writes are needed."""
-    changed: Float[Tensor, "circuit used pair pos d_model"] = field(init=False)
-    """Their current - other write, filled in on the way."""
-    inputs: dict[str, list[tuple[slice, Int[Tensor, "head"], Tensor]]] = field(default_factory=dict)
-    """What is to be put into sites further on: rows, heads, and what they are to see."""
-    stream: Tensor | None = None
-    """What the block reads that the pass is in."""
-
-    def __post_init__(self) -> None:
-        circuits = slice(self.circuits.start, self.circuits.stop)
-        self.used = self.plan.used[circuits].any(0).nonzero()[:, 0]
-        others = self.runs.others
-        shape = len(self.circuits), len(self.used), self.pairs.stop - self.pairs.start
-        self.changed = self.runs.common.room([*shape, *others.shape[2:]], others)
-
-    def edits(self) -> dict[Site, Edit]:
-        every: dict[Site, list[Edit]] = {}
-        for site, edit in self._edits():
-            every.setdefault(site, []).append(edit)
-
-        def in_turn(own: list[Edit]) -> Edit:
-            def edit(activation: Tensor) -> Tensor:
-                for each in own:
-                    activation = each(activation)
-                return activation
-
-            return edit
-
-        return {site: in_turn(own) for site, own in every.items()}
-
-    def _edits(self) -> Iterator[tuple[Site, Edit]]:
-        """In the order in which they are to act where several are at one site."""
-        root = resid_site(0, self.runs.wiring.view.n_layers)
-        if self._used(slice(0, 1)):
-            yield root, lambda a: self._written(a[None], slice(0, 1), a)
-        for sums in self.plan.sums:
-            reading = sums.reading
-            if reading.attention is not None:
-                yield from self._of_attention(reading.attention, sums)
-            elif reading.mlp is not None:
-                yield from self._of_mlp(reading.mlp, sums)
-            elif sums.touched(self.circuits):
-                yield self.runs.wiring.stream.site, lambda a, s=sums: self._read(a, s)
-
-    def _of_attention(self, attention: Attention, sums: Sums) -> Iterator[tuple[Site, Edit]]:
-        i, owns = attention.layer, sums.reading.owns
-
-        def enter(stream: Tensor) -> Tensor:
-            self.stream = stream
-            for rows, readers, x in self._mixed(sums, self.runs.other[attention.before], stream):
-                for name, label, heads, own in self._heads(attention, readers):
-                    seen = attention.sees(name, heads, x[own].expand(len(heads), *x.shape[1:]))
-                    self.inputs.setdefault(label, []).append((rows, heads, seen))
-            for rows, readers in self._others(sums):
-                for _, label, heads, _ in self._heads(attention, readers):
-                    seen = self.runs.other[label][self.pairs, :, heads]
-                    self.inputs.setdefault(label, []).append((rows, heads, seen))
-            return stream
-
-        yield resid_site(i, self.runs.wiring.view.n_layers), enter
-        if sums.touched(self.circuits):
-            for name in attention.weights:
-                label = hook(i, f"attn.hook_{name}")
-                yield Site(label, label), lambda a, k=label: self._see(a, k)
-        if parts := self._used(owns):
-            label = hook(i, "hook_attn_out" if attention.W_O is None else "attn.hook_z")
-
-            def leave(a: Tensor) -> Tensor:
-                written = a[None] if attention.W_O is None else attention.heads_write(a, parts)
-                return self._written(written, owns, a)
-
-            yield Site(label, label), leave
-
-    def _heads(
-        self, attention: Attention, readers: Int[Tensor, "reader"]
-    ) -> Iterator[tuple[str, str, Int[Tensor, "head"], slice]]:
-        """By queries, keys and values: the site, the heads that are among the `readers`, and where there."""
-        first = 0
-        for name, W in attention.weights.items():
-            label = hook(attention.layer, f"attn.hook_{name}")
-            if self.runs.by == "mlp":  # one reader for all of them
-                yield name, label, torch.arange(len(W), device="cpu"), slice(None)
-                continue
-            bounds = torch.tensor([first, first + len(W)], device="cpu")
-            start, stop = torch.searchsorted(readers, bounds).tolist()
-            if stop > start:
-                yield name, label, readers[start:stop] - first, slice(start, stop)
-            first += len(W)
-
-    def _of_mlp(self, mlp: Mlp, sums: Sums) -> Iterator[tuple[Site, Edit]]:
-        wiring, label = self.runs.wiring, mlp.site.label
-
-        def enter(a: Tensor) -> Tensor:
-            stream = self.stream
-            assert stream is not None
-            stream = stream if mlp.parallel else stream + a.to(stream)
-            before = wiring.before(mlp, self.runs.other)
-            self.inputs[label] = [
-                (rows, _ONE, mlp.norm(x)[:, :, None])
-                for rows, x in self._alone(sums, before, stream)
-            ]
-            return a
-
-        if sums.touched(self.circuits):
-            name = hook(mlp.layer, "hook_attn_out")
-            before = resid_site(mlp.layer, wiring.view.n_layers)
-            # Of parallel blocks it may be reached in either order: their stream is known before both.
-            yield before if mlp.parallel else Site(name, name), enter
-            yield mlp.site, lambda a: self._see(a, label)
-        owns = sums.reading.owns
-        if self._used(owns):
-            name = hook(mlp.layer, "hook_mlp_out")
-            yield Site(name, name), lambda a: self._written(a[None], owns, a)
-
-    def _read(self, stream: Tensor, sums: Sums) -> Tensor:
-        label = self.runs.wiring.stream.site.label
-        self.inputs[label] = [
-            (rows, _ONE, x[:, :, None])
-            for rows, x in self._alone(sums, self.runs.other[label], stream)
-        ]
-        return self._see(stream, label)
-
-    def _see(self, activation: Tensor, label: str) -> Tensor:
-        """With what is to be put into a site."""
-        given = self.inputs.pop(label, [])
-        if not given:
-            return activation
-        activation = activation.clone(memory_format=torch.contiguous_format)
-        n, length, _, width = given[0][2].shape
-        split = activation.view(n * len(self.circuits), length, -1, width)
-        for rows, heads, seen in given:
-            split[rows, :, heads] = seen.to(split)
-        return activation
-
-    def _used(self, owns: slice) -> list[int]:
-        """Which of a reader's own writes are needed."""
-        place = self._place(owns)
-        return (self.used[place] - owns.start).tolist()
-
-    def _place(self, writers: slice) -> slice:
-        bounds = torch.tensor([writers.start, writers.stop], device="cpu")
-        return slice(*torch.searchsorted(self.used, bounds).tolist())
-
-    def _written(
-        self, parts: Float[Tensor, "part row pos d_model"], owns: slice, activation: Tensor
-    ) -> Tensor:
-        place = self._place(owns)
-        out, others = self.changed[:, place], self.runs.others
-        other = others[self.pairs].index_select(1, self.used[place].to(others.device))
-        parts = parts.to(out).unflatten(1, (len(out), -1)).transpose(0, 1)
-        torch.sub(parts, other.transpose(0, 1), out=out)
-        return activation
-
-    def _rows(self, circuit: int) -> slice:
-        n = self.pairs.stop - self.pairs.start
-        return slice(circuit * n, (circuit + 1) * n)
-
-    def _others(self, sums: Sums) -> Iterator[tuple[slice, Int[Tensor, "reader"]]]:
-        """Of each circuit the rows, and the readers that see the other run alone."""
-        for i, circuit in enumerate(self.circuits):
-            if len(readers := sums.other[circuit].nonzero()[:, 0]):
-                yield self._rows(i), readers
-
-    def _mixed(
-        self, sums: Sums, other: Tensor, stream: Tensor
-    ) -> Iterator[tuple[slice, Int[Tensor, "reader"], Float[Tensor, "reader pair pos d_model"]]]:
-        """Of each circuit the rows, the readers that see some writes of both runs, and what they see."""
-        count = self._place(slice(0, sums.reading.n_writers)).stop
-        for i, circuit in enumerate(self.circuits):
-            readers, rows = sums.mixed[circuit].nonzero()[:, 0], self._rows(i)
-            if not len(readers):
-                continue
-            share = sums.share[circuit, readers][:, self.used[:count]]
-            own, changed = share.any(0).nonzero()[:, 0], self.changed[i, :count]
-            if 2 * len(own) < count:  # else leaving out is dearer than adding nothing
-                share, changed = share[:, own], changed.index_select(0, own.to(changed.device))
-            start = (other[self.pairs] if sums.few[circuit] else stream[rows]).to(changed)
-            sums_of = torch.addmm(
-                start.flatten().expand(len(readers), -1), share.to(changed), changed.flatten(1)
-            )
-            yield rows, readers, sums_of.unflatten(1, start.shape)
-
-    def _alone(
-        self, sums: Sums, other: Tensor, stream: Tensor
-    ) -> Iterator[tuple[slice, Float[Tensor, "pair pos d_model"]]]:
-        """Of each circuit in which the only reader does not see this run alone the rows, and what it sees."""
-        for rows, _, x in self._mixed(sums, other, stream):
-            yield rows, x[0]
-        for rows, _ in self._others(sums):
-            yield rows, other[self.pairs]

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tl_scopes.circuits.candidates import Candidates
-from tl_scopes.circuits.edge_patching import Common, EdgeRuns
+from tl_scopes.circuits.edge_patch import Common
+from tl_scopes.circuits.edge_patching import EdgeRuns
 from tl_scopes.circuits.pair_batch import PairBatch
 from tl_scopes.circuits.patching import Ablation, By, NodeRuns, check_patches, corrupted_means
 from tl_scopes.errors import NumericalError, ScopeParameterError
