@@ -229,6 +229,17 @@ def _circuits(model: Any, name: str) -> Iterator[Case]:
         most=1.15,
         rounds=3,
     )
+    of_edges = circuits.edges(model, few, progress=False)
+    passes, rows = bare_passes(model, few, of_edges)
+    # No bound: every reader's own sum, norm and projection come to the passes.
+    yield Case(
+        "faithfulness of edges at ten sizes, 20 pairs",
+        rows * sum(len(model.to_tokens(prompt)[0]) for prompt in few.clean),
+        lambda: circuits.faithfulness(model, few, of_edges, random=0),
+        passes,
+        "the bare forward passes",
+        rounds=3,
+    )
     yield Case(
         f"head paths, {heads} heads",
         n,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from tl_scopes.circuits import Pairs
-from tl_scopes.circuits.candidates import Candidates
+from tl_scopes.circuits.candidates import Candidates, Scores
 from tl_scopes.circuits.curves import Curves, Sizes
 from tl_scopes.circuits.faithfulness import SIZES
 from tl_scopes.circuits.judging import units
@@ -24,7 +24,7 @@ def scores_of_all(model: Any) -> dict[str, float]:
     return {node: 1.0 + rank for node, rank in zip(nodes, order)}
 
 
-def bare_passes(model: Any, pairs: Pairs, scores: dict[str, float]) -> tuple[Call, int]:
+def bare_passes(model: Any, pairs: Pairs, scores: Scores) -> tuple[Call, int]:
     """The same rows in the same batches: clean, corrupted, and each pair once a circuit that is neither
     all nor nothing; read, and the scope's scalar taken. And how many rows there are of each pair."""
     candidates = Candidates.told(scores)

@@ -103,7 +103,7 @@ class EdgePatch:
 
         def enter(stream: Tensor) -> Tensor:
             self.stream = stream
-            for rows, readers, x in self._mixed(sums, self.other[attention.before], stream):
+            for rows, readers, x in self._mixed(sums, stream):
                 for name, label, heads, own in self._heads(attention, readers):
                     seen = attention.sees(name, heads, x[own].expand(len(heads), *x.shape[1:]))
                     self.inputs.setdefault(label, []).append((rows, heads, seen))
@@ -150,11 +150,8 @@ class EdgePatch:
             stream = self.stream
             assert stream is not None
             stream = stream if mlp.parallel else stream + a.to(stream)
-            before = wiring.before(mlp, self.other)
-            self.inputs[label] = [
-                (rows, _ONE, mlp.norm(x)[:, :, None])
-                for rows, x in self._alone(sums, before, stream)
-            ]
+            seen = self._alone(sums, stream)
+            self.inputs[label] = [(rows, _ONE, mlp.norm(x)[:, :, None]) for rows, x in seen]
             return a
 
         if sums.touched(self.circuits):
@@ -170,9 +167,7 @@ class EdgePatch:
 
     def _read(self, stream: Tensor, sums: Sums) -> Tensor:
         label = self.wiring.stream.site.label
-        self.inputs[label] = [
-            (rows, _ONE, x[:, :, None]) for rows, x in self._alone(sums, self.other[label], stream)
-        ]
+        self.inputs[label] = [(rows, _ONE, x[:, :, None]) for rows, x in self._alone(sums, stream)]
         return self._see(stream, label)
 
     def _see(self, activation: Tensor, label: str) -> Tensor:
@@ -217,7 +212,7 @@ class EdgePatch:
                 yield self._rows(i), readers
 
     def _mixed(
-        self, sums: Sums, other: Tensor, stream: Tensor
+        self, sums: Sums, stream: Tensor
     ) -> Iterator[tuple[slice, Int[Tensor, "reader"], Float[Tensor, "reader pair pos d_model"]]]:
         """Of each circuit the rows, the readers that see some writes of both runs, and what they see."""
         group = sums.group
@@ -229,17 +224,26 @@ class EdgePatch:
             first = int(group.mixed[circuit, : sums.first].sum())
             x = self._early(group, i)[first : first + len(readers)]
             self._add(x, sums.share[circuit, readers], group.n_early, i, late)
-            start = other[self.pairs] if group.few[circuit] else stream[rows]
-            yield rows, readers, x.unflatten(1, start.shape).add_(start.to(x))
+            x = x.unflatten(1, stream[rows].shape)
+            yield rows, readers, x if group.few[circuit] else x.add_(stream[rows].to(x))
 
     def _early(self, group: Group, i: int) -> Float[Tensor, "reader write"]:
-        """Of a circuit the sums over early writers, for the mixed readers of a group."""
+        """Of a circuit the sums over early writers, for the mixed readers of a group: onto the other run's
+        stream, if that is what they are added to."""
         if self.group is not group:
             self.group, self.early = group, {}
         if i not in self.early:
-            readers = group.mixed[self.circuits[i]].nonzero()[:, 0]
-            sums = self.changed.new_zeros(len(readers), self.changed[0, :1].numel())
-            share = group.share[self.circuits[i], readers]
+            mixed = group.mixed[self.circuits[i]]
+            counts = [
+                int(own.sum()) for own in mixed.split([len(r.labels) for r in group.readings])
+            ]
+            sums = self.changed.new_empty(sum(counts), *self.changed.shape[2:])
+            for reading, own in zip(group.readings, sums.split(counts)):
+                if group.few[self.circuits[i]]:
+                    own.copy_(self.wiring.read_by(reading, self.other)[self.pairs])
+                else:
+                    own.zero_()
+            sums, share = sums.flatten(1), group.share[self.circuits[i], mixed]
             self._add(sums, share, 0, i, self._place(slice(0, group.n_early)))
             self.early[i] = sums
         return self.early[i]
@@ -262,10 +266,10 @@ class EdgePatch:
         sums.addmm_(share.to(changed), changed.flatten(1))
 
     def _alone(
-        self, sums: Sums, other: Tensor, stream: Tensor
+        self, sums: Sums, stream: Tensor
     ) -> Iterator[tuple[slice, Float[Tensor, "pair pos d_model"]]]:
         """Of each circuit in which the only reader does not see this run alone the rows, and what it sees."""
-        for rows, _, x in self._mixed(sums, other, stream):
+        for rows, _, x in self._mixed(sums, stream):
             yield rows, x[0]
         for rows, _ in self._others(sums):
-            yield rows, other[self.pairs]
+            yield rows, self.wiring.read_by(sums.reading, self.other)[self.pairs]

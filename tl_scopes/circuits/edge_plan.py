@@ -21,6 +21,7 @@ class Group:
     `mixed`, `other`, `few`: see `Sums`. `share`: of the early writers.
     """
 
+    readings: Sequence[Reading]
     n_early: int
     mixed: Bool[Tensor, "circuit reader"]
     other: Bool[Tensor, "circuit reader"]
@@ -33,8 +34,8 @@ class Sums:
     """What the readers of a `reading` see in each circuit: those of a `group` from `first` on.
 
     `mixed`: readers with writes of both runs: of the other run's stream if `few`, else of this run's, plus
-    `share` times (current - other write) of each writer, whichever needs fewer writers. `other`:
-    readers that see the other run alone. All other readers see this run alone. `share`: of the writers
+    `share` times (current - other write) of each writer. `other`: readers that see
+    the other run alone. All other readers see this run alone. `share`: of the writers
     that are not early.
     """
 
@@ -88,11 +89,12 @@ class EdgePlan:
                 torch.stack([((x != v) & m).sum((1, 2)) for x, m in zip(edges, own)]).sum(0)
                 for v in (0, 1)
             )
-            few = n_kept <= n_cut
+            # Sums over few writers are cheaper; over many, those begun with what is known beforehand.
+            few = n_kept <= 3 * n_cut
             taken = (~few).to(kept)[:, None, None]
             shares = [(x - taken) * m for x, m in zip(edges, own)]
             of_early = torch.cat([share[:, :, :early] for share in shares], dim=1)
-            group = Group(early, mixed, ~given, few.tolist(), of_early)
+            group = Group(readings, early, mixed, ~given, few.tolist(), of_early)
             used[:, :early] |= (of_early != 0).any(1)
             first = 0
             for reading, share in zip(readings, shares):

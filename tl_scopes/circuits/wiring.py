@@ -198,6 +198,14 @@ class Wiring:
     def n_edges(self) -> int:
         return sum(len(reading.labels) * reading.n_writers for reading in self.readings)
 
+    def read_by(self, reading: Reading, kept: Kept) -> Float[Tensor, "row pos d_model"]:
+        """The stream that readers read in a run."""
+        if reading.mlp is not None:
+            return self.before(reading.mlp, kept)
+        return kept[
+            self.stream.site.label if reading.attention is None else reading.attention.before
+        ]
+
     def before(self, mlp: Mlp, kept: Kept) -> Float[Tensor, "row pos d_model"]:
         """The stream that an MLP reads in a run."""
         stream = kept[mlp.before]
