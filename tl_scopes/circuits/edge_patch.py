@@ -29,11 +29,11 @@ class Common:
 
     def room(self, shape: Sequence[int], like: Tensor) -> Tensor:
         """An empty tensor, until the next one is asked for."""
-        size = math.prod(shape)
-        if self.held is None or len(self.held) < size:
-            self.held = None
-            self.held = like.new_empty(size)
-        return self.held[:size].view(*shape)
+        size, held = math.prod(shape), self.held
+        if held is None or len(held) < size or held.device != like.device:
+            self.held = held = None  # two of them never exist at a time
+            self.held = held = like.new_empty(size)
+        return held[:size].view(*shape)
 
 
 @dataclass(eq=False)
