@@ -146,8 +146,9 @@ def judge_of(batches: Sequence[PairBatch], candidates: Candidates, ablation: Abl
 def _matched(candidates: Candidates, known: Sequence[str]) -> Int[Tensor, "candidate"]:
     """The place of each candidate among what a model has. Raises `ScopeParameterError`."""
     places = {label: i for i, label in enumerate(known)}
-    unknown = [label for label in candidates.labels if label not in places]
-    missing = [label for label in known if label not in set(candidates.labels)]
+    given = dict.fromkeys(candidates.labels)
+    unknown = [label for label in given if label not in places]
+    missing = [label for label in known if label not in given]
     if unknown or missing:
         told = f"hold {unknown[0]!r}, which this model does not have" if unknown else (
             f"lack {missing[0]!r}"
@@ -156,7 +157,7 @@ def _matched(candidates: Candidates, known: Sequence[str]) -> Int[Tensor, "candi
             f"the scores {told} before what is read: give those of this model, with all of its {len(known)} "
             f"{candidates.of}"
         )
-    return torch.tensor([places[label] for label in candidates.labels], device="cpu")
+    return torch.tensor([places[label] for label in given], device="cpu")
 
 
 def edges_by(labels: Iterable[str]) -> Literal["head", "mlp"]:
