@@ -18,7 +18,7 @@ from tl_scopes.errors import SiteError
 
 MIDDLE = "blocks.1.hook_resid_mid"
 PAIRS = [n for n in zoo.pairs() if n in ("gpt2", "llama", "gemma2", "bloom", "opt")]
-BRIDGES = [n for n in zoo.names("bridge") if not zoo.traits(n) & {"parallel", "attn_only"}]
+BRIDGES = [n for n in zoo.kinds("bridge") if not zoo.traits(n) & {"parallel", "attn_only"}]
 S = ts.SemanticScope(5)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
-from support.marks import each_class, needs_bridge
+from support import chosen, zoo
+from support.marks import MODELS, each_class, needs_bridge
 from tl_scopes.adapter.view import view_of
 from tl_scopes.errors import TrainingModeError, UnsupportedModelError
 
@@ -45,9 +45,10 @@ def test_what_holds_a_model_says_where(name, kind):
     assert str(caught.value).endswith(f"It holds a {kinds[name.split('/')[0]]}: pass its {path}")
 
 
-@each_class
-@pytest.mark.parametrize("run", [False, True], ids=["not run", "run first"])
-@pytest.mark.parametrize("part", ["model", "block", "block in its place"])
+@pytest.mark.parametrize(
+    ("name", "part", "run"),
+    chosen.pairs(MODELS, ["model", "block", "block in its place"], [False, True]),
+)
 def test_a_compiled_model_is_named(name, part, run):
     model = zoo.build(name)
     if part == "model":

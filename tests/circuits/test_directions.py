@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import tl_scopes as ts
-from support import zoo
+from support import chosen, zoo
 from support.hook_edits import IDS, S, Z, ablated, close, each_class, effects, zeroing
+from support.marks import MODELS
 from tl_scopes.circuits import components, flow, head_paths, verify
 from tl_scopes.errors import SiteError, UnsupportedModelError
 
@@ -30,8 +31,7 @@ INSIDE = [
 ]  # fmt: skip
 
 
-@each_class
-@pytest.mark.parametrize("site", INSIDE)
+@pytest.mark.parametrize(("name", "site"), chosen.each(MODELS, INSIDE))
 def test_directions_read_inside_the_model(name, site):
     model = zoo.shared(name)
     scope = direction(model, site)
