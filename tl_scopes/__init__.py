@@ -71,7 +71,7 @@ _HOMES = dict.fromkeys(__all__, "scopes.prediction") | {
 }
 
 
-_MODULES = ("baselines", "circuits", "errors", "evaluation", "models", "render")
+_MODULES = ("baselines", "circuits", "errors", "evaluation", "models", "render", "rules")
 
 
 def __getattr__(name: str) -> Any:

@@ -41,6 +41,7 @@ from tl_scopes.jacobian.requests import (
 )
 from tl_scopes.jacobian.stability import compare, widened, wider
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
+from tl_scopes.rules import Rules, under
 from tl_scopes.scopes.base import NEXT_TOKEN, Scope, check_is_scope
 from tl_scopes.scopes.pinning import pinned_as
 from tl_scopes.scopes.span import SampledSpan
@@ -63,6 +64,7 @@ def attribute(
     stability: bool = False,
     span: Any = None,
     samples: int | None = None,
+    rules: Rules | None = None,
 ) -> Attribution:
     """Influence of every token of `prompt` on what `scope` explains, at one or more sites.
 
@@ -102,6 +104,8 @@ def attribute(
         samples: for a span, so many random draws in place of that: one backward pass each for all tokens,
             unbiased for the sum of squares, with a standard error. `ContinuationScope` is the scope of
             a span's log-probability.
+        rules: gradient rules, such as `tl_scopes.rules.GIM()`; None: those of the scope, which has none
+            unless it was given some. Values stay as they are, gradients are no slopes any more.
 
     Returns:
         `Attribution` whose scores are Float[Tensor, "site pos"] in the scope's units.
@@ -115,6 +119,7 @@ def attribute(
         >>> attribution.top(3)
     """
     limits: dict[str, Any] = {"chunk_size": chunk_size, "checkpoint_blocks": checkpoint_blocks}
+    limits["rules"] = rules
     if span is not None or samples is not None:
         if position != -1 or stability:
             raise ScopeParameterError(
@@ -156,6 +161,7 @@ def attribute_batch(
     checkpoint_blocks: bool | None = None,
     batch_tokens: int = BATCH_TOKENS,
     stability: bool = False,
+    rules: Rules | None = None,
 ) -> list[Attribution]:
     """`attribute` for several prompts, of any lengths, that share forward and backward passes.
 
@@ -179,9 +185,7 @@ def attribute_batch(
         wider(view)
     encoded = encoded_prompts(view, prompts, prepend_bos, attention_mask)
     check_whole("batch_tokens", batch_tokens, 1)
-    scopes = one_each(scope, len(encoded), "scopes")
-    for s in scopes:
-        check_is_scope(s)
+    scopes = [ruled(s, rules) for s in one_each(scope, len(encoded), "scopes")]
     hooked = view.is_hooked()
     runs = []
     for ids, s, p in zip(encoded, scopes, one_each(position, len(encoded), "positions")):
@@ -222,13 +226,14 @@ def attribute_sequence(
     attention_mask: Mask | None = None,
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
+    rules: Rules | None = None,
 ) -> SequenceAttribution:
     """Influence of every token on the prediction at several read positions of one prompt.
 
     Reads share forward passes over the shortest prefix that holds them, and batched backward passes.
 
     Args:
-        model, prompt, scope, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks: as in
+        model, prompt, scope, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks, rules: as in
             `attribute`. `SemanticScope(NEXT_TOKEN)` explains the token that follows each read position.
         positions: read positions, or "all". Where the scope explains the token that follows, "all" leaves
             out the last position, which has none.
@@ -247,12 +252,19 @@ def attribute_sequence(
     view = view_of(model)
     limits = Limits(chunk_size, checkpoint_blocks)
     ids = encode(view, prompt, prepend_bos, attention_mask)
+    scope = ruled(scope, rules)
     check_reads_anywhere(scope, view, ids)
     reads = read_positions(positions, ids, any(v is NEXT_TOKEN for v in vars(scope).values()))
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     check_scopes(view, [scope])
     return explain_reads(view, ids, scope, reads, view.sites(sites), limits)
+
+
+def ruled(scope: Scope, rules: Rules | None) -> Scope:
+    """A scope under the rules of a call, if it has some. Raises `ScopeParameterError`."""
+    check_is_scope(scope)
+    return under(scope, rules)
 
 
 def explain_reads(

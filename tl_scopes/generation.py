@@ -22,7 +22,7 @@ from tl_scopes.adapter.padding import Ids, chat_of
 from tl_scopes.adapter.prompts import Mask, Prompt, encode, resolve_position, texts
 from tl_scopes.adapter.sites import SiteRequest
 from tl_scopes.adapter.view import ModelView, view_of
-from tl_scopes.attribution import explain_reads
+from tl_scopes.attribution import explain_reads, ruled
 from tl_scopes.errors import (
     PromptTooLongError,
     ScopeParameterError,
@@ -40,6 +40,7 @@ from tl_scopes.jacobian.sampling import Sampler
 from tl_scopes.results.attribution import SequenceAttribution
 from tl_scopes.results.characters import together
 from tl_scopes.results.records import Chat, Token
+from tl_scopes.rules import Rules
 from tl_scopes.scopes.base import NEXT_TOKEN, Scope
 from tl_scopes.scopes.prediction import SemanticScope
 
@@ -67,6 +68,7 @@ def attribute_generation(
     attention_mask: Mask | None = None,
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
+    rules: Rules | None = None,
 ) -> SequenceAttribution:
     """Let the model write an answer after `prompt`, and attribute each token of it.
 
@@ -74,7 +76,7 @@ def attribute_generation(
     it runs all of it for every token.
 
     Args:
-        model, prompt, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks: as in `attribute`.
+        model, prompt, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks, rules: as in `attribute`.
         scope: what is explained at each read. `SemanticScope(NEXT_TOKEN)`, the default, explains the logit
             of the token that was written there.
         max_new_tokens: the answer's length, unless it ends before. Prompt and answer must fit into the
@@ -113,6 +115,7 @@ def attribute_generation(
     last = resolve_position(-1, ids)
     _check_room(view, len(ids), max_new_tokens)
     stop_ids, stop_texts = _stops(view, stop)
+    scope = ruled(scope, rules)
     check_reads_anywhere(scope, view, ids)
     check_scopes(view, [scope])
     places, limits = view.sites(sites), Limits(chunk_size, checkpoint_blocks)

@@ -13,9 +13,10 @@ from support.exact import close
 from support.reference import TOKENS
 from support.zoo_tables import UNUSUAL
 from tl_scopes.circuits import flow, head_paths
-from tl_scopes.circuits.denominators import HeldScales
-from tl_scopes.circuits.freezing import find_norms, fit_norm, parse_frozen
 from tl_scopes.errors import ScopeParameterError, UnsupportedModelError
+from tl_scopes.jacobian.denominators import HeldScales
+from tl_scopes.jacobian.held_norms import find_norms, fit_norm
+from tl_scopes.rules import parse_frozen
 
 A = 7
 SCOPE = ts.SemanticScope(A)

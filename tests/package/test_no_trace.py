@@ -39,6 +39,7 @@ from tl_scopes.baselines import (
 )
 from tl_scopes.circuits import components, flow, flow_path, head_paths, scope_metric, verify
 from tl_scopes.errors import NonAdditiveError, ScopesError, SiteError, TargetError
+from tl_scopes.rules import GIM
 
 # beartype draws from Python's own generator to choose which elements of a list to check.
 pytestmark = pytest.mark.wrong_types
@@ -210,6 +211,10 @@ STRUCK = {
         ["generation", "jacobian/decoding", "jacobian/sampling"], 60,
         UNDOING, UNDOING, make=functools.partial(built, used=True),
     ),
+    "rules": Struck(
+        [lambda model: ts.attribute(model, T, S, rules=GIM(), checkpoint_blocks=True)],
+        ["jacobian/ruled"], 30, make=one_block,
+    ),
     "blocks run again": Struck(
         [lambda model: ts.attribute(model, T, S, checkpoint_blocks=True)], ["jacobian/checkpointing"], 10,
         frozenset(["put_back"]),
@@ -229,7 +234,11 @@ STRUCK = {
                 model, IDS, attribution(), "token", "corrupt", corrupted=IDS[::-1], top=2, random=1, steps=[1]
             ),
         ],
-        [f"circuits/{name}" for name in ("freezing", "references", "interventions", "jvp", "trace")], 150,
+        [
+            *(f"circuits/{name}" for name in ("references", "interventions", "jvp", "trace")),
+            "jacobian/held_norms", "jacobian/ruled",
+        ],
+        150,
         spared=PURE, make=one_block,
     ),
 }  # fmt: skip

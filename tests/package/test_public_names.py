@@ -25,6 +25,7 @@ MODULES = [
     ".circuits.tasks",
     ".evaluation",
     ".render",
+    ".rules",
     ".errors",
 ]
 LIST = Path(__file__).with_name("public_names.txt")

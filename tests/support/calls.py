@@ -24,6 +24,7 @@ from tl_scopes import baselines, circuits, evaluation
 from tl_scopes.adapter.prompts import encode
 from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines import IntegratedGradients, LeaveOneOut, SemanticPath, SmoothGrad
+from tl_scopes.rules import GIM
 
 T = zoo.TEXT
 IDS: list[int] = zoo.tokenizer()(T)["input_ids"]  # with BOS, which not every model prepends
@@ -193,6 +194,8 @@ VARIANTS: dict[str, Call] = {
     },
     "stability": of(ts.attribute, stability=True),
     "blocks again": of(ts.attribute, scope=FISHER, sites="all", checkpoint_blocks=True),
+    "attribute, ruled": of(ts.attribute, rules=GIM()),
+    "edges, ruled": of(paired_edges, prompt=IDS, corrupted=[IDS[0], *IDS[:0:-1]], rules=GIM()),
     "components, frozen": of(circuits.components, prompt=IDS, frozen="both", corrupted=IDS[::-1]),
     "edges, frozen": of(
         paired_edges, prompt=IDS, scope=FISHER, corrupted=[IDS[0], *IDS[:0:-1]], steps=2, frozen="both"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Union
 
 import torch
@@ -30,6 +31,7 @@ from tl_scopes.errors import (
 )
 from tl_scopes.results.escapes import literal
 from tl_scopes.results.records import Chat, Token
+from tl_scopes.rules import Rules
 
 # Tokens listed with a prediction; longer lists of ids are prompts.
 N_CANDIDATES = 10
@@ -216,13 +218,13 @@ def resolve_position(position: Any, ids: Sequence[int]) -> int:
     return index % length
 
 
-def described(view: ModelView, ids: list[int]) -> dict[str, Any]:
-    """The fields of a result that say which prompt of which model it is of."""
+def described(view: ModelView, ids: list[int], rules: Rules | None = None) -> dict[str, Any]:
+    """The fields of a result that say which prompt of which model it is of, and by which gradient rules."""
     return {
         "tokens": torch.tensor(ids, device="cpu"),
         "str_tokens": texts(view, ids),
         "has_bos": ids[0] == bos_id(view),
-        "provenance": view.provenance(),
+        "provenance": replace(view.provenance(), rules=rules),
         "chat": chat_of(ids, len(ids)),
     }
 

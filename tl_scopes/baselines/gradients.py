@@ -26,11 +26,12 @@ from tl_scopes.baselines.target import (
 from tl_scopes.errors import check_choice, check_number, check_seed, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
+from tl_scopes.rules import Ruled
 from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
 
 
 @dataclass(frozen=True)
-class GradientNorm(Scope):
+class GradientNorm(Ruled, Scope):
     """`||grad_t log p(target)||_2`, or of the raw logit: a scope, so `tl_scopes.attribute` takes it.
 
     `target` as in `SemanticScope`, whose scores `of="logit"` gives. Units: nats (logit) per unit of

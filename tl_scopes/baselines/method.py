@@ -20,6 +20,7 @@ from tl_scopes.jacobian.forward import refuse_noncausal
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import Continuation, ScopeInfo, Token
+from tl_scopes.rules import rules_of
 from tl_scopes.scopes.base import plain_target
 from tl_scopes.scopes.continuation import ContinuationScope
 
@@ -81,7 +82,8 @@ class Method(ABC):
 
     def parameters(self) -> dict[str, Any]:
         """Plain values for the result's record."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}  # pyright: ignore[reportArgumentType]
+        named = [f.name for f in fields(self) if f.name != "rules"]  # pyright: ignore[reportArgumentType]
+        values = {name: getattr(self, name) for name in named}
         scope = self.whole_answer
         if scope is None:
             return {k: plain_target(v) if k == "target" else v for k, v in values.items()}
@@ -170,7 +172,7 @@ class Method(ABC):
                 f"{self.name} gives NaN or infinity at site {labels[s]!r}, token {t}: check the "
                 "weights and hooks, or use another baseline or replacement"
             )
-        about = described(view, ids)
+        about = described(view, ids, rules_of(self))
         made = about["provenance"]
         about["provenance"] = replace(made, precision=self.precision(made.precision))
         return Attribution(

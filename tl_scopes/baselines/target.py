@@ -18,6 +18,7 @@ from tl_scopes.baselines.method import Method, Scored
 from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
+from tl_scopes.rules import Ruled, check_rules, rules_of
 from tl_scopes.scopes.base import Target
 from tl_scopes.scopes.continuation import ContinuationScope
 
@@ -69,11 +70,12 @@ def reduced(products: Tensor, reduce: str) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Explaining(Method):
+class Explaining(Ruled, Method):
     """A method that explains one number of the prediction.
 
     `target`: as in `SemanticScope`. `of`: its log-probability ("log_prob", nats) or its raw logit. Or
-    `target` is a `ContinuationScope`, whose scalar is explained; then its own `of` counts.
+    `target` is a `ContinuationScope`, whose scalar is explained; then its own `of` counts. `rules`:
+    gradient rules (`tl_scopes.rules`), None for plain gradients.
     """
 
     target: WholeTarget = None
@@ -84,6 +86,7 @@ class Explaining(Method):
 
     def __post_init__(self) -> None:
         check_choice("of", self.of, UNITS)
+        check_rules(self.rules)
         scope = self.whole_answer
         if scope is not None:
             check_same("of", self.of, (type(self).of, scope.of), scope)
@@ -134,7 +137,8 @@ class Explaining(Method):
 
     def explained(self, prompt_run: PromptRun, site: Site) -> Callable[[Tensor], Tensor]:
         """The number, [row], as a function of the activation at `site`, [row, pos, ...]."""
-        rest, read, scope = prompt_run.rest(site), prompt_run.read, self.whole_answer
+        rest, read = prompt_run.rest(site, rules_of(self)), prompt_run.read
+        scope = self.whole_answer
         if scope is not None:
             return lambda activation: torch.stack(
                 [scope.total(replace(read, value=y)) for y in rest(activation)]
@@ -154,4 +158,5 @@ class Explaining(Method):
     def gradient_key(self, prompt_run: PromptRun, site: Site) -> tuple[Any, ...]:
         """What names it among the things that methods of one prompt share."""
         token = self.target_of(prompt_run)
-        return ("gradient", site.label, self.whole_answer if token is None else token.id, self.of)
+        explained = self.whole_answer if token is None else token.id
+        return ("gradient", site.label, explained, self.of, rules_of(self))

@@ -9,16 +9,16 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt, Prompts
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.paired import paired_components
 from tl_scopes.circuits.pairs import Pairs, refuse_beside
 from tl_scopes.circuits.references import Baseline
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Trace, ask, traced
+from tl_scopes.circuits.trace import Trace, ask, asked, traced
 from tl_scopes.circuits.writes import Writes, sites_of_writes
 from tl_scopes.errors import check_choice
 from tl_scopes.results.circuits import Components
 from tl_scopes.results.paired import PairedComponents
+from tl_scopes.rules import Frozen, Rules
 from tl_scopes.scopes.base import Scope
 
 By = Literal["head", "mlp", "layer", "neuron"]
@@ -32,6 +32,7 @@ def components(
     by: By = "head",
     *,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     progress: bool | None = None,
 ) -> PairedComponents: ...
 @overload
@@ -47,6 +48,7 @@ def components(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     progress: bool | None = None,
 ) -> Components: ...
 def components(
@@ -61,6 +63,7 @@ def components(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     progress: bool | None = None,
 ) -> Components | PairedComponents:
     """First-order effects on a scope's scalar of everything written into the residual stream.
@@ -82,6 +85,7 @@ def components(
             are the same under the last two, so that their total effect is zero.
         frozen: what gradients hold constant: attention `"patterns"`, `"norms"` (their scales),
             `"both"`.
+        rules: gradient rules (`tl_scopes.rules`); None: those of the scope. What is `frozen` is held beside them.
         progress: over pairs, a bar on stderr. Default: where stderr is a terminal.
 
     Returns:
@@ -119,8 +123,8 @@ def components(
             position=None if position == -1 else position,
             prepend_bos=prepend_bos,
         )
-        return paired_components(model, prompt, by, frozen, progress)
-    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+        return paired_components(model, prompt, by, asked(frozen, rules), progress)
+    prompt_run = ask(model, prompt, scope, position, prepend_bos, asked(frozen, rules))
     stream = last_stream(prompt_run.view, prompt_run.read_site)
     sites, optional = sites_of_writes(prompt_run.view, stream, by)
     start = Baseline.chosen(prompt_run, baseline, corrupted, reference, prepend_bos)

@@ -15,16 +15,16 @@ from tl_scopes.adapter.sites import resid_site
 from tl_scopes.adapter.view import Edit
 from tl_scopes.circuits.anatomy import anatomy_sites, learn
 from tl_scopes.circuits.edge_effects import Gradients, edge_effects
-from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import PairBatch
 from tl_scopes.circuits.pairs import Pairs
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Batch, traced_rows
+from tl_scopes.circuits.trace import Batch, asked, traced_rows
 from tl_scopes.circuits.wiring import By, Kept, Wiring
 from tl_scopes.errors import NumericalError, ScopeParameterError, check_choice, check_whole
 from tl_scopes.jacobian.forward import overflow_hint
 from tl_scopes.results.edges import Edges
 from tl_scopes.results.paired import shared
+from tl_scopes.rules import Frozen, Rules
 
 
 def edges(
@@ -34,6 +34,7 @@ def edges(
     by: By = "head",
     *,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     progress: bool | None = None,
 ) -> Edges:
     """First-order effects of every edge, from each writer into the residual stream to each reader of it.
@@ -55,6 +56,7 @@ def edges(
             MLPs are wholes in both.
         frozen: what gradients hold constant: attention `"patterns"` (edges into queries and keys are
             zero then), `"norms"` (their scales), `"both"`.
+        rules: gradient rules (`tl_scopes.rules`); None: those of the scopes. What is `frozen` is held beside them.
         progress: a bar on stderr. Default: where stderr is a terminal.
 
     Returns:
@@ -80,7 +82,7 @@ def edges(
     """
     check_choice("by", by, ("head", "mlp"))
     check_whole("steps", steps, 1)
-    given = pairs.batches(model, frozen)
+    given = pairs.batches(model, asked(frozen, rules))
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() if progress is None else progress
@@ -222,7 +224,7 @@ def _result(pairs: Pairs, found: Sequence[_Found], by: By, steps: int) -> Edges:
         units=answer.scope.units,
         squared=answer.explained.squared,
         frozen=found[0].batch.runs[0].frozen,
-        provenance=wiring.view.provenance(),
+        provenance=replace(wiring.view.provenance(), rules=found[0].batch.runs[0].rules),
         writers=wiring.writers,
         readers=wiring.readers,
         source=source,

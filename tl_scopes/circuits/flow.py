@@ -12,18 +12,18 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt, resolve_position
 from tl_scopes.adapter.sites import Site
-from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.jvp import push_forward
 from tl_scopes.circuits.paired_paths import Roles, paired_paths
 from tl_scopes.circuits.pairs import Pairs, refuse_beside
 from tl_scopes.circuits.parts import Whole
 from tl_scopes.circuits.stream import tolerance
-from tl_scopes.circuits.trace import CircuitRun, Trace, ask, traced
+from tl_scopes.circuits.trace import CircuitRun, Trace, ask, asked, traced
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull
 from tl_scopes.results.flows import Flow, FlowPath
 from tl_scopes.results.paired import PairedPaths
+from tl_scopes.rules import Frozen, Rules
 from tl_scopes.scopes.base import Scope
 
 
@@ -36,6 +36,7 @@ def flow(
     *,
     site: int | str = "embed",
     frozen: Frozen = None,
+    rules: Rules | None = None,
     chunk_size: int | None = None,
     progress: bool | None = None,
 ) -> PairedPaths: ...
@@ -50,6 +51,7 @@ def flow(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     chunk_size: int | None = None,
     progress: bool | None = None,
 ) -> Flow: ...
@@ -63,6 +65,7 @@ def flow(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     chunk_size: int | None = None,
     progress: bool | None = None,
 ) -> Flow | PairedPaths:
@@ -78,7 +81,7 @@ def flow(
         layer: the layer whose positions influence passes through, resid(layer), 0 to n_layers.
         site: where the source tokens are; it must come before the layer.
         frozen: what gradients hold constant: attention `"patterns"`, `"norms"`, `"both"`.
-
+        rules: gradient rules (`tl_scopes.rules`); None: those of the scope. What is `frozen` is held beside them.
         progress: over pairs, a bar on stderr. Default: where stderr is a terminal.
 
     Returns:
@@ -117,8 +120,8 @@ def flow(
         def rows(found: Flow, roles: Roles) -> tuple[tuple[str, ...], Float[Tensor, "row source"]]:
             return prompt.roles, roles @ found.signed[: roles.shape[1]].double()
 
-        return paired_paths(model, prompt, frozen, progress, "flow", single, rows)
-    return single(ask(model, prompt, scope, position, prepend_bos, frozen))
+        return paired_paths(model, prompt, asked(frozen, rules), progress, "flow", single, rows)
+    return single(ask(model, prompt, scope, position, prepend_bos, asked(frozen, rules)))
 
 
 def _single(
@@ -156,6 +159,7 @@ def flow_path(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     chunk_size: int | None = None,
 ) -> FlowPath:
     """Influence followed from the source tokens through the positions of several layers.
@@ -183,7 +187,7 @@ def flow_path(
         >>> flow_path(model, "The capital of France is", SemanticScope(" Paris"), layers=[4, 8]).edges
     """
     check_chunk(chunk_size)
-    prompt_run = ask(model, prompt, scope, position, prepend_bos, frozen)
+    prompt_run = ask(model, prompt, scope, position, prepend_bos, asked(frozen, rules))
     sites = _streams(prompt_run, [prompt_run.view.site(site), *prompt_run.view.sites(layers)])
     only = None if source is None else resolve_position(source, prompt_run.ids)
     with traced(prompt_run, sites[0], sites[1:]) as trace:

@@ -13,19 +13,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt
-from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.head_choice import Choice, refuse_over_pairs
 from tl_scopes.circuits.paired_paths import Roles, paired_paths
 from tl_scopes.circuits.pairs import Pairs, refuse_beside
 from tl_scopes.circuits.parts import Whole
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import CircuitRun, ask, traced
+from tl_scopes.circuits.trace import CircuitRun, ask, asked, traced
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull
 from tl_scopes.jacobian.forward import needed_sites
 from tl_scopes.results.flows import HeadPaths
 from tl_scopes.results.paired import PairedPaths
+from tl_scopes.rules import Frozen, Rules
 from tl_scopes.scopes.base import Scope
 
 
@@ -38,6 +38,7 @@ def head_paths(
     site: int | str = "embed",
     read_only: bool = False,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     chunk_size: int | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[tuple[int, int]] | None = None,
@@ -55,6 +56,7 @@ def head_paths(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     chunk_size: int | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[tuple[int, int]] | None = None,
@@ -72,6 +74,7 @@ def head_paths(
     position: int = -1,
     prepend_bos: bool | None = None,
     frozen: Frozen = None,
+    rules: Rules | None = None,
     chunk_size: int | None = None,
     layers: Sequence[int] | None = None,
     heads: Sequence[tuple[int, int]] | None = None,
@@ -100,6 +103,7 @@ def head_paths(
         split: also tell what reaches a head by way of its values from what reaches it by way of its
             queries and keys, that is, its attention pattern (twice the passes).
         frozen: what gradients hold constant: attention `"patterns"`, `"norms"`, `"both"`.
+        rules: gradient rules (`tl_scopes.rules`); None: those of the scope. What is `frozen` is held beside them.
         layers, heads: only the heads of these layers; only these, as (layer, head). None: all.
         least_effect: only heads whose own effect (gradient times z, as the total effect of
             `components`) is at least this share, 0 to 1, of the largest among them. It is known
@@ -138,8 +142,10 @@ def head_paths(
             prepend_bos=prepend_bos,
         )
         refuse_over_pairs(split, least_effect)
-        return paired_paths(model, prompt, frozen, progress, "head paths", single, _rows)
-    return single(ask(model, prompt, scope, position, prepend_bos, frozen), progress)
+        return paired_paths(
+            model, prompt, asked(frozen, rules), progress, "head paths", single, _rows
+        )
+    return single(ask(model, prompt, scope, position, prepend_bos, asked(frozen, rules)), progress)
 
 
 def _rows(paths: HeadPaths, roles: Roles) -> tuple[tuple[str, ...], Float[Tensor, "row source"]]:

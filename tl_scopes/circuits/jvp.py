@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tl_scopes.adapter import forks
 from tl_scopes.adapter.sites import Site
-from tl_scopes.circuits.freezing import read_held
 from tl_scopes.circuits.trace import CircuitRun
 from tl_scopes.errors import UnsupportedModelError
+from tl_scopes.jacobian.ruled import read_ruled
 
 _ONE_LEVEL = threading.RLock()
 
@@ -79,7 +79,9 @@ def push_forward(
         for context in (_ONE_LEVEL, forward_ad.dual_level(), sdpa_kernel(SDPBackend.MATH)):
             undo.enter_context(context)
         try:
-            note(last.label, read_held(view, tokens, edits, last, prompt_run.frozen, prepare))
+            note(
+                last.label, read_ruled(view, tokens, edits, last, prompt_run.rules, prepare=prepare)
+            )
         except UnsupportedModelError as failure:
             if not isinstance(error := failure.__cause__, NotImplementedError):
                 raise

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tl_scopes.adapter import guards
 from tl_scopes.adapter.middle import tolerance
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.circuits.freezing import find_norms
+from tl_scopes.jacobian.held_norms import find_norms
 
 # What modules call the number that keeps a scale from being infinite.
 _EPS = ("eps", "variance_epsilon", "epsilon")

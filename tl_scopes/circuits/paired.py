@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,11 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import PairBatch, of_pair
 from tl_scopes.circuits.pairs import Pairs
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Batch, traced_rows
+from tl_scopes.circuits.trace import Batch, Held, traced_rows
 from tl_scopes.circuits.writes import Writes, sites_of_writes
 from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesError
 from tl_scopes.jacobian.forward import overflow_hint
@@ -25,13 +24,13 @@ from tl_scopes.results.paired import PairedComponents, shared
 
 
 def paired_components(
-    model: Any, pairs: Pairs, by: str, frozen: Frozen, progress: bool | None = None
+    model: Any, pairs: Pairs, by: str, rules: Held, progress: bool | None = None
 ) -> PairedComponents:
     """See `components`."""
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() if progress is None else progress
-    batches = pairs.batches(model, frozen)
+    batches = pairs.batches(model, rules)
     found: dict[int, _Effects] = {}
     with tqdm(total=len(pairs), unit="pair", desc="components", disable=not shown) as bar:
         for batch in batches:
@@ -134,5 +133,5 @@ def _about(traced: Batch, writes: Writes, row: int) -> dict[str, Any]:
         "units": answer.scope.units,
         "squared": answer.explained.squared,
         "frozen": traced.runs[row].frozen,
-        "provenance": traced.view.provenance(),
+        "provenance": replace(traced.view.provenance(), rules=traced.runs[row].rules),
     }

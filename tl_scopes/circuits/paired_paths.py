@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import of_pair
 from tl_scopes.circuits.paired import alike
 from tl_scopes.circuits.pairs import Pairs
-from tl_scopes.circuits.trace import CircuitRun
+from tl_scopes.circuits.trace import CircuitRun, Held
 from tl_scopes.results.flows import Flow, HeadPaths
 from tl_scopes.results.paired import PairedPaths
 
@@ -26,7 +25,7 @@ Roles = Float[Tensor, "role pos"]
 def paired_paths(
     model: Any,
     pairs: Pairs,
-    frozen: Frozen,
+    rules: Held,
     progress: bool | None,
     name: str,
     single: Callable[[CircuitRun], _R],
@@ -40,7 +39,7 @@ def paired_paths(
 
     shown = sys.stderr.isatty() if progress is None else progress
     found: dict[int, tuple[dict[str, Any], Tensor, Tensor]] = {}
-    batches = pairs.batches(model, frozen)
+    batches = pairs.batches(model, rules)
     with tqdm(total=len(pairs), unit="pair", desc=name, disable=not shown) as bar:
         for batch in batches:
             places = torch.stack([*batch.places.values()]).double()
@@ -57,7 +56,7 @@ def paired_paths(
                     "units": one.units,
                     "squared": one.squared,
                     "frozen": one.frozen,
-                    "provenance": batch.view.provenance(),
+                    "provenance": one.provenance,
                 }
                 # What is behind the read position is not run, and has no influence.
                 values, scores = (

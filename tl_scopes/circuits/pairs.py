@@ -16,10 +16,9 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.view import view_of
-from tl_scopes.circuits.freezing import Frozen
 from tl_scopes.circuits.pair_batch import PairBatch, of_pair
 from tl_scopes.circuits.roles import located
-from tl_scopes.circuits.trace import CircuitRun, ask_of
+from tl_scopes.circuits.trace import CircuitRun, Held, ask_of
 from tl_scopes.errors import (
     DataError,
     PositionError,
@@ -223,7 +222,7 @@ class Pairs:
         """The names by which effects are told apart."""
         return (*self.positions, REST) if self.positions else (ALL,)
 
-    def batches(self, model: Any, frozen: Frozen = None) -> list[PairBatch]:
+    def batches(self, model: Any, rules: Held = None) -> list[PairBatch]:
         """The pairs as this model runs them, batched by length and by what is read.
 
         Raises what `attribute` raises, and `LengthMismatchError` or `PositionError`, with the pair's
@@ -236,9 +235,13 @@ class Pairs:
         for i, scope in enumerate(self.scopes):
             with of_pair(i):
                 clean = self.clean[i]
-                run = ask_of(view, clean, scope, -1, self.prepend_bos, frozen, hooked)
+                run = ask_of(view, clean, scope, -1, self.prepend_bos, rules, hooked)
                 ids = run.encode_like(self.corrupted[i], self.prepend_bos, "corrupted prompt")
                 pairs.append((i, run, ids, self._places(i, run)))
+        if len({run.rules for _, run, _, _ in pairs}) > 1:
+            raise ScopeParameterError(
+                "the scopes of pairs carry different gradient rules: give them one kind, or rules= in the call"
+            )
         pairs.sort(key=lambda pair: _alike(pair[1]))
         batches = []
         for _, group in groupby(pairs, key=lambda pair: _alike(pair[1])):

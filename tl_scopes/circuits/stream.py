@@ -12,8 +12,8 @@ from tl_scopes.adapter import guards
 from tl_scopes.adapter.middle import tolerance
 from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.circuits.freezing import NormFit, find_norms, fit_norm
 from tl_scopes.errors import NonAdditiveError, ScopeParameterError
+from tl_scopes.jacobian.held_norms import NormFit, find_norms, fit_norm
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Union
 
 import torch
 from jaxtyping import Float
@@ -17,7 +17,6 @@ from tl_scopes.adapter.padding import Ids, refuse_read
 from tl_scopes.adapter.prompts import Prompt, described, encode
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.view import Edit, ModelView, view_of
-from tl_scopes.circuits.freezing import Frozen, parse_frozen, read_held
 from tl_scopes.errors import (
     LengthMismatchError,
     NumericalError,
@@ -36,18 +35,32 @@ from tl_scopes.jacobian.forward import (
 )
 from tl_scopes.jacobian.probes import check_site
 from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes
+from tl_scopes.jacobian.ruled import read_ruled
+from tl_scopes.rules import Frozen, Rules, check_rules, holding, under
 from tl_scopes.scopes.base import Scope, check_is_scope
+
+# What gradients hold constant beside the rules of a scope, or all rules in place of the scope's.
+Held = Union[Frozen, Rules]
+
+
+def asked(frozen: Frozen, rules: Rules | None) -> Held:
+    """The rules that a call gives, if it does, with what it holds constant. Raises `ScopeParameterError`."""
+    check_rules(rules)
+    return frozen if rules is None else holding(rules, frozen)
 
 
 @dataclass(eq=False)
 class CircuitRun(PromptRun):
-    """What a call asks, checked: a scope at a position of a prompt, and what gradients hold constant."""
-
-    frozen: tuple[str, ...] = ()
+    """What a call asks, checked: a scope at a position of a prompt, under gradient rules."""
 
     @property
     def scope(self) -> Scope:
         return self.reads[0][1]
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """What gradients hold constant."""
+        return () if self.rules is None else tuple(self.rules.frozen or ())
 
     def encode_like(self, prompt: Prompt, prepend_bos: bool | None, what: str) -> list[int]:
         """Ids of another prompt that must be as long, with the same continuation if there is one. Raises
@@ -70,10 +83,10 @@ def ask(
     scope: Any,
     position: int = -1,
     prepend_bos: bool | None = None,
-    frozen: Frozen = None,
+    rules: Held = None,
 ) -> CircuitRun:
-    """Check a call's common arguments. Raises the errors that `attribute` raises for them."""
-    return ask_of(view_of(model), prompt, scope, position, prepend_bos, frozen)
+    """Check a call's common arguments; `rules` as `asked` gives them. Raises what `attribute` raises."""
+    return ask_of(view_of(model), prompt, scope, position, prepend_bos, rules)
 
 
 def ask_of(
@@ -82,16 +95,16 @@ def ask_of(
     scope: Any,
     position: int = -1,
     prepend_bos: bool | None = None,
-    frozen: Frozen = None,
+    rules: Held = None,
     hooked: bool | None = None,
 ) -> CircuitRun:
     """The same, of a model that this call has checked already. `hooked`: whether hooks of the user's are
     on it, where that is known too."""
     check_is_scope(scope)
-    held = parse_frozen(frozen)
+    scope = under(scope, rules if isinstance(rules, Rules) else holding(scope.rules, rules))
     ids = encode(view, prompt, prepend_bos)
     hooked = view.is_hooked() if hooked is None else hooked
-    prompt_run = CircuitRun.explaining(view, ids, scope, position, hooked, frozen=held)
+    prompt_run = CircuitRun.explaining(view, ids, scope, position, hooked)
     check_scopes(view, [scope])
     if prompt_run.others:
         raise ScopeParameterError(
@@ -209,7 +222,7 @@ class Trace:
         """The fields that every circuit result has."""
         ids, answer = self.prompt_run.ids, self.answer
         explained = answer.explained
-        about = described(self.view, ids)
+        about = described(self.view, ids, self.prompt_run.rules)
         del about["chat"]
         return {
             **about,
@@ -260,8 +273,8 @@ def traced_rows(
     """Run prompts of one length with the graph rooted at `root`, up to what is read, keeping `sites`.
 
     Activations are kept under their sites' labels: `root`'s always, those of `optional` sites where
-    they are reached. `edits` come before that, at `root` and elsewhere. Gradients hold the `frozen`
-    parts of the runs constant. Inside the context parameters are frozen and the model locked.
+    they are reached. `edits` come before that, at `root` and elsewhere. Gradients follow the rules
+    of the runs, which have the same. Inside the context parameters are frozen and the model locked.
     """
     view, read_site = runs[0].view, runs[0].read_site
     kept: dict[str, Tensor] = {}
@@ -282,7 +295,7 @@ def traced_rows(
     every_edit = {**edits, **{site: keep(site) for site in [root, *sites, *optional]}}
     with runs[0].locked():
         tokens = padded(runs)
-        activation = read_held(view, tokens, every_edit, read_site, runs[0].frozen)
+        activation = read_ruled(view, tokens, every_edit, read_site, runs[0].rules)
         for site in (root, *sites):
             if site.label not in kept:
                 raise not_reached(site.label, read_site.label if read_site else "the final state")

@@ -25,7 +25,7 @@ from tl_scopes.circuits.checks import (
 from tl_scopes.circuits.interventions import Move, scalars
 from tl_scopes.circuits.references import Baseline
 from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import CircuitRun, Trace, ask, traced
+from tl_scopes.circuits.trace import CircuitRun, Trace, ask, asked, traced
 from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
 from tl_scopes.jacobian.forward import needed_sites
 from tl_scopes.results.attribution import Attribution
@@ -99,12 +99,12 @@ def verify(
     check_is_scope(explained_scope)
     view = view_of(model)
     ids = encode(view, prompt, prepend_bos)
-    frozen = getattr(attribution, "frozen", ())
+    held = asked(getattr(attribution, "frozen", ()), attribution.provenance.rules)
     if explained_scope.rows(view, ids) is None:
         check_prompt(attribution, ids)
-        prompt_run = ask(model, ids, explained_scope, attribution.position, None, frozen)
+        prompt_run = ask(model, ids, explained_scope, attribution.position, None, held)
     else:
-        prompt_run = ask(model, ids, explained_scope, frozen=frozen)
+        prompt_run = ask(model, ids, explained_scope, rules=held)
         check_prompt(attribution, prompt_run.ids)
     check_scope(attribution, prompt_run)
     heads = _head_sites(prompt_run) if by == "head" else []

@@ -29,6 +29,7 @@ from tl_scopes.jacobian.batches import grouped, padded
 from tl_scopes.jacobian.forward import read_under
 from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes, read_position
 from tl_scopes.results.statistics import rank_likeness
+from tl_scopes.rules import rules_of
 from tl_scopes.scopes.base import Read, Scope
 from tl_scopes.scopes.continuation import ContinuationScope
 
@@ -95,7 +96,9 @@ def label(method: Any) -> str:
     except TypeError:  # some parameters have no default
         usual = {}
     plain = method.parameters().items()
+    rules = rules_of(method)
     told = [f"{k}={v}" for k, v in plain if v not in (None, "NEXT_TOKEN") and v != usual.get(k)]
+    told += [] if rules is None else [f"rules={rules}"]
     return f"{method.name}({', '.join(told)})" if told else method.name
 
 
@@ -120,9 +123,10 @@ def score(
         asked = [replace(p, ids=Ids([*p.ids, *c])) for p, c in zip(asked, continuations)]
     alone = [i for i, m in enumerate(methods) if whole_answer(m) is None]
     scopes = [m for i, m in enumerate(methods) if i in alone and isinstance(m, Scope)]
-    for read_site in dict.fromkeys(s.read_site for s in scopes):
+    for read_site, rules in dict.fromkeys((s.read_site, rules_of(s)) for s in scopes):
         chosen = [i for i in alone if isinstance(methods[i], Scope)]
         chosen = [i for i in chosen if getattr(methods[i], "read_site", None) == read_site]
+        chosen = [i for i in chosen if rules_of(methods[i]) == rules]
         runs = []
         for p in asked:
             at = [resolve_position(read_position(methods[i], p.position), p.ids) for i in chosen]

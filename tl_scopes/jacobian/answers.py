@@ -32,6 +32,7 @@ from tl_scopes.jacobian.forward import check_gradient, no_path, read_values, ref
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import Candidate
+from tl_scopes.rules import rules_of
 from tl_scopes.scopes.base import Explained, Read, Scope
 
 _TINY = torch.finfo(torch.float64).tiny
@@ -81,7 +82,7 @@ class Answer:
         return Attribution(
             scores=self._whole(scores, len(ids)),
             sites=tuple(self.sites),
-            **described(view, ids),
+            **described(view, ids, rules_of(self.scope)),
             position=self.position,
             scope=self.scope.info(self.explained),
             target=self.explained.target,
@@ -151,7 +152,9 @@ def run(runs: Sequence[PromptRun], sites: tuple[Site, ...], limits: Limits) -> l
         recompute = limits.checkpoint_blocks
         if recompute is None:
             recompute = exceeds_budget(view, *tokens.shape)
-        recording = probes.record(view, tokens, sites, read_site, recompute, owners(runs))
+        recording = probes.record(
+            view, tokens, sites, read_site, recompute, owners(runs), runs[0].rules
+        )
         rows, positions = flat_places(runs)
         read = read_values(view, read_site, recording.read, rows, positions)
         answers = explain(runs, tokens, read.detach())

@@ -19,12 +19,12 @@ _PADDING = 0.2
 
 
 def grouped(runs: Sequence[PromptRun], batch_tokens: int) -> Iterator[list[int]]:
-    """Indices of prompts that share a forward pass: one read site, all spans or none, similar lengths,
-    bounded size.
+    """Indices of prompts that share a forward pass: one read site, the same gradient rules, all spans or
+    none, similar lengths, bounded size.
 
     Under hooks of the user's, which may count positions from either end, no row is padded.
     """
-    read_sites = [(str(run.read_site), bool(run.span)) for run in runs]
+    read_sites = [(str(run.read_site), str(run.rules), bool(run.span)) for run in runs]
     lengths = [[len(row) for row in run.rows] for run in runs]
     group: list[int] = []
     for i in sorted(range(len(runs)), key=lambda i: (read_sites[i], runs[i].length)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any
 
 import torch
@@ -47,18 +47,26 @@ def kept_bytes(view: ModelView, rows: int, width: int) -> int:
     return view.n_layers * rows * width * a_token + copies
 
 
-def recompute_blocks(view: ModelView, undo: ExitStack, spared: int | None) -> None:
-    """Until `undo`, have forward passes keep the input of each block only.
+def recompute_blocks(
+    view: ModelView,
+    undo: ExitStack,
+    spared: int | None,
+    again: Callable[[], AbstractContextManager[Any]] = nullcontext,
+) -> None:
+    """Until `undo`, have forward passes keep the input of each block only. `again`: what each second run
+    is inside of, which must keep the same tensors as the first.
 
     Blocks with hooks inside are run as ever, so that each hook fires once; so is the `spared` one,
     whose run may be cut short. Taps set later on do not count: nothing of theirs is kept.
     """
     for layer, block in enumerate(view.model.blocks):
         if layer != spared and not view.is_hooked_inside(block):
-            _replace_forward(undo, block, _recomputed(block.forward))
+            _replace_forward(undo, block, _recomputed(block.forward, again))
 
 
-def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputed(
+    forward: Callable[..., Any], again: Callable[[], AbstractContextManager[Any]]
+) -> Callable[..., Any]:
     def run(*args: Any, **kwargs: Any) -> Any:
         if not any(isinstance(x, Tensor) and x.requires_grad for x in (*args, *kwargs.values())):
             # The graph starts at a site inside, if it does: a second run would not know of that.
@@ -69,6 +77,7 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
             use_reentrant=False,
             preserve_rng_state=False,
             early_stop=False,
+            context_fn=lambda: (nullcontext(), again()),
             **kwargs,
         )
 

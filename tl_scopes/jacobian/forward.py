@@ -63,11 +63,12 @@ def read_under(
     edits: Mapping[Site, Edit],
     read: Site | None = None,
     prepare: Callable[[ExitStack], None] = lambda undo: None,
+    finish: Callable[[ExitStack], None] = lambda undo: None,
 ) -> Tensor:
     """What is read, [batch, pos, *d], in a forward pass with activations edited at sites.
 
-    `read`: None for the final state. `prepare`: what else is changed until `undo`. Inside
-    `view.locked()`. Raises `SiteError` where the pass does not get there.
+    `read`: None for the final state. `prepare`, and `finish` after the edits: what else is changed until
+    `undo`. Inside `view.locked()`. Raises `SiteError` where the pass does not get there.
     """
     reads: list[Tensor] = []
 
@@ -79,6 +80,7 @@ def read_under(
         prepare(undo)
         for site, edit in edits.items():
             view.tap(undo, site, edit)
+        finish(undo)
         if read is None:
             view.tap_final(undo, stop)
         else:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -14,8 +13,9 @@ from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import SiteError
-from tl_scopes.jacobian.checkpointing import recompute_blocks
-from tl_scopes.jacobian.forward import look, not_reached, reached_again, read_under
+from tl_scopes.jacobian.forward import look, not_reached, reached_again
+from tl_scopes.jacobian.ruled import read_ruled
+from tl_scopes.rules import Rules
 
 # Their position axis is not the second one, whatever sizes happen to coincide.
 _NO_POS_AXIS = ("hook_pattern", "hook_attn_scores")
@@ -70,11 +70,13 @@ def record(
     read: Site | None,
     recompute: bool = False,
     owners: Sequence[int] | None = None,
+    rules: Rules | None = None,
 ) -> Recording:
     """Run the model over right-padded rows up to what is read (None: the final state).
 
     `recompute`: keep no activations of the blocks, which the backward pass will run again. `owners`:
     which prompt each row is of, from 0; its rows' gradients are added before the norm. None: one each.
+    `rules`: of the gradients.
 
     Must be called inside `view.locked()`. Raises `SiteError` for a site that is not reached, is
     reached more than once, or has no position axis.
@@ -102,12 +104,8 @@ def record(
         scale = view.embed_scale if site.is_embed else 1.0
         return _Probe.apply(activation, slots[i], scale, of)
 
-    def prepare(undo: ExitStack) -> None:
-        if recompute:
-            recompute_blocks(view, undo, spared=None if read is None else read.block)
-
     edits = {site: lambda a, i=i, site=site: probe(i, site, a) for i, site in enumerate(sites)}
-    activation = read_under(view, tokens, edits, read, prepare)
+    activation = read_ruled(view, tokens, edits, read, rules, recompute)
     for site in ambiguous:
         _check_second_axis(view, tokens, site)
     missing = [site for site, slot in zip(sites, slots) if slot is None]

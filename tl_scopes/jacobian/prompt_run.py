@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
@@ -20,7 +20,7 @@ from tl_scopes.adapter.unembedding import Unembedding
 from tl_scopes.adapter.view import Edit, ModelView, view_of
 from tl_scopes.errors import PositionError, ScopeParameterError, SiteError
 from tl_scopes.jacobian import original, slope
-from tl_scopes.jacobian.checkpointing import exceeds_budget, kept_bytes, recompute_blocks
+from tl_scopes.jacobian.checkpointing import exceeds_budget, kept_bytes
 from tl_scopes.jacobian.forward import (
     look,
     no_path,
@@ -31,6 +31,8 @@ from tl_scopes.jacobian.forward import (
     refuse_nonfinite,
 )
 from tl_scopes.jacobian.probes import check_site
+from tl_scopes.jacobian.ruled import read_ruled
+from tl_scopes.rules import Rules, check_rules, rules_of
 from tl_scopes.scopes.base import Place, Read, Row, Scope
 
 # Tokens, over all copies of the prompt, that share a forward pass without gradients.
@@ -45,6 +47,7 @@ def check_scopes(view: ModelView, scopes: Sequence[Scope]) -> None:
     """Raises `ScopeParameterError` or `ProcessedWeightsError`; may warn."""
     for scope in {id(s): s for s in scopes}.values():
         scope.validate(view.d_model)
+        check_rules(scope.rules)
         guards.check_scope(view.model, scope)
 
 
@@ -60,7 +63,8 @@ class PromptRun:
     counts from 0.
 
     `reads`: the scopes that are explained, each with its read position; empty for methods that are not
-    scopes; these read the final state. All of them read at the same site. `hooked`: whether hooks of
+    scopes; these read the final state. All of them read at the same site,
+    by the same gradient rules. `hooked`: whether hooks of
     the user's are on the model, which may count on the whole prompt.
 
     A scope of a continuation makes `ids` longer by it: `n_prompt` tokens of them are the prompt's, and
@@ -210,6 +214,11 @@ class PromptRun:
         return None if request is None else self.view.site(request)
 
     @property
+    def rules(self) -> Rules | None:
+        """Of the gradients of what its scopes read, who all have the same; None: plain gradients."""
+        return rules_of(self.reads[0][1]) if self.reads else None
+
+    @property
     def first(self) -> int:
         """The first position after BOS, which methods do not replace."""
         return int(self.ids[0] == bos_id(self.view) and len(self.ids) > 1)
@@ -247,29 +256,26 @@ class PromptRun:
             return max(1, GRADIENT_BYTES // max(1, kept_bytes(self.view, 1, width)))
         return max(1, BATCH_TOKENS // width)
 
-    def states(self, rows: int, edits: Mapping[Site, Edit]) -> Float[Tensor, "row *d"]:
+    def states(
+        self, rows: int, edits: Mapping[Site, Edit], rules: Rules | None = None
+    ) -> Float[Tensor, "row *d"]:
         """What is read of copies of the prompt, with activations edited at sites: of a span
-        [row, read, d_model]."""
+        [row, read, d_model]. Gradients follow `rules`."""
         site = self.read_site
         many = torch.is_grad_enabled() and exceeds_budget(self.view, rows, self.length)
-
-        def prepare(undo: ExitStack) -> None:
-            if many:
-                recompute_blocks(self.view, undo, spared=None if site is None else site.block)
-
-        read = read_under(self.view, self.tokens(rows), edits, site, prepare)
+        read = read_ruled(self.view, self.tokens(rows), edits, site, rules, many)
         if self.span:
             return read[:, [position for _, position in self.span]]
         return read_values(self.view, site, read, range(rows), [self.position] * rows)
 
-    def rest(self, site: Site) -> Callable[[Tensor], Tensor]:
-        """The model from `site` on, [row, pos, ...] to final states [row, d_model].
+    def rest(self, site: Site, rules: Rules | None = None) -> Callable[[Tensor], Tensor]:
+        """The model from `site` on, [row, pos, ...] to final states [row, d_model]. Gradients follow `rules`.
 
         The activation that it takes is what the hook at the site shows.
         """
 
         def forward(activation: Tensor) -> Tensor:
-            y = self.states(len(activation), {site: lambda a: activation.to(a)})
+            y = self.states(len(activation), {site: lambda a: activation.to(a)}, rules)
             if torch.is_grad_enabled() and activation.requires_grad and not y.requires_grad:
                 raise SiteError(no_path(site.label))
             return y

@@ -183,6 +183,7 @@ def source(picture: Picture) -> str:
         f"weights {p.processing}",
         p.precision,
         wording.hooked(p.hooks),
+        wording.ruled(p.rules),
     ]
     if picture.stability is not None:
         s = picture.stability

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from tl_scopes.errors import RenderError
@@ -13,6 +14,7 @@ from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.characters import Spans
 from tl_scopes.results.escapes import FIRST, LAST, isolated
 from tl_scopes.results.records import Continuation, ScopeInfo, Token
+from tl_scopes.rules import Rules
 
 # What a method measured about its own result stands among its parameters, but is no setting.
 MEASURED = "convergence_delta"
@@ -145,6 +147,12 @@ def hooked(places: Sequence[str]) -> str:
     shown = [words(place) for place in dict.fromkeys(places)]
     more = f" and {len(shown) - 3} more" if len(shown) > 3 else ""
     return f"with your own hooks at {', '.join(shown[:3])}{more}"
+
+
+def ruled(rules: Rules | None) -> str:
+    """Which rules gradients followed, beside what they held constant; nothing where none did."""
+    apart = None if rules is None else replace(rules, frozen=())
+    return "" if apart in (None, Rules()) else f"gradient rules: {words(str(rules))}"
 
 
 def _among(scopes: Sequence[ScopeInfo]) -> list[str]:

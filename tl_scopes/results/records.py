@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from tl_scopes.results.characters import together
+from tl_scopes.rules import Rules
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,8 @@ class Provenance:
 
     `processing`: "raw", or which weight processing was found. `precision`: the dtype that was
     differentiated in and the one that norms were reduced in. `hooks`: where hooks of the user's
-    were in force, which are part of what was explained.
+    were in force, which are part of what was explained. `rules`: those that gradients followed; None:
+    plain gradients.
     """
 
     model: str
@@ -173,6 +175,7 @@ class Provenance:
     precision: str
     versions: Mapping[str, str] = field(default_factory=dict)
     hooks: tuple[str, ...] = ()
+    rules: Rules | None = None
 
 
 # By name, as files have them.
@@ -188,5 +191,6 @@ KINDS: dict[str, type] = {
         Chat,
         Agreement,
         Provenance,
+        Rules,
     )
 }

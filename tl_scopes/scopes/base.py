@@ -18,6 +18,7 @@ from tl_scopes.adapter.unembedding import Unembedding
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import ScopeParameterError, TargetError
 from tl_scopes.results.records import Continuation, FisherInfo, ScopeInfo, Token
+from tl_scopes.rules import Rules
 
 
 class _NextToken(Enum):
@@ -144,6 +145,8 @@ class Scope(ABC):
     name: str
     units: str
     read_site: str | int | None = None
+    rules: Rules | None = None
+    """Gradient rules that its vectors are taken back by; None: plain gradients."""
     target_fields: tuple[str, ...] = ("target",)
     """Names of the fields, if it has them, that are targets: None there is the top prediction."""
     is_of_logits = False

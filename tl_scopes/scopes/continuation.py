@@ -29,6 +29,7 @@ from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import NumericalError, TargetError, check_choice
 from tl_scopes.results.characters import together
 from tl_scopes.results.records import Continuation
+from tl_scopes.rules import Ruled
 from tl_scopes.scopes.base import Explained, Read, Row, Scope
 
 # Reads whose logits are held at once: 16 of 262,144 tokens are 16 MiB.
@@ -39,7 +40,7 @@ _TEXT = "_text"
 
 
 @dataclass(frozen=True)
-class ContinuationScope(Scope):
+class ContinuationScope(Ruled, Scope):
     """Influence on a whole continuation: the log-probability of all its tokens together.
 
     Args:

@@ -13,11 +13,12 @@ from torch import Tensor
 from tl_scopes.adapter.refusals import refuse_surrogates
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.errors import ScopeParameterError
+from tl_scopes.rules import Ruled
 from tl_scopes.scopes.base import Explained, Read, Scope
 
 
 @dataclass(frozen=True)
-class FunctionScope(Scope):
+class FunctionScope(Ruled, Scope):
     """Influence on any scalar of the logits: `v` is the gradient of `fn` at `y`.
 
     `fn` takes the logits of one position, Float[Tensor, "d_vocab"] after the model's output
@@ -87,7 +88,7 @@ class FunctionScope(Scope):
 
 
 @dataclass(frozen=True, eq=False)
-class DirectionScope(Scope):
+class DirectionScope(Ruled, Scope):
     """Influence on `<v, h>`, a given direction read at any site: probe, steering vector, SAE row.
 
     `v`: Float[Tensor, "d"] of the width of the activation at `site`; at a hook with heads

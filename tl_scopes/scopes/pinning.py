@@ -6,6 +6,7 @@ from dataclasses import is_dataclass, replace
 from typing import Any
 
 from tl_scopes.errors import ScopeParameterError
+from tl_scopes.rules import under
 
 
 def _predicted(method: Any) -> list[str]:
@@ -31,7 +32,11 @@ def pinned(method: Any, token: int) -> Any:
             f"{method!r} explains the model's own top prediction, which changes with the model, and "
             "cannot be given a fixed target: make it a dataclass with a field `target`"
         )
-    return replace(method, **dict.fromkeys(names, token)) if names else method  # pyright: ignore
+    if not names:
+        return method
+    # A scope of the user's may carry rules without a field for them.
+    fixed = replace(method, **dict.fromkeys(names, token))  # pyright: ignore
+    return under(fixed, getattr(method, "rules", None))
 
 
 def pinned_as(method: Any, result: Any) -> Any:

@@ -22,6 +22,7 @@ from tl_scopes.errors import (
 )
 from tl_scopes.results.escapes import literal
 from tl_scopes.results.records import FisherInfo
+from tl_scopes.rules import Ruled
 from tl_scopes.scopes.base import Explained, Read, Scope, Target, plain_target
 from tl_scopes.scopes.fisher import FisherGeometry, smallest_rank
 
@@ -30,7 +31,7 @@ _SMALL_VOCABULARY = 8192
 
 
 @dataclass(frozen=True)
-class SemanticScope(Scope):
+class SemanticScope(Ruled, Scope):
     """Influence on one target logit: `v = W_U[:, target]`, score `||v^T J_t||_2`.
 
     `target`: a string that is one token, a token id, `NEXT_TOKEN` (the token that follows in the
@@ -66,7 +67,7 @@ class SemanticScope(Scope):
 
 
 @dataclass(frozen=True)
-class LogitDifferenceScope(Scope):
+class LogitDifferenceScope(Ruled, Scope):
     """Influence on the difference of two logits: `v = W_U[:, a] - W_U[:, b]`.
 
     `a`, `b`: targets as in `SemanticScope`. Units: logit per unit of residual. The result's target
@@ -115,7 +116,7 @@ class LogitDifferenceScope(Scope):
 
 
 @dataclass(frozen=True)
-class TemperatureScope(Scope):
+class TemperatureScope(Ruled, Scope):
     """Influence on confidence: `v = y / ||y||`, so that the score is `||grad_t ||y|| ||_2`.
 
     `||y||` is the effective inverse temperature of the prediction. Units: norm of y per unit of
@@ -159,7 +160,7 @@ class TemperatureScope(Scope):
 
 
 @dataclass(frozen=True)
-class FisherScope(Scope):
+class FisherScope(Ruled, Scope):
     """Influence on the whole predicted distribution: `tr(J_t^T F J_t)`, or a part of it.
 
     F is the Fisher information of the next-token distribution at the final state y, and J_t = dy/dr_t.

@@ -17,6 +17,7 @@ import torch
 
 from tl_scopes.adapter.view import ModelView
 from tl_scopes.results.records import ScopeInfo
+from tl_scopes.rules import Rules
 from tl_scopes.scopes.base import Explained, Read, Row, Scope
 
 
@@ -40,6 +41,10 @@ class SampledSpan(Scope):
     @property
     def read_site(self) -> str | int | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.scope.read_site
+
+    @property
+    def rules(self) -> Rules | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.scope.rules
 
     @property
     def needs_gain(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -146,6 +146,8 @@ def described(method: Any) -> dict[str, Any]:
     """A method's class and every parameter."""
     if is_dataclass(method):
         parameters = {f.name: getattr(method, f.name) for f in fields(method)}
+        if parameters.get("rules", 0) is None:  # as of methods that know none
+            del parameters["rules"]
     else:
         parameters = method.parameters()
     return {"class": _name(type(method)), **parameters}

@@ -27,6 +27,7 @@ def setting(result: CircuitResult, *parts: str) -> str:
     facts.append(f"{wording.size(n)}{unseen}")
     if result.frozen:
         facts.append(f"{' and '.join(words(x) for x in result.frozen)} held constant")
+    facts.append(wording.ruled(result.provenance.rules))
     return wording.DOT.join(filter(None, facts))
 
 

@@ -86,6 +86,6 @@ def _caption(
     where = "all positions" if role is None else f"at {words(role)}"
     held = f"{' and '.join(result.frozen)} held constant" if result.frozen else ""
     facts = [f"mean over {wording.counted(len(result.effects), 'pair')}", where,
-             wording.method(result.scope), held]  # fmt: skip
+             wording.method(result.scope), held, wording.ruled(result.provenance.rules)]  # fmt: skip
     title = f"{verb} {wording.explained(result.scope, None)}"
     style.caption(figure, title, wording.DOT.join(filter(None, facts)), notes)

@@ -1,75 +1,22 @@
-"""Gradients that hold attention patterns or norm scales constant; values stay as they are."""
+"""Gradients that hold the scales of norms constant; values stay as they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Literal, Union
+from typing import Any
 
 import torch
-from jaxtyping import Int
 from torch import Tensor, nn
 
-from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.adapter.view import Edit, ModelView
-from tl_scopes.circuits.denominators import HeldScales
-from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
-from tl_scopes.jacobian.forward import needed_sites, read_under
+from tl_scopes.adapter.view import ModelView
+from tl_scopes.errors import NumericalError, UnsupportedModelError
+from tl_scopes.jacobian.denominators import HeldScales
 
-Frozen = Union[Literal["patterns", "norms", "both"], Iterable[str], None]
-_PARTS = ("patterns", "norms")
 # Share of a norm's output that the fitted linear map may miss, in single precision and above, and below.
 _FITS, _FITS_HALF = 1e-3, 4e-2
-
-
-def parse_frozen(frozen: Frozen) -> tuple[str, ...]:
-    """The parts to hold constant. Raises `ScopeParameterError`."""
-    asked = () if frozen is None else (frozen,) if isinstance(frozen, str) else frozen
-    parts = list(asked) if isinstance(asked, Iterable) else [asked]
-    parts = list(_PARTS) if parts == ["both"] else parts
-    if not all(isinstance(part, str) and part in _PARTS for part in parts):
-        raise ScopeParameterError(
-            f'frozen is {frozen!r}; allowed: None, "patterns", "norms", "both", or a list of '
-            '"patterns" and "norms"'
-        )
-    return tuple(part for part in _PARTS if part in parts)
-
-
-def read_held(
-    view: ModelView,
-    tokens: Int[Tensor, "batch pos"],
-    edits: Mapping[Site, Edit],
-    read: Site | None,
-    frozen: Sequence[str],
-    prepare: Callable[[ExitStack], None] = lambda undo: None,
-) -> Tensor:
-    """`forward.read_under`, whose gradients hold the `frozen` parts constant: "patterns", "norms"."""
-
-    def prepare_all(undo: ExitStack) -> None:
-        if "norms" in frozen:
-            hold_norms(view, undo)
-        prepare(undo)
-
-    every_edit = dict(edits)
-    for site in _pattern_sites(view) if "patterns" in frozen else ():
-        edit = edits.get(site)
-        # After the edit: what it keeps of queries and keys lies on the route.
-        every_edit[site] = lambda a, edit=edit: (a if edit is None else edit(a)).detach()
-    return read_under(view, tokens, every_edit, read, prepare_all)
-
-
-def _pattern_sites(view: ModelView) -> list[Site]:
-    """Sites that, when they are constant, make attention patterns so.
-
-    Raises `UnsupportedModelError` where queries and keys have no hooks.
-    """
-    # A pattern depends on the stream by way of its queries and keys alone, and their hooks lie on
-    # the route on every architecture, which hook_pattern does not.
-    hooks = [f"blocks.{layer}.attn.hook_{x}" for layer in range(view.n_layers) for x in "qk"]
-    instead = ": use a model with ordinary attention heads"
-    return needed_sites(view, hooks, 'frozen="patterns"', instead)
 
 
 def hold_norms(view: ModelView, undo: ExitStack) -> None:
