@@ -29,10 +29,9 @@ EACH = {
     "GIM": (GIM(), dict(temperature=2, attention=0.5, mlp=0.5, norms=True)),
 }
 # Grouped queries; norms behind each part and capped scores; one fused matrix, biases, no gate.
-NAMES = [n for n in ("mistral", "gemma2", "gpt2") if f"bridge/{n}" in zoo.names("bridge")]
-BOTH = [
-    f"{kind}/{n}" for n in NAMES for kind in ("bridge", "hooked") if f"{kind}/{n}" in zoo.names()
-]
+BOTH = zoo.known(
+    *(f"{kind}/{n}" for n in ("mistral", "gemma2", "gpt2") for kind in ("bridge", "hooked"))
+)
 
 
 def scores(model, rules=None, scope=SCOPE, **options) -> torch.Tensor:
@@ -122,25 +121,39 @@ def test_blocks_that_run_again_follow_the_same_rules(name):
         assert torch.equal(once, again)
 
 
-def test_what_a_model_does_not_show_is_refused():
-    experts = zoo.shared("bridge/mixtral")
-    assert scores(experts, Rules(2, "attention", "norms")).max() > 0
+@pytest.mark.parametrize("name", zoo.known("bridge/mixtral"))
+def test_gate_and_up_of_experts_are_refused(name):
+    model = zoo.shared(name)
+    assert scores(model, Rules(2, "attention", "norms")).max() > 0
     with pytest.raises(UnsupportedModelError, match=r'hook_pre_linear.*use "attention"'):
-        scores(experts, GIM())
-    model = zoo.build("hooked/mistral")
-    kernel = torch.nn.functional.scaled_dot_product_attention
-    attention = model.blocks[1].attn
-    for forward, why in (
-        (
-            lambda query_input, **_: kernel(*[query_input[:, None]] * 3, is_causal=True)[:, 0],
-            "one fused kernel",
-        ),
-        (lambda query_input, **_: query_input / 2, "shows no softmax"),
-    ):
-        attention.forward = forward
-        for rules in (Rules(softmax_temperature=2), Rules(split_products="attention")):
-            with pytest.raises(UnsupportedModelError, match=why):
-                scores(model, rules)
+        scores(model, GIM())
+
+
+def _fused(query_input, **_):
+    queries = query_input[:, None]
+    return torch.nn.functional.scaled_dot_product_attention(*[queries] * 3, is_causal=True)[:, 0]
+
+
+@pytest.mark.parametrize("name", zoo.known("hooked/mistral"))
+@pytest.mark.parametrize(
+    ("forward", "why"),
+    [(_fused, "one fused kernel"), (lambda query_input, **_: query_input / 2, "shows no softmax")],
+)
+def test_attention_that_shows_no_softmax_is_refused(name, forward, why):
+    model = zoo.build(name)
+    model.blocks[1].attn.forward = forward
+    for rules in (Rules(softmax_temperature=2), Rules(split_products="attention")):
+        with pytest.raises(UnsupportedModelError, match=why):
+            scores(model, rules)
+
+
+@pytest.mark.parametrize("name", zoo.known("hooked/mistral"))
+def test_hooks_that_a_pass_goes_around_are_refused(name):
+    model = zoo.build(name)
+    model.blocks[1].mlp.forward = lambda x: x / 2
+    assert scores(model, Rules(frozen="patterns")).max() > 0
+    with pytest.raises(UnsupportedModelError, match=r"mlp.hook_pre'.* does not reach"):
+        scores(model, GIM())
 
 
 @pytest.mark.parametrize(
