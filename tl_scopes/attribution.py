@@ -119,7 +119,6 @@ def attribute(
         >>> attribution.top(3)
     """
     limits: dict[str, Any] = {"chunk_size": chunk_size, "checkpoint_blocks": checkpoint_blocks}
-    limits["rules"] = rules
     if span is not None or samples is not None:
         if position != -1 or stability:
             raise ScopeParameterError(
@@ -127,6 +126,7 @@ def attribute(
             )
         check_whole("samples", samples, 1, also=[None])
         view = view_of(model)
+        scope, rules = ruled(scope, rules), None
         prompt = encode(view, prompt, prepend_bos, attention_mask)
         prepend_bos = attention_mask = None
         reads = reads_of_span(view, prompt, span, scope)
@@ -143,6 +143,7 @@ def attribute(
         prepend_bos=prepend_bos,
         attention_mask=None if attention_mask is None else [attention_mask],
         stability=stability,
+        rules=rules,
         **limits,
     )
     return result

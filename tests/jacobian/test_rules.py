@@ -233,6 +233,21 @@ def test_scopes_and_baselines_carry_rules():
     close(twice[0].scores, twice[1].scores, 1e-12)
 
 
+@pytest.mark.parametrize("options", [dict(samples=200), {}], ids=["sampled", "each"])
+def test_spans_and_reruns_in_a_wider_precision_follow_rules(options):
+    """The squares of the reads' scores add up, and a sampled sum is near."""
+    model, scope, span = zoo.shared(BOTH[0]), ts.SemanticScope(ts.NEXT_TOKEN), (3, 6)
+    with zoo.exact_float64():
+        found = ts.attribute(model, TOKENS, scope, span=span, rules=GIM(), **options)
+        each = ts.attribute_sequence(model, TOKENS, scope, positions=[2, 3, 4], rules=GIM()).scores
+    assert found.provenance.rules == GIM()
+    wanted = each.square().sum(0).sqrt()
+    close(found.scores, wanted, 0.25 if options else 1e-12)
+    half = zoo.shared(BOTH[0], torch.float32)
+    rerun = ts.attribute(half, TOKENS, SCOPE, stability=True, rules=GIM()).stability
+    assert rerun is not None and rerun.largest_error[0] < 1e-4  # of plain gradients it would be far
+
+
 def test_a_target_made_fixed_keeps_the_rules():
     from tl_scopes.scopes.pinning import pinned
 

@@ -40,7 +40,7 @@ SHARED: dict[str, tuple[list[Any], list[str]]] = {
     "chunk_size": (COUNTS, ["chunk_size is {!r}", "allowed", "from 1", "None"]),
     "batch_tokens": (COUNTS, ["batch_tokens is {!r}", "allowed"]),
     "frozen": (FROZEN, ["frozen is", 'None, "patterns", "norms", "both"']),
-    "rules": (["GIM", 2, True, {}, ts.rules.GIM], ["rules is", "Rules(...), GIM()", "None"]),
+    "rules": (["GIM", 2, True, {}, ts.rules.GIM], ["rules is", r"Rules\(...\), GIM\(\)", "None"]),
 }
 
 
