@@ -25,7 +25,7 @@ define install
 endef
 
 .PHONY: demo app test test-all lint types tutorials lab notebooks docs docs-quick bench bench-quick bench-memory bench-1b gpu \
-  replication architectures answers circuits peers dist format clean
+  replication architectures answers circuits evidence peers dist format clean
 
 demo: $(VENV)/.demo
 	@echo "1 of 3  Environment: $(VENV) is ready"
@@ -109,6 +109,12 @@ answers: $(VENV)/.test
 # It goes on where it was stopped.
 circuits: $(VENV)/.test
 	$(BIN)/python -m benchmarks circuits $(ARGS)
+
+# Do scores find the word that decides the next one? On forty prefixes of our own, by some methods. All methods, on other
+# data: python -m benchmarks evidence --help.
+evidence: $(VENV)/.test
+	$(BIN)/python -m benchmarks evidence --method Semantic --method "Semantic, contrast" --method Temperature \
+	  --method "Input x gradient, contrast, signed" $(ARGS)
 
 # Whole answers against inseq. It asks for a typeguard that transformer-lens refuses, and uses none of it, so it is
 # put apart, without dependencies; transformer-lens's environment has all that it does use.

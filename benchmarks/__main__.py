@@ -26,6 +26,7 @@ from benchmarks.architectures.command import architectures
 from benchmarks.case import Case
 from benchmarks.cases import LENGTHS, MAIN, cases, of_passages
 from benchmarks.circuits.command import circuits
+from benchmarks.evidence.command import evidence
 from benchmarks.replication import command
 from tl_scopes import models
 from tl_scopes.models import bundled, installed
@@ -258,6 +259,7 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
 app.command()(answers)
 app.command()(architectures)
 app.command()(circuits)
+app.command()(evidence)
 app.command()(command.replication)
 app.command()(command.evaluation)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.answers import measured, page
 from benchmarks.answers.questions import questions
+from benchmarks.rows import versions, write
 from tl_scopes import models
 
 MODELS = ("gemma-3-270m", "smollm2-135m-instruct")
@@ -40,15 +40,6 @@ def answers(
         for question in tqdm(wanted, desc=name, unit="question"):
             rows.append(measured.row(loaded, question, len(rows) < every))
             if len(rows) % 10 == 0 or len(rows) == n:
-                _write(path, name, rows)
+                write(path, {"model": name, "versions": versions()}, rows)
     page.write(report, out)
     print(f"Written to {report}")
-
-
-def _write(path: Path, name: str, rows: list[dict]) -> None:
-    """A line a question: what changed shows."""
-    versions = {each: version(each) for each in ("transformer-lens", "torch")}
-    head = json.dumps({"model": name, "versions": versions})[:-1]
-    lines = ",\n".join(json.dumps(row) for row in rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{head}, "rows": [\n{lines}\n]}}\n', encoding="utf-8")
