@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from tl_scopes.baselines.named import register
     from tl_scopes.checking import ModelCheck, check
     from tl_scopes.generation import attribute_generation
+    from tl_scopes.jacobian.substitutions import substitutions
     from tl_scopes.results.attribution import Attribution, SequenceAttribution
+    from tl_scopes.results.substitutions import Substitutions
     from tl_scopes.scopes.base import NEXT_TOKEN, Explained, Read, Scope
     from tl_scopes.scopes.continuation import ContinuationScope
     from tl_scopes.scopes.custom import DirectionScope, FunctionScope
@@ -41,6 +43,7 @@ __all__ = [
     "Scope",
     "SemanticScope",
     "SequenceAttribution",
+    "Substitutions",
     "TemperatureScope",
     "attribute",
     "attribute_batch",
@@ -48,6 +51,7 @@ __all__ = [
     "attribute_sequence",
     "check",
     "register",
+    "substitutions",
 ]
 
 # Imported when first asked for: torch takes seconds, which `tl-scopes --help` must not.
@@ -65,6 +69,8 @@ _HOMES = dict.fromkeys(__all__, "scopes.prediction") | {
     "attribute_batch": "attribution",
     "attribute_sequence": "attribution",
     "attribute_generation": "generation",
+    "Substitutions": "results.substitutions",
+    "substitutions": "jacobian.substitutions",
     "ModelCheck": "checking",
     "check": "checking",
     "register": "baselines.named",

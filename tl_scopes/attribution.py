@@ -31,6 +31,7 @@ from tl_scopes.errors import (
 from tl_scopes.jacobian.answers import Limits, run
 from tl_scopes.jacobian.backward import default_chunk
 from tl_scopes.jacobian.batches import BATCH_TOKENS, grouped
+from tl_scopes.jacobian.likely import N_LIKELY, NORM, Kind, Measure
 from tl_scopes.jacobian.prompt_run import PromptRun, check_scopes
 from tl_scopes.jacobian.requests import (
     check_reads_anywhere,
@@ -65,6 +66,8 @@ def attribute(
     span: Any = None,
     samples: int | None = None,
     rules: Rules | None = None,
+    measure: Kind = "norm",
+    n_likely: int = N_LIKELY,
 ) -> Attribution:
     """Influence of every token of `prompt` on what `scope` explains, at one or more sites.
 
@@ -106,6 +109,9 @@ def attribute(
             a span's log-probability.
         rules: gradient rules, such as `tl_scopes.rules.GIM()`; None: those of the scope, which has none
             unless it was given some. Values stay as they are, gradients are no slopes any more.
+        measure: `"norm"` of a gradient asks about every direction; `"tokens"`, at the embedding, about the `n_likely`
+            tokens that the model held likeliest there: root of the mean square (Fisher: the mean square) of what they
+            would move in its place, to first order, in the unit of what is explained; 0 for the first token.
 
     Returns:
         `Attribution` whose scores are Float[Tensor, "site pos"] in the scope's units.
@@ -119,6 +125,7 @@ def attribute(
         >>> attribution.top(3)
     """
     limits: dict[str, Any] = {"chunk_size": chunk_size, "checkpoint_blocks": checkpoint_blocks}
+    limits |= {"measure": measure, "n_likely": n_likely}
     if span is not None or samples is not None:
         if position != -1 or stability:
             raise ScopeParameterError(
@@ -163,6 +170,8 @@ def attribute_batch(
     batch_tokens: int = BATCH_TOKENS,
     stability: bool = False,
     rules: Rules | None = None,
+    measure: Kind = "norm",
+    n_likely: int = N_LIKELY,
 ) -> list[Attribution]:
     """`attribute` for several prompts, of any lengths, that share forward and backward passes.
 
@@ -194,11 +203,12 @@ def attribute_batch(
             runs.append(PromptRun.explaining(view, ids, s, p, hooked))
     check_scopes(view, scopes)
     places = view.sites(sites)
+    measured = Measure(measure, n_likely)
     by_index: dict[int, Attribution] = {}
     for group in grouped(runs, batch_tokens):
-        answers = run([runs[i] for i in group], places, limits)
+        answers = run([runs[i] for i in group], places, limits, measured.over(places))
         for i, (answer,) in zip(group, answers):
-            by_index[i] = answer.attribution(view, runs[i].shown)
+            by_index[i] = measured.named(answer.attribution(view, runs[i].shown))
     results = [by_index[i] for i in range(len(runs))]
     if not stability:
         return results
@@ -212,6 +222,8 @@ def attribute_batch(
             chunk_size=chunk_size,
             checkpoint_blocks=checkpoint_blocks,
             batch_tokens=batch_tokens,
+            measure=measure,
+            n_likely=n_likely,
         )
     return [replace(a, stability=compare(a, wide)) for a, wide in zip(results, wide_results)]
 
@@ -228,14 +240,16 @@ def attribute_sequence(
     chunk_size: int | None = None,
     checkpoint_blocks: bool | None = None,
     rules: Rules | None = None,
+    measure: Kind = "norm",
+    n_likely: int = N_LIKELY,
 ) -> SequenceAttribution:
     """Influence of every token on the prediction at several read positions of one prompt.
 
     Reads share forward passes over the shortest prefix that holds them, and batched backward passes.
 
     Args:
-        model, prompt, scope, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks, rules: as in
-            `attribute`. `SemanticScope(NEXT_TOKEN)` explains the token that follows each read position.
+        model, prompt, scope, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks, rules, measure,
+            n_likely: as in `attribute`. `SemanticScope(NEXT_TOKEN)` explains the token after each read position.
         positions: read positions, or "all". Where the scope explains the token that follows, "all" leaves
             out the last position, which has none.
 
@@ -250,8 +264,7 @@ def attribute_sequence(
         >>> sequence = attribute_sequence(model, "The capital of France is", SemanticScope(NEXT_TOKEN))
         >>> sequence.at(3).top(2)
     """
-    view = view_of(model)
-    limits = Limits(chunk_size, checkpoint_blocks)
+    view, limits = view_of(model), Limits(chunk_size, checkpoint_blocks)
     ids = encode(view, prompt, prepend_bos, attention_mask)
     scope = ruled(scope, rules)
     check_reads_anywhere(scope, view, ids)
@@ -259,7 +272,8 @@ def attribute_sequence(
     if not reads:
         raise EmptyPromptError('positions is empty: give read positions, or "all"')
     check_scopes(view, [scope])
-    return explain_reads(view, ids, scope, reads, view.sites(sites), limits)
+    measured = Measure(measure, n_likely)
+    return explain_reads(view, ids, scope, reads, view.sites(sites), limits, measured)
 
 
 def ruled(scope: Scope, rules: Rules | None) -> Scope:
@@ -275,9 +289,10 @@ def explain_reads(
     reads: Sequence[int],
     places: tuple[Site, ...],
     limits: Limits,
+    measure: Measure = NORM,
 ) -> SequenceAttribution:
     """The rest of `attribute_sequence`, once all that it was given is checked."""
-    ordered = sorted(set(reads))
+    ordered, over = sorted(set(reads)), measure.over(places)
     hooked = view.is_hooked()
     group = default_chunk(view, 1, ordered[-1] + 1)
     if not hooked:
@@ -286,14 +301,14 @@ def explain_reads(
     log_probs: dict[int, float | None] = {}
     for start in range(0, len(ordered), group):
         share = [(p, scope) for p in ordered[start : start + group]]
-        (answers,) = run([PromptRun(view, ids, share[-1][0], hooked, share)], places, limits)
+        (answers,) = run([PromptRun(view, ids, share[-1][0], hooked, share)], places, limits, over)
         for answer in answers:
             results[answer.position] = answer.attribution(view, ids)
             log_probs[answer.position] = answer.log_prob
     each = [results[p] for p in reads]
     first = each[0]
     errors = [a.standard_error for a in each]
-    return SequenceAttribution(
+    whole = SequenceAttribution(
         scores=torch.stack([a.scores for a in each]),
         positions=tuple(reads),
         sites=first.sites,
@@ -312,3 +327,4 @@ def explain_reads(
         log_probs=tuple(log_probs[p] for p in reads),
         chat=first.chat,
     )
+    return measure.named(whole)

@@ -163,6 +163,7 @@ CALLS: dict[str, Call] = {
     "flow_path": of(circuits.flow_path, layers=[1, 2]),
     "head_paths": of(circuits.head_paths),
     "scope_metric": of(circuits.scope_metric),
+    "substitutions": of(ts.substitutions),
     "verify": of(circuits.verify),
     "faithfulness": of(faithful),
     "faithfulness_card": of(
@@ -192,6 +193,10 @@ VARIANTS: dict[str, Call] = {
         f"{label}, sequence": of(ts.attribute_sequence, scope=scope, positions=[1, 3])
         for label, scope in SCOPES.items()
     },
+    "substitutions, verified": of(ts.substitutions, scope=FISHER, among="all", k=1, verified=True),
+    "substitutions, answer": of(ts.substitutions, scope=ANSWER, among=[5, 6], verified=True),
+    "over tokens": of(ts.attribute, scope=FISHER, measure="tokens"),
+    "over tokens, batch": of(ts.attribute_batch, prompts=[T, zoo.LONG_TEXT], measure="tokens"),
     "stability": of(ts.attribute, stability=True),
     "blocks again": of(ts.attribute, scope=FISHER, sites="all", checkpoint_blocks=True),
     "attribute, ruled": of(ts.attribute, rules=GIM()),
@@ -253,6 +258,8 @@ def values(result: Any) -> list[torch.Tensor]:
         return [result]
     if isinstance(result, circuits.TracerTarget):
         return [result.vec, torch.tensor(result.prob, dtype=torch.float64, device="cpu")]
+    if isinstance(result, ts.Substitutions):
+        return [v.float() for v in values(result.to_frame()[["position", "other_id", "effect"]])]
     if isinstance(result, list):
         return [value for one in result for value in values(one)]
     if isinstance(result, pd.DataFrame):

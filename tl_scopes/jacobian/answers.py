@@ -11,7 +11,7 @@ Cost: a forward pass, and as many backward passes as the row with the most vecto
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -29,6 +29,7 @@ from tl_scopes.jacobian.backward import default_chunk, norms_at
 from tl_scopes.jacobian.batches import owners, padded
 from tl_scopes.jacobian.checkpointing import exceeds_budget
 from tl_scopes.jacobian.forward import check_gradient, no_path, read_values, refuse_nonfinite
+from tl_scopes.jacobian.likely import Kept, OverLikely
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.records import Candidate
@@ -141,8 +142,16 @@ class Limits:
         )
 
 
-def run(runs: Sequence[PromptRun], sites: tuple[Site, ...], limits: Limits) -> list[list[Answer]]:
+def run(
+    runs: Sequence[PromptRun],
+    sites: tuple[Site, ...],
+    limits: Limits,
+    measure: Callable[..., OverLikely | Kept] | None = None,
+) -> list[list[Answer]]:
     """Answer every read of prompts that share a forward pass. All their scopes read at the same site.
+
+    `measure`: of prompts, their rows and a recording, what makes squares of gradients at the embedding,
+    which is then the only site. None: squares of their norms.
 
     Raises `SiteError`, `TargetError`, `ScopeParameterError` or `NumericalError`.
     """
@@ -153,13 +162,21 @@ def run(runs: Sequence[PromptRun], sites: tuple[Site, ...], limits: Limits) -> l
         if recompute is None:
             recompute = exceeds_budget(view, *tokens.shape)
         recording = probes.record(
-            view, tokens, sites, read_site, recompute, owners(runs), runs[0].rules
+            view,
+            tokens,
+            sites,
+            read_site,
+            recompute,
+            owners(runs),
+            runs[0].rules,
+            measure is not None,
         )
         rows, positions = flat_places(runs)
         read = read_values(view, read_site, recording.read, rows, positions)
         answers = explain(runs, tokens, read.detach())
         chunk = limits.chunk_size or default_chunk(view, *tokens.shape, sparing=recompute)
-        _pull_back(view, recording, read, answers, chunk)
+        measured = None if measure is None else measure(runs, tokens, recording)
+        _pull_back(view, recording, read, answers, chunk, measured)
     remaining = iter(answers)
     return [[next(remaining) for _ in one.reads] for one in runs]
 
@@ -228,8 +245,9 @@ def _pull_back(
     read: Float[Tensor, "read *d"],
     answers: list[Answer],
     chunk: int,
+    measured: OverLikely | Kept | None,
 ) -> None:
-    """Fill in the answers' squared norms.
+    """Fill in the answers' squared norms, or what `measured` has in their place.
 
     Prompts of a batch do not mix, so one backward pass serves one vector of every prompt; the reads of
     one prompt take passes after each other.
@@ -241,7 +259,9 @@ def _pull_back(
     live = [(i, slot) for i, slot in enumerate(recording.slots) if slot is not None]
     width = recording.read.shape[1]
     rows_of = [
-        [(site.label, ())] if slot is None else site.components(slot.shape[2:])
+        [(site.label, ())]
+        if slot is None or measured is not None
+        else site.components(slot.shape[2:])
         for site, slot in zip(recording.sites, recording.slots)
     ]
     for answer in answers:
@@ -269,7 +289,9 @@ def _pull_back(
         for (s, _), at_slot in zip(live, norms):
             if at_slot is None:
                 raise SiteError(no_path(recording.sites[s].label))
-            squares = at_slot.cpu().double().square()
+            squares = (
+                at_slot.cpu().double().square() if measured is None else measured.squares(at_slot)
+            )
             first = sum(len(rows) for rows in rows_of[:s])
             for offset, (_, index) in enumerate(rows_of[s]):
                 for i, vectors, mine in meeting(passes):

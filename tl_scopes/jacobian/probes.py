@@ -26,12 +26,12 @@ class _Probe(torch.autograd.Function):
 
     Gradients of rows with one owner are added first. The gradient of `slot` is then `||v^T dy/dx||` per
     position, so that no gradient of the size of an activation is ever kept, and one backward pass serves
-    all sites.
+    all sites. A slot of the size of the activation gets the gradient itself, of what the hook shows.
     """
 
     @staticmethod
     def forward(ctx, x: Tensor, slot: Tensor, scale: float, owners: Tensor | None) -> Tensor:
-        ctx.scale, ctx.owners = scale, owners
+        ctx.scale, ctx.owners, ctx.whole = scale, owners, slot.ndim == x.ndim
         ctx.slot_dtype = slot.dtype
         # A copy, not a view: hooks that run later may edit it in place.
         return x.clone()
@@ -43,6 +43,8 @@ class _Probe(torch.autograd.Function):
         if ctx.owners is not None:
             whole = wide.new_zeros(int(ctx.owners.max()) + 1, *wide.shape[1:])
             wide = whole.index_add(0, ctx.owners, wide)
+        if ctx.whole:
+            return grad if ctx.needs_input_grad[0] else None, wide, None, None
         # Squared as it is, a gradient of 1e-20 or 1e20 would be zero or infinite.
         size = wide.abs().amax(-1, keepdim=True).clamp_min(torch.finfo(wide.dtype).tiny)
         norms = size[..., 0] * (wide / size).square().sum(-1).sqrt() / ctx.scale
@@ -71,12 +73,14 @@ def record(
     recompute: bool = False,
     owners: Sequence[int] | None = None,
     rules: Rules | None = None,
+    whole: bool = False,
 ) -> Recording:
     """Run the model over right-padded rows up to what is read (None: the final state).
 
     `recompute`: keep no activations of the blocks, which the backward pass will run again. `owners`:
     which prompt each row is of, from 0; its rows' gradients are added before the norm. None: one each.
     `rules`: of the gradients.
+    `whole`: slots are for the gradients themselves, [batch, pos, ..., d], in place of their norms.
 
     Must be called inside `view.locked()`. Raises `SiteError` for a site that is not reached, is
     reached more than once, or has no position axis.
@@ -91,7 +95,7 @@ def record(
             raise reached_again(site.label)
         if site.is_named and activation.shape[1] == activation.shape[2]:
             ambiguous.append(site)
-        shape = list(activation.shape[:-1])
+        shape = list(activation.shape if whole else activation.shape[:-1])
         of = None
         if several and owners is not None:
             shape[0], of = max(owners) + 1, torch.tensor(owners, device=activation.device)

@@ -89,6 +89,8 @@ def html(result: Result, path: str | Path | None = None, **options: Any) -> str:
                 sites: labels or indices of the sites to draw, in this order; None for all of them
                     (for the figure of a `SequenceAttribution`, and in a terminal: the first).
                 site: the same for one site.
+                substitutions: of the page of an `Attribution`: what `tl_scopes.substitutions` returned for
+                    the same prompt, whose three strongest show where a token is pointed at.
             of a result of `tl_scopes.circuits` that is shown by its figure: those of `circuit`.
                 A `Flow` and `HeadPaths` have pages of their own, without options: see `attention`.
             of a `FaithfulnessCard`, a `CircuitCard` or a `CircuitStability`, which become reports with
@@ -147,6 +149,7 @@ def figure(result: Result, *, dark: bool = False, **options: Any) -> Figure:
                 over: "rows" (bars of the `top` largest means, 24, with 95% intervals) or "heads" (a
                     grid [layer, head]).
                 role: the position role that is shown; None for all together.
+            Of `Substitutions` (bars of the strongest, circles where they were measured): top: how many (24).
             Of a `FaithfulnessCard`:
                 kind: "aopc" (the default), "agreement" (with leave-one-out), "curves", "kl" or "flip"
                     (by the share of tokens), "comparisons" (all pairs), "randomisation", "stability"

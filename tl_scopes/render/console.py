@@ -22,6 +22,7 @@ from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.escapes import isolated, without_isolates
 from tl_scopes.results.faithfulness import Faithfulness
 from tl_scopes.results.paired import PairedResult
+from tl_scopes.results.substitutions import Substitutions
 
 # On a terminal the ground is unknown, black or white, so low scores are a grey that stands back
 # from both and high ones a colour that stands out from both: blue above zero and red below, as in
@@ -66,6 +67,12 @@ def show_paired(result: PairedResult, console: Console | None = None) -> None:
     _show_largest(result, result.ranked_by, title, console)
 
 
+def show_substitutions(result: Substitutions, console: Console | None = None) -> None:
+    """Print the strongest substitutions."""
+    whose = wording.explained(result.scope, result.target)
+    _show_largest(result, "effect", f"What another token would change of {whose}", console)
+
+
 def show_circuit(result: Circuit, console: Console | None = None) -> None:
     """Print the strongest edges or nodes of a circuit."""
     title = f"A circuit of {len(result)} of {result.candidates} {result.of}"
@@ -99,6 +106,7 @@ def show_faithfulness(result: Faithfulness, console: Console | None = None) -> N
 def _show_largest(result: Result, by: str, title: str, console: Console | None) -> None:
     console, frame = console or Console(), result.to_frame()
     n = len(frame)
+    frame = frame.dropna(axis="columns", how="all") if n else frame
     largest = frame[by].abs().sort_values(ascending=False, kind="stable").index
     frame = frame.loc[largest[:LARGEST]]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), title_justify="left")

@@ -10,6 +10,7 @@ from typing import Any
 
 from tl_scopes.errors import RenderError
 from tl_scopes.render.answer import Answer, lay_out, speaks
+from tl_scopes.render.others import beside
 from tl_scopes.render.picture import Picture, build
 from tl_scopes.results.attribution import Attribution, SequenceAttribution
 from tl_scopes.results.card import FaithfulnessCard
@@ -20,6 +21,7 @@ from tl_scopes.results.faithfulness import Faithfulness
 from tl_scopes.results.flows import Flow, FlowPath, HeadPaths
 from tl_scopes.results.paired import PairedResult
 from tl_scopes.results.stability import CircuitStability
+from tl_scopes.results.substitutions import Substitutions
 
 # What draws each kind of result: a function in a module below this package, or anywhere, by its whole
 # name. An attribution is laid out as a `Picture` first, which is what its drawings take; on a page, one of
@@ -31,6 +33,7 @@ FIGURES: dict[type, str] = {
     Flow: "figures.flow:draw_flow",
     FlowPath: "figures.flow_path:draw_flow_path",
     Verification: "figures.verification:draw_verification",
+    Substitutions: "figures.substitutions:draw_substitutions",
     PairedResult: "figures.paired:draw_paired",
     Circuit: "figures.circuit_graph:draw_circuit",
     Faithfulness: "figures.faithfulness_curve:draw_faithfulness",
@@ -45,6 +48,7 @@ PAGES: dict[type, str] = {
     Flow: "pages.flows:view",
     HeadPaths: "pages.flows:view",
     CircuitResult: "pages.figure:view",
+    Substitutions: "pages.figure:view_substitutions",
     PairedResult: "pages.figure:view_paired",
     Circuit: "pages.figure:view_circuit",
     Faithfulness: "pages.figure:view_faithfulness",
@@ -55,6 +59,7 @@ PAGES: dict[type, str] = {
 TERMINALS: dict[type, str] = {
     Picture: "console:show",
     CircuitResult: "console:show_table",
+    Substitutions: "console:show_substitutions",
     PairedResult: "console:show_paired",
     Circuit: "console:show_circuit",
     Faithfulness: "console:show_faithfulness",
@@ -71,7 +76,12 @@ def drawing(
     subject = result
     if isinstance(result, (Attribution, SequenceAttribution)):
         layout = lay_out if Answer in drawings and speaks(result) else build
-        subject, options = _given(layout, result, options)(), {}
+        own = drawings is PAGES and isinstance(result, Attribution)
+        others = options.get("substitutions") if own else None
+        kept = {k: v for k, v in options.items() if not own or k != "substitutions"}
+        subject, options = _given(layout, result, kept)(), {}
+        if others is not None and isinstance(result, Attribution):
+            subject = beside(subject, result, others)
     for kind in type(subject).__mro__:
         if kind in drawings:
             module, name = drawings[kind].split(":")

@@ -59,7 +59,8 @@ class Picture:
     or two; `first`: the row that is shown before anything is chosen. `title` says what is explained,
     `subtitle` scope, place and size, `scale_note` which scale and normalisation the colours follow.
     `spans`: the token ranges that the "tokens" are groups of, if they are, joined as `how` says.
-    `answer`: the first token of an answer, if there is one.
+    `answer`: the first token of an answer, if there is one. `others`: for each token what others in its place
+    would change, "" where that was not asked.
     """
 
     kind: str
@@ -84,6 +85,7 @@ class Picture:
     spans: Spans = ()
     how: str = ""
     answer: int | None = None
+    others: tuple[str, ...] = ()
 
     @property
     def follows(self) -> str:
@@ -113,7 +115,8 @@ class Picture:
     def places(self) -> list[str]:
         """Where in the prompt each token, or group of tokens, is."""
         if not self.spans:
-            return [f"position {t}, id {id}" for t, id in enumerate(self.ids)]
+            others = self.others or [""] * len(self.ids)
+            return [f"position {t}, id {id}{o}" for t, (id, o) in enumerate(zip(self.ids, others))]
         ranges = [f"token {a}" if b - a == 1 else f"tokens {a} to {b - 1}" for a, b in self.spans]
         return [f"group {g}, {tokens}" for g, tokens in enumerate(ranges)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Union
 
 from tl_scopes.results.characters import together
 from tl_scopes.rules import Rules
@@ -87,6 +87,21 @@ class Stability:
     rank_correlation: tuple[float, ...]
     top_agreement: tuple[float, ...]
     largest_error: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """Another token in the place of one of a prompt, and what the change moves.
+
+    `effect`: to first order, in the result's units. `probability`: the model's own at that place, None
+    where it was not asked. `measured`: the change in a real forward pass, None without one.
+    """
+
+    id: int
+    text: str
+    effect: float
+    probability: Union[float, None] = None
+    measured: Union[float, None] = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +193,15 @@ class Provenance:
     rules: Rules | None = None
 
 
+def effect_units(units: str) -> str:
+    """Of what moves, where `units` are of that per unit of what moves it.
+
+    >>> effect_units("logit per unit of residual")
+    'logit'
+    """
+    return units.rpartition(" per unit")[0] or units
+
+
 # By name, as files have them.
 KINDS: dict[str, type] = {
     kind.__name__: kind
@@ -187,6 +211,7 @@ KINDS: dict[str, type] = {
         ScopeInfo,
         FisherInfo,
         Stability,
+        Substitution,
         Continuation,
         Chat,
         Agreement,

@@ -12,6 +12,7 @@ from tl_scopes.render.figures import letters, style
 from tl_scopes.render.tokens import quoted, words
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.paired import PairedResult
+from tl_scopes.results.records import effect_units
 
 
 def explained(result: CircuitResult) -> str:
@@ -61,8 +62,7 @@ def array(values: Tensor) -> np.ndarray:
 
 def effect_unit(result: CircuitResult | PairedResult) -> str:
     """Of what moves, where `units` are of that per unit of what moves it."""
-    units = words(result.units)
-    return units.rpartition(" per unit")[0] or units
+    return words(effect_units(result.units))
 
 
 def coloured(result: CircuitResult, include_bos: bool) -> np.ndarray:

@@ -25,6 +25,27 @@ class Bars:
     values: np.ndarray
 
 
+def level_bars(ax: Axes, values: np.ndarray, names: Sequence[str]) -> np.ndarray:
+    """A bar to the side for each of `values`, the first below. Returns their places."""
+    places = np.arange(len(values))
+    ax.barh(
+        places, values, height=0.72, color=[style.css(0.55 if v > 0 else -0.55) for v in values]
+    )
+    ax.axvline(0, color=style.SOFT, linewidth=0.8)
+    style.label(ax.yaxis, names, 8)
+    return places
+
+
+def name_levels(ax: Axes, n: int) -> None:
+    """Numbers below `n` such bars, once all is drawn that stands beside them."""
+    ticks = ax.get_xticks()
+    low, high = ax.get_xlim()
+    ax.set(ylim=(-0.7, n - 0.3), xlim=(low, high))
+    inside = [x for x in ticks if low <= x <= high]
+    style.label(ax.xaxis, [number(float(x)) for x in inside], 8, inside)
+    style.thin(ax)
+
+
 def head_grid(
     values: np.ndarray, layers: Sequence[int], bars: Bars | None, scale: Scale, unit: str
 ) -> Figure:

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from tl_scopes.errors import RenderError, check_whole
 from tl_scopes.render import wording
-from tl_scopes.render.colours import Scale, number
+from tl_scopes.render.colours import Scale
 from tl_scopes.render.figures import circuits, style
-from tl_scopes.render.figures.grids import Bars, head_grid, strongest
+from tl_scopes.render.figures.grids import Bars, head_grid, level_bars, name_levels, strongest
 from tl_scopes.render.picture import one_of
 from tl_scopes.render.tokens import words
 from tl_scopes.results.paired import PairedComponents, PairedPaths, PairedResult
@@ -38,18 +38,10 @@ def draw_paired(
     shown = values[rows]
     figure = style.sheet(7.2, TALL * len(rows) + 1.6)
     ax = figure.subplots()
-    places = np.arange(len(rows))
-    colours = [style.css(0.55 if value > 0 else -0.55) for value in shown]
-    ax.barh(places, shown, height=0.72, color=colours)
+    places = level_bars(ax, shown, [words(result.row_labels()[i]) for i in rows])
     if np.isfinite(low).all():
         ax.hlines(places, low, high, color=style.INK, linewidth=0.9)
-    ax.axvline(0, color=style.SOFT, linewidth=0.8)
-    style.label(ax.yaxis, [words(result.row_labels()[i]) for i in rows], 8)
-    ticks = ax.get_xticks()
-    ax.set(ylim=(-0.7, len(rows) - 0.3), xlim=ax.get_xlim())
-    inside = [x for x in ticks if ax.get_xlim()[0] <= x <= ax.get_xlim()[1]]
-    style.label(ax.xaxis, [number(float(x)) for x in inside], 8, inside)
-    style.thin(ax)
+    name_levels(ax, len(rows))
     influence = isinstance(result, PairedPaths)
     unit = words(result.units) if influence else circuits.effect_unit(result)
     what = "influence" if influence else "effect"

@@ -6,12 +6,14 @@ from typing import Any
 
 from tl_scopes.render import figure, wording
 from tl_scopes.render.figures.circuits import explained
+from tl_scopes.render.figures.substitutions import title
 from tl_scopes.render.pages.page import report_style, svg
 from tl_scopes.results.base import Result
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.circuits import CircuitResult
 from tl_scopes.results.faithfulness import Faithfulness
 from tl_scopes.results.paired import PairedResult
+from tl_scopes.results.substitutions import Substitutions
 
 
 def view(result: CircuitResult, id: str, **options: Any) -> tuple[str, str]:
@@ -32,6 +34,11 @@ def view_circuit(result: Circuit, id: str, **options: Any) -> tuple[str, str]:
 def view_faithfulness(result: Faithfulness, id: str) -> tuple[str, str]:
     """The same of how much circuits keep."""
     return _drawn("What circuits keep", result, id, {})
+
+
+def view_substitutions(result: Substitutions, id: str, **options: Any) -> tuple[str, str]:
+    """The same of what other tokens would change."""
+    return _drawn(title(result), result, id, options)
 
 
 def _drawn(title: str, result: Result, id: str, options: dict[str, Any]) -> tuple[str, str]:
