@@ -1,7 +1,8 @@
 """Set-up shared by all tests; it must run before anything imports tl_scopes.
 
 Every annotation of the package is checked at run time (jaxtyping's import hook with beartype), so that a wrong shape
-in a signature fails a test. Nothing reaches for a network. Tests marked `real` use the bundled models.
+in a signature fails a test; not where TL_SCOPES_UNCHECKED is 1. Nothing reaches for a network. Tests marked `real` use
+the bundled models.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from support.ci import in_ci
 assert "tl_scopes" not in sys.modules, (
     "something imported tl_scopes before its annotations could be checked"
 )
-typechecks.install("tl_scopes")
+# Checks are a quarter of what tests cost: .ci/run has them on the main line alone.
+if os.environ.get("TL_SCOPES_UNCHECKED") != "1":
+    typechecks.install("tl_scopes")
 
 import hypothesis
 import torch

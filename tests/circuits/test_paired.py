@@ -147,7 +147,7 @@ def test_grid_frame_and_file(tmp_path):
     assert row["mean"] == float(grid[1, 2]) and row["kind"] == "head" and row["layer"] == 1
     assert row["low"] <= row["mean"] <= row["high"] and 0 <= row["sign_share"] <= 1
     assert torch.allclose(result.head_grid(), sum(result.head_grid(role) for role in result.roles))
-    assert repr(result).startswith("PairedComponents(logit_difference(), ")
+    assert repr(result).startswith("PairedComponents(logit_difference, ")
     again = PairedComponents.load(made(torch.randn(4, 3, 2)).save(tmp_path / "effects.safetensors"))
     assert again.labels == ("L0H0", "L0H1", "L0H2")
     refused(lambda: result.head_grid("first"), ScopeParameterError, "role is 'first'", "'subject'")

@@ -137,7 +137,7 @@ def test_what_is_printed():
     assert "3 read positions" in repr(sequence())
     one = attribution(sites=("embed",), scores=torch.ones(1, 6), standard_error=None)
     assert repr(one).count("embed") == 1
-    assert str(ScopeInfo("temperature")) == "temperature()"
+    assert str(ScopeInfo("temperature")) == "temperature"
 
 
 def test_loading_needs_no_pickle(tmp_path):

@@ -169,7 +169,8 @@ def _among(scopes: Sequence[ScopeInfo]) -> list[str]:
 def _with(scope: ScopeInfo, keys: Sequence[str]) -> str:
     values = [_cut(words(_value(scope.parameters.get(k))), _LONGEST_VALUE) for k in keys]
     inside = ", ".join(f"{words(k)}={isolated(value)}" for k, value in zip(keys, values))
-    return _cut(f"{words(scope.name)}({inside})", _LONGEST)
+    name = words(scope.name)
+    return _cut(f"{name}({inside})" if inside else name, _LONGEST)
 
 
 def _value(value: Any) -> str:

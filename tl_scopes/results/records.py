@@ -51,7 +51,7 @@ class ScopeInfo:
 
     def __str__(self) -> str:
         inside = ", ".join(f"{k}={v!r}" for k, v in self.parameters.items() if v is not None)
-        return f"{self.name}({inside})"
+        return f"{self.name}({inside})" if inside else self.name
 
 
 @dataclass(frozen=True)

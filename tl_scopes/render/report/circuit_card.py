@@ -86,11 +86,11 @@ def _metrics(card: CircuitCard) -> Section:
         "clean above 0",
     ]  # fmt: skip
     scope = card.nodes[0].scope
+    by = f" ({wording.method(scope)})" if scope.parameters else ""
     sentences = (
-        f"The metric is {wording.explained(scope, None)}, as {wording.method(scope)} of the first pair has it, "
-        "in the scalar's own units; mean ± standard error over pairs. Told apart: the share of pairs in which it is "
-        "higher on the clean prompt (lower, of a squared change from that). Of a difference of two logits, the "
-        "share of clean prompts above 0 is the model's accuracy.",
+        f"The metric is {wording.explained(scope, None)}{by}, in its own units; mean ± standard error over pairs. Told "
+        "apart: the share of pairs in which it is higher on the clean prompt (lower, of a squared change from "
+        "that). Of a difference of two logits, the share of clean prompts above 0 is the model's accuracy.",
     )
     return Section("main", "What the model does", sentences, (), (table(columns, rows),))
 
