@@ -78,7 +78,8 @@ def of_generation(model: Any, n: int, quick: bool) -> Iterator[Case]:
     def written() -> None:
         """The same answer, token by token, and nothing else of it."""
         view, ids = view_of(model), text()
-        with view.locked(), decoding(view, view.is_hooked()) as next_logits:
+        with view.locked():
+            next_logits = decoding(view, view.is_hooked())
             for end in range(len(prompt), len(ids)):
                 next_logits(ids[:end]).cpu().double().log_softmax(0)
 

@@ -122,17 +122,17 @@ def attribute_generation(
     run = PromptRun(view, ids, last, view.is_hooked())
     with run.locked():
         text, finite = _Text(view, list(ids), len(ids)), True
-        with decoding(view, run.hooked) as next_logits:
-            for _ in range(max_new_tokens):
-                logits = next_logits(text.ids)
-                finite = bool(torch.isfinite(logits).all())
-                if not finite:
-                    break
-                token = text.write(logits, sampler)
-                if on_token is not None:
-                    on_token(token)
-                if token.id in stop_ids or any(end in text.answer for end in stop_texts):
-                    break
+        next_logits = decoding(view, run.hooked)
+        for _ in range(max_new_tokens):
+            logits = next_logits(text.ids)
+            finite = bool(torch.isfinite(logits).all())
+            if not finite:
+                break
+            token = text.write(logits, sampler)
+            if on_token is not None:
+                on_token(token)
+            if token.id in stop_ids or any(end in text.answer for end in stop_texts):
+                break
         if not finite:
             text.refuse_nonfinite()
     reads = range(last, len(text.ids) - 1)

@@ -53,6 +53,24 @@ class PublishedLoop:
         """AOPC by replacement and method, as one script would compute it that repeated nothing."""
         return self._script(prompts, ("zero", "pad"))
 
+    def leave_one_out(self, prompts: Sequence[list[int]]) -> list[list[float]]:
+        """KL(intact || without) of every token up to the read: a pass for each, with all its logits."""
+        found = []
+        for row in prompts:
+            ids = torch.tensor([row], device=self.model.device)
+            run, embeddings = self._rebuilt(ids)
+            at, offset = ids.shape[1] - 2, torch.zeros_like(embeddings)
+            own = []
+            with torch.no_grad():
+                before = run(offset)[1][at].float().log_softmax(-1)
+                for t in range(at + 1):
+                    presence = torch.ones(1, ids.shape[1], 1, device=ids.device)
+                    presence[0, t] = 0
+                    after = run(offset, presence)[1][at].float().log_softmax(-1)
+                    own.append(float((before.exp() * (before - after)).sum()))
+            found.append(own)
+        return found
+
     def _script(
         self, prompts: Sequence[list[int]], kinds: Sequence[str]
     ) -> dict[str, dict[str, list[float]]]:

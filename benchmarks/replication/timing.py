@@ -16,6 +16,7 @@ from benchmarks.replication.loop import PublishedLoop
 from tl_scopes import models
 from tl_scopes.adapter.prompts import encode
 from tl_scopes.adapter.view import view_of
+from tl_scopes.baselines import LeaveOneOut
 from tl_scopes.evaluation import DataSet, Settings
 from tl_scopes.evaluation import measure as measure_rows
 from tl_scopes.models import bundled
@@ -69,7 +70,7 @@ def run(
 
 
 def contests(ours: Any, theirs: PublishedLoop, ids: list[list[int]]) -> list[Contest]:
-    """Zero ablation alone; with PAD as the two scripts do it; and as one script would."""
+    """Zero ablation alone; with PAD as the two scripts do it, and as one script would; leave-one-out alone."""
 
     def measured(*kinds: Any) -> Callable[[], object]:
         settings = Settings(replacements=kinds, sufficiency=False, position=READ)
@@ -83,6 +84,11 @@ def contests(ours: Any, theirs: PublishedLoop, ids: list[list[int]]) -> list[Con
         Contest("zero", measured("zero"), lambda: theirs.zero(ids)),
         Contest("zero and PAD, two scripts", both, lambda: (theirs.zero(ids), theirs.pad(ids))),
         Contest("zero and PAD, attributed once", both, lambda: theirs.both(ids)),
+        Contest(
+            "leave-one-out",
+            lambda: [LeaveOneOut().attribute(ours, row, position=READ) for row in ids],
+            lambda: theirs.leave_one_out(ids),
+        ),
     ]
 
 

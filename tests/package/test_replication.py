@@ -61,7 +61,11 @@ def test_both_sides_of_the_timing_compute_the_same_passages():
     model = zoo.boot(zoo.hf_model("llama", torch.float32), torch.float32)
     ids = [model.to_tokens(text)[0].tolist() for text in TEXTS]
     loop = PublishedLoop(zoo.hf_model("llama", torch.float32), model.tokenizer.pad_token_id)
-    for contest in timing.contests(model, loop, ids):
+    *ablations, left_out = timing.contests(model, loop, ids)
+    for attribution, theirs in zip(left_out.ours(), left_out.theirs()):
+        np.testing.assert_allclose(attribution.scores[0][: len(theirs)], theirs, atol=1e-5)
+        assert max(theirs) > 1e-2
+    for contest in ablations:
         (rows,) = contest.ours()
         found = {(r["index"], r["method"], r["replacement"]) for r in rows if r["metric"] == AOPC}
         kinds = 1 if contest.what == "zero" else 2

@@ -213,8 +213,8 @@ class ModelView:
         made = hooks.parameters(model.unembed.modules())
         return (*(h for own in stores for h in own), *hooks.everywhere("forward"), *made)
 
-    def forward(self, tokens: Tensor) -> Any:
-        """The model's own forward pass to logits over right-padded rows of token ids.
+    def forward(self, tokens: Tensor, **past: Any) -> Any:
+        """The model's own forward pass to logits over right-padded rows of token ids; `past`: its cache.
 
         Causal attention never looks right, so padding needs no mask. A bridge makes none of its own,
         and not every one takes a mask of ones for none (OpenAI-GPT's looks ahead under it); a
@@ -222,7 +222,7 @@ class ModelView:
         """
         own = {"use_cache": False}
         given = own if self.is_bridge else {"attention_mask": torch.ones_like(tokens)}
-        return failures.named(self, functools.partial(self.model, tokens, **given))
+        return failures.named(self, functools.partial(self.model, tokens, **(given | past)))
 
     def last_step_is_hooked(self) -> bool:
         """Whether hooks of the user's sit on the unembedding, where they may edit any position."""

@@ -15,6 +15,7 @@ from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.unembedding import Unembedding, widest_dtype, working_dtype
 from tl_scopes.adapter.view import Edit
 from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError, check_choice
+from tl_scopes.jacobian.prefix import states_after_prefix
 from tl_scopes.jacobian.prompt_run import PromptRun
 
 Replacement = Literal["zero", "pad", "bos", "mean", "hide"]
@@ -43,23 +44,21 @@ def final_states(
     component: tuple[int, ...] = (),
 ) -> Float[Tensor, "row *read d_model"]:
     """The final state under each alteration at `site` (None: the embedding), equal ones run once; of a
-    span one for each read.
+    span one for each read. Where that pays, what stands before the first replaced token is run once for all
+    of them (`jacobian.prefix`).
 
     `component`: the head whose activation is replaced, where the site has heads. Inside
     `prompt_run.locked()`. Raises `ScopeParameterError`, `SiteError` or `NumericalError`.
     """
     site = embed_site() if site is None else site
-    distinct = list(dict.fromkeys(alterations))
-    size = prompt_run.rows_at_once()
-    state_of: dict[Alteration, Tensor] = {}
+    known = prompt_run.remembered if site.is_embed else {}
+    keys = {a: ("altered", site.label, component, a) for a in alterations}
     with torch.no_grad():
         for hidden in (False, True):
-            alike = [a for a in distinct if (a.by == "hide" and bool(a.positions)) is hidden]
+            alike = [a for a, key in keys.items() if key not in known and _hides(a) is hidden]
             run = _hidden if hidden else _replaced
-            for start in range(0, len(alike), size):
-                chunk = alike[start : start + size]
-                state_of |= zip(chunk, run(prompt_run, chunk, site, component))
-    states = torch.stack([state_of[a] for a in alterations])
+            known.update(zip([keys[a] for a in alike], run(prompt_run, alike, site, component)))
+    states = torch.stack([known[keys[a]] for a in alterations])
     if not torch.isfinite(states).all():
         row = int((~torch.isfinite(states)).flatten(1).any(1).nonzero()[0])
         raise NumericalError(
@@ -80,16 +79,43 @@ def _where(
     return where.to(prompt_run.view.device)
 
 
+def _hides(alteration: Alteration) -> bool:
+    return alteration.by == "hide" and bool(alteration.positions)
+
+
 def _replaced(
     prompt_run: PromptRun, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
-) -> Float[Tensor, "row *read d_model"]:
-    where = _where(prompt_run, alterations, len(prompt_run.run))
+) -> Float[Tensor, "row *read d_model"] | list[Tensor]:
+    def edits(rows: Sequence[int | None], start: int) -> dict[Site, Edit]:
+        chunk = [INTACT if row is None else alterations[row] for row in rows]
+        return _replacing(prompt_run, chunk, site, component, start)
+
+    width, most = len(prompt_run.run), prompt_run.rows_at_once()
+    firsts = [min((t for t in a.positions if t < width), default=None) for a in alterations]
+    states = states_after_prefix(prompt_run, firsts, edits)
+    if states is not None:
+        return states
+    chunks = [range(i, min(i + most, len(firsts))) for i in range(0, len(firsts), most)]
+    return [y for rows in chunks for y in prompt_run.states(len(rows), edits(rows, 0))]
+
+
+def _replacing(
+    prompt_run: PromptRun,
+    alterations: Sequence[Alteration],
+    site: Site,
+    component: tuple[int, ...],
+    start: int,
+) -> dict[Site, Edit]:
+    """Edits of passes that begin with the position `start`."""
+    where = _where(prompt_run, alterations, len(prompt_run.run))[:, start:]
     kinds = [a.by if a.positions else "zero" for a in alterations]
     new = [replacement(prompt_run, site, kind) for kind in kinds]
     # That of all heads, where one is replaced.
     new = [v[component] if v.ndim and component else v for v in new]
 
     def edit(a: Tensor) -> Tensor:
+        if start and a.shape[1] != where.shape[1]:
+            raise SiteError(f"{site.label!r} has positions that were run before")
         own = a[(slice(None), slice(None), *component)]
         rows = torch.stack([v.to(own).expand(own.shape[2:]) for v in new])[:, None]
         mask = where.to(own.device).reshape(*where.shape, *[1] * (own.ndim - 2))
@@ -100,11 +126,19 @@ def _replaced(
         out[(slice(None), slice(None), *component)] = changed
         return out
 
-    return prompt_run.states(len(alterations), {site: edit})
+    return {site: edit}
 
 
 def _hidden(
     prompt_run: PromptRun, alterations: Sequence[Alteration], site: Site, component: tuple[int, ...]
+) -> list[Tensor]:
+    most = prompt_run.rows_at_once()
+    chunks = [alterations[i : i + most] for i in range(0, len(alterations), most)]
+    return [y for chunk in chunks for y in _hiding(prompt_run, chunk, site)]
+
+
+def _hiding(
+    prompt_run: PromptRun, alterations: Sequence[Alteration], site: Site
 ) -> Float[Tensor, "row *read d_model"]:
     """Positions that no query attends to, in any layer or head; all tokens keep their places.
 

@@ -39,12 +39,13 @@ from tl_scopes.evaluation.methods import (
     check_methods,
     labelled,
     ranked,
-    score,
+    score_runs,
     top_overlap,
 )
 from tl_scopes.evaluation.orders import Ordered, elsewhere, ordered
 from tl_scopes.evaluation.runs.units import encoded
 from tl_scopes.evaluation.settings import Settings
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.files import in_utf8
 from tl_scopes.results.metrics import METRICS
 from tl_scopes.results.statistics import rank_correlation
@@ -120,10 +121,13 @@ def measure(
             except Exception as error:
                 rows[i] = [error_row(i, len(usable.pop(i)), error)]
 
+    runs: dict[int, PromptRun] = {}
+
     def scored(indices: Sequence[int]) -> list[list[Tensor]]:
         more = None if continuations is None else [after[i] for i in indices]
-        ids = [usable[i] for i in indices]
-        return score(view, ids, list(named.values()), settings.position, more)
+        for i in indices:
+            runs[i] = PromptRun.ask(model, usable[i], settings.position)
+        return score_runs(view, [runs[i] for i in indices], list(named.values()), more)
 
     try:
         scores = dict(zip(usable, scored(list(usable)))) if usable else {}
@@ -136,7 +140,7 @@ def measure(
         try:
             if i not in scores:
                 (scores[i],) = scored([i])
-            asked[i] = ordered(view, ids, after.get(i), dict(zip(named, scores[i])), settings)
+            asked[i] = ordered(runs.pop(i), after.get(i), dict(zip(named, scores[i])), settings)
         except Exception as error:
             refuse_to_record(error)
             rows[i] = [error_row(i, len(ids), error)]
@@ -149,6 +153,7 @@ def measure(
         except Exception as error:
             refuse_to_record(error)
             rows[i] = [error_row(i, len(usable[i]), error)]
+        one.prompt_run.remembered.clear()
     return [row for i in sorted(rows) for row in rows[i]]
 
 

@@ -116,8 +116,19 @@ def score(
     prompt's end. Scores are of the prompt's tokens only.
     Raises what `attribute` raises, also where a score is not finite.
     """
-    check_methods(view, methods)
     asked = [PromptRun.ask(view.model, ids, position) for ids in prompts]
+    return score_runs(view, asked, methods, continuations)
+
+
+def score_runs(
+    view: ModelView,
+    asked: Sequence[PromptRun],
+    methods: Sequence[AnyMethod],
+    continuations: Sequence[list[int]] | None = None,
+) -> list[list[Float[Tensor, "pos"]]]:
+    """`score`, of prompts that keep what was run of them."""
+    check_methods(view, methods)
+    lengths = [len(p.ids) for p in asked]
     found = _scores_of_answers(view, asked, methods, continuations)
     if continuations is not None:  # NEXT_TOKEN is the first of them
         asked = [replace(p, ids=Ids([*p.ids, *c])) for p, c in zip(asked, continuations)]
@@ -142,7 +153,6 @@ def score(
     others = [(i, m) for i, m in enumerate(methods) if isinstance(m, Method) and i in alone]
     for own, prompt_run in zip(found, asked):
         own |= {i: scores_alone(m, prompt_run) for i, m in others}
-    lengths = [len(ids) for ids in prompts]
     return [[each[i][:n] for i in range(len(methods))] for each, n in zip(found, lengths)]
 
 

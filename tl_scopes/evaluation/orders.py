@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from tl_scopes.adapter.prompts import resolve_position
-from tl_scopes.adapter.view import ModelView
 from tl_scopes.errors import PositionError, TargetError
 from tl_scopes.evaluation.methods import ranked
 from tl_scopes.evaluation.settings import Settings
@@ -37,18 +35,16 @@ class Ordered:
 
 
 def ordered(
-    view: ModelView,
-    ids: list[int],
+    prompt_run: PromptRun,
     after: list[int] | None,
     scores: dict[str, Tensor],
     settings: Settings,
 ) -> Ordered:
     """Raises `TargetError` or `PositionError` where there is nothing to measure, or to replace."""
-    at, hooked = resolve_position(settings.position, ids), view.is_hooked()
-    if after is None:
-        prompt_run = PromptRun(view, ids, at, hooked)
-    else:
-        prompt_run = PromptRun.explaining(view, ids, ContinuationScope(after), -1, hooked)
+    view, ids, at = prompt_run.view, prompt_run.ids, prompt_run.position
+    if after is not None:
+        scope = ContinuationScope(after)
+        prompt_run = PromptRun.explaining(view, ids, scope, -1, prompt_run.hooked)
     if settings.target == "gold" and after is None and prompt_run.next_id is None:
         raise TargetError(
             "the gold target is the token after the read position, but the prompt ends there: use "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -19,10 +21,10 @@ class Stop(BaseException):
     """Ends a forward pass early; not an Exception, so that no handler on the way swallows it."""
 
 
-def forward_to_stop(view: ModelView, tokens: Int[Tensor, "batch pos"]) -> None:
-    """A forward pass that a tap may end early, by raising `Stop`."""
+def forward_to_stop(view: ModelView, tokens: Int[Tensor, "batch pos"], **past: Any) -> None:
+    """A forward pass that a tap may end early, by raising `Stop`. `past`: as `view.forward` takes it."""
     with suppress(Stop):
-        view.forward(tokens)
+        view.forward(tokens, **past)
 
 
 def activations(
@@ -64,11 +66,13 @@ def read_under(
     read: Site | None = None,
     prepare: Callable[[ExitStack], None] = lambda undo: None,
     finish: Callable[[ExitStack], None] = lambda undo: None,
+    past: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> Tensor:
     """What is read, [batch, pos, *d], in a forward pass with activations edited at sites.
 
     `read`: None for the final state. `prepare`, and `finish` after the edits: what else is changed until
-    `undo`. Inside `view.locked()`. Raises `SiteError` where the pass does not get there.
+    `undo`. `past`: keys and values of what stands before `tokens`. Inside `view.locked()`. Raises
+    `SiteError` where the pass does not get there.
     """
     reads: list[Tensor] = []
 
@@ -85,7 +89,7 @@ def read_under(
             view.tap_final(undo, stop)
         else:
             view.tap(undo, read, stop)
-        forward_to_stop(view, tokens)
+        forward_to_stop(view, tokens, **past)
     if not reads:
         raise not_reached(read.label if read else "the unembedding", "its end")
     if read is None:  # where the unembedding is, which may be another device than the final norm's
