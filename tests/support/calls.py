@@ -221,6 +221,7 @@ VARIANTS: dict[str, Call] = {
     ),
     "mean": of(LeaveOneOut(replacement="mean").attribute),
     "hide": of(LeaveOneOut(replacement="hide").attribute),
+    "likely": of(LeaveOneOut(replacement="likely", draws=2).attribute),
     "one out, sites": of(LeaveOneOut().attribute, sites=["embed", 1, "blocks.1.attn.hook_z"]),
     **{f"answer, {name}": of(function, scope=ANSWER) for name, function in ANSWERING.items()},
     "answers, batch": of(ts.attribute_batch, scope=ANSWER, prompts=[T, zoo.LONG_TEXT], sites=["embed", 2]),

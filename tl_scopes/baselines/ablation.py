@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tl_scopes.adapter.prompts import bos_id
 from tl_scopes.adapter.sites import Site, embed_site
-from tl_scopes.adapter.unembedding import Unembedding, widest_dtype, working_dtype
+from tl_scopes.adapter.unembedding import Unembedding, widest_dtype
 from tl_scopes.adapter.view import Edit
-from tl_scopes.errors import NumericalError, ScopeParameterError, SiteError, check_choice
+from tl_scopes.baselines.replacements import likely, replacement
+from tl_scopes.errors import NumericalError, SiteError
 from tl_scopes.jacobian.prefix import states_after_prefix
 from tl_scopes.jacobian.prompt_run import PromptRun
 
-Replacement = Literal["zero", "pad", "bos", "mean", "hide"]
-REPLACEMENTS: tuple[Replacement, ...] = get_args(Replacement)
 # Rows of logits that are held at once: 16 of 262,144 are 16 MiB.
 _ROWS = 16
-# Tokens of the vocabulary that are embedded at once for their mean: 40 MiB at d_model 640.
-_EMBEDDED_AT_ONCE = 16384
 
 
 @dataclass(frozen=True)
 class Alteration:
-    """Positions whose activation is replaced by one of `REPLACEMENTS`; no position: intact."""
+    """Positions whose activation is replaced by one of `REPLACEMENTS`; no position: intact.
+
+    `draw`: which one of those with a `seed`, of what is drawn.
+    """
 
     positions: tuple[int, ...]
     by: str = "zero"
+    seed: int = 0
+    draw: int = 0
+
+    def draws(self, n: int) -> list[Alteration]:
+        """What it takes to measure it: `n` draws where it is drawn, else itself."""
+        return [replace(self, draw=i) for i in range(n)] if self.by == "likely" else [self]
 
 
 INTACT = Alteration(())
@@ -108,8 +113,12 @@ def _replacing(
 ) -> dict[Site, Edit]:
     """Edits of passes that begin with the position `start`."""
     where = _where(prompt_run, alterations, len(prompt_run.run))[:, start:]
-    kinds = [a.by if a.positions else "zero" for a in alterations]
-    new = [replacement(prompt_run, site, kind) for kind in kinds]
+    new = [
+        likely(prompt_run, site, a.seed, a.draw)[start:]
+        if a.by == "likely" and a.positions
+        else replacement(prompt_run, site, a.by if a.positions else "zero")
+        for a in alterations
+    ]
     # That of all heads, where one is replaced.
     new = [v[component] if v.ndim and component else v for v in new]
 
@@ -117,7 +126,7 @@ def _replacing(
         if start and a.shape[1] != where.shape[1]:
             raise SiteError(f"{site.label!r} has positions that were run before")
         own = a[(slice(None), slice(None), *component)]
-        rows = torch.stack([v.to(own).expand(own.shape[2:]) for v in new])[:, None]
+        rows = torch.stack([v.to(own).expand(own.shape[1:]) for v in new])
         mask = where.to(own.device).reshape(*where.shape, *[1] * (own.ndim - 2))
         changed = torch.where(mask, rows, own)
         if not component:
@@ -183,74 +192,27 @@ def _hiding(
     return states
 
 
-def replacement(prompt_run: PromptRun, site: Site, kind: str) -> Tensor:
-    """What an activation at `site` is replaced by, as the hook there shows it: [] or [..., d].
-
-    "zero"; at the embedding also "pad" and "bos", the embeddings of the tokenizer's tokens, and
-    "mean", that of the whole vocabulary; at other sites "mean" is over the prompt's own positions, BOS
-    left out. Raises `ScopeParameterError`.
-    """
-    check_choice("replacement", kind, REPLACEMENTS)
-    key = ("replacement", site.label, kind)
-    if key not in prompt_run.remembered:
-        prompt_run.remembered[key] = _replacement(prompt_run, site, kind)
-    return prompt_run.remembered[key]
-
-
-def _replacement(prompt_run: PromptRun, site: Site, kind: str) -> Tensor:
-    view = prompt_run.view
-    if kind == "zero":
-        return torch.zeros((), device=view.device)
-    if kind == "mean" and not site.is_embed:
-        x = prompt_run.activation(site)[0]
-        return x[prompt_run.first : prompt_run.position + 1].mean(0)
-    if not site.is_embed:
-        raise ScopeParameterError(
-            f'{kind!r} is the embedding of a token, so it replaces at the site "embed" only, not at '
-            f'{site.label!r}: use "zero" or "mean" there'
-        )
-    if kind == "mean":
-        return _mean_embedding(prompt_run)
-    name = f"{kind}_token_id"
-    token = getattr(getattr(view.model, "tokenizer", None), name, None)
-    if kind == "bos":
-        token = bos_id(view)
-    if token is None or not 0 <= int(token) < int(view.cfg.d_vocab):
-        raise ScopeParameterError(
-            f"{kind!r} needs the embedding of the tokenizer's {name}, which is {token}: use "
-            '"zero" or "mean"'
-        )
-    return prompt_run.embedded(torch.tensor([[int(token)]], device="cpu"))[0, 0]
-
-
-def _mean_embedding(prompt_run: PromptRun) -> Float[Tensor, "d_model"]:
-    """Over the vocabulary."""
-    view = prompt_run.view
-    d_vocab = int(view.cfg.d_vocab)
-    width = min(view.n_ctx or 1024, 1024)
-    # Hooks of the user's may be made for one row.
-    rows = 1 if prompt_run.hooked else max(1, _EMBEDDED_AT_ONCE // width)
-    total = torch.zeros((), dtype=torch.float64, device="cpu")
-    for ids in torch.arange(d_vocab, device="cpu").split(rows * width):
-        whole = ids[: len(ids) // width * width].view(-1, width)
-        for part in (whole, ids[whole.numel() :][None]):
-            if part.numel():
-                total = total + prompt_run.embedded(part).sum((0, 1), dtype=torch.float64).cpu()
-    return (total / d_vocab).to(view.device, working_dtype(view.dtype))
-
-
 @dataclass(frozen=True, eq=False)
 class Effects:
     """What alterations did to the prediction, against the intact one, row by row (float64, CPU).
 
     `fall`: of the log-probability of a token, nats. `logit`: the fall of its raw logit. `kl`:
-    KL(intact || altered), nats. `flip`: whether the top prediction became another.
+    KL(intact || altered), nats. `flip`: whether the top prediction became another; of several draws
+    together, in which share of them.
     """
 
     fall: Float[Tensor, "row"]
     logit: Float[Tensor, "row"]
     kl: Float[Tensor, "row"]
-    flip: Bool[Tensor, "row"]
+    flip: Bool[Tensor, "row"] | Float[Tensor, "row"]
+
+    def means(self, sizes: Sequence[int]) -> Effects:
+        """Those of rows that belong together, so many each."""
+
+        def mean(values: Tensor) -> Tensor:
+            return torch.stack([part.double().mean() for part in values.split(list(sizes))])
+
+        return Effects(mean(self.fall), mean(self.logit), mean(self.kl), mean(self.flip))
 
 
 def effects(
@@ -315,13 +277,16 @@ def effects_of_all(
 
 def leave_one_out(
     prompt_run: PromptRun,
-    by: str,
+    each: Alteration,
+    draws: int,
     tokens: Sequence[int],
     site: Site | None = None,
     component: tuple[int, ...] = (),
 ) -> Effects:
-    """The effect of each position up to the last read one being taken away alone, on the `tokens` at the
-    reads."""
-    each = [Alteration((t,), by) for t in range(prompt_run.position + 1)]
-    states = by_read(prompt_run, final_states(prompt_run, [INTACT, *each], site, component))
-    return effects_of_all(prompt_run.read.head, states[0], states[1:], tokens)
+    """The effect of each position up to the last read one being taken away alone, as `each` says, on the
+    `tokens` at the reads."""
+    rows = [replace(each, positions=(t,)).draws(draws) for t in range(prompt_run.position + 1)]
+    states = final_states(prompt_run, [INTACT, *chain(*rows)], site, component)
+    states = by_read(prompt_run, states)
+    effect = effects_of_all(prompt_run.read.head, states[0], states[1:], tokens)
+    return effect.means([len(row) for row in rows])

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.sites import Site
-from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement, leave_one_out
+from tl_scopes.baselines.ablation import Alteration, leave_one_out
 from tl_scopes.baselines.method import Method, Scored
+from tl_scopes.baselines.replacements import REPLACEMENTS, Replacement
 from tl_scopes.baselines.target import Explaining, WholeTarget, check_same, number_of
-from tl_scopes.errors import ScopeParameterError, check_choice
+from tl_scopes.errors import ScopeParameterError, check_choice, check_seed, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.records import Token
 from tl_scopes.scopes.continuation import ContinuationScope
@@ -28,10 +29,13 @@ class LeaveOneOut(Method):
     `measure`: "kl", KL(intact || without), nats; or how far the "log_prob" (nats) or the raw "logit" of
     `target` falls, which may be negative. `replacement`: "zero", or (at the embedding) the embedding of
     the tokenizer's "pad" or "bos", or the "mean" embedding of the vocabulary (at other sites: the mean
-    over the prompt); "hide": no token attends to it in any layer, all keep their places. BOS is one of
-    the tokens. Of a `ContinuationScope` as `target`: the fall of its scalar, or the sum of the KL
-    divergences at its reads (their mean with `reduce="mean"`), while the continuation stays as it is.
-    One forward pass a token, batched. Source: arXiv 1612.08220 (Li, Monroe, Jurafsky).
+    over the prompt); "hide": no token attends to it in any layer, all keep their places; "likely" (at the
+    embedding): tokens that the model itself expects in its place, the mean over `draws` of them by `seed`,
+    so that every text could have been written; BOS, or a first token, which nothing predicts, stays and
+    scores 0. BOS is one of the tokens. Of a `ContinuationScope` as `target`: the fall of its scalar, or the
+    sum of the KL divergences at its reads (their mean with `reduce="mean"`), while the continuation stays
+    as it is. One forward pass a token and draw, batched; what stands before the token is run once.
+    Source: arXiv 1612.08220 (Li, Monroe, Jurafsky).
 
         >>> baselines.LeaveOneOut(measure="log_prob").attribute(model, "The capital of France is").top(3)
     """
@@ -39,6 +43,8 @@ class LeaveOneOut(Method):
     target: WholeTarget = None
     measure: Literal["kl", "log_prob", "logit"] = "kl"
     replacement: Replacement = "zero"
+    draws: int = 5
+    seed: int = 0
     name = "leave_one_out"
     argument = "replacement"
     options = Explaining.options
@@ -48,6 +54,8 @@ class LeaveOneOut(Method):
     def __post_init__(self) -> None:
         check_choice("measure", self.measure, _UNITS)
         check_choice("replacement", self.replacement, REPLACEMENTS)
+        check_whole("draws", self.draws, 1)
+        check_seed(self.seed)
         scope = self.whole_answer
         if scope is None:
             return
@@ -56,6 +64,10 @@ class LeaveOneOut(Method):
             raise ScopeParameterError(
                 'measure="kl" is of one continuation: use measure="log_prob" (or "logit"), or drop versus'
             )
+
+    def parameters(self) -> dict[str, Any]:
+        of_draws = () if self.replacement == "likely" else ("draws", "seed")
+        return {k: v for k, v in super().parameters().items() if k not in of_draws}
 
     @property
     def units(self) -> str:
@@ -104,7 +116,8 @@ class LeaveOneOut(Method):
         shape = prompt_run.activation(site).shape
         values = torch.zeros(shape[1:-1], dtype=torch.float64, device="cpu")
         for _, component in site.components(shape[2:-1]):
-            lost = leave_one_out(prompt_run, self.replacement, tokens, site, component)
+            each = Alteration((), self.replacement, self.seed)
+            lost = leave_one_out(prompt_run, each, self.draws, tokens, site, component)
             losses = {"kl": lost.kl, "log_prob": lost.fall, "logit": lost.logit}[self.measure]
             values[(slice(0, len(losses)), *component)] = losses / count
         return values

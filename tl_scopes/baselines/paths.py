@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.baselines.ablation import REPLACEMENTS, replacement
+from tl_scopes.baselines.replacements import REPLACEMENTS, replacement
 from tl_scopes.baselines.target import Explaining, Of, Reduce, WholeTarget, check_reduce
 from tl_scopes.errors import ScopeParameterError, check_choice, check_whole
 from tl_scopes.jacobian.prompt_run import PromptRun
@@ -25,7 +25,7 @@ Rule = Literal[
     "published",
 ]
 RULES = get_args(Rule)
-_BASELINES = tuple(kind for kind in REPLACEMENTS if kind != "hide")
+_BASELINES = tuple(kind for kind in REPLACEMENTS if kind not in ("hide", "likely"))
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompt, encode, texts
 from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.view import view_of
-from tl_scopes.baselines.ablation import replacement
+from tl_scopes.baselines.replacements import replacement
 from tl_scopes.circuits.checks import (
     check_options,
     check_prompt,

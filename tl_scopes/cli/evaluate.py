@@ -112,7 +112,7 @@ def evaluate(
     replacements: Annotated[
         str,
         _measured(
-            help="By what: zero, pad, bos, mean, hide (from attention); commas between.",
+            help="By what: zero, pad, bos, mean, hide (from attention), likely (tokens); commas between.",
             metavar="NAMES",
         ),
     ] = "zero",
@@ -144,7 +144,8 @@ def evaluate(
             help="Over the fractions: trapezoid (published) or mean (ERASER).", metavar="AREA"
         ),
     ] = "trapezoid",
-    seed: Annotated[int, _measured(help="Of random and smoothgrad.", metavar="N")] = 0,
+    seed: Annotated[int, _measured(help="Of random, smoothgrad, likely.", metavar="N")] = 0,
+    draws: Annotated[int, _measured(help="Of likely tokens, averaged.", metavar="N")] = 5,
     unit: Annotated[
         int,
         options.output(
@@ -176,6 +177,7 @@ def evaluate(
         "seed": seed,
         "spare_last": spare_last,
         "matched": matched,
+        "draws": draws,
     }
     where = dict(config=config, split=split, n=n, skip=skip)
     with quiet():

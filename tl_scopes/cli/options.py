@@ -104,7 +104,18 @@ _NAMES = {
     "NEXT_TOKEN": "id:next",
 }
 _VALUED = (
-    *("position", "rank", "samples", "seed", "target", "sites", "backend", "dtype", "device"),
+    *(
+        "position",
+        "rank",
+        "samples",
+        "seed",
+        "draws",
+        "target",
+        "sites",
+        "backend",
+        "dtype",
+        "device",
+    ),
     *("area", "fractions", "replacements", "leave_one_out", "split", "config", "column", "skip"),
 )
 _WAYS = {

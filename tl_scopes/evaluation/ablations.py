@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -191,7 +192,8 @@ def _of_prompt(
     left_out = _left_out(places, settings)
     with prompt_run.locked(gradients=False):
         replaced = [alteration for own in curves for alteration in own.values()]
-        states = final_states(prompt_run, [INTACT, *replaced, *left_out])
+        rows = [a.draws(settings.draws) for a in (*replaced, *left_out)]
+        states = final_states(prompt_run, [INTACT, *chain(*rows)])
         intact, *altered = by_read(prompt_run, states)
         head = prompt_run.view.unembedding()
         log_prob, predicted = 0.0, []
@@ -202,6 +204,7 @@ def _of_prompt(
             token = tokens[i] if tokens else predicted[i]
             log_prob += float(logits.log_softmax(-1)[token])
         effect = effects_of_all(head, intact, torch.stack(altered), tokens or predicted)
+        effect = effect.means([len(row) for row in rows])
     yield _row("", "log_prob", log_prob)
     follows = after or ([] if gold is None else [gold])
     if follows:
@@ -228,15 +231,15 @@ def _alterations(
                 k = max(1, int(n * fraction + 1e-9))
                 key = (kind, fraction)
                 top = tuple(sorted(order[:k]))
-                yield (name, "comprehensiveness", *key), Alteration(top, kind)
+                yield (name, "comprehensiveness", *key), Alteration(top, kind, settings.seed)
                 if settings.sufficiency:
                     rest = tuple(sorted(order[k:]))
-                    yield (name, "sufficiency", *key), Alteration(rest, kind)
+                    yield (name, "sufficiency", *key), Alteration(rest, kind, settings.seed)
 
 
 def _left_out(positions: range, settings: Settings) -> list[Alteration]:
     kind = settings.leave_one_out
-    return [] if kind is None else [Alteration((t,), kind) for t in positions]
+    return [] if kind is None else [Alteration((t,), kind, settings.seed) for t in positions]
 
 
 def _areas(

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Union
 
-from tl_scopes.baselines.ablation import REPLACEMENTS, Replacement
+from tl_scopes.baselines.replacements import REPLACEMENTS, Replacement
 from tl_scopes.errors import ScopeParameterError, check_choice, check_number, check_whole
 
 # What a card's settings say where continuations were measured.
@@ -19,7 +19,8 @@ class Settings:
 
     `fractions`: shares f of the n tokens after BOS; the `max(1, int(n f))` highest-scored are replaced
     (comprehensiveness), or all others (sufficiency). `replacements`: what their embeddings are replaced
-    by, among "zero", "pad", "bos", "mean" (of the vocabulary) and "hide" (no attention to them).
+    by, among "zero", "pad", "bos", "mean" (of the vocabulary), "hide" (no attention to them) and "likely":
+    tokens that the intact model expects in their places, drawn with `seed`; values are means over `draws`.
     `target`: whose log-probability is measured, the token that the intact model "predicted", or
     the "gold" one that follows the read position in the prompt. `leave_one_out`: the replacement by
     which each token is taken away alone, to compare ranks with; None: not done. `top`: how many
@@ -44,6 +45,7 @@ class Settings:
     seed: int = 0
     spare_last: int = 0
     matched: int = 0
+    draws: int = 5
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "fractions", self._fractions())
@@ -72,6 +74,7 @@ class Settings:
         )
         for name in ("seed", "spare_last", "matched"):
             check_whole(name, getattr(self, name), 0)
+        check_whole("draws", self.draws, 1)
         check_choice("sufficiency", self.sufficiency, (True, False))
 
     def _fractions(self) -> tuple[float, ...]:
