@@ -11,6 +11,7 @@ from support import zoo
 from support.altered import NAMES
 from support.marks import each_class, each_of
 from tl_scopes.adapter.view import ModelView, view_of
+from tl_scopes.baselines import ablation
 from tl_scopes.baselines.ablation import INTACT, Alteration, final_states
 from tl_scopes.jacobian import prefix
 from tl_scopes.jacobian.prompt_run import PromptRun
@@ -39,13 +40,16 @@ def tokens_run(monkeypatch) -> list[int]:
 def both(prompt_run: PromptRun, monkeypatch, tokens_run, alterations=ALTERED, **where):
     """States by whole passes and by shared prefixes, and the tokens that each took."""
     found = []
+    monkeypatch.setattr(prefix, "PASS_ON_CPU", 0)
     with zoo.exact_float64(), prompt_run.locked(gradients=False):
-        for cost in (10**6, 0):
-            monkeypatch.setattr(prefix, "PASS_ON_CPU", cost)
-            prompt_run.remembered.clear()
-            prompt_run.look()
-            tokens_run.clear()
-            found.append((final_states(prompt_run, alterations, **where), sum(tokens_run)))
+        for whole in (True, False):
+            with monkeypatch.context() as patch:
+                if whole:
+                    patch.setattr(ablation, "states_after_prefix", lambda *asked: None)
+                prompt_run.remembered.clear()
+                prompt_run.look()
+                tokens_run.clear()
+                found.append((final_states(prompt_run, alterations, **where), sum(tokens_run)))
     (whole, most), (shared, least) = found
     torch.testing.assert_close(shared, whole, rtol=0, atol=1e-9)
     return least, most
@@ -58,6 +62,14 @@ def test_they_are_whole_passes_to_rounding(name, monkeypatch, tokens_run):
         assert least >= most
     else:
         assert least < 0.75 * most
+
+
+@each_class
+def test_rows_run_one_by_one_give_the_same(name, monkeypatch, tokens_run):
+    """The intact prompt, by which a cache is judged, is alone in its pass too."""
+    monkeypatch.setattr("tl_scopes.jacobian.prompt_run.BATCH_TOKENS", len(IDS))
+    least, most = both(PromptRun.ask(zoo.shared(name), IDS), monkeypatch, tokens_run)
+    assert least < 0.75 * most
 
 
 @each_of("gpt2", "gemma3")

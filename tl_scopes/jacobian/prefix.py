@@ -93,8 +93,8 @@ def _states(
             y = y[:, [places[i] - start for i in late]]
             if chunk[-1] is None and not _same(y[-1], intact[late]):
                 return None
-            own = [i for i in chunk if i is not None]
-            states[torch.tensor(own, device=states.device)[:, None], late] = y[: len(own)]
+            own = torch.tensor([i for i in chunk if i is not None], dtype=torch.long, device="cpu")
+            states[own.to(states.device)[:, None], late] = y[: len(own)]
     return states
 
 
