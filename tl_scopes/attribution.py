@@ -248,8 +248,8 @@ def attribute_sequence(
     Reads share forward passes over the shortest prefix that holds them, and batched backward passes.
 
     Args:
-        model, prompt, scope, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks, rules, measure,
-            n_likely: as in `attribute`. `SemanticScope(NEXT_TOKEN)` explains the token after each read position.
+        model, prompt, sites, prepend_bos, attention_mask, chunk_size, checkpoint_blocks: as in `attribute`.
+        scope, rules, measure, n_likely: too; `SemanticScope(NEXT_TOKEN)` explains what follows each read position.
         positions: read positions, or "all". Where the scope explains the token that follows, "all" leaves
             out the last position, which has none.
 
