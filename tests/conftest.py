@@ -91,8 +91,8 @@ _VERSIONLESS = {
     " export_no_scripts faithfulness faithfulness_figures figures long parts refused scripts series text",
     "scopes": "fisher",
 }
-# Benchmarks run on the main line alone, but for `architectures`.
-_MAIN_LINE = {"package": "benchmarks circuits_compared known_answers replication"}
+# Benchmarks run on the main line alone, but for `architectures`; annotations are checked there alone.
+_MAIN_LINE = {"package": "benchmarks circuits_compared known_answers replication typechecks"}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
