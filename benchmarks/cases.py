@@ -219,27 +219,21 @@ def _circuits(model: Any, name: str) -> Iterator[Case]:
         most=4 if name == "gemma-3-270m" else None,
     )
     few, scores = pairs[:20], scores_of_all(model)
-    passes, rows = bare_passes(model, few, scores)
-    yield Case(
-        "faithfulness at ten sizes, 20 pairs",
-        rows * sum(len(model.to_tokens(prompt)[0]) for prompt in few.clean),
-        lambda: circuits.faithfulness(model, few, scores, random=0),
-        passes,
-        "the bare forward passes",
-        most=1.15,
-        rounds=3,
-    )
-    of_edges = circuits.edges(model, few, progress=False)
-    passes, rows = bare_passes(model, few, of_edges)
-    # No bound: every reader's own sum, norm and projection come to the passes.
-    yield Case(
-        "faithfulness of edges at ten sizes, 20 pairs",
-        rows * sum(len(model.to_tokens(prompt)[0]) for prompt in few.clean),
-        lambda: circuits.faithfulness(model, few, of_edges, random=0),
-        passes,
-        "the bare forward passes",
-        rounds=3,
-    )
+    # No bound for edges: every reader's own sum, norm and projection come to the passes.
+    for of, found, most in (
+        ("faithfulness", scores, 1.15),
+        ("faithfulness of edges", circuits.edges(model, few, progress=False), None),
+    ):
+        passes, rows = bare_passes(model, few, found)
+        yield Case(
+            f"{of} at ten sizes, 20 pairs",
+            rows * sum(len(model.to_tokens(prompt)[0]) for prompt in few.clean),
+            lambda found=found: circuits.faithfulness(model, few, found, random=0),
+            passes,
+            "the bare forward passes",
+            most=most,
+            rounds=3,
+        )
     yield Case(
         f"head paths, {heads} heads",
         n,
