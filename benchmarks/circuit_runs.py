@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from tl_scopes.circuits import Pairs
-from tl_scopes.circuits.candidates import Candidates, Scores
-from tl_scopes.circuits.curves import Curves, Sizes
 from tl_scopes.circuits.faithfulness import SIZES
-from tl_scopes.circuits.judging import units
+from tl_scopes.circuits.judging.candidates import Candidates, Scores
+from tl_scopes.circuits.judging.curves import Curves, Sizes
+from tl_scopes.circuits.judging.judge import units
 
 Call = Callable[[], Any]
 

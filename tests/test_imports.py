@@ -33,6 +33,8 @@ ROOMS = [
     ["cli"],
 ]
 RANK = {room: rank for rank, row in enumerate(ROOMS) for room in row}
+# The folders of `circuits`, from the ground up; its other files, one a public call, stand above them all.
+FLOORS = ["passes", "pairs", "wiring", "judging"]
 # The one door upward: a result asks for pictures of itself when it is drawn.
 DOOR = ("results.base", "render")
 MOST_ENTRIES = 18
@@ -121,6 +123,17 @@ def test_there_are_no_circles():
         ready = {name for name, needs in graph.items() if name not in done and needs <= done}
         assert ready, f"a circle among {sorted(graph.keys() - done)}"
         done |= ready
+
+
+def test_folders_of_circuits_import_those_below_them():
+    for rank, folder in enumerate(FLOORS):
+        own = {name for name in MODULES if name.startswith(f"circuits.{folder}.")}
+        assert own, folder
+        needed = {
+            other for name in own for other in imported(MODULES[name]) if top(other) == "circuits"
+        }
+        allowed = tuple(f"circuits.{below}." for below in FLOORS[: rank + 1])
+        assert not {other for other in needed if not other.startswith(allowed)}, folder
 
 
 def test_files_are_short():

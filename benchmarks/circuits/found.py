@@ -12,7 +12,7 @@ import torch
 from benchmarks.circuits.pairs_of import explaining
 from tl_scopes import circuits
 from tl_scopes.circuits import Pairs
-from tl_scopes.circuits.patching import NodeRuns
+from tl_scopes.circuits.judging.node_runs import NodeRuns
 from tl_scopes.results.nodes import place_of
 
 GRADIENTS = {

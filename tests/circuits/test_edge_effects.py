@@ -11,8 +11,8 @@ import tl_scopes as ts
 from support import zoo
 from support.exact import close
 from tl_scopes.circuits import Pairs, components, edges
-from tl_scopes.circuits.edge_patching import EdgeRuns, edge_metrics
-from tl_scopes.circuits.trace import ask
+from tl_scopes.circuits.passes.trace import ask
+from tl_scopes.circuits.wiring.runs import EdgeRuns, edge_metrics
 from tl_scopes.errors import (
     LengthMismatchError,
     NonAdditiveError,

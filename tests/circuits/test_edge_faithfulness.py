@@ -10,8 +10,8 @@ import torch
 import tl_scopes as ts
 from support import zoo
 from tl_scopes.circuits import Pairs, faithfulness, select
-from tl_scopes.circuits.edge_patching import EdgeRuns
 from tl_scopes.circuits.edges import edges
+from tl_scopes.circuits.wiring.runs import EdgeRuns
 from tl_scopes.errors import ScopeParameterError
 
 NAMES = zoo.known("hooked/gqa", "bridge/gemma3")

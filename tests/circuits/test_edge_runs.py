@@ -10,11 +10,11 @@ import torch
 import tl_scopes as ts
 from support import zoo
 from support.exact import close
-from tl_scopes.circuits import Pairs, edge_patching, edges
-from tl_scopes.circuits.candidates import Candidates
-from tl_scopes.circuits.edge_patching import EdgeRuns
-from tl_scopes.circuits.judging import _matched
-from tl_scopes.circuits.pair_batch import PairBatch
+from tl_scopes.circuits import Pairs, edges
+from tl_scopes.circuits.judging.candidates import Candidates
+from tl_scopes.circuits.judging.judge import _matched
+from tl_scopes.circuits.pairs.batch import PairBatch
+from tl_scopes.circuits.wiring.runs import EdgeRuns
 
 TARGET = 7
 PAIRS = Pairs(
@@ -99,7 +99,7 @@ def test_which_pairs_and_circuits_share_a_pass_does_not_matter(name, by, monkeyp
             together = runs.metrics(kept)
             monkeypatch.setattr(PairBatch, "rows_at_once", lambda self: 2)
             in_twos = runs.metrics(kept)
-            monkeypatch.setattr(edge_patching, "_BYTES", 1)
+            monkeypatch.setattr("tl_scopes.circuits.wiring.runs._BYTES", 1)
             alone = torch.stack([runs.metrics(own[None])[:, 0] for own in kept], dim=1)
     close(in_twos, together)
     close(alone, together)

@@ -12,7 +12,7 @@ import torch
 import tl_scopes as ts
 from support import induction, zoo
 from tl_scopes.circuits import Faithfulness, Pairs, components, faithfulness, select
-from tl_scopes.circuits.patching import NodeRuns
+from tl_scopes.circuits.judging.node_runs import NodeRuns
 from tl_scopes.errors import NumericalError, RunError, ScopeParameterError
 
 A, B = 5, 11

@@ -12,7 +12,12 @@ from support import chosen, zoo
 from support.hook_edits import embed_hook
 from support.traces import model_state
 from tl_scopes.circuits import Pairs
-from tl_scopes.circuits.patching import NodeRuns, check_patches, corrupted_means, node_metrics
+from tl_scopes.circuits.judging.node_runs import (
+    NodeRuns,
+    check_patches,
+    corrupted_means,
+    node_metrics,
+)
 from tl_scopes.errors import NonAdditiveError
 
 A, B = 5, 11

@@ -17,7 +17,7 @@ from tl_scopes.circuits.faithfulness import faithfulness
 from tl_scopes.circuits.flow import flow, flow_path
 from tl_scopes.circuits.head_paths import head_paths
 from tl_scopes.circuits.metric import ScopeMetric, scope_metric
-from tl_scopes.circuits.pairs import Pairs
+from tl_scopes.circuits.pairs.pairs import Pairs
 from tl_scopes.circuits.select import select
 from tl_scopes.circuits.stability import bootstrap
 from tl_scopes.circuits.tracer import TracerTarget, circuit_tracer_targets

@@ -12,7 +12,7 @@ from typing import Any, Literal, Union
 from tl_scopes.circuits.components import components
 from tl_scopes.circuits.edges import edges
 from tl_scopes.circuits.faithfulness import SIZES, faithfulness
-from tl_scopes.circuits.pairs import Pairs
+from tl_scopes.circuits.pairs.pairs import Pairs
 from tl_scopes.circuits.stability import bootstrap
 from tl_scopes.errors import ScopeParameterError, check_choice, check_seed, check_whole
 from tl_scopes.evaluation.methods import labelled

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt, Prompts
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.circuits.paired import paired_components
-from tl_scopes.circuits.pairs import Pairs, refuse_beside
-from tl_scopes.circuits.references import Baseline
-from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Trace, ask, asked, traced
-from tl_scopes.circuits.writes import Writes, sites_of_writes
+from tl_scopes.circuits.pairs.effects import paired_components
+from tl_scopes.circuits.pairs.pairs import Pairs, refuse_beside
+from tl_scopes.circuits.passes.references import Baseline
+from tl_scopes.circuits.passes.stream import last_stream
+from tl_scopes.circuits.passes.trace import Trace, ask, asked, traced
+from tl_scopes.circuits.passes.writes import Writes, sites_of_writes
 from tl_scopes.errors import check_choice
 from tl_scopes.results.circuits import Components
 from tl_scopes.results.paired import PairedComponents

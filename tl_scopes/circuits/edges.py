@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tl_scopes.adapter.sites import resid_site
 from tl_scopes.adapter.view import Edit
-from tl_scopes.circuits.anatomy import anatomy_sites, learn
-from tl_scopes.circuits.edge_effects import Gradients, edge_effects
-from tl_scopes.circuits.pair_batch import PairBatch
-from tl_scopes.circuits.pairs import Pairs
-from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Batch, asked, traced_rows
-from tl_scopes.circuits.wiring import By, Kept, Wiring
+from tl_scopes.circuits.pairs.batch import PairBatch
+from tl_scopes.circuits.pairs.pairs import Pairs
+from tl_scopes.circuits.passes.stream import last_stream
+from tl_scopes.circuits.passes.trace import Batch, asked, traced_rows
+from tl_scopes.circuits.wiring.anatomy import anatomy_sites, learn
+from tl_scopes.circuits.wiring.blocks import By, Kept, Wiring
+from tl_scopes.circuits.wiring.effects import Gradients, edge_effects
 from tl_scopes.errors import NumericalError, ScopeParameterError, check_choice, check_whole
 from tl_scopes.jacobian.forward import overflow_hint
 from tl_scopes.results.edges import Edges

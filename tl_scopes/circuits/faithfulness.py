@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from tl_scopes.circuits.candidates import Candidates, Scores
-from tl_scopes.circuits.curves import Curves, Sizes
-from tl_scopes.circuits.judging import about, check_mean, judge_of, scores_of, units
-from tl_scopes.circuits.pairs import Pairs
-from tl_scopes.circuits.patching import Ablation
-from tl_scopes.circuits.unit_store import opened
+from tl_scopes.circuits.judging.candidates import Candidates, Scores
+from tl_scopes.circuits.judging.curves import Curves, Sizes
+from tl_scopes.circuits.judging.judge import about, check_mean, judge_of, scores_of, units
+from tl_scopes.circuits.judging.node_runs import Ablation
+from tl_scopes.circuits.judging.store import opened
+from tl_scopes.circuits.pairs.pairs import Pairs
 from tl_scopes.errors import ScopeParameterError, check_choice, check_seed, check_whole
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.faithfulness import Faithfulness

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt, resolve_position
 from tl_scopes.adapter.sites import Site
-from tl_scopes.circuits.jvp import push_forward
-from tl_scopes.circuits.paired_paths import Roles, paired_paths
-from tl_scopes.circuits.pairs import Pairs, refuse_beside
-from tl_scopes.circuits.parts import Whole
-from tl_scopes.circuits.stream import tolerance
-from tl_scopes.circuits.trace import CircuitRun, Trace, ask, asked, traced
+from tl_scopes.circuits.pairs.pairs import Pairs, refuse_beside
+from tl_scopes.circuits.pairs.paths import Roles, paired_paths
+from tl_scopes.circuits.passes.jvp import push_forward
+from tl_scopes.circuits.passes.parts import Whole
+from tl_scopes.circuits.passes.stream import tolerance
+from tl_scopes.circuits.passes.trace import CircuitRun, Trace, ask, asked, traced
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull

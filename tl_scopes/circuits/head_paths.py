@@ -13,12 +13,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt
-from tl_scopes.circuits.head_choice import Choice, refuse_over_pairs
-from tl_scopes.circuits.paired_paths import Roles, paired_paths
-from tl_scopes.circuits.pairs import Pairs, refuse_beside
-from tl_scopes.circuits.parts import Whole
-from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import CircuitRun, ask, asked, traced
+from tl_scopes.circuits.pairs.pairs import Pairs, refuse_beside
+from tl_scopes.circuits.pairs.paths import Roles, paired_paths
+from tl_scopes.circuits.passes.head_choice import Choice, refuse_over_pairs
+from tl_scopes.circuits.passes.parts import Whole
+from tl_scopes.circuits.passes.stream import last_stream
+from tl_scopes.circuits.passes.trace import CircuitRun, ask, asked, traced
 from tl_scopes.errors import SiteError, UnsupportedModelError
 from tl_scopes.jacobian.answers import check_chunk
 from tl_scopes.jacobian.backward import pull

@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.sites import embed_site
 from tl_scopes.adapter.unembedding import OutputTransform, Unembedding, working_dtype
-from tl_scopes.circuits.trace import ask, traced
+from tl_scopes.circuits.passes.trace import ask, traced
 from tl_scopes.errors import (
     LengthMismatchError,
     PromptError,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tl_scopes.circuits.candidates import Candidates, Scores
+from tl_scopes.circuits.judging.candidates import Candidates, Scores, floor_share
 from tl_scopes.errors import DisconnectedError, ScopeParameterError, check_number, check_whole
 from tl_scopes.results.circuit import Circuit
 
@@ -78,8 +78,3 @@ def counted(candidates: Candidates, n: Any, share: Any) -> int:
             )
     check_whole("n", n, 1, len(candidates), hint=f" (of {what})")
     return n
-
-
-def floor_share(share: float, count: int) -> int:
-    """A share of `count` things as a number of them, rounded down: 0.29 of 100 are 29."""
-    return int(share * count + 1e-9)

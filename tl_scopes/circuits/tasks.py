@@ -21,8 +21,8 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import encode
 from tl_scopes.adapter.view import ModelView, view_of
-from tl_scopes.circuits.pairs import Pairs
-from tl_scopes.circuits.templates import Row, drawn, one_token, template
+from tl_scopes.circuits.pairs.pairs import Pairs
+from tl_scopes.circuits.pairs.templates import Row, drawn, one_token, template
 from tl_scopes.errors import DataError, check_choice
 from tl_scopes.scopes.custom import FunctionScope
 from tl_scopes.scopes.prediction import LogitDifferenceScope

@@ -11,7 +11,7 @@ from torch import Tensor
 from tl_scopes.adapter import guards
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.circuits.trace import ask, traced
+from tl_scopes.circuits.passes.trace import ask, traced
 from tl_scopes.errors import ProcessedWeightsError, ScopeParameterError
 from tl_scopes.jacobian.answers import Answer
 from tl_scopes.scopes.base import Scope

@@ -14,7 +14,7 @@ from tl_scopes.adapter.prompts import Prompt, encode, texts
 from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.view import view_of
 from tl_scopes.baselines.replacements import replacement
-from tl_scopes.circuits.checks import (
+from tl_scopes.circuits.passes.checks import (
     check_options,
     check_prompt,
     check_scope,
@@ -22,10 +22,10 @@ from tl_scopes.circuits.checks import (
     shares,
     token_site,
 )
-from tl_scopes.circuits.interventions import Move, scalars
-from tl_scopes.circuits.references import Baseline
-from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import CircuitRun, Trace, ask, asked, traced
+from tl_scopes.circuits.passes.interventions import Move, scalars
+from tl_scopes.circuits.passes.references import Baseline
+from tl_scopes.circuits.passes.stream import last_stream
+from tl_scopes.circuits.passes.trace import CircuitRun, Trace, ask, asked, traced
 from tl_scopes.errors import NumericalError, ScopeParameterError, UnsupportedModelError
 from tl_scopes.jacobian.forward import needed_sites
 from tl_scopes.results.attribution import Attribution

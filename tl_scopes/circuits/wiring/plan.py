@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from tl_scopes.circuits.wiring import Reading, Wiring
+from tl_scopes.circuits.wiring.blocks import Reading, Wiring
 
 
 @dataclass(frozen=True, eq=False)

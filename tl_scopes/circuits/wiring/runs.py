@@ -9,12 +9,12 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.circuits.anatomy import anatomy_sites, learn
-from tl_scopes.circuits.edge_patch import Common, EdgePatch
-from tl_scopes.circuits.edge_plan import EdgePlan
-from tl_scopes.circuits.pair_batch import PairBatch
-from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.wiring import By, Wiring
+from tl_scopes.circuits.pairs.batch import PairBatch
+from tl_scopes.circuits.passes.stream import last_stream
+from tl_scopes.circuits.wiring.anatomy import anatomy_sites, learn
+from tl_scopes.circuits.wiring.blocks import By, Wiring
+from tl_scopes.circuits.wiring.patch import Common, EdgePatch
+from tl_scopes.circuits.wiring.plan import EdgePlan
 from tl_scopes.errors import ScopeParameterError
 from tl_scopes.jacobian.forward import not_reached
 from tl_scopes.results.nodes import ARROW

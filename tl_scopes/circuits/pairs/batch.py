@@ -14,7 +14,7 @@ from torch import Tensor
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import Edit, ModelView
-from tl_scopes.circuits.trace import CircuitRun
+from tl_scopes.circuits.passes.trace import CircuitRun
 from tl_scopes.errors import NumericalError, ScopesError
 from tl_scopes.jacobian.answers import Answer, explain
 from tl_scopes.jacobian.batches import padded

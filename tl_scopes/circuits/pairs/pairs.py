@@ -16,9 +16,9 @@ from torch import Tensor
 
 from tl_scopes.adapter.prompts import Prompt
 from tl_scopes.adapter.view import view_of
-from tl_scopes.circuits.pair_batch import PairBatch, of_pair
-from tl_scopes.circuits.roles import located
-from tl_scopes.circuits.trace import CircuitRun, Held, ask_of
+from tl_scopes.circuits.pairs.batch import PairBatch, of_pair
+from tl_scopes.circuits.pairs.roles import located
+from tl_scopes.circuits.passes.trace import CircuitRun, Held, ask_of
 from tl_scopes.errors import (
     DataError,
     PositionError,

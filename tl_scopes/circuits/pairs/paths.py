@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tl_scopes.circuits.pair_batch import of_pair
-from tl_scopes.circuits.paired import alike
-from tl_scopes.circuits.pairs import Pairs
-from tl_scopes.circuits.trace import CircuitRun, Held
+from tl_scopes.circuits.pairs.batch import of_pair
+from tl_scopes.circuits.pairs.effects import alike
+from tl_scopes.circuits.pairs.pairs import Pairs
+from tl_scopes.circuits.passes.trace import CircuitRun, Held
 from tl_scopes.results.flows import Flow, HeadPaths
 from tl_scopes.results.paired import PairedPaths
 

@@ -11,11 +11,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_scopes.circuits.candidates import Candidates
-from tl_scopes.circuits.edge_patch import Common
-from tl_scopes.circuits.edge_patching import EdgeRuns
-from tl_scopes.circuits.pair_batch import PairBatch
-from tl_scopes.circuits.patching import Ablation, By, NodeRuns, check_patches, corrupted_means
+from tl_scopes.circuits.judging.candidates import Candidates
+from tl_scopes.circuits.judging.node_runs import (
+    Ablation,
+    By,
+    NodeRuns,
+    check_patches,
+    corrupted_means,
+)
+from tl_scopes.circuits.pairs.batch import PairBatch
+from tl_scopes.circuits.wiring.patch import Common
+from tl_scopes.circuits.wiring.runs import EdgeRuns
 from tl_scopes.errors import NumericalError, ScopeParameterError
 from tl_scopes.results.circuit import Circuit
 from tl_scopes.results.nodes import EMBED, place_of

@@ -14,7 +14,7 @@ from torch import Tensor
 from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.circuits.stream import (
+from tl_scopes.circuits.passes.stream import (
     Output,
     Stream,
     check_sum,
@@ -22,7 +22,7 @@ from tl_scopes.circuits.stream import (
     part_weights,
     shows_heads,
 )
-from tl_scopes.circuits.trace import Batch
+from tl_scopes.circuits.passes.trace import Batch
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.jacobian.forward import needed_sites
 

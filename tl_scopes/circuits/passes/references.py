@@ -14,7 +14,7 @@ from tl_scopes.adapter.prompt_lists import encode_all
 from tl_scopes.adapter.prompts import Prompt, Prompts, bos_id
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.circuits.trace import CircuitRun
+from tl_scopes.circuits.passes.trace import CircuitRun
 from tl_scopes.errors import ScopeParameterError, check_choice
 from tl_scopes.jacobian import forward
 

@@ -13,11 +13,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.sites import embed_site
-from tl_scopes.circuits.pair_batch import PairBatch, of_pair
-from tl_scopes.circuits.pairs import Pairs
-from tl_scopes.circuits.stream import last_stream
-from tl_scopes.circuits.trace import Batch, Held, traced_rows
-from tl_scopes.circuits.writes import Writes, sites_of_writes
+from tl_scopes.circuits.pairs.batch import PairBatch, of_pair
+from tl_scopes.circuits.pairs.pairs import Pairs
+from tl_scopes.circuits.passes.stream import last_stream
+from tl_scopes.circuits.passes.trace import Batch, Held, traced_rows
+from tl_scopes.circuits.passes.writes import Writes, sites_of_writes
 from tl_scopes.errors import NumericalError, ScopeParameterError, ScopesError
 from tl_scopes.jacobian.forward import overflow_hint
 from tl_scopes.results.paired import PairedComponents, shared

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tl_scopes.adapter.sites import Site
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.circuits.trace import CircuitRun, Trace
+from tl_scopes.circuits.passes.trace import CircuitRun, Trace
 from tl_scopes.errors import NumericalError
 from tl_scopes.jacobian.prompt_run import BATCH_TOKENS
 from tl_scopes.scopes.base import Read

@@ -10,8 +10,8 @@ from typing import Any, Union
 
 from tl_scopes.adapter.prompts import encode
 from tl_scopes.adapter.view import ModelView, view_of
-from tl_scopes.circuits.pairs import ALL, REST, Pairs
-from tl_scopes.circuits.roles import covering, spelled
+from tl_scopes.circuits.pairs.pairs import ALL, REST, Pairs
+from tl_scopes.circuits.pairs.roles import covering, spelled
 from tl_scopes.errors import DataError, PromptError, check_seed, check_whole
 from tl_scopes.scopes.base import Scope
 

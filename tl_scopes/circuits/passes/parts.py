@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.circuits.trace import Trace
+from tl_scopes.circuits.passes.trace import Trace
 from tl_scopes.jacobian.backward import default_chunk, pull
 
 

@@ -14,8 +14,8 @@ from tl_scopes.adapter.prompts import bos_id
 from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import Edit, ModelView
-from tl_scopes.circuits.pair_batch import PairBatch
-from tl_scopes.circuits.stream import check_sum, last_stream
+from tl_scopes.circuits.pairs.batch import PairBatch
+from tl_scopes.circuits.passes.stream import check_sum, last_stream
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.jacobian.forward import not_reached
 

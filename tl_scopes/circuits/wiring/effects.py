@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tl_scopes.adapter.unembedding import working_dtype
-from tl_scopes.circuits.wiring import Attention, Kept, Reading, Wiring, hook
+from tl_scopes.circuits.wiring.blocks import Attention, Kept, Reading, Wiring, hook
 
 # Memory that the writes of all writers in both runs, and their differences, may take at a time.
 _BYTES = 1 << 28

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from tl_scopes.circuits.trace import CircuitRun
+from tl_scopes.circuits.passes.trace import CircuitRun
 from tl_scopes.errors import PromptError, ScopeParameterError, check_choice, check_seed, check_whole
 from tl_scopes.results.attribution import Attribution
 from tl_scopes.results.circuits import Components

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.view import Edit
-from tl_scopes.circuits.edge_plan import EdgePlan, Group, Sums
-from tl_scopes.circuits.wiring import Attention, Mlp, Wiring, hook
+from tl_scopes.circuits.wiring.blocks import Attention, Mlp, Wiring, hook
+from tl_scopes.circuits.wiring.plan import EdgePlan, Group, Sums
 
 # The only part of an activation that is not split.
 _ONE = torch.zeros(1, dtype=torch.int64, device="cpu")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.circuits.trace import Trace
+from tl_scopes.circuits.passes.trace import Trace
 from tl_scopes.errors import ScopeParameterError, check_number
 
 

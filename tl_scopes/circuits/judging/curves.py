@@ -10,8 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from tl_scopes.circuits.candidates import Candidates
-from tl_scopes.circuits.select import floor_share
+from tl_scopes.circuits.judging.candidates import Candidates, floor_share
 from tl_scopes.errors import ScopeParameterError
 
 

@@ -14,7 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tl_scopes.adapter import forks
 from tl_scopes.adapter.sites import Site
-from tl_scopes.circuits.trace import CircuitRun
+from tl_scopes.circuits.passes.trace import CircuitRun
 from tl_scopes.errors import UnsupportedModelError
 from tl_scopes.jacobian.ruled import read_ruled
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.unembedding import working_dtype
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.circuits.norms import Identity, Norm, allowed, misses, norms_of
-from tl_scopes.circuits.stream import Stream, check_sum, part_weights
-from tl_scopes.circuits.wiring import Attention, By, Kept, Mlp, Wiring, hook
+from tl_scopes.circuits.passes.stream import Stream, check_sum, part_weights
+from tl_scopes.circuits.wiring.blocks import Attention, By, Kept, Mlp, Wiring, hook
+from tl_scopes.circuits.wiring.norms import Identity, Norm, allowed, misses, norms_of
 from tl_scopes.errors import NonAdditiveError, UnsupportedModelError
 from tl_scopes.jacobian.forward import needed_sites
 

@@ -280,3 +280,8 @@ def _owners(nodes: Sequence[str], readers: Sequence[str]) -> dict[str, tuple[str
         elif place.kind in ("mlp", "attn"):
             found[reader] = (f"{place.layer}_{place.kind}_out",)
     return found
+
+
+def floor_share(share: float, count: int) -> int:
+    """A share of `count` things as a number of them, rounded down: 0.29 of 100 are 29."""
+    return int(share * count + 1e-9)

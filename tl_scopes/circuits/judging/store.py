@@ -16,9 +16,9 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from tl_scopes.adapter.middle import tolerance
-from tl_scopes.circuits.curves import Curves
-from tl_scopes.circuits.judging import Judge, Measured, every
-from tl_scopes.circuits.pair_batch import PairBatch
+from tl_scopes.circuits.judging.curves import Curves
+from tl_scopes.circuits.judging.judge import Judge, Measured, every
+from tl_scopes.circuits.pairs.batch import PairBatch
 from tl_scopes.errors import ScopesWarning
 from tl_scopes.evaluation.runs import manifest
 from tl_scopes.evaluation.runs.folders import held

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from tl_scopes.adapter.sites import Site, resid_site
 from tl_scopes.adapter.view import ModelView
-from tl_scopes.circuits.norms import Identity, Norm
-from tl_scopes.circuits.stream import Stream
+from tl_scopes.circuits.passes.stream import Stream
+from tl_scopes.circuits.wiring.norms import Identity, Norm
 
 By = Literal["head", "mlp"]
 Kept = Mapping[str, Tensor]  # activations by label, [row, pos, ...]
