@@ -209,8 +209,10 @@ class Effects:
     def means(self, sizes: Sequence[int]) -> Effects:
         """Those of rows that belong together, so many each."""
 
+        lengths = torch.tensor(sizes, device="cpu")
+
         def mean(values: Tensor) -> Tensor:
-            return torch.stack([part.double().mean() for part in values.split(list(sizes))])
+            return torch.segment_reduce(values.double(), "mean", lengths=lengths)
 
         return Effects(mean(self.fall), mean(self.logit), mean(self.kl), mean(self.flip))
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,21 +62,17 @@ def speaks(result: Result) -> bool:
 def lay_out(
     result: Result,
     *,
-    scale: str = "linear",
-    normalise: str = "site",
-    include_bos: bool = False,
-    include_read: bool = True,
     sites: Site | Sequence[Site] | None = None,
     site: Site | None = None,
+    **options: Any,
 ) -> Answer:
-    """Check `result` and the options, and lay out the page. See `tl_scopes.render.html`."""
+    """Check `result` and the options, which are those of `build`, and lay out the page."""
     check(result)
     drawn = choose(result, sites, site, True)
-    common = normalise == "all"
+    common = options.get("normalise") == "all"
     overview = build(
-        result, scale=scale, normalise=normalise, include_bos=include_bos, include_read=include_read,
-        sites=drawn if isinstance(result, Attribution) else drawn[0],
-    )  # fmt: skip
+        result, sites=drawn if isinstance(result, Attribution) else drawn[0], **options
+    )
     names, told = tuple(words(result.sites[s]) for s in drawn), overview.subtitle
     n, how = len(overview.tokens), exact_how(result.scope, result.units) or ""
     scores, errors = result.scores.double(), result.standard_error

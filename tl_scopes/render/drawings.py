@@ -75,11 +75,11 @@ def drawing(
     """The function that draws `result`, with the result and its options in it. Raises `RenderError`."""
     subject = result
     if isinstance(result, (Attribution, SequenceAttribution)):
-        layout = lay_out if Answer in drawings and speaks(result) else build
+        layout: Callable[..., Any] = lay_out if Answer in drawings and speaks(result) else build
         own = drawings is PAGES and isinstance(result, Attribution)
         others = options.get("substitutions") if own else None
         kept = {k: v for k, v in options.items() if not own or k != "substitutions"}
-        subject, options = _given(layout, result, kept)(), {}
+        subject, options = layout(result, **_given(build, result, kept).keywords), {}
         if others is not None and isinstance(result, Attribution):
             subject = beside(subject, result, others)
     for kind in type(subject).__mro__:
@@ -95,7 +95,7 @@ def drawing(
     )
 
 
-def _given(draw: Callable[..., Any], result: Any, options: Mapping[str, Any]) -> Callable[..., Any]:
+def _given(draw: Callable[..., Any], result: Any, options: Mapping[str, Any]) -> partial[Any]:
     parameters = inspect.signature(draw).parameters.values()
     allowed = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
     handed_on = any(each.kind is each.VAR_KEYWORD for each in parameters)
