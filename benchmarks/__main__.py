@@ -26,6 +26,7 @@ from benchmarks.architectures.command import architectures
 from benchmarks.case import Case
 from benchmarks.cases import LENGTHS, MAIN, cases, of_passages
 from benchmarks.circuits.command import circuits
+from benchmarks.confidence import confidence
 from benchmarks.evidence.command import evidence
 from benchmarks.replication import command
 from tl_scopes import models
@@ -43,13 +44,16 @@ def speed(
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Only these classes.")] = None,
     length: Annotated[list[int] | None, typer.Option(help="Only these lengths.")] = None,
-    only: Annotated[str, typer.Option(help="Only rows whose name contains this.")] = "",
+    only: Annotated[
+        list[str] | None, typer.Option(help="Only rows with this in their name.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write JSON.")] = None,
 ) -> None:
     """Time every scope against a bare forward pass, and the published method against ours."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     lengths = tuple(length or ((MAIN,) if quick else LENGTHS))
+    path = out or RESULTS / f"{'quick' if quick else 'speed'}.json"
     rows: list[dict[str, Any]] = []
     started = time.perf_counter()
     rate = measure.matmul_rate(torch.float32, torch.device("cpu"))
@@ -60,10 +64,12 @@ def speed(
                 continue
             loaded = models.load(name, backend=kind, progress=False)
             theirs = hf_model if kind == "bridge" else None
-            listed = [c for c in cases(loaded, name, theirs, quick, lengths) if only in c.what]
+            every = cases(loaded, name, theirs, quick, lengths)
+            listed = [case for case in every if any(part in case.what for part in only or [""])]
             for case in tqdm(listed, desc=f"{name} {kind}", unit="row"):
                 rows += [_row(case, name, kind, rate, quick)]
-    _report(rows, threads, rate, started, out or RESULTS / f"{'quick' if quick else 'speed'}.json")
+                _write(rows, _machine(threads, rate, started), path)
+    _report(rows, threads, rate, started, path)
 
 
 @app.command()
@@ -174,9 +180,13 @@ def _report(
     rows = rows + twelve.summary(rows)
     machine = _machine(threads, rate, started)
     _print(rows, machine)
+    _write(rows, machine, path)
+    print(f"Written to {path}")
+
+
+def _write(rows: list[dict[str, Any]], machine: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1), encoding="utf-8")
-    print(f"Written to {path}")
 
 
 def _machine(threads: int, rate: float, started: float) -> dict[str, Any]:
@@ -259,6 +269,7 @@ def _print(rows: list[dict[str, Any]], machine: dict[str, Any]) -> None:
 app.command()(answers)
 app.command()(architectures)
 app.command()(circuits)
+app.command()(confidence)
 app.command()(evidence)
 app.command()(command.replication)
 app.command()(command.evaluation)

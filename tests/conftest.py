@@ -92,7 +92,9 @@ _VERSIONLESS = {
     "scopes": "fisher",
 }
 # Benchmarks run on the main line alone, but for `architectures`; annotations are checked there alone.
-_MAIN_LINE = {"package": "benchmarks circuits_compared known_answers replication typechecks"}
+_MAIN_LINE = {
+    "package": "benchmarks circuits_compared confidence known_answers replication typechecks"
+}
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses
