@@ -131,8 +131,9 @@ def test_pads_without_an_embedding(name, pad, monkeypatch):
     ids = made(name).tokens  # TransformerLens itself pads text
     call = functools.partial(verify, model, ids, made(name), intervention="pad")
     refused(call, ScopeParameterError, "pad_token_id", str(pad), '"zero" or "mean"')
-    deeper = functools.partial(verify, model, T, made(name, "deeper"), intervention="pad")
-    refused(deeper, ScopeParameterError, '"embed"', '"zero", "mean" or "corrupt"')
+    for kind in ("pad", "likely"):
+        deeper = functools.partial(verify, model, T, made(name, "deeper"), intervention=kind)
+        refused(deeper, ScopeParameterError, kind, '"embed"', '"zero", "mean" or "corrupt"')
 
 
 @each_class

@@ -12,8 +12,10 @@ import torch
 import tl_scopes as ts
 from support import chosen, reference, zoo
 from support.reference import POSITION, TOKENS
+from tl_scopes.baselines.replacements import likely_tokens
 from tl_scopes.circuits import components, flow, head_paths, verify
 from tl_scopes.circuits.verify import STEPS
+from tl_scopes.jacobian.prompt_run import PromptRun
 from tl_scopes.results.statistics import rank_agreement
 
 A = 7
@@ -96,6 +98,37 @@ def test_tokens_are_really_replaced(name, kind, intervention):
         delta[t] = base[t] - x[t]
         wanted = scalar(name, kind, read(name, {site: delta}, kind), before)
         assert float(measured) == pytest.approx(wanted, rel=1e-7, abs=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["semantic", "temperature"])
+def test_likely_tokens_are_really_there(kind):
+    """Each is the mean change of prompts in which one token is another: of the draws that leave-one-out takes too."""
+    name, draws, seed = SOME[0], 3, 5
+    model, scope = zoo.shared(name), SCOPES[kind]
+    options = {"intervention": "likely", "top": 20, "seed": seed, "draws": draws}
+    with zoo.exact_float64():
+        attribution = ts.attribute(model, TOKENS, scope, position=POSITION)
+        result = verify(model, TOKENS, attribution, steps=(1e-4, 1), **options)
+        prompt_run = PromptRun.ask(model, TOKENS, POSITION)
+        with prompt_run.locked():
+            drawn = likely_tokens(prompt_run, seed)[:draws].tolist()
+
+    def changed(ids: list[int]) -> float:
+        with torch.no_grad():
+            seen = reference.Reference(name, ids).forward({}, ["final"])
+        return scalar(name, kind, (seen["final"][0, POSITION], None), before)
+
+    before = read(name, {}, kind)
+    assert len(result.labels) == POSITION + 1
+    for label, predicted, measured, first in zip(
+        result.labels, result.predicted, result.measured, result.step_measured[0]
+    ):
+        t = int(label.split(":")[0])
+        texts = [[*TOKENS[:t], row[t], *TOKENS[t + 1 :]] for row in drawn]
+        wanted = sum(map(changed, texts)) / draws
+        assert float(measured) == pytest.approx(wanted, rel=1e-6, abs=1e-9)
+        assert float(first) == pytest.approx(1e-4 * float(predicted), rel=0.02, abs=1e-9)
+    assert result.measured.count_nonzero() >= POSITION - 1
 
 
 @pytest.mark.parametrize(

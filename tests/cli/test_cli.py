@@ -77,6 +77,33 @@ def test_every_scope(folder, args, name, parameters):
     assert (got["standard_error"] is None) == ("--samples" not in args)
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("gim", ts.rules.GIM()),
+        ("mlp, softmax:1.5", ts.rules.Rules(softmax_temperature=1.5, split_products="mlp")),
+        ("attention,norms,patterns", ts.rules.Rules(split_products="attention", frozen="both")),
+    ],
+)
+def test_gradient_rules(folder, text, meant):
+    got = scores(zoo.TEXT, "--model", folder, "--rules", text)
+    expected = ts.attribute(models.load(folder), zoo.TEXT, ts.SemanticScope(), rules=meant)
+    assert got["scores"] == expected.scores.tolist()
+    assert got["provenance"]["rules"]["softmax_temperature"] == meant.softmax_temperature
+
+
+@pytest.mark.parametrize(
+    "text", ["GIM", "gim,mlp", "softmax", "softmax:x", "softmax:0", "mlp,,norms", "up"]
+)
+def test_other_rules_are_refused(folder, text):
+    assert "--rules" in refused(call("attribute", zoo.TEXT, "--model", folder, "--rules", text))
+
+
+def test_rules_are_of_gradients(folder):
+    given = "--model", folder, "--scope", "leave-one-out", "--rules", "gim"
+    assert "takes no gradient rules" in refused(call("attribute", zoo.TEXT, *given))
+
+
 def test_a_whole_text_that_follows(folder):
     args = ["--continuation", " Paris of", "--sites", "all"]
     model = models.load(folder)

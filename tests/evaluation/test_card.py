@@ -147,11 +147,13 @@ def test_checks_can_be_left_out():
     measure(model, PROMPTS[:1], METHODS)
     before = model_state(model)
     without = dict(randomised=False, stability=False, spectra=False)
+    methods = {**METHODS, "mine": ts.rules.GIM().on(ts.SemanticScope())}
     card = faithfulness_card(
-        model, PROMPTS, METHODS, settings=Settings(), reference="semantic", **without
+        model, PROMPTS, methods, settings=Settings(), reference="semantic", **without
     )
+    assert card.settings["rules"] == "mine: GIM" and "mine: GIM" in card.to_markdown()
     assert card.randomisation is None and card.stability is None and card.spectra is None
-    assert set(card.comparisons("semantic")["method"]) == {"gradient", "position"}
+    assert set(card.comparisons("semantic")["method"]) == {"gradient", "position", "mine"}
     assert model_state(model) == before
 
 

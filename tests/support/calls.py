@@ -216,6 +216,7 @@ VARIANTS: dict[str, Call] = {
     "head_paths, split": of(circuits.head_paths, scope=FISHER, split=True, frozen="norms"),
     "metric": of(metric, prompt=IDS, scope=ts.TemperatureScope()),
     "verify, tokens": of(circuits.verify, prompt=IDS, intervention="pad", steps=[0.1, 1]),
+    "verify, likely tokens": of(circuits.verify, prompt=IDS, intervention="likely", draws=2, steps=[0.1, 1]),
     "verify, heads": of(
         circuits.verify, prompt=IDS, by="head", intervention="corrupt", corrupted=IDS[::-1], top=2, random=1, steps=[1]
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from tl_scopes.adapter.prompts import Prompt, encode, texts
 from tl_scopes.adapter.sites import Site, embed_site
 from tl_scopes.adapter.view import view_of
-from tl_scopes.baselines.replacements import replacement
+from tl_scopes.baselines.replacements import likely, replacement
 from tl_scopes.circuits.passes.checks import (
     check_options,
     check_prompt,
@@ -44,7 +44,7 @@ def verify(
     prompt: Prompt,
     attribution: Attribution | Components | HeadPaths | Flow,
     by: Literal["token", "head"] = "token",
-    intervention: Literal["zero", "mean", "pad", "corrupt"] = "zero",
+    intervention: Literal["zero", "mean", "pad", "corrupt", "likely"] = "zero",
     *,
     scope: Scope | None = None,
     corrupted: Prompt | None = None,
@@ -53,6 +53,7 @@ def verify(
     k: int = 5,
     steps: Sequence[float] = STEPS,
     seed: int = 0,
+    draws: int = 5,
     prepend_bos: bool | None = None,
 ) -> Verification:
     """Ablate what an attribution names, and random others, and compare with what was predicted.
@@ -69,14 +70,17 @@ def verify(
         by: what is ablated, `"token"` or `"head"`.
         intervention: what an activation is replaced by: `"zero"`, its `"mean"` over the prompt's
             tokens (BOS left out), the embedding of the tokenizer's `"pad"` token (tokens at the
-            embedding only), or the same place of another prompt: `"corrupt"`, with `corrupted`.
+            embedding only), or the same place of another prompt: `"corrupt"`, with `corrupted`. Or, for
+            tokens at the embedding, by those of `"likely"` tokens: `draws` of what the model itself
+            expects in that place, so that every prompt could have been written; changes, predicted and
+            measured, are means over draws. A first token, which nothing predicts, stays, and BOS too.
         scope: the scope of the attribution; needed where its record cannot tell (a function, a
             direction, a scope of your own).
         top, random: how many of the highest scores, and how many of the others, are ablated.
         k: the overlap is of the k largest predicted and the k largest measured changes.
         steps: shares of the whole intervention, for the step curve. In float32 the smallest of
             them may show rounding, in half precision most; a model in float64 tells.
-        seed: of the random choice and of the bootstrap.
+        seed: of the random choice, of the bootstrap and of likely tokens.
 
     Returns:
         `Verification`. Changes are in the unit of the scope's scalar (Fisher: nats, the quadratic form
@@ -93,7 +97,7 @@ def verify(
         >>> effects = components(model, "The capital of France is", scope)
         >>> verify(model, "The capital of France is", effects, by="head").rank_agreement
     """
-    check_options(attribution, by, intervention, corrupted, (top, random, k), seed)
+    check_options(attribution, by, intervention, corrupted, (top, random, k, draws), seed)
     steps = shares(steps)
     explained_scope = scope if scope is not None else scope_of(attribution)
     check_is_scope(explained_scope)
@@ -117,14 +121,18 @@ def verify(
         start.measure(sites, trace.kept)
         if intervention == "pad":
             start.values[site.label] = replacement(prompt_run, site, "pad")
-        candidates = list(_candidates(trace, start, sites, by))
+        starts = [start]
+        if intervention == "likely":
+            drawn = (likely(prompt_run, site, seed, draw) for draw in range(draws))
+            starts = [replace(start, values={site.label: each}) for each in drawn]
+        candidates = list(_candidates(trace, starts, sites, by))
         scores = _scores(attribution, by, candidates)
         order = _choose(scores, top, random, seed)
         rows = [candidates[i] for i in order]
         predicted = torch.stack([row.predicted for row in rows])
-        measured = scalars(trace, rows)
+        measured = _measured(trace, rows)
         curve = torch.stack(
-            [measured if step == 1 else scalars(trace, rows, step) for step in steps]
+            [measured if step == 1 else _measured(trace, rows, step) for step in steps]
         )
         power = 2 if trace.squared else 1
         at = torch.tensor(steps, dtype=torch.float64, device="cpu")
@@ -132,7 +140,9 @@ def verify(
         error = (curve - expected).abs() / expected.abs()
         ranked = scores[order]
         first = min(k, len(rows))
-        likely, real = (set(x.topk(first).indices.tolist()) for x in (ranked, measured.abs()))
+        expected_first, real_first = (
+            set(x.topk(first).indices.tolist()) for x in (ranked, measured.abs())
+        )
         return Verification(
             **trace.common(),
             by=by,
@@ -145,7 +155,7 @@ def verify(
             rank_agreement=_agreement(ranked, measured.abs(), seed),
             prediction_agreement=_agreement(predicted, measured, seed),
             k=first,
-            top_overlap=len(likely & real) / first,
+            top_overlap=len(expected_first & real_first) / first,
             slope=float((measured * predicted).sum() / predicted.square().sum()),
             steps=tuple(float(step) for step in steps),
             step_measured=curve.float(),
@@ -154,20 +164,24 @@ def verify(
 
 
 @dataclass(frozen=True, eq=False)
-class _Candidate(Move):
-    """Something that can be ablated, by a move. `key`: its position, or its layer and head."""
+class _Candidate:
+    """Something that can be ablated, by a move for each baseline. `key`: its position, or its layer and head.
+    `predicted`: the mean over moves."""
 
     label: str
     key: tuple[int, ...]
+    moves: list[Move]
     predicted: Tensor
 
 
-def _candidates(trace: Trace, start: Baseline, sites: list[Site], by: str) -> Iterator[_Candidate]:
-    """Every token up to the read, or every head at all positions, taken to the baseline alone."""
+def _candidates(
+    trace: Trace, starts: Sequence[Baseline], sites: list[Site], by: str
+) -> Iterator[_Candidate]:
+    """Every token up to the read, or every head at all positions, taken to each of the baselines alone."""
     names = texts(trace.view, trace.prompt_run.ids)
     for site, gradient in zip(sites, trace.gradients([site.label for site in sites])):
         x = trace.kept[site.label].detach()[0]
-        delta = start.of(site.label) - x
+        deltas = [start.of(site.label) - x for start in starts]
         if by == "token":
             component = site.component or ()
             positions = range(trace.prompt_run.position + 1)
@@ -177,9 +191,19 @@ def _candidates(trace: Trace, start: Baseline, sites: list[Site], by: str) -> It
             assert layer is not None
             rows = [(f"L{layer}H{head}", (layer, head), (slice(None), head)) for head in heads]
         for label, key, place in rows:
-            part = torch.zeros_like(delta)
-            part[place] = delta[place]
-            yield _Candidate(site, part, label, key, _predict(trace, gradient, part))
+            moves = []
+            for delta in deltas:
+                part = torch.zeros_like(delta)
+                part[place] = delta[place]
+                moves.append(Move(site, part))
+            predicted = [_predict(trace, gradient, move.delta) for move in moves]
+            yield _Candidate(label, key, moves, torch.stack(predicted).mean(0))
+
+
+def _measured(trace: Trace, rows: list[_Candidate], step: float = 1.0) -> Float[Tensor, "row"]:
+    """The mean change over each one's moves."""
+    draws = zip(*(row.moves for row in rows))
+    return torch.stack([scalars(trace, moves, step) for moves in draws]).mean(0)
 
 
 def _predict(

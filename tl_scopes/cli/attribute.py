@@ -13,7 +13,7 @@ import typer
 from tl_scopes.adapter.sites import from_text
 from tl_scopes.baselines import named
 from tl_scopes.cli import options
-from tl_scopes.cli.inputs import prompt_of, scope_of
+from tl_scopes.cli.inputs import prompt_of, rules_of, scope_of
 from tl_scopes.cli.options import bad
 from tl_scopes.cli.terminal import quiet, write
 from tl_scopes.models import DEFAULT_MODEL
@@ -36,6 +36,8 @@ EXAMPLES = """Examples:
     tl-scopes attribute "The truth is" --scope fisher --rank 4 --html scope.html
 
     tl-scopes attribute "The truth is" --scope temperature --sites all --plot layers.pdf
+
+    tl-scopes attribute "The truth is" --rules gim
 
     tl-scopes attribute - --sites embed,6,12 --json < prompt.txt > scores.json
 
@@ -120,6 +122,15 @@ def attribute(
         int | None,
         _explained(help="For --samples and --temperature; 0 if left out.", metavar="N"),
     ] = None,
+    rules: Annotated[
+        str | None,
+        _explained(
+            help="Gradient rules in place of plain gradients: gim, or some of softmax:T (its temperature on "
+            "the way back), attention and mlp (products split), norms and patterns (held constant); commas "
+            "between several.",
+            metavar="RULES",
+        ),
+    ] = None,
     sites: Annotated[
         str,
         _explained(
@@ -195,6 +206,7 @@ def attribute(
     name = scope or ("semantic" if continuation is None else "continuation")
     writes = generate is not None
     method = scope_of(name, given, position, follows=follows, writes=writes)
+    method = method if rules is None else rules_of(rules).on(method)
     places, outputs = from_text(sites), options.outputs(save=save, html=html, plot=plot)
     said = prompt_of(prompt, chat)
     with quiet():

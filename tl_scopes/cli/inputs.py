@@ -9,9 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from tl_scopes.baselines import named
-from tl_scopes.cli.options import bad
+from tl_scopes.cli.options import bad, items
 from tl_scopes.errors import EmptyPromptError, PromptError, ScopeParameterError
 from tl_scopes.models.quiet import say
+from tl_scopes.rules import GIM, Rules
+
+# What --rules may name, and the field of `Rules` that it is for.
+_PARTS = {
+    "attention": "split_products",
+    "mlp": "split_products",
+    "norms": "frozen",
+    "patterns": "frozen",
+}
 
 
 def scope_of(
@@ -79,6 +88,30 @@ def scope_of(
             f"{name} does not explain token by token: use semantic, fisher or temperature",
         )
     return method
+
+
+def rules_of(text: str) -> Rules:
+    """The gradient rules that `--rules` names. Raises BadParameter."""
+    if text == "gim":
+        return GIM()
+    given: dict[str, Any] = {}
+    for part in items("--rules", text):
+        name, _, value = part.partition(":")
+        temperature = named.number(value)
+        if name == "softmax" and isinstance(temperature, (int, float)):
+            given["softmax_temperature"] = temperature
+        elif part in _PARTS:
+            given.setdefault(_PARTS[part], []).append(part)
+        else:
+            raise bad(
+                "--rules",
+                f"{part!r} is not allowed; give gim, or some of softmax:2 (a temperature), {', '.join(_PARTS)}, "
+                "with commas between",
+            )
+    try:
+        return Rules(**given)
+    except ScopeParameterError as error:
+        raise bad("--rules", str(error)) from None
 
 
 def prompt_of(text: str | None, chat: str | None) -> Any:

@@ -20,6 +20,7 @@ from tl_scopes.evaluation.sensitivity import input_stability
 from tl_scopes.evaluation.settings import OF_CONTINUATIONS, Settings
 from tl_scopes.evaluation.spectra import fisher_spectrum
 from tl_scopes.results.card import FaithfulnessCard
+from tl_scopes.rules import rules_of
 from tl_scopes.scopes.pinning import pinned
 from tl_scopes.scopes.prediction import FisherScope
 
@@ -122,10 +123,15 @@ def faithfulness_card(
                 top = min(top, view.d_model)
                 checks["spectra"] = fisher_spectrum(model, measurable, top=top, **where)
     places = dict(enumerate(kept))
+    told = settings.to_dict() | (OF_CONTINUATIONS if continuations is not None else {})
+    ruled = {label: rules_of(method) for label, method in named.items()}
+    if any(ruled.values()):
+        # Whatever the methods are called.
+        told["rules"] = "; ".join(f"{label}: {rules}" for label, rules in ruled.items() if rules)
     return FaithfulnessCard(
         rows=_rows(measured),
         methods=tuple(named),
-        settings=settings.to_dict() | (OF_CONTINUATIONS if continuations is not None else {}),
+        settings=told,
         provenance=view.provenance(),
         reference=reference,
         **{k: frame.assign(index=frame["index"].map(places)) for k, frame in checks.items()},

@@ -48,10 +48,10 @@ def check_options(
             f"by={by!r} takes {', '.join(c.__name__ for c in kinds[by])}, not "
             f"{type(attribution).__name__}: make one with tl_scopes.attribute or tl_scopes.circuits"
         )
-    check_choice("intervention", intervention, ("zero", "mean", "pad", "corrupt"))
-    if intervention == "pad" and (by == "head" or token_site(attribution) != "embed"):
+    check_choice("intervention", intervention, ("zero", "mean", "pad", "corrupt", "likely"))
+    if intervention in ("pad", "likely") and (by == "head" or token_site(attribution) != "embed"):
         raise ScopeParameterError(
-            'intervention="pad" replaces token embeddings: use it with by="token" and an attribution '
+            f'intervention="{intervention}" replaces token embeddings: use it with by="token" and an attribution '
             'at site "embed", or use "zero", "mean" or "corrupt"'
         )
     if (corrupted is not None) != (intervention == "corrupt"):
@@ -59,7 +59,7 @@ def check_options(
             'intervention="corrupt" and corrupted=, a prompt of the same length, go together: give '
             "both or none"
         )
-    for name, count, least in zip(("top", "random", "k"), counts, (0, 0, 1)):
+    for name, count, least in zip(("top", "random", "k", "draws"), counts, (0, 0, 1, 1)):
         check_whole(name, count, least)
     check_seed(seed)
 
