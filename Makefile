@@ -116,12 +116,13 @@ evidence: $(VENV)/.test
 	$(BIN)/python -m benchmarks evidence --method Semantic --method "Semantic, contrast" --method Temperature \
 	  --method "Input x gradient, contrast, signed" $(ARGS)
 
-# Whole answers against inseq. It asks for a typeguard that transformer-lens refuses, and uses none of it, so it is
-# put apart, without dependencies; transformer-lens's environment has all that it does use.
-INSEQ = inseq==0.7.0 treescope==0.1.10
+# Whole answers against inseq, gradient rules against gim-explain. inseq asks for a typeguard that transformer-lens
+# refuses, and uses none of it, so they are put apart, without dependencies; transformer-lens's environment has all
+# that they do use.
+PEERS = inseq==0.7.0 treescope==0.1.10 gim-explain==0.1.4
 peers: $(VENV)/.test
-	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade --no-deps --target build/peers $(INSEQ)
-	PYTHONPATH=build/peers $(BIN)/python -m pytest tests/jacobian/test_inseq.py $(ARGS)
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --upgrade --no-deps --target build/peers $(PEERS)
+	PYTHONPATH=build/peers $(BIN)/python -m pytest tests/jacobian/test_inseq.py tests/jacobian/test_gim_explain.py $(ARGS)
 
 # Llama-3.2-1B's shape in bfloat16, random weights: 7 GB and a quarter of an hour. Fails beyond the bounds.
 bench-1b: $(VENV)/.test

@@ -461,6 +461,68 @@ assert paris.text == " Paris" and 0.75 < paris.probability < 0.85
 render.compare([narrow[0], wide[0]], labels=["rank 1", "rank 64"])
 
 # %% [markdown]
+# ## 6. What would change the prediction?
+#
+# A norm asks about every direction of an embedding. A text can only change to other tokens. The
+# same gradient says, to first order, what another token would do: multiply it by the difference of
+# the two embeddings. `substitutions` lists the strongest among the tokens that the model itself
+# expected in a place, and with `verified=True` it runs the prompt with each of them.
+#
+# **Predict.** The model says *Korean*. Which words in the place of *Columbia* would make it surer?
+# And how often will first order be right about the sign?
+
+# %%
+ask = ts.SemanticScope(target)
+korean = tokens.index(" Korean")
+others = ts.substitutions(model, prompt, ask, [korean, columbia], k=5, verified=True)
+listed = others.to_frame()[["token", "other", "probability", "effect", "measured"]]
+print(listed.round(3).to_string(index=False))
+
+everywhere = ts.substitutions(model, prompt, ask, k=5, verified=True)
+print(f"all tokens: rank correlation {everywhere.rank_agreement:.2f}, ", end="")
+print(f"the sign is right in {everywhere.sign_agreement:.0%}")
+
+# %% [markdown]
+# In the place of *Columbia*, *Korea* and *Seoul* speak for *Korean*, *university* and *college*
+# against it. Real runs agree on eight of the ten signs, and those changes are smaller by half at least. In
+# the place of *Korean* the list is of no use: it promises that *seeing* adds 2 logits, and each of
+# its ten tokens costs 6 or more. Over the whole prompt the sign is right in two thirds, where a coin
+# has half. Another token is a large nudge, and section 1 showed how far those go. **Take the list for
+# experiments that are worth running, and believe what was measured.**
+
+# %%
+by_place = {t: others.at(t) for t in (korean, columbia)}
+agreeing = [each for each in by_place[columbia] if each.effect * each.measured > 0]
+assert len(agreeing) == 8 and len(by_place[columbia]) == 10
+assert all(abs(each.measured) < abs(each.effect) / 2 for each in agreeing)
+changed = {each.text: each for t in by_place for each in by_place[t]}
+assert all(changed[word].measured > 0 for word in (" Korea", " Seoul"))
+assert all(changed[word].measured < 0 for word in (" university", " college"))
+assert 1.9 < changed[" seeing"].effect < 2.2 and len(by_place[korean]) == 10
+assert all(each.measured < -6 for each in by_place[korean])
+assert 0.58 < everywhere.sign_agreement < 0.72 and 0.15 < everywhere.rank_agreement < 0.4
+
+# %% [markdown]
+# A whole map can ask that way too. `measure="tokens"` scores a token by the root mean square of what
+# the tokens that the model expected there would change.
+#
+# **Predict.** Which token of *He grew up in the South* loses most?
+
+# %%
+over_tokens = ts.attribute(model, prompt, ask, measure="tokens")
+render.compare([semantic, over_tokens], labels=["any direction", "likely tokens"])
+
+# %% [markdown]
+# *up*. After *grew* the model expects it, and hardly anything else could stand there. *Columbia* now
+# leads, where much else could have been said, and `<bos>`, which nothing predicts, has none. It is
+# another question, and the answer is still of first order.
+
+# %%
+kept_share = (over_tokens.scores[0] / semantic.scores[0])[1:]
+assert tokens[1 + int(kept_share.argmin())] == " up" and kept_share.min() < 0.1
+assert over_tokens.top(1)[0][1] == " Columbia" and over_tokens.scores[0, 0] == 0
+
+# %% [markdown]
 # ## What to write under a map
 #
 # 1. It is about small nudges, and within that it is exact.
@@ -468,6 +530,7 @@ render.compare([narrow[0], wide[0]], labels=["rank 1", "rank 64"])
 # 3. It depends on the weights.
 # 4. Compare it with recency, or leave the end of the prompt out.
 # 5. Say the share, if it is a Fisher map.
+# 6. Where it matters, put another token there and run it.
 
 # %%
 assert 0.5 < agrees["semantic"] < 0.68 and agrees["recency"] < agrees["semantic"] - 0.15
