@@ -56,6 +56,11 @@ def every_module(root: nn.Module | None, known: Sequence[nn.Module] = ()) -> lis
     return list(found.values())
 
 
+def modules_of(model: nn.Module) -> list[nn.Module]:
+    """Every module of a model, each once, those that the model it wraps alone holds included."""
+    return every_module(getattr(model, "original_model", None), every_module(model))
+
+
 def every_parameter(modules: Iterable[nn.Module]) -> list[nn.Parameter]:
     """Each parameter of the modules once."""
     return _each_once(map(internals.parameters, modules))
@@ -96,14 +101,14 @@ def refuse_unsupported(model: Any) -> list[nn.Module]:
         _refuse(cfg, "has no single stack of embed, blocks and unembed")
     _processing.pop(model, None)
     modules = every_module(model)
-    parameters = every_parameter(modules)
+    every = every_module(wrapped, modules)
+    parameters = every_parameter(every)
     if any(p.is_inference() for p in parameters):
         raise UnsupportedModelError(
             "the model's weights are inference tensors, which cannot take part in a gradient: load "
             "the model outside torch.inference_mode()"
         )
-    every = every_module(wrapped, modules)
-    _refuse_offloaded(model, wrapped, every)
+    _refuse_offloaded(model, wrapped, [*parameters, *every_buffer(every)])
     _refuse_compiled(model, wrapped, every)
     head.stored(model)
     _refuse_training(model, config, modules)
@@ -128,9 +133,9 @@ def _refuse(cfg: Any, what: str) -> None:
 
 
 def _refuse_offloaded(
-    model: nn.Module, wrapped: nn.Module | None, modules: Sequence[nn.Module]
+    model: nn.Module, wrapped: nn.Module | None, tensors: Sequence[torch.Tensor]
 ) -> None:
-    if any(x.is_meta for x in (*every_parameter(modules), *every_buffer(modules))):
+    if any(x.is_meta for x in tensors):
         held = (x for root in (model, wrapped) if root is not None for x in _named_tensors(root))
         name = next(name for name, x in held if x.is_meta)
         raise UnsupportedModelError(

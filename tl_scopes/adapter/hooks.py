@@ -36,8 +36,13 @@ def users_on(module: Any, direction: str) -> list[Any]:
 
 def any_of_users(modules: Iterable[Any], *directions: str) -> bool:
     """Whether hooks of the user's are on any of the modules, or on every module there is."""
-    on_any = any(users_on(m, d) for m in modules for d in directions)
+    on_any = any(users_on(m, d) for m in _hooked(modules) for d in directions)
     return on_any or bool(everywhere(*directions))
+
+
+def _hooked(modules: Iterable[Any]) -> list[Any]:
+    """Those with any hook at all: of a thousand modules few, and the others take one look each."""
+    return [module for module in modules if internals.is_hooked(module)]
 
 
 def _of_users(module: Any, direction: str) -> list[tuple[dict[int, Any], int, Any]]:
@@ -90,13 +95,14 @@ def parameters(modules: Iterable[Any]) -> list[tuple[Any, type]]:
 
 
 def of_users(
-    model: Any, modules: Iterable[Any], points: Mapping[str, Any], direction: str
+    model: Any, modules: Iterable[Any], points: Mapping[str, Any], *directions: str
 ) -> list[str]:
     """Where hooks of the user's are: names of hook points as in `points`, else of modules."""
-    found = [module for module in modules if users_on(module, direction)]
+    hooked = _hooked(modules)
+    found = [module for d in directions for module in hooked if users_on(module, d)]
     names = module_names(model, points) if found else {}
     named = [names.get(id(module)) or type(module).__name__ for module in found]
-    return [*named, *([_EVERYWHERE] if everywhere(direction) else [])]
+    return [*named, *(_EVERYWHERE for d in directions if everywhere(d))]
 
 
 def module_names(model: Any, points: Mapping[str, Any]) -> dict[int, str]:

@@ -42,6 +42,7 @@ class ModelView:
         self.loops_backward: tuple[Any, ...] | None = None
         self.last_texts: tuple[tuple[int, ...], tuple[str, ...]] | None = None
         self._hooks: dict[str, Any] | None = None
+        self._modules: list[nn.Module] | None = None
         self._points: dict[str, weakref.ref[Any]] = {}
         self._points_of: tuple[Any, ...] = ()
         self._stacks: list[ExitStack] = []
@@ -240,12 +241,11 @@ class ModelView:
 
     def every_module(self) -> list[nn.Module]:
         """Every module, each once, those that the wrapped model alone holds included."""
-        own = guards.every_module(self.model)
-        return guards.every_module(getattr(self.model, "original_model", None), own)
+        return self._modules or guards.modules_of(self.model)
 
-    def users_hooks(self, direction: str) -> list[str]:
+    def users_hooks(self, *directions: str) -> list[str]:
         """Where hooks of the user's are, "forward" or "backward": names of hook points or modules."""
-        return hooks.of_users(self.model, self.every_module(), self.hooks, direction)
+        return hooks.of_users(self.model, self.every_module(), self.hooks, *directions)
 
     def circumstances(self) -> tuple[Any, ...]:
         """What a finding about this model's passes holds under: equal as long as nothing changed."""
@@ -255,9 +255,10 @@ class ModelView:
     def locked(self) -> Iterator[None]:
         """Gradients on, parameters frozen, one caller at a time; everything put back on exit."""
         with self.lock:
-            thawed = [p for p in guards.every_parameter(self.every_module()) if p.requires_grad]
+            modules = self.every_module()
+            thawed = [p for p in guards.every_parameter(modules) if p.requires_grad]
             try:
-                self._hooks = self.hooks
+                self._hooks, self._modules = self.hooks, modules
                 self.taps().callback(_thaw, thawed)
                 for p in thawed:
                     p.requires_grad_(False)
@@ -266,13 +267,13 @@ class ModelView:
                 with torch.inference_mode(False), torch.enable_grad(), plain:
                     yield
             finally:
-                self._hooks = None
+                self._hooks = self._modules = None
                 forks.close(self._stacks)
 
     def disown(self) -> None:
         """In a forked child: undo what a call has set up in a thread that was not taken along."""
         if forks.is_orphaned(self.lock):
-            self.lock, self._hooks = threading.RLock(), None
+            self.lock, self._hooks, self._modules = threading.RLock(), None, None
             with suppress(RuntimeError):  # of a lock in there that was that thread's
                 forks.close(self._stacks)
 
@@ -287,7 +288,7 @@ class ModelView:
             processing=guards.processing(self.model).description,
             precision=f"differentiated in {short[dtype]}, norms reduced in {short[precise]}",
             versions=dict(_versions()),
-            hooks=(*self.users_hooks("forward"), *self.users_hooks("backward")),
+            hooks=tuple(self.users_hooks("forward", "backward")),
         )
 
 
