@@ -17,8 +17,8 @@ from tl_scopes import models
 from tl_scopes.errors import DataError, ScopesError
 
 MODELS = ("smollm2-135m-instruct", "gemma-3-270m")
-# So many items are measured between two writes.
-EVERY = 5
+# So many items share their passes; all are written after them.
+TOGETHER = 16
 
 
 def evidence(
@@ -88,36 +88,31 @@ def _measure(
     out: Path,
 ) -> None:
     """What is missing of one model. Raises `DataError` where the folder holds results of something else."""
-    loaded = None
+    heads = {p: {"model": name, "paradigm": p, "versions": versions(), **about} for p in chosen}
+    paths = {paradigm: out / f"evidence-{name}-{paradigm}.json" for paradigm in chosen}
+    rows = {paradigm: _before(paths[paradigm], heads[paradigm]) for paradigm in chosen}
+    left = []
     for paradigm, wanted in chosen.items():
-        path = out / f"evidence-{name}-{paradigm}.json"
-        head = {"model": name, "paradigm": paradigm, "versions": versions(), **about}
-        rows = _before(path, head)
-        left = [
-            (i, item, asked)
-            for i, item in enumerate(wanted)
-            if (asked := _left(item, i, rows, methods, slow)) or not _controlled(rows[i : i + 1])
-        ]
-        loaded = loaded or (models.load(name, progress=False) if left else None)
-        for done, (i, item, asked) in enumerate(tqdm(left, desc=f"{name} {paradigm}"), 1):
-            other = items.elsewhere(every, item, about["seed"])
-            known = rows[i] if i < len(rows) else None
-            rows[i : i + 1] = [measured.row(loaded, item, other, asked, about["seed"], known)]
-            if done % EVERY == 0 or done == len(left):
-                write(path, head, rows)
-
-
-def _left(
-    item: items.Item, i: int, rows: list[dict[str, Any]], methods: list[str], slow: int
-) -> list[str]:
-    """What is still to be measured of item i; the slow methods of the first `slow` only."""
-    wanted = [name for name in methods if i < slow or name in measured.FAST]
-    return measured.lacking(item, wanted, rows[i] if i < len(rows) else None)
-
-
-def _controlled(row: list[dict[str, Any]]) -> bool:
-    """Whether the row is there, with all controls."""
-    return bool(row) and set(measured.ALWAYS) <= set(row[0]["ranks"])
+        for i, item in enumerate(wanted):
+            row = rows[paradigm][i] if i < len(rows[paradigm]) else None
+            asked = [name for name in methods if i < slow or name in measured.FAST]
+            if row is None or measured.lacking(item, asked, row):
+                other = items.elsewhere(every, item, about["seed"])
+                left.append((i, paradigm, measured.Task(item, other, asked, row)))
+    if not left:
+        return
+    # The first of each paradigm, then the second: wherever it is stopped, paradigms are level.
+    left.sort(key=lambda each: each[0])
+    loaded = models.load(name, progress=False)
+    with tqdm(total=len(left), desc=name, unit="item") as bar:
+        for start in range(0, len(left), TOGETHER):
+            some = left[start : start + TOGETHER]
+            made = measured.rows(loaded, [task for *_, task in some], about["seed"])
+            for (i, paradigm, _), row in zip(some, made):
+                rows[paradigm][i : i + 1] = [row]
+            for paradigm in {paradigm for _, paradigm, _ in some}:
+                write(paths[paradigm], heads[paradigm], rows[paradigm])
+            bar.update(len(some))
 
 
 def _before(path: Path, head: dict[str, Any]) -> list[dict[str, Any]]:

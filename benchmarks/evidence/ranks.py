@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from benchmarks.evidence.measured import ALWAYS, ELSEWHERE, METHODS
+from benchmarks.evidence.measured import ALWAYS, ELSEWHERE, METHODS, VARIANTS
 from tl_scopes.results.statistics import LEVEL, Summary, comparisons, holm, rank_agreement, summary
 
 CHANCE = 0.5
@@ -45,11 +45,13 @@ class Ranks:
         return self._each(lambda row: _of(row, name, how) / (row["words"] - 1))
 
     def first(self, name: str) -> np.ndarray:
-        """1 where the deciding word is alone in front."""
-        return self._each(lambda row: float(_of(row, name, None) < 0.5))
+        """1 where the deciding word is alone in front; of random scores the share of their draws."""
+        return self._each(lambda row: _drawn(row, name, "first", float(_of(row, name, None) < 0.5)))
 
     def reciprocal(self, name: str) -> np.ndarray:
-        return self._each(lambda row: 1 / (1 + _of(row, name, None)))
+        return self._each(
+            lambda row: _drawn(row, name, "reciprocal", 1 / (1 + _of(row, name, None)))
+        )
 
     def layers(self, name: str) -> np.ndarray:
         """[site, row], without the last site, where only the last token has a score; NaN where it was not measured.
@@ -111,6 +113,10 @@ def _of(row: Row, name: str, how: str | None) -> float:
     return own[how] if how else next(iter(own.values()))
 
 
+def _drawn(row: Row, name: str, what: str, otherwise: float) -> float:
+    return row.get("draws", {}).get(name, {}).get(what, otherwise)
+
+
 def tested(pairs: Iterable[tuple[np.ndarray, np.ndarray | float]]) -> list[Tested]:
     """Whether the first of each pair of ranks is smaller, by Wilcoxon's signed-rank test over items. One family."""
     listed = [(a, np.broadcast_to(b, a.shape)) for a, b in pairs]
@@ -148,6 +154,13 @@ def against(models: Sequence[Ranks], control: str) -> dict[tuple[str, str], Test
     """By model and method, over all paradigms: its rank less that of a control on the same items."""
     keys = [(own, name) for own in models for name in own.names if name != control]
     found = tested((own.normal(name), own.normal(control)) for own, name in keys)
+    return {(own.model, name): each for (own, name), each in zip(keys, found)}
+
+
+def of_variants(models: Sequence[Ranks]) -> dict[tuple[str, str], Tested]:
+    """By model and variant of a scope: its rank less that of the plain scope on the same items."""
+    keys = [(own, n) for own in models for n in VARIANTS if {n, VARIANTS[n]} <= {*own.names}]
+    found = tested((own.normal(name), own.normal(VARIANTS[name])) for own, name in keys)
     return {(own.model, name): each for (own, name), each in zip(keys, found)}
 
 

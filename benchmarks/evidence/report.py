@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evidence import items, tables, verdicts
-from benchmarks.evidence.measured import STEPS
+from benchmarks.evidence.measured import DRAWS, STEPS
 from benchmarks.evidence.ranks import Ranks
 
 RESULTS = Path(__file__).parent.parent / "results"
@@ -35,12 +35,15 @@ Elsewhere a rule makes it: the other number of the noun after *this, that, these
 list of irregular nouns); "never" for "ever"; "all" for "least" and "most", since "at all" is what the exchanged prefix
 allows. The expletive *it* has none. Temperature, Fisher, entropy, leave-one-out by KL and rollout have no target.
 Integrated gradients, the path and SmoothGrad take {steps} gradients. These, leave-one-out and rollout are slow, and
-measured on fewer items: the tables over all paradigms say on how many.
+measured on fewer items: the tables over all paradigms say on how many. *Likely tokens* is `measure="tokens"`: a token's
+score is the root mean square of what the tokens that the model expected there would change. *GIM*, and its parts one by
+one, are gradient rules (`tl_scopes.rules`).
 
 **Joining.** Tokens make words by the joining that is exact: root of the sum of squares for norms, sum for Fisher and
 shares. Leave-one-out has none and is summed. All three joinings are compared below.
 
-**Controls.** Random scores, one a word (one a token, joined, favours words of several tokens). The last word first;
+**Controls.** Random scores, one a word (one a token, joined, favours words of several tokens): ranks are means over
+{draws} draws an item, so that the first of these rows must lie at chance. The last word first;
 the rarest first (of more tokens, or with a later place in the vocabulary). The one with the shortest embedding first:
 a model's first norm divides by that length, and a gradient at the embedding with it. *Semantic of another word*: the
 same prefix, asked about a word of another paradigm. What ranks as high there is no evidence for the good word.
@@ -80,6 +83,7 @@ def text(cells: Sequence[dict[str, Any]]) -> str:
             paradigms=len({cell["paradigm"] for cell in cells}),
             samples=tables.SAMPLES,
             steps=STEPS,
+            draws=DRAWS,
         ),
         "## What holds\n",
         *verdicts.sentences(tested),

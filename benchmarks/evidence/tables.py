@@ -99,7 +99,7 @@ def _overall(own: Ranks, tested: Tests) -> str:
         ]
         for found in tested.controls.values():
             each = found.get((own.model, name))
-            row.append("" if each is None else _lead(each))
+            row.append("" if each is None else lead(each))
         rows.append(row)
     return table(
         heads,
@@ -151,7 +151,7 @@ def _layers(own: Ranks, tested: Tests) -> str:
         at = [round(d * len(found.means)) for d in _DEPTHS]
         means = [f"{found.means[i]:.2f}" for i in at]
         rows.append(
-            [name, *means, f"resid({found.site - 1})", _lead(found.lead), _lead(found.beyond)]
+            [name, *means, f"resid({found.site - 1})", lead(found.lead), lead(found.beyond)]
         )
     return table(heads, rows)
 
@@ -161,7 +161,7 @@ def _marked(each: Tested) -> str:
     return _styled(_told(each.value, "", CHANCE), each.outcome)
 
 
-def _lead(each: Tested) -> str:
+def lead(each: Tested) -> str:
     return _styled(_told(each.value, "+"), each.outcome)
 
 
@@ -177,7 +177,7 @@ def _told(s: Summary, sign: str, more: float = 0.0) -> str:
     """Nothing of no items, and no interval of one."""
     if not s.n:
         return ""
-    mean, low, high = (f"{x + more:{sign}.2f}" for x in (s.mean, s.low, s.high))
+    mean, low, high = (f"{round(x + more, 2) + 0.0:{sign}.2f}" for x in (s.mean, s.low, s.high))
     return mean if s.n < 2 else f"{mean} [{low}, {high}]"
 
 

@@ -64,6 +64,25 @@ class Answer:
 
     def attribution(self, view: ModelView, ids: list[int]) -> Attribution:
         """The public result over the whole prompt `ids`. Raises `NumericalError`."""
+        scores, errors = self.scores(view, len(ids))
+        return Attribution(
+            scores=scores,
+            sites=tuple(self.sites),
+            **described(view, ids, rules_of(self.scope)),
+            position=self.position,
+            scope=self.scope.info(self.explained),
+            target=self.explained.target,
+            units=self.scope.units,
+            prediction=self.prediction,
+            fisher=self.explained.fisher,
+            standard_error=errors,
+            continuation=self.explained.continuation,
+        )
+
+    def scores(
+        self, view: ModelView, length: int
+    ) -> tuple[Float[Tensor, "site pos"], Float[Tensor, "site pos"] | None]:
+        """Scores and their standard errors, without the rest of the result. Raises `NumericalError`."""
         n = self.explained.n_sampled
         scores, errors = [], []
         for squares in self.squares:
@@ -80,19 +99,7 @@ class Answer:
         # From the site nearest to what is read: a NaN there reaches all the earlier ones.
         for label, row in zip(reversed(self.sites), reversed(scores)):
             check_gradient(view, label, row, self.position)
-        return Attribution(
-            scores=self._whole(scores, len(ids)),
-            sites=tuple(self.sites),
-            **described(view, ids, rules_of(self.scope)),
-            position=self.position,
-            scope=self.scope.info(self.explained),
-            target=self.explained.target,
-            units=self.scope.units,
-            prediction=self.prediction,
-            fisher=self.explained.fisher,
-            standard_error=self._whole(errors, len(ids)) if errors else None,
-            continuation=self.explained.continuation,
-        )
+        return self._whole(scores, length), self._whole(errors, length) if errors else None
 
     @cached_property
     def summands(self) -> Float[Tensor, "sum k"]:
