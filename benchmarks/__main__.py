@@ -29,6 +29,7 @@ from benchmarks.circuits.command import circuits
 from benchmarks.confidence import confidence
 from benchmarks.evidence.command import evidence
 from benchmarks.replication import command
+from benchmarks.sampling import sampling
 from tl_scopes import models
 from tl_scopes.models import bundled, installed
 
@@ -271,6 +272,7 @@ app.command()(architectures)
 app.command()(circuits)
 app.command()(confidence)
 app.command()(evidence)
+app.command()(sampling)
 app.command()(command.replication)
 app.command()(command.evaluation)
 
