@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from tl_scopes.evaluation.methods import AnyMethod
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Values = Mapping[Any, "pd.Series"]
 
 # The text's last token is its target.
 READ = -2
@@ -38,7 +41,7 @@ class Sizes:
     @classmethod
     def of(cls, n: int, agreement: int | None, ranks: int | None, randomised: int | None) -> Sizes:
         """What is not given is a share of n."""
-        asked = ((agreement, 0.3), (ranks, 0.2), (randomised, 0.3))
+        asked = ((agreement, 0.3), (ranks, 0.1), (randomised, 0.3))
         return cls(n, *(min(n, max(2, round(s * n)) if own is None else own) for own, s in asked))
 
 
@@ -62,6 +65,10 @@ class Cell:
     randomised: pd.DataFrame
     runs: Mapping[str, Run]
     seconds: Mapping[str, float]
+
+    @cached_property
+    def _by_method(self) -> Values:
+        return _by_method(self.rows)
 
     @property
     def name(self) -> str:
@@ -90,7 +97,7 @@ class Cell:
 
     def of(self, method: str, metric: str = AOPC, replacement: str = "zero") -> pd.Series:
         """Values by passage."""
-        return _values(self.rows, method, metric, replacement)
+        return _found(self._by_method, method, metric, replacement)
 
     def aopc(self, method: str, replacement: str = "zero", right: bool = False) -> pd.Series:
         """By passage; `right`: of those alone that are predicted right."""
@@ -106,15 +113,22 @@ class Cell:
     def ranked(self, method: str) -> pd.Series:
         """AOPC (zero) by passage, for those that ranks are compared on, of any method."""
         if method in set(self.ranks["method"]):
-            return _values(self.ranks, method, AOPC, "zero")
+            return _found(_by_method(self.ranks), method, AOPC, "zero")
         held = self.ranks.loc[self.ranks["metric"] == AOPC, "index"].unique()
         own = self.of(method)
         return own.loc[own.index.isin(held)]
 
 
-def _values(rows: pd.DataFrame, method: str, metric: str, replacement: str) -> pd.Series:
-    mine = (rows["method"] == method) & (rows["metric"] == metric)
-    return rows.loc[mine & (rows["replacement"] == replacement)].set_index("index")["value"]
+def _by_method(rows: pd.DataFrame) -> Values:
+    keys = ["method", "metric", "replacement"]
+    return {key: own.set_index("index")["value"] for key, own in rows.groupby(keys)}
+
+
+def _found(values: Values, *key: str) -> pd.Series:
+    import pandas as pd
+
+    own = values.get(key)
+    return pd.Series(dtype=float, index=pd.Index([], dtype=int)) if own is None else own
 
 
 def measure_cell(
@@ -156,13 +170,13 @@ def measure_cell(
     total = min(sizes.n, len(passages))
     frames = []
     if sizes.agreement:
-        head = _slice(passages, 0, sizes.agreement)
+        head = part_of(passages, 0, sizes.agreement)
         frames.append(part("agreement", head, methods.agreement(), alone))
     if total > sizes.agreement:
-        frames.append(part("main", _slice(passages, sizes.agreement, total), methods.main(), both))
+        frames.append(part("main", part_of(passages, sizes.agreement, total), methods.main(), both))
     rows = pd.concat(frames, ignore_index=True)
-    ranks = part("ranks", _slice(passages, 0, sizes.ranks), methods.ranks(), zero)
-    first = _slice(passages, 0, min(total, _SPECTRA))
+    ranks = part("ranks", part_of(passages, 0, sizes.ranks), methods.ranks(), zero)
+    first = part_of(passages, 0, min(total, _SPECTRA))
     fisher = {methods.FISHER: methods.main()[methods.FISHER]}
     spectra = part("spectra", first, fisher, zero, _spectrum)
     right = rows.loc[(rows["metric"] == "correct") & (rows["value"] > 0), "index"].tolist()
@@ -187,7 +201,8 @@ def measure_cell(
     )
 
 
-def _slice(data: DataSet, start: int, end: int) -> DataSet:
+def part_of(data: DataSet, start: int, end: int) -> DataSet:
+    """Passages `start` to `end` of a data set."""
     return DataSet(data.prompts[start:end], data.source, data.first + start)
 
 

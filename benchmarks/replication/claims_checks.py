@@ -159,3 +159,5 @@ CLAIMS = (
     _rank_one_is_enough,
     _ig_needs_its_baseline,
 )
+# Neither of ablation nor of agreement.
+OF_WEIGHTS = (_falls_with_depth, _depends_on_weights)

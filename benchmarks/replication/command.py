@@ -24,34 +24,60 @@ def replication(
     n: Annotated[int, typer.Option(min=2, help="Passages of each data set.")] = 20,
     model: Annotated[list[str] | None, typer.Option(help="Only these models.")] = None,
     loo_n: Annotated[int | None, typer.Option(min=2, help="For leave-one-out; 0.3 n.")] = None,
-    rank_n: Annotated[int | None, typer.Option(min=2, help="For higher ranks; 0.2 n.")] = None,
+    rank_n: Annotated[int | None, typer.Option(min=2, help="For higher ranks; 0.1 n.")] = None,
     randomisation_n: Annotated[
         int | None, typer.Option(min=2, help="Predicted right, for random weights; at most 0.3 n.")
     ] = None,
+    control_n: Annotated[
+        int | None, typer.Option(min=0, help="Under the control of place; 0.2 n; 0: without.")
+    ] = None,
+    likely_n: Annotated[
+        int | None, typer.Option(min=0, help="Of these with PAD and likely tokens; 0.1 n.")
+    ] = None,
+    rules_n: Annotated[
+        int | None,
+        typer.Option(min=0, help="Of these with gradient rules and leave-one-out; 0.1 n."),
+    ] = None,
+    control_rank_n: Annotated[
+        int | None, typer.Option(min=0, help="Of these with higher ranks; none.")
+    ] = None,
+    control_only: Annotated[
+        bool, typer.Option("--control-only", help="Write CONTROL.md alone.")
+    ] = False,
     threads: Annotated[int, typer.Option(help="torch threads.")] = 2,
     out: Annotated[
         Path, typer.Option(help="Folder of the runs, which go on where they were stopped.")
     ] = Path("replication"),
     report: Annotated[
-        Path | None, typer.Option(help="Folder of REPLICATION.md and its figures; default: --out.")
+        Path | None, typer.Option(help="Folder of both reports and the figures; default: --out.")
     ] = None,
 ) -> None:
-    """Repeat the published evaluation on the bundled models, and report which claims hold."""
+    """Repeat the published evaluation on the bundled models, and report which claims hold.
+
+    REPLICATION.md: as it was published. CONTROL.md: which claims hold in content, not only for where tokens
+    stand; written after each part of a round of passages, in which all cells have their turn.
+    """
     import torch
 
     from benchmarks.replication.cells import Sizes
+    from benchmarks.replication.control import Shares
 
     torch.set_num_threads(threads)
     started = time.perf_counter()
     sizes = Sizes.of(n, loo_n, rank_n, randomisation_n)
+    shares = Shares.of(n, control_n, likely_n, rules_n, control_rank_n)
     names = model or list(MODELS)
+    asked = _command(data, names, n, threads, None if control_only else sizes, shares)
     try:
-        cells = measured(names, data_sets(data, n), sizes, out)
-        path = _write(cells, report or out, started, _command(data, names, sizes, threads))
+        sets = data_sets(data, n)
+        if not control_only:
+            cells = measured(names, sets, sizes, out)
+            print(f"Written to {_write(cells, report or out, started, asked)}")
+        if shares.control:
+            print(f"Written to {_controlled(names, sets, shares, out, report or out, asked)}")
     except ScopesError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         raise typer.Exit(1) from None
-    print(f"Written to {path}")
 
 
 def evaluation(
@@ -102,7 +128,26 @@ def _write(cells: list[Any], folder: Path, started: float, command: str) -> Path
     return report.write(cells, folder, command, (time.perf_counter() - started) / 60)
 
 
-def _command(data: list[str] | None, names: list[str], sizes: Any, threads: int) -> str:
+def _controlled(
+    names: list[str],
+    sets: list[tuple[str, DataSet]],
+    shares: Any,
+    out: Path,
+    folder: Path,
+    command: str,
+) -> Path:
+    """The path of the last report."""
+    from benchmarks.replication import control, control_report
+
+    path = folder
+    for each in control.rounds(names, sets, shares, out / "control"):
+        path = control_report.write(each, folder, command, shares)
+    return path
+
+
+def _command(
+    data: list[str] | None, names: list[str], n: int, threads: int, sizes: Any, shares: Any
+) -> str:
     """What was asked for in full, files by their name alone."""
     words = ["python", "-m", "benchmarks", "replication"]
     for option in data or []:
@@ -111,6 +156,14 @@ def _command(data: list[str] | None, names: list[str], sizes: Any, threads: int)
         words += ["--data", f"{name}={shown}"]
     for name in names if tuple(names) != MODELS else ():
         words += ["--model", name]
-    words += ["--n", str(sizes.n), "--loo-n", str(sizes.agreement), "--rank-n", str(sizes.ranks)]
-    words += ["--randomisation-n", str(sizes.randomised), "--threads", str(threads)]
-    return shlex.join(words)
+    words += ["--n", str(n)]
+    if sizes is None:
+        words += ["--control-only"]
+    else:
+        words += ["--loo-n", str(sizes.agreement), "--rank-n", str(sizes.ranks)]
+        words += ["--randomisation-n", str(sizes.randomised)]
+    words += ["--control-n", str(shares.control)]
+    if shares.control:
+        words += ["--likely-n", str(shares.likely), "--rules-n", str(shares.rules)]
+        words += ["--control-rank-n", str(shares.ranks)]
+    return shlex.join([*words, "--threads", str(threads)])

@@ -95,7 +95,7 @@ def text(
         f"![AOPC against k]({figures['rank']})",
         _shares(cells),
         "## How it was made",
-        *_made(cells, minutes),
+        *made(cells, minutes),
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -133,6 +133,8 @@ def _limits(cells: Sequence[Cell]) -> list[str]:
         "can be compared.\n"
         "- What is not decided is not refuted: the interval includes zero, or p is not below 0.05 after correction. "
         "Few passages decide little.\n"
+        "- AOPC rewards methods that favour late tokens, which matter much whatever they say, here as in the "
+        "paper. [CONTROL.md](CONTROL.md) judges the claims without that.\n"
         "- Not tested here: claims about Qwen and Llama, and on cost."
     ]
 
@@ -166,7 +168,8 @@ def _shares(cells: Sequence[Cell]) -> str:
     return tables.table(heads, rows)
 
 
-def _made(cells: Sequence[Cell], minutes: float) -> list[str]:
+def made(cells: Sequence[Cell], minutes: float | None) -> list[str]:
+    """Models, data, versions and times; `minutes`: of the whole call."""
     rows, failed = [], []
     for cell in cells:
         manifest = next(iter(cell.runs.values())).manifest
@@ -193,8 +196,9 @@ def _made(cells: Sequence[Cell], minutes: float) -> list[str]:
         + ".",
     ]
     took = tables.costs(cells)
-    if took is not None:
+    if took is not None and minutes is not None:
         said.append(f"This call took {minutes:.1f} minutes, models loaded and figures drawn.")
+    if took is not None:
         said.append(took)
     if failed:
         said.append("Passages that failed and are left out:\n\n" + "\n".join(failed))

@@ -29,8 +29,33 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def ablation(cells: Sequence[Cell], replacement: str, right: bool = False) -> str:
-    """AOPC by method and cell: mean ± standard error; the best mean of a cell in bold."""
+    """AOPC by method and cell, with the paper's range."""
     ranges = {"pad": paper.PAD}.get(replacement, paper.CORRECT if right else paper.ZERO)
+    means, found = _means(cells, replacement, right)
+    digits = 2 if replacement == "pad" else 3
+    rows = [[*row, _range(ranges[row[0]], digits)] for row in means]
+    counts = ["passages", *(str(found[MAIN[0], c.name].n) for c in cells), "1,000"]
+    told = ["predicted right", *(f"{c.accuracy:.0%}" for c in cells)]
+    rows += [["passages", *counts[1:-1], "about 720"]] if right else [counts]
+    rows += (
+        []
+        if right or replacement == "pad"
+        else [[*told, " to ".join(f"{x:.0%}" for x in paper.ACCURACY)]]
+    )
+    return table(["", *(c.name for c in cells), "paper"], rows)
+
+
+def plain_ablation(cells: Sequence[Cell]) -> str:
+    """AOPC by method and cell alone."""
+    rows, found = _means(cells, "zero", False)
+    counts = ["passages", *(str(found[MAIN[0], c.name].n) for c in cells)]
+    return table(["", *(c.name for c in cells)], [*rows, counts])
+
+
+def _means(
+    cells: Sequence[Cell], replacement: str, right: bool
+) -> tuple[list[list[str]], dict[tuple[str, str], Summary]]:
+    """Mean ± standard error; the best mean of a cell in bold."""
     found: dict[tuple[str, str], Summary] = {}
     for cell in cells:
         for name in MAIN:
@@ -43,16 +68,8 @@ def ablation(cells: Sequence[Cell], replacement: str, right: bool = False) -> st
             s = found[name, cell.name]
             text = _mean(s, 3)
             row.append(f"**{text}**" if s.mean == tops[cell.name] else text)
-        rows.append([*row, _range(ranges[name], 2 if replacement == "pad" else 3)])
-    counts = ["passages", *(str(found[MAIN[0], c.name].n) for c in cells), "1,000"]
-    told = ["predicted right", *(f"{c.accuracy:.0%}" for c in cells)]
-    rows += [["passages", *counts[1:-1], "about 720"]] if right else [counts]
-    rows += (
-        []
-        if right or replacement == "pad"
-        else [[*told, " to ".join(f"{x:.0%}" for x in paper.ACCURACY)]]
-    )
-    return table(["", *(c.name for c in cells), "paper"], rows)
+        rows.append(row)
+    return rows, found
 
 
 def agreement(cell: Cell) -> str:
@@ -103,9 +120,9 @@ def significance(cells: Sequence[Cell]) -> str:
     rows = []
     for each in zip(*all_pairs):
         what = each[0].what.removesuffix(", predicted right")
-        rows.append([f"{each[0].cell}: {what}", *map(_difference, each)])
+        rows.append([f"{each[0].cell}: {what}", *map(difference, each)])
     for each in zip(*bests):
-        shown = [f"{e.what}: {_difference(e)}" for e in each]
+        shown = [f"{e.what}: {difference(e)}" for e in each]
         rows.append([f"{each[0].cell}: best Scope − best baseline", *shown])
     return table(["", "zero", "zero, predicted right", "PAD"], rows)
 
@@ -113,18 +130,21 @@ def significance(cells: Sequence[Cell]) -> str:
 def claim_rows(claims: Sequence[Claim]) -> str:
     rows = []
     for i, claim in enumerate(claims, 1):
-        outcomes = [e.outcome for e in claim.evidence]
-        counted = [f"{outcomes.count(FOR)} of {len(outcomes)} for"]
-        counted += [f"{outcomes.count(AGAINST)} against"] if AGAINST in outcomes else []
-        values = [e.value for e in claim.evidence if math.isfinite(e.value)]
-        span = ""
-        if values:
-            low, high = (f"{x:+.3f}" for x in (min(values), max(values)))
-            span = f"; {claim.unit} {low}" + (f" to {high}" if high != low else "")
-        rows.append(
-            [f"{i}. {claim.text}", claim.paper, ", ".join(counted) + span, f"**{claim.verdict}**"]
-        )
+        rows.append([f"{i}. {claim.text}", claim.paper, counted(claim), f"**{claim.verdict}**"])
     return table(["claim", "paper", "here", "verdict"], rows).replace("---:", "---")
+
+
+def counted(claim: Claim) -> str:
+    """How much of the evidence is for a claim, and how far its values go."""
+    outcomes = [e.outcome for e in claim.evidence]
+    told = [f"{outcomes.count(FOR)} of {len(outcomes)} for"]
+    told += [f"{outcomes.count(AGAINST)} against"] if AGAINST in outcomes else []
+    values = [e.value for e in claim.evidence if math.isfinite(e.value)]
+    span = ""
+    if values:
+        low, high = (f"{x:+.3f}" for x in (min(values), max(values)))
+        span = f"; {claim.unit} {low}" + (f" to {high}" if high != low else "")
+    return ", ".join(told) + span
 
 
 def costs(cells: Sequence[Cell]) -> str | None:
@@ -139,7 +159,7 @@ def costs(cells: Sequence[Cell]) -> str | None:
     return table(["seconds a passage", *parts], rows)
 
 
-def _difference(e: Evidence) -> str:
+def difference(e: Evidence) -> str:
     if not math.isfinite(e.value):
         return MISSING
     text = f"{e.value:+.3f} [{e.low:.3f}, {e.high:.3f}] {probability(e.p)}"

@@ -211,7 +211,7 @@ def test_the_report_says_what_was_computed(tmp_path):
     claims = report.claims_of(cells)
     links = dict.fromkeys(("aopc", "share", "rank", "randomisation"), "x.png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "_made", lambda *_: [])
+        patch.setattr(report, "made", lambda *_: [])
         text = report.text(cells, claims, links, "command", 1.0)
     assert len(re.findall(r"\*\*(holds|does not hold|not decided)\*\*", text)) == len(claims)
     mean = cells[0].aopc(methods.FISHER).mean()

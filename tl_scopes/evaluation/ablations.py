@@ -13,7 +13,7 @@ leave-one-out; passes that replace the same tokens are shared.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -103,13 +103,29 @@ def measure(
 
     Source: the published evaluation (arXiv 2601.16407); DeYoung et al., "ERASER", arXiv 1911.03429.
     """
-    settings = settings or Settings()
     named = labelled(methods)
+    (rows,) = measure_under(
+        model, prompts, named, [(list(named), settings or Settings())], continuations
+    )
+    return rows
+
+
+def measure_under(
+    model: Any,
+    prompts: Prompts,
+    named: Mapping[str, AnyMethod],
+    asked: Sequence[tuple[Collection[str], Settings]],
+    continuations: Sequence[Any] | None = None,
+) -> list[list[Row]]:
+    """`measure` under several settings, each for the methods with some labels: attributions, and ablated passes
+    that are the same, are run once. The read position, target and `prepend_bos` are those of the first.
+    """
+    _, settings = asked[0]
     view = view_of(model)
     check_methods(view, named.values())
     encoding = encoded(model, rows_of(prompts), settings.prepend_bos)
     usable = {i: ids for i, ids in enumerate(encoding.ids) if ids is not None}
-    rows = {i: [error_row(i, 0, error)] for i, error in encoding.errors.items()}
+    failed = {i: error_row(i, 0, error) for i, error in encoding.errors.items()}
     after: dict[int, list[int]] = {}
     check_continuations(
         continuations, len(encoding.ids), named.values(), settings.position, settings.target
@@ -120,7 +136,7 @@ def measure(
                 after[i] = encode_continuation(view, continuations[i])
                 check_length(view, ids, after[i])
             except Exception as error:
-                rows[i] = [error_row(i, len(usable.pop(i)), error)]
+                failed[i] = error_row(i, len(usable.pop(i)), error)
 
     runs: dict[int, PromptRun] = {}
 
@@ -136,26 +152,32 @@ def measure(
         refuse_to_record(error)
         # Which of them it was, one by one will tell.
         scores = {}
-    asked: dict[int, Ordered] = {}
+    found: dict[int, list[Ordered]] = {}
     for i, ids in usable.items():
         try:
             if i not in scores:
                 (scores[i],) = scored([i])
-            asked[i] = ordered(runs.pop(i), after.get(i), dict(zip(named, scores[i])), settings)
-        except Exception as error:
-            refuse_to_record(error)
-            rows[i] = [error_row(i, len(ids), error)]
-    for i, one in asked.items():
-        try:
-            rows[i] = [
-                {"index": i, "tokens": len(usable[i]), **row}
-                for row in _of_prompt(one, elsewhere(asked, i, settings), settings)
+            one, own = runs.pop(i), dict(zip(named, scores[i]))
+            found[i] = [
+                ordered(one, after.get(i), {name: own[name] for name in names}, each)
+                for names, each in asked
             ]
         except Exception as error:
             refuse_to_record(error)
-            rows[i] = [error_row(i, len(usable[i]), error)]
-        one.prompt_run.remembered.clear()
-    return [row for i in sorted(rows) for row in rows[i]]
+            failed[i] = error_row(i, len(ids), error)
+    rows = [{i: [{**row}] for i, row in failed.items()} for _ in asked]
+    for i in found:
+        for k, (_, each) in enumerate(asked):
+            others = elsewhere({j: own[k] for j, own in found.items()}, i, each)
+            try:
+                own = _of_prompt(found[i][k], others, each)
+                rows[k][i] = [{"index": i, "tokens": len(usable[i]), **row} for row in own]
+            except Exception as error:
+                refuse_to_record(error)
+                rows[k][i] = [error_row(i, len(usable[i]), error)]
+        for own in found[i]:
+            own.prompt_run.remembered.clear()
+    return [[row for i in sorted(own) for row in own[i]] for own in rows]
 
 
 def refuse_to_record(error: Exception) -> None:
