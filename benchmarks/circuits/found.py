@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,23 +37,42 @@ class Found:
     seconds: float
 
 
-def find(model: Any, pairs: Pairs, task: str, method: str, kind: str) -> Found:
-    """Scores of "nodes" or "edges" by `method`, one of `METHODS`."""
+def find(
+    model: Any, pairs: Pairs, task: str, method: str, kinds: Sequence[str]
+) -> dict[str, Found]:
+    """Scores of "nodes" and of "edges" by `method`, one of `METHODS`: of those of `kinds` that it scores.
+
+    What scores nodes by the sum over their edges finds edges once for both.
+    """
     own = pairs[: FEW.get(method, len(pairs))]
+    kinds = [kind for kind in kinds if method in KINDS[kind]]
+    by_edges = GRADIENTS.get(method, (1, ""))[0] > 1
+    made = {}
+    if "edges" in kinds or by_edges:
+        made["edges"] = _timed(own, lambda: _edges(model, own, task, method))
+    if "nodes" in kinds and by_edges:
+        made["nodes"] = replace(made["edges"], scores=summed(made["edges"].scores))
+    elif "nodes" in kinds:
+        made["nodes"] = _timed(own, lambda: _of_nodes(model, own, task, method))
+    return {kind: made[kind] for kind in kinds}
+
+
+def _timed(pairs: Pairs, scores: Callable[[], Any]) -> Found:
     start = time.perf_counter()
+    return Found(scores(), len(pairs), time.perf_counter() - start)
+
+
+def _edges(model: Any, pairs: Pairs, task: str, method: str) -> Any:
+    steps, of = GRADIENTS[method]
+    return circuits.edges(model, explaining(pairs, task, of), steps, progress=False)
+
+
+def _of_nodes(model: Any, pairs: Pairs, task: str, method: str) -> Any:
     if method == "exact":
-        scores: Any = _exact(model, own)
-    elif method == "head_paths":
-        scores = _by_paths(model, own)
-    else:
-        steps, of = GRADIENTS[method]
-        asked = explaining(own, task, of)
-        if kind == "nodes" and steps == 1:
-            scores = circuits.components(model, asked)
-        else:
-            scores = circuits.edges(model, asked, steps, progress=False)
-            scores = scores if kind == "edges" else summed(scores)
-    return Found(scores, len(own), time.perf_counter() - start)
+        return _exact(model, pairs)
+    if method == "head_paths":
+        return _by_paths(model, pairs)
+    return circuits.components(model, explaining(pairs, task, GRADIENTS[method][1]))
 
 
 def summed(edges: Any) -> dict[str, float]:

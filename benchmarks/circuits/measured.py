@@ -41,35 +41,42 @@ def cell(
     if not does(made):
         return made
     find, judge = pairs[:n], pairs[n : 2 * n]
-    for kind, method in lacking(made, methods, kinds):
-        got = found.find(model, find, task, method, kind)
-        first = not made["curves"][kind]
-        judged = circuits.faithfulness(
-            model, judge, got.scores, random=RANDOM[kind] * first, progress=False
-        )
-        if first:
-            made |= _ends(judged) | {f"{kind}_sizes": [*judged.sizes]}
-            made[f"{kind}_shares"], made[f"{kind}_all"] = [*judged.shares], judged.candidates
-            for i, metrics in enumerate(judged.random):
-                made["curves"][kind][f"random {i}"] = {"metrics": _rounded(metrics)}
-        made["curves"][kind][method] = {
-            "pairs": got.pairs,
-            "seconds": round(got.seconds, 1),
-            "kept": [*judged.kept],
-            "metrics": _rounded(judged.metrics),
-        }
-        save(made)
+    for method, lacked in lacking(made, methods, kinds).items():
+        for kind, got in found.find(model, find, task, method, lacked).items():
+            _judge(model, judge, made, kind, method, got)
+            save(made)
     return made
 
 
-def lacking(made: Cell, methods: Sequence[str], kinds: Sequence[str]) -> list[tuple[str, str]]:
-    """What is still to be measured, as kind and method."""
-    return [
-        (kind, method)
-        for kind in kinds
-        for method in found.KINDS[kind]
-        if method in methods and method not in made["curves"][kind]
-    ]
+def lacking(made: Cell, methods: Sequence[str], kinds: Sequence[str]) -> dict[str, list[str]]:
+    """What is still to be measured: kinds, by method."""
+    left = {
+        method: [k for k in kinds if method in found.KINDS[k] and method not in made["curves"][k]]
+        for method in methods
+    }
+    return {method: own for method, own in left.items() if own}
+
+
+def _judge(
+    model: Any, judge: circuits.Pairs, made: Cell, kind: str, method: str, got: found.Found
+) -> None:
+    """What circuits of one kind by one method keep, beside random ones where they are the first of the kind."""
+    first = not made["curves"][kind]
+    judged = circuits.faithfulness(
+        model, judge, got.scores, random=RANDOM[kind] * first, progress=False
+    )
+    if first:
+        made.update(_ends(judged))
+        made[f"{kind}_sizes"] = [*judged.sizes]
+        made[f"{kind}_shares"], made[f"{kind}_all"] = [*judged.shares], judged.candidates
+        for i, metrics in enumerate(judged.random):
+            made["curves"][kind][f"random {i}"] = {"metrics": _rounded(metrics)}
+    made["curves"][kind][method] = {
+        "pairs": got.pairs,
+        "seconds": round(got.seconds, 1),
+        "kept": [*judged.kept],
+        "metrics": _rounded(judged.metrics),
+    }
 
 
 def does(made: Cell) -> bool:
