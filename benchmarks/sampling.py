@@ -46,6 +46,7 @@ def sampling(
 ) -> None:
     """Errors of estimators of the full Fisher score at 4 to 32 passes, on twelve passages (20 minutes)."""
     torch.manual_seed(0)
+    out.mkdir(parents=True, exist_ok=True)  # before what takes twenty minutes
     rows: list[dict[str, Any]] = []
     lengths: dict[str, list[int]] = {}
     for name in model or ("gemma-3-270m", "smollm2-135m-instruct"):
