@@ -118,7 +118,7 @@ def test_what_is_there_is_not_measured_again(tmp_path):
     every = found.METHODS, [*found.KINDS]
     assert command.complete(cell, *every)
     del cell["curves"]["nodes"]["exact"]
-    assert measured.lacking(cell, *every) == [("nodes", "exact")]
+    assert measured.lacking(cell, *every) == {"exact": ["nodes"]}
     assert not command.complete(cell, *every) and command.complete(cell, ["exact"], ["edges"])
     assert command.complete(cell | {"right": [0, 1]}, *every) and not command.complete({}, *every)
     command._write(tmp_path / "cell.json", cell)
