@@ -93,8 +93,8 @@ _VERSIONLESS = {
 }
 # Benchmarks run on the main line alone, but for `architectures`; annotations are checked there alone.
 _MAIN_LINE = {
-    "package": "benchmarks circuits_compared confidence known_answers replication replication_control"
-    " typechecks"
+    "package": "benchmarks circuits_compared confidence evidence known_answers replication replication_control"
+    " sampling typechecks"
 }
 
 
