@@ -235,7 +235,7 @@ STRUCK = {
             ),
         ],
         [
-            *(f"circuits/{name}" for name in ("references", "interventions", "jvp", "trace")),
+            *(f"circuits/passes/{name}" for name in ("references", "interventions", "jvp", "trace")),
             "jacobian/held_norms", "jacobian/ruled",
         ],
         150,
