@@ -73,7 +73,7 @@ def verify(
             embedding only), or the same place of another prompt: `"corrupt"`, with `corrupted`. Or, for
             tokens at the embedding, by those of `"likely"` tokens: `draws` of what the model itself
             expects in that place, so that every prompt could have been written; changes, predicted and
-            measured, are means over draws. A first token, which nothing predicts, stays, and BOS too.
+            measured, are means over draws. The first token, which nothing predicts, is not ablated.
         scope: the scope of the attribution; needed where its record cannot tell (a function, a
             direction, a scope of your own).
         top, random: how many of the highest scores, and how many of the others, are ablated.
@@ -125,7 +125,8 @@ def verify(
         if intervention == "likely":
             drawn = (likely(prompt_run, site, seed, draw) for draw in range(draws))
             starts = [replace(start, values={site.label: each}) for each in drawn]
-        candidates = list(_candidates(trace, starts, sites, by))
+        first = int(intervention == "likely")
+        candidates = list(_candidates(trace, starts, sites, by, first))
         scores = _scores(attribution, by, candidates)
         order = _choose(scores, top, random, seed)
         rows = [candidates[i] for i in order]
@@ -139,9 +140,9 @@ def verify(
         expected = at[:, None] ** power * predicted
         error = (curve - expected).abs() / expected.abs()
         ranked = scores[order]
-        first = min(k, len(rows))
+        compared = min(k, len(rows))
         expected_first, real_first = (
-            set(x.topk(first).indices.tolist()) for x in (ranked, measured.abs())
+            set(x.topk(compared).indices.tolist()) for x in (ranked, measured.abs())
         )
         return Verification(
             **trace.common(),
@@ -154,8 +155,8 @@ def verify(
             measured=measured.float(),
             rank_agreement=_agreement(ranked, measured.abs(), seed),
             prediction_agreement=_agreement(predicted, measured, seed),
-            k=first,
-            top_overlap=len(expected_first & real_first) / first,
+            k=compared,
+            top_overlap=len(expected_first & real_first) / compared,
             slope=float((measured * predicted).sum() / predicted.square().sum()),
             steps=tuple(float(step) for step in steps),
             step_measured=curve.float(),
@@ -175,16 +176,17 @@ class _Candidate:
 
 
 def _candidates(
-    trace: Trace, starts: Sequence[Baseline], sites: list[Site], by: str
+    trace: Trace, starts: Sequence[Baseline], sites: list[Site], by: str, first: int
 ) -> Iterator[_Candidate]:
-    """Every token up to the read, or every head at all positions, taken to each of the baselines alone."""
+    """Every token from `first` up to the read, or every head at all positions, taken to each of the baselines
+    alone."""
     names = texts(trace.view, trace.prompt_run.ids)
     for site, gradient in zip(sites, trace.gradients([site.label for site in sites])):
         x = trace.kept[site.label].detach()[0]
         deltas = [start.of(site.label) - x for start in starts]
         if by == "token":
             component = site.component or ()
-            positions = range(trace.prompt_run.position + 1)
+            positions = range(first, trace.prompt_run.position + 1)
             rows = [(f"{t}: {names[t]!r}", (t,), (t, *component)) for t in positions]
         else:
             layer, heads = site.block, range(x.shape[1])
