@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -256,9 +255,4 @@ def _numbers(found: _Found) -> str:
         for way, side in zip((*ways, "what the control takes"), ("plain", "content", "taken")):
             rows += [{"of": of, "way": way, **asdict(getattr(each, side))} for each in own]
     rows += [{"of": "rule", "way": "leave-one-out", **asdict(e)} for e in found.agreement]
-    rows = [row for row in rows if row["n"]]
-    made = io.StringIO()
-    writer = csv.DictWriter(made, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return made.getvalue()
+    return report.as_csv([row for row in rows if row["n"]])

@@ -102,9 +102,15 @@ def text(
 
 def evidence(claims: Sequence[Claim]) -> str:
     """Every number that a verdict rests on, as CSV."""
+    return as_csv(
+        [{"claim": i, **asdict(e)} for i, claim in enumerate(claims, 1) for e in claim.evidence]
+    )
+
+
+def as_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """With the keys of the first row as its head."""
     made = io.StringIO()
-    rows = [{"claim": i, **asdict(e)} for i, claim in enumerate(claims, 1) for e in claim.evidence]
-    writer = csv.DictWriter(made, ["claim", *list(rows[0])[1:]], lineterminator="\n")
+    writer = csv.DictWriter(made, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return made.getvalue()
